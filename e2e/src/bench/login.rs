@@ -1,0 +1,62 @@
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use reqwest::{Client, header::LOCATION, redirect};
+use serde_json::{Value, json};
+use url::Url;
+
+// RFC 7636, appendix B.
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+const REDIRECT_URI: &str = "http://localhost:9/callback";
+
+/// Logs in at a proxy run by `dev`, page by page, and returns the access token.
+pub async fn token(proxy: &str) -> Result<String> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .tls_certs_only([])
+        .cookie_store(true)
+        .build()?;
+    let registration = json!({"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none"});
+    let registered: Value = client.post(format!("{proxy}/register")).json(&registration).send().await?.json().await?;
+    let client_id = registered["client_id"].as_str().context("no client_id")?;
+    let query = [
+        ("response_type", "code"),
+        ("client_id", client_id),
+        ("redirect_uri", REDIRECT_URI),
+        ("code_challenge", CHALLENGE),
+        ("code_challenge_method", "S256"),
+    ];
+    let consent = client.get(Url::parse_with_params(&format!("{proxy}/authorize"), query)?).send().await?;
+    let mut form = fields(&consent.text().await?);
+    form.insert("decision".to_owned(), "approve".to_owned());
+    let to_issuer = location(&client.post(format!("{proxy}/consent")).form(&form).send().await?)?;
+    let login = client.get(to_issuer.clone()).send().await?;
+    let mut form = fields(&login.text().await?);
+    form.insert("email".to_owned(), "bench@example.com".to_owned());
+    let back = location(&client.post(to_issuer.join("/login")?).form(&form).send().await?)?;
+    let to_client = location(&client.get(back).send().await?)?;
+    let code = to_client.query_pairs().find(|(name, _)| name == "code").context("no code")?.1.into_owned();
+    let form =
+        [("grant_type", "authorization_code"), ("code", &code), ("client_id", client_id), ("code_verifier", VERIFIER)];
+    let tokens: Value = client.post(format!("{proxy}/token")).form(&form).send().await?.json().await?;
+    tokens["access_token"].as_str().map(str::to_owned).with_context(|| format!("no token: {tokens}"))
+}
+
+fn location(answer: &reqwest::Response) -> Result<Url> {
+    let location = answer.headers().get(LOCATION).with_context(|| format!("no redirect: {}", answer.status()))?;
+    Ok(Url::parse(location.to_str()?)?)
+}
+
+/// The hidden fields of a page's form; none of ours needs unescaping.
+fn fields(html: &str) -> HashMap<String, String> {
+    html.split("<input type=\"hidden\" name=\"")
+        .skip(1)
+        .filter_map(|field| {
+            let (name, rest) = field.split_once("\" value=\"")?;
+            Some((name.to_owned(), rest.split_once('"')?.0.to_owned()))
+        })
+        .collect()
+}

@@ -1,0 +1,118 @@
+//! The cgroup below which all pods of a run live.
+//!
+//! A kubelet kills the processes of pod cgroups that it does not know. With a root of its own it sees only its run's: two
+//! runs, or another node on the machine, leave each other alone.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    progress::wait_until,
+    run::{Made, Run},
+};
+
+/// Makes the run's cgroup in every mounted hierarchy. Its path is what the kubelet calls `cgroupRoot`.
+pub fn make(run: &Run) -> Result<String> {
+    let path = format!("/{}", run.machine_name());
+    run.record(&Made::Cgroup { path: path.clone() })?;
+    for hierarchy in hierarchies() {
+        let group = below(&hierarchy, &path);
+        fs::create_dir_all(&group).with_context(|| format!("cannot make the cgroup {}", group.display()))?;
+        if hierarchy.join("cpuset.cpus").exists() && !hierarchy.join("cgroup.controllers").exists() {
+            // Version 1: a cpuset begins empty, and an empty one takes no process.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(group.join(file), fs::read(hierarchy.join(file))?)?;
+            }
+        }
+        delegate(&hierarchy, &group)?;
+    }
+    Ok(path)
+}
+
+/// Version 2: a group's children have only the controllers that it hands down.
+fn delegate(hierarchy: &Path, group: &Path) -> Result<()> {
+    let Ok(controllers) = fs::read_to_string(hierarchy.join("cgroup.controllers")) else { return Ok(()) };
+    for controller in controllers.split_whitespace() {
+        for parent in [hierarchy, group] {
+            fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))
+                .with_context(|| format!("cannot hand the cgroup controller {controller} down to pods"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The processes in a cgroup and below.
+pub fn processes(path: &str) -> Vec<i32> {
+    let mut found: Vec<i32> = hierarchies()
+        .iter()
+        .flat_map(|hierarchy| tree(&below(hierarchy, path)))
+        .filter_map(|group| fs::read_to_string(group.join("cgroup.procs")).ok())
+        .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Removes a cgroup from every hierarchy. No process may be left in it.
+pub fn remove(path: &str) -> Result<()> {
+    wait_until(&format!("the cgroup {path} to be removable"), Duration::from_secs(10), || {
+        for group in hierarchies().iter().flat_map(|hierarchy| tree(&below(hierarchy, path))) {
+            // A process that has just been killed is counted a moment longer.
+            let _ = fs::remove_dir(group);
+        }
+        Ok(!exists(path))
+    })
+}
+
+/// Whether any hierarchy has the cgroup.
+pub fn exists(path: &str) -> bool {
+    hierarchies().iter().any(|hierarchy| below(hierarchy, path).exists())
+}
+
+/// A cgroup and all below it, the deepest first.
+fn tree(group: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
+    let children = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    children.flat_map(|child| tree(&child)).chain([group.to_owned()]).collect()
+}
+
+fn below(hierarchy: &Path, path: &str) -> PathBuf {
+    hierarchy.join(path.trim_start_matches('/'))
+}
+
+/// Where cgroup hierarchies are mounted: one with version 2, many with version 1.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounted_hierarchies(&mounts)
+}
+
+fn mounted_hierarchies(mounts: &str) -> Vec<PathBuf> {
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let place = fields.next()?;
+            matches!(fields.next()?, "cgroup" | "cgroup2").then(|| PathBuf::from(place))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_of_hierarchies_are_found() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let found = mounted_hierarchies(mounts);
+        assert_eq!(found, [Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup/unified")]);
+    }
+}

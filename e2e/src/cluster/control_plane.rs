@@ -1,0 +1,100 @@
+//! etcd, the API server, the controller manager and the scheduler.
+
+use anyhow::Result;
+
+use super::{
+    bed::{API_PORT, Bed, text},
+    network::SERVICE_RANGE,
+};
+use crate::run::NODE_ADDRESS;
+
+/// Loopback of the namespace, which pods cannot reach: no TLS needed.
+const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_PEER: &str = "http://127.0.0.1:2380";
+
+/// Starts etcd and the API server, which waits for it.
+pub fn start_storage_and_api(bed: &Bed<'_>) -> Result<()> {
+    start_etcd(bed)?;
+    start_api_server(bed)
+}
+
+/// Starts the controller manager and the scheduler. They end themselves if there is no API server yet.
+pub fn start_controllers(bed: &Bed<'_>) -> Result<()> {
+    start_controller_manager(bed)?;
+    start_scheduler(bed)
+}
+
+fn start_etcd(bed: &Bed<'_>) -> Result<()> {
+    bed.start(
+        "etcd",
+        bed.tools.etcd(),
+        &[
+            format!("--data-dir={}", text(&bed.path("etcd"))),
+            format!("--listen-client-urls={ETCD}"),
+            format!("--advertise-client-urls={ETCD}"),
+            format!("--listen-peer-urls={ETCD_PEER}"),
+            format!("--initial-advertise-peer-urls={ETCD_PEER}"),
+            format!("--initial-cluster=default={ETCD_PEER}"),
+            "--log-level=warn".to_owned(),
+            // The data need not outlive the machine.
+            "--unsafe-no-fsync".to_owned(),
+        ],
+    )
+}
+
+fn start_api_server(bed: &Bed<'_>) -> Result<()> {
+    let pki = &bed.pki;
+    bed.start(
+        "kube-apiserver",
+        bed.tools.kubernetes("kube-apiserver"),
+        &[
+            format!("--etcd-servers={ETCD}"),
+            format!("--secure-port={API_PORT}"),
+            format!("--advertise-address={NODE_ADDRESS}"),
+            format!("--service-cluster-ip-range={SERVICE_RANGE}"),
+            format!("--tls-cert-file={}", text(&pki.certificate("kube-apiserver"))),
+            format!("--tls-private-key-file={}", text(&pki.key("kube-apiserver"))),
+            format!("--client-ca-file={}", text(&pki.certificate("ca"))),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-signing-key-file={}", text(&pki.key("service-accounts"))),
+            format!("--service-account-key-file={}", text(&pki.certificate("service-accounts"))),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--allow-privileged".to_owned(),
+            format!("--kubelet-client-certificate={}", text(&pki.certificate("kubelet-client"))),
+            format!("--kubelet-client-key={}", text(&pki.key("kubelet-client"))),
+            format!("--kubelet-certificate-authority={}", text(&pki.certificate("ca"))),
+            // By default logs and exec ask DNS for the node's name first, and nobody answers.
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        ],
+    )
+}
+
+fn start_controller_manager(bed: &Bed<'_>) -> Result<()> {
+    let pki = &bed.pki;
+    let mut arguments = controller_arguments(bed, "kube-controller-manager");
+    arguments.extend([
+        format!("--service-account-private-key-file={}", text(&pki.key("service-accounts"))),
+        format!("--root-ca-file={}", text(&pki.certificate("ca"))),
+        "--use-service-account-credentials".to_owned(),
+        format!("--cluster-signing-cert-file={}", text(&pki.certificate("ca"))),
+        format!("--cluster-signing-key-file={}", text(&pki.key("ca"))),
+    ]);
+    bed.start("kube-controller-manager", bed.tools.kubernetes("kube-controller-manager"), &arguments)
+}
+
+fn start_scheduler(bed: &Bed<'_>) -> Result<()> {
+    let arguments = controller_arguments(bed, "kube-scheduler");
+    bed.start("kube-scheduler", bed.tools.kubernetes("kube-scheduler"), &arguments)
+}
+
+fn controller_arguments(bed: &Bed<'_>, user: &str) -> Vec<String> {
+    let kubeconfig = text(&bed.kubeconfig(user));
+    vec![
+        format!("--kubeconfig={kubeconfig}"),
+        format!("--authentication-kubeconfig={kubeconfig}"),
+        format!("--authorization-kubeconfig={kubeconfig}"),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--leader-elect=false".to_owned(),
+    ]
+}

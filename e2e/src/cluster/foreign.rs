@@ -1,0 +1,91 @@
+//! Somebody else's cluster: used only when it is named, and only with leave to destroy what is in it.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Result, bail};
+
+/// A cluster that the bed did not make.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Foreign {
+    pub kubeconfig: PathBuf,
+    pub context: String,
+    /// A shell command that brings the image archive `"$1"` to the cluster's nodes.
+    pub load_image: String,
+}
+
+impl Foreign {
+    /// The cluster that `E2E_KUBECONFIG` and `E2E_CONTEXT` name, if they do. An inherited `KUBECONFIG` plays no part.
+    pub fn named() -> Result<Option<Self>> {
+        Self::from(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        let (kubeconfig, context) = match (variable("E2E_KUBECONFIG"), variable("E2E_CONTEXT")) {
+            (Some(kubeconfig), Some(context)) => (kubeconfig, context),
+            (None, None) => return Ok(None),
+            (Some(_), None) => bail!("E2E_KUBECONFIG is set: name its context with E2E_CONTEXT too"),
+            (None, Some(_)) => bail!("E2E_CONTEXT is set: name its file with E2E_KUBECONFIG too"),
+        };
+        let leave = variable("E2E_I_MAY_DESTROY");
+        let made_for_tests = context.starts_with("kind-") || context.starts_with("k3d-");
+        if !made_for_tests && leave.as_ref() != Some(&context) {
+            bail!(
+                "the context {context} does not look like a cluster for tests (kind-..., k3d-...); \
+                 if everything in it may be destroyed, set E2E_I_MAY_DESTROY={context}"
+            );
+        }
+        let Some(load_image) = variable("E2E_LOAD_IMAGE").or_else(|| default_load_image(&context)) else {
+            bail!(
+                "say how an image gets to the nodes of {context}: E2E_LOAD_IMAGE, a shell command that gets the archive as $1"
+            );
+        };
+        Ok(Some(Self { kubeconfig: kubeconfig.into(), context, load_image }))
+    }
+}
+
+fn default_load_image(context: &str) -> Option<String> {
+    if let Some(name) = context.strip_prefix("kind-") {
+        return Some(format!("kind load image-archive --name '{name}' \"$1\""));
+    }
+    context.strip_prefix("k3d-").map(|name| format!("k3d image import --cluster '{name}' \"$1\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> Result<Option<Foreign>> {
+        Foreign::from(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn an_inherited_kubeconfig_names_no_cluster() {
+        assert_eq!(with(&[("KUBECONFIG", "/home/me/.kube/config")]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_and_its_context_are_named_together() {
+        assert!(with(&[("E2E_KUBECONFIG", "/k")]).is_err());
+        assert!(with(&[("E2E_CONTEXT", "kind-a")]).is_err());
+    }
+
+    #[test]
+    fn a_kind_cluster_needs_no_leave_and_loads_by_its_name() {
+        let found = with(&[("E2E_KUBECONFIG", "/k"), ("E2E_CONTEXT", "kind-a")]).unwrap().unwrap();
+        assert_eq!(found.load_image, "kind load image-archive --name 'a' \"$1\"");
+    }
+
+    #[test]
+    fn another_cluster_needs_leave_that_repeats_its_context() {
+        let named = [("E2E_KUBECONFIG", "/k"), ("E2E_CONTEXT", "prod"), ("E2E_LOAD_IMAGE", "load \"$1\"")];
+        assert!(with(&named).unwrap_err().to_string().contains("E2E_I_MAY_DESTROY=prod"));
+        assert!(with(&[&named[..], &[("E2E_I_MAY_DESTROY", "yes")]].concat()).is_err());
+        assert!(with(&[&named[..], &[("E2E_I_MAY_DESTROY", "prod")]].concat()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_cluster_of_unknown_making_must_say_how_images_get_there() {
+        let named = [("E2E_KUBECONFIG", "/k"), ("E2E_CONTEXT", "prod"), ("E2E_I_MAY_DESTROY", "prod")];
+        assert!(with(&named).unwrap_err().to_string().contains("E2E_LOAD_IMAGE"));
+    }
+}

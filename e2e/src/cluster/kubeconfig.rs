@@ -1,0 +1,27 @@
+//! Kubeconfig files: one for each component in the namespace, one for the person outside.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::pki::Pki;
+
+/// Writes a kubeconfig for the owner of a certificate. The file names certificate and key by their paths.
+pub fn write(file: &Path, pki: &Pki, user: &str, server: &str, context: &str) -> Result<()> {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": context,
+        "clusters": [{ "name": context, "cluster": {
+            "server": server,
+            "certificate-authority": pki.certificate("ca"),
+        }}],
+        "users": [{ "name": user, "user": {
+            "client-certificate": pki.certificate(user),
+            "client-key": pki.key(user),
+        }}],
+        "contexts": [{ "name": context, "context": { "cluster": context, "user": user } }],
+    });
+    fs::write(file, serde_yaml::to_string(&config)?).with_context(|| format!("cannot write {}", file.display()))
+}

@@ -1,0 +1,174 @@
+//! What makes a node: containerd, the kubelet and kube-proxy. All of their state lies in the run's folder.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::{
+    bed::{Bed, NODE, text},
+    needs::CNI_PLUGINS,
+    network::POD_RANGE,
+};
+use crate::run::{NODE_ADDRESS, Run};
+
+/// Starts containerd with the image that every pod's sandbox runs.
+pub fn start_containerd(bed: &Bed<'_>, sandbox_image: &str) -> Result<()> {
+    let state = bed.path("containerd");
+    fs::create_dir_all(bed.path("cni"))?;
+    fs::create_dir_all(&state)?;
+    let network = json!({
+        "cniVersion": "0.4.0",
+        "name": bed.run.machine_name(),
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": true,
+            "ipMasq": false,
+            "hairpinMode": true,
+            "ipam": {
+                "type": "host-local",
+                // By default in /var/lib, under the network's name.
+                "dataDir": bed.path("cni-addresses"),
+                "ranges": [[{ "subnet": POD_RANGE }]],
+                "routes": [{ "dst": "0.0.0.0/0" }],
+            },
+        }],
+    });
+    bed.configure("cni/bed.conflist", &network)?;
+    let config = state.join("config.toml");
+    fs::write(&config, containerd_config(bed, sandbox_image))?;
+    bed.start("containerd", "containerd", &[format!("--config={}", text(&config))])
+}
+
+fn containerd_config(bed: &Bed<'_>, sandbox_image: &str) -> String {
+    let path = |name: &str| text(&bed.path(name));
+    format!(
+        r#"version = 2
+root = "{root}"
+state = "{state}"
+[grpc]
+address = "{socket}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{opt}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{sandbox_image}"
+# Root of a container or a small virtual machine may lack CAP_SYS_RESOURCE; every sandbox fails then without this.
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+disable_tcp_service = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{CNI_PLUGINS}"
+conf_dir = "{cni}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = false
+Root = "{runc}"
+"#,
+        root = path("containerd/root"),
+        state = path("containerd/state"),
+        socket = text(&socket(bed.run)),
+        opt = path("containerd/opt"),
+        cni = path("cni"),
+        runc = path("runc"),
+    )
+}
+
+/// Waits until containerd answers.
+pub fn wait_for_containerd(bed: &Bed<'_>) -> Result<()> {
+    bed.wait(&["containerd"], "containerd to answer", || {
+        Ok(socket(bed.run).exists() && ctr(bed.run).arg("version").output()?.status.success())
+    })
+}
+
+/// Whether the node has an image of that name and tag.
+pub fn has_image(run: &Run, reference: &str) -> Result<bool> {
+    let present =
+        ctr(run).args(["images", "ls", "-q", &format!("name=={reference}")]).output().context("cannot run ctr")?;
+    Ok(String::from_utf8_lossy(&present.stdout).trim() == reference)
+}
+
+/// Brings an image archive to the node.
+pub fn import_image(run: &Run, archive: &Path) -> Result<()> {
+    let output = ctr(run).args(["images", "import"]).arg(archive).output().context("cannot run ctr")?;
+    if !output.status.success() {
+        bail!("cannot import {}: {}", archive.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Starts the kubelet.
+pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<()> {
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": NODE_ADDRESS,
+        "healthzBindAddress": "127.0.0.1",
+        "containerRuntimeEndpoint": format!("unix://{}", text(&socket(bed.run))),
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": cgroup,
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": bed.pki.certificate("ca") },
+        },
+        "authorization": { "mode": "Webhook" },
+        "tlsCertFile": bed.pki.certificate("kubelet"),
+        "tlsPrivateKeyFile": bed.pki.key("kubelet"),
+        "resolvConf": "",
+        "clusterDNS": [NODE_ADDRESS],
+        "clusterDomain": "cluster.local",
+        // Changed Secrets are in the pods after this at the latest.
+        "syncFrequency": "10s",
+        "configMapAndSecretChangeDetectionStrategy": "Watch",
+        "podLogsDir": bed.path("pod-logs"),
+        "volumePluginDir": bed.path("volume-plugins"),
+        // The machine's disk may well be nearly full.
+        "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
+        "imageGCHighThresholdPercent": 100,
+    });
+    let config = bed.configure("kubelet.yaml", &config)?;
+    bed.start(
+        "kubelet",
+        bed.tools.kubernetes("kubelet"),
+        &[
+            format!("--config={}", text(&config)),
+            format!("--kubeconfig={}", text(&bed.kubeconfig("kubelet"))),
+            format!("--root-dir={}", text(&bed.path("kubelet"))),
+            format!("--cert-dir={}", text(&bed.path("kubelet-pki"))),
+            format!("--hostname-override={NODE}"),
+            format!("--node-ip={NODE_ADDRESS}"),
+        ],
+    )
+}
+
+/// Starts kube-proxy.
+pub fn start_kube_proxy(bed: &Bed<'_>) -> Result<()> {
+    let config = json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "bindAddress": NODE_ADDRESS,
+        "clientConnection": { "kubeconfig": bed.kubeconfig("kube-proxy") },
+        "clusterCIDR": POD_RANGE,
+        "hostnameOverride": NODE,
+        // These are the whole machine's settings.
+        "conntrack": { "maxPerCore": 0, "min": 0 },
+        "nftables": { "minSyncPeriod": "100ms" },
+    });
+    let config = bed.configure("kube-proxy.yaml", &config)?;
+    bed.start("kube-proxy", bed.tools.kubernetes("kube-proxy"), &[format!("--config={}", text(&config))])
+}
+
+fn socket(run: &Run) -> std::path::PathBuf {
+    run.directory().join("containerd/containerd.sock")
+}
+
+fn ctr(run: &Run) -> Command {
+    let mut command = Command::new("ctr");
+    command.arg("--address").arg(socket(run)).args(["--namespace", "k8s.io"]);
+    command
+}

@@ -1,0 +1,174 @@
+//! Programs that are built from their published Go modules, once per version, into the cache.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::needs;
+use crate::{
+    progress::{self, Progress},
+    run::cache_directory,
+};
+
+/// One go.mod of this crate, whose `tool` lines are built together.
+struct Family {
+    /// The name, and the folder of its go.mod.
+    name: &'static str,
+    title: &'static str,
+    /// The module that gives the family its version.
+    module: &'static str,
+    /// How long it takes on 2 cores.
+    duration: &'static str,
+}
+
+const KUBERNETES: Family =
+    Family { name: "kubernetes", title: "Kubernetes", module: "k8s.io/kubernetes", duration: "4 minutes" };
+const ETCD: Family =
+    Family { name: "etcd", title: "etcd", module: "go.etcd.io/etcd/server/v3", duration: "30 seconds" };
+const COREDNS: Family =
+    Family { name: "coredns", title: "CoreDNS", module: "github.com/coredns/coredns", duration: "90 seconds" };
+const HELM: Family = Family { name: "helm", title: "helm", module: "helm.sh/helm/v4", duration: "90 seconds" };
+
+/// The folders in which the built programs lie.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    kubernetes: PathBuf,
+    etcd: PathBuf,
+    coredns: PathBuf,
+    helm: PathBuf,
+}
+
+impl Tools {
+    /// Builds what the cache does not have.
+    pub fn ready(progress: &Progress) -> Result<Self> {
+        Ok(Self {
+            kubernetes: KUBERNETES.ready(progress)?,
+            etcd: ETCD.ready(progress)?,
+            coredns: COREDNS.ready(progress)?,
+            helm: HELM.ready(progress)?,
+        })
+    }
+
+    /// A program of Kubernetes, such as `kube-apiserver`.
+    pub fn kubernetes(&self, program: &str) -> PathBuf {
+        self.kubernetes.join(program)
+    }
+
+    /// etcd, whose module calls its program `server`.
+    pub fn etcd(&self) -> PathBuf {
+        self.etcd.join("server")
+    }
+
+    pub fn coredns(&self) -> PathBuf {
+        self.coredns.join("coredns")
+    }
+
+    pub fn helm(&self) -> PathBuf {
+        self.helm.join("helm")
+    }
+}
+
+impl Family {
+    /// The folder of the built programs.
+    fn ready(&self, progress: &Progress) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.name);
+        let go_mod =
+            fs::read_to_string(source.join("go.mod")).with_context(|| format!("no go.mod in {}", source.display()))?;
+        let version = version_of(self.module, &go_mod)?;
+        let tools = cache_directory()?.join("tools");
+        let built = tools.join(format!("{}-{version}", self.name));
+        if built.is_dir() {
+            return Ok(built);
+        }
+        needs::check_go()?;
+        fs::create_dir_all(&tools)?;
+        let lock = File::create(tools.join(".lock"))?;
+        if lock.try_lock().is_err() {
+            progress.say("waiting for another run that builds tools");
+            lock.lock()?;
+        }
+        if !built.is_dir() {
+            progress.say(format!("building {} {version}, once, about {}", self.title, self.duration));
+            self.build(&source, version, &built)?;
+            progress.say(format!("built {}", self.title));
+        }
+        Ok(built)
+    }
+
+    fn build(&self, source: &Path, version: &str, built: &Path) -> Result<()> {
+        let partial = built.with_extension("partial");
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial)?;
+        // The output folder needs the trailing slash to be taken for one.
+        let mut target = partial.clone().into_os_string();
+        target.push("/");
+        let started = Instant::now();
+        let output = Command::new("go")
+            .current_dir(source)
+            .env("CGO_ENABLED", "0")
+            .env("GOTOOLCHAIN", "local")
+            .env("GOFLAGS", "-mod=readonly")
+            .args(["build", "-trimpath", "-ldflags", &self.linker_flags(version), "-o"])
+            .arg(target)
+            .arg("tool")
+            .output()
+            .context("cannot run go")?;
+        progress::stop_if_interrupted()?;
+        if !output.status.success() {
+            bail!(
+                "go build in {} failed after {} s:\n{}",
+                source.display(),
+                started.elapsed().as_secs(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        fs::rename(&partial, built).with_context(|| format!("cannot make {}", built.display()))
+    }
+
+    fn linker_flags(&self, version: &str) -> String {
+        let strip = "-s -w";
+        if self.name != "kubernetes" {
+            return strip.to_owned();
+        }
+        // The kubelet compares its own version with the API server's, and `kubectl version` shows it.
+        let package = "k8s.io/component-base/version";
+        let mut parts = version.trim_start_matches('v').split('.');
+        let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        format!(
+            "{strip} -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} \
+             -X {package}.gitTreeState=clean"
+        )
+    }
+}
+
+/// The version at which a go.mod requires a module.
+fn version_of<'a>(module: &str, go_mod: &'a str) -> Result<&'a str> {
+    go_mod
+        .lines()
+        .map(|line| line.trim().trim_start_matches("require "))
+        .find_map(|line| line.strip_prefix(module)?.strip_prefix(' ')?.split_whitespace().next())
+        .with_context(|| format!("go.mod does not require {module}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_read_from_the_requirement_and_not_from_the_tool_line() {
+        let go_mod = "tool helm.sh/helm/v4/cmd/helm\n\nrequire (\n\thelm.sh/helm/v4 v4.3.1 // indirect\n)\n";
+        assert_eq!(version_of("helm.sh/helm/v4", go_mod).unwrap(), "v4.3.1");
+        assert!(version_of("helm.sh/helm/v3", go_mod).is_err());
+    }
+
+    #[test]
+    fn kubernetes_knows_its_version() {
+        let flags = KUBERNETES.linker_flags("v1.35.4");
+        assert!(flags.contains("gitVersion=v1.35.4") && flags.contains("gitMinor=35"), "{flags}");
+    }
+}

@@ -1,0 +1,227 @@
+//! Takes back all that a run made, from its journal: the same way whether it was ended in order or its makers were killed.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    process::{Pid, Signal, kill_process},
+};
+
+use super::{cgroup, network};
+use crate::{
+    progress::wait_until,
+    run::{Made, Run, end},
+};
+
+/// What a kubelet sets on the whole machine.
+const KUBELET_SYSCTLS: &[&str] = &[
+    "vm.overcommit_memory",
+    "vm.panic_on_oom",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+    "kernel.keys.root_maxkeys",
+    "kernel.keys.root_maxbytes",
+];
+/// Where a kubelet links the logs of containers, whatever its configuration says.
+const CONTAINER_LOGS: &str = "/var/log/containers";
+/// Where the library of CNI keeps what the plugins answered, whatever containerd's configuration says.
+const CNI_RESULTS: &str = "/var/lib/cni/results";
+
+/// Notes the sysctls that the kubelet will change. If another run's kubelet has changed them, what they were before it.
+pub fn remember_sysctls(run: &Run) -> Result<()> {
+    let others = sysctls_of_others(run)?;
+    for &key in KUBELET_SYSCTLS {
+        let Ok(now) = fs::read_to_string(sysctl_file(key)) else { continue };
+        let noted = others.iter().find(|(other, _)| other == key).map(|(_, before)| before.clone());
+        run.record(&Made::Sysctl { key: key.to_owned(), before: noted.unwrap_or_else(|| now.trim().to_owned()) })?;
+    }
+    Ok(())
+}
+
+/// Undoes all of it and removes the run's folder.
+pub fn everything(run: &Run) -> Result<()> {
+    machine(run)?;
+    remove_folder(run, run.directory())
+}
+
+/// Undoes all of it; of the run's folder, the logs stay.
+pub fn keeping_logs(run: &Run) -> Result<()> {
+    machine(run)?;
+    for entry in fs::read_dir(run.directory())?.flatten() {
+        if entry.file_name() != "logs" {
+            remove_folder(run, &entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// What of a run is still on the machine outside its folder, in words; empty once it is undone.
+pub fn leftovers(run: &Run) -> Vec<String> {
+    let namespace = run.machine_name();
+    let processes =
+        strays(run).into_iter().map(|pid| format!("process {pid} {}", command_line(pid).replace('\0', " ")));
+    let mounts = mounts_below(run.directory()).into_iter().map(|mount| format!("mount {}", mount.display()));
+    let network = network::exists(&namespace).then(|| format!("network namespace {namespace}"));
+    let cgroup = cgroup::exists(&format!("/{namespace}")).then(|| format!("cgroup /{namespace}"));
+    processes.chain(mounts).chain(network).chain(cgroup).collect()
+}
+
+fn machine(run: &Run) -> Result<()> {
+    let made = run.made();
+    // The newest first: an API server that loses etcd hangs for minutes, a pod that loses its kubelet does not.
+    for entry in made.iter().rev() {
+        if let Made::Process { name, pid, started } = entry {
+            if name == "kube-apiserver" {
+                // It waits for those who watch, and an operator in a pod watches as long as it lives. The kubelet, which
+                // would start it again, has ended before.
+                kill_until_gone("the pods", || cgroup::processes(&format!("/{}", run.machine_name())))?;
+            }
+            end(name, *pid, *started)?;
+        }
+    }
+    kill_until_gone("what is left of the pods", || strays(run))?;
+    remove_shim_sockets(run);
+    unmount_all(run)?;
+    for entry in &made {
+        match entry {
+            Made::Cgroup { path } => cgroup::remove(path)?,
+            Made::NetworkNamespace { name } => network::remove(name)?,
+            Made::Sysctl { key, before } => restore(run, key, before)?,
+            Made::Process { .. } => (),
+        }
+    }
+    remove_traces(run);
+    let left = leftovers(run);
+    if !left.is_empty() {
+        bail!("these are left of run {}:\n    {}", run.name(), left.join("\n    "));
+    }
+    for entry in &made {
+        run.forget(entry)?;
+    }
+    Ok(())
+}
+
+/// Pods' processes, their shims, and whatever else runs in the run's network namespace.
+fn strays(run: &Run) -> BTreeSet<i32> {
+    let name = run.machine_name();
+    let namespace = network::inode(&Path::new("/run/netns").join(&name));
+    let folder = format!("{}/", run.directory().display());
+    let belongs = |pid: &i32| {
+        let shim = || {
+            let line = command_line(*pid);
+            line.split('\0').next().is_some_and(|program| program.ends_with("containerd-shim-runc-v2"))
+                && line.contains(&folder)
+        };
+        let inside = || namespace.is_some() && network::inode(Path::new(&format!("/proc/{pid}/ns/net"))) == namespace;
+        shim() || inside()
+    };
+    let pods = cgroup::processes(&format!("/{name}"));
+    all_processes().into_iter().filter(belongs).chain(pods).filter(|pid| !is_gone(*pid)).collect()
+}
+
+fn kill_until_gone<P: IntoIterator<Item = i32>>(what: &str, find: impl Fn() -> P) -> Result<()> {
+    wait_until(&format!("{what} to end"), Duration::from_secs(20), || {
+        let found: Vec<i32> = find().into_iter().filter(|pid| !is_gone(*pid)).collect();
+        for pid in found.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            // It may have ended by itself between the look and the signal.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        Ok(found.is_empty())
+    })
+}
+
+/// A shim that is killed leaves its socket in /run/containerd/s; its bundle says which one.
+fn remove_shim_sockets(run: &Run) {
+    let bundles = run.directory().join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    for bundle in fs::read_dir(bundles).into_iter().flatten().flatten() {
+        let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
+        if let Some(socket) = address.trim().strip_prefix("unix://") {
+            let _ = fs::remove_file(socket);
+        }
+    }
+}
+
+fn unmount_all(run: &Run) -> Result<()> {
+    wait_until("the run's mounts to be gone", Duration::from_secs(10), || {
+        for mount in mounts_below(run.directory()).iter().rev() {
+            unmount(mount, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", mount.display()))?;
+        }
+        Ok(mounts_below(run.directory()).is_empty())
+    })
+}
+
+/// The mounts below a folder, in the order in which they were made.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    places.filter(|place| place.starts_with(folder)).collect()
+}
+
+/// Another run's kubelet needs what it has set; the last one to go restores it.
+fn restore(run: &Run, key: &str, before: &str) -> Result<()> {
+    if sysctls_of_others(run)?.iter().any(|(other, _)| other == key) {
+        return Ok(());
+    }
+    fs::write(sysctl_file(key), before).with_context(|| format!("cannot set the sysctl {key} back to {before}"))
+}
+
+fn sysctls_of_others(run: &Run) -> Result<Vec<(String, String)>> {
+    let others = Run::all()?.into_iter().filter(|other| other.name() != run.name());
+    let made = others.flat_map(|other| other.made());
+    Ok(made
+        .filter_map(|made| match made {
+            Made::Sysctl { key, before } => Some((key, before)),
+            _ => None,
+        })
+        .collect())
+}
+
+fn sysctl_file(key: &str) -> PathBuf {
+    Path::new("/proc/sys").join(key.replace('.', "/"))
+}
+
+/// Links and notes that name the run, in folders that are not configurable.
+fn remove_traces(run: &Run) {
+    for entry in fs::read_dir(CONTAINER_LOGS).into_iter().flatten().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(run.directory())) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    for entry in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!("{}-", run.machine_name())) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn remove_folder(run: &Run, folder: &Path) -> Result<()> {
+    // Belt and braces: never follow what may have been mounted since.
+    if !folder.starts_with(run.directory()) {
+        bail!("{} is not of run {}", folder.display(), run.name());
+    }
+    let status =
+        Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(folder).status().context("cannot run rm")?;
+    if status.success() { Ok(()) } else { bail!("cannot remove {}", folder.display()) }
+}
+
+fn all_processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The words of a process's command line, each ended by a NUL; empty for a zombie.
+fn command_line(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn is_gone(pid: i32) -> bool {
+    command_line(pid).is_empty()
+}

@@ -1,0 +1,127 @@
+//! Ports of this machine's loopback that lead into a run's network namespace: the way in for a person's shell and browser.
+//!
+//! One process has a foot on either side: its listeners were bound before it entered the namespace and stay outside, every
+//! socket it makes afterwards is inside.
+
+use std::{
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    os::fd::AsFd,
+    path::PathBuf,
+    process::Command,
+    str::FromStr,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::{io::copy_bidirectional, net};
+
+use crate::run::Run;
+
+/// A free TCP port of this machine's loopback.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+impl Run {
+    /// Starts the component `NAME`, which carries connections from ports of this machine's loopback to addresses in the
+    /// run's network namespace. Without a namespace there is nothing to carry: components listen on loopback then.
+    pub fn forward(&self, name: &str, pairs: &[(u16, &str)]) -> Result<()> {
+        let Some(namespace) = self.namespace() else { return Ok(()) };
+        let mut command = Command::new(this_program()?);
+        command.arg("forward").arg("--namespace").arg(namespace);
+        for (port, inside) in pairs {
+            command.arg(format!("{port}={inside}"));
+        }
+        self.spawn(name, &mut command)?;
+        Ok(())
+    }
+}
+
+/// The command `e2e`: this process itself, or the neighbour of the test that this process is.
+pub fn this_program() -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    let candidates = this.ancestors().take(3).map(|place| place.join("e2e"));
+    let found = std::iter::once(this.clone()).chain(candidates).find(|path| path.ends_with("e2e") && path.is_file());
+    found.with_context(|| format!("no `e2e` beside {}: build it with cargo build --package e2e", this.display()))
+}
+
+/// `127.0.0.1:PORT` outside and the address it leads to inside, written PORT=ADDRESS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Pair {
+    port: u16,
+    inside: SocketAddr,
+}
+
+impl FromStr for Pair {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let Some((port, inside)) = text.split_once('=') else { bail!("write PORT=ADDRESS:PORT, not {text}") };
+        Ok(Self { port: port.parse().context("PORT")?, inside: inside.parse().context("ADDRESS:PORT")? })
+    }
+}
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The network namespace, by its name in /run/netns.
+    #[arg(long)]
+    namespace: String,
+    /// PORT=ADDRESS: a port of this machine's loopback, and where in the namespace it leads.
+    #[arg(required = true)]
+    pairs: Vec<Pair>,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let listeners = self.pairs.into_iter().map(listen).collect::<Result<Vec<_>>>()?;
+        let namespace = format!("/run/netns/{}", self.namespace);
+        let namespace = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
+        // Only this thread moves, so the runtime must not have others.
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("cannot enter the namespace")?;
+        tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
+            let mut open = tokio::task::JoinSet::new();
+            for (listener, inside) in listeners {
+                open.spawn(carry(net::TcpListener::from_std(listener)?, inside));
+            }
+            match open.join_next().await {
+                Some(ended) => ended?,
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+fn listen(pair: Pair) -> Result<(TcpListener, SocketAddr)> {
+    let listener =
+        TcpListener::bind(("127.0.0.1", pair.port)).with_context(|| format!("port {} is taken", pair.port))?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, pair.inside))
+}
+
+async fn carry(listener: net::TcpListener, inside: SocketAddr) -> Result<()> {
+    loop {
+        let (mut outer, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            // Nobody listens inside yet, or one side hung up: the other side sees its connection end.
+            if let Ok(mut inner) = net::TcpStream::connect(inside).await {
+                let _ = (outer.set_nodelay(true), inner.set_nodelay(true));
+                let _ = copy_bidirectional(&mut outer, &mut inner).await;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_a_port_and_an_address() {
+        let pair: Pair = "8443=10.89.0.1:6443".parse().unwrap();
+        assert_eq!(pair, Pair { port: 8443, inside: "10.89.0.1:6443".parse().unwrap() });
+        assert!("8443".parse::<Pair>().is_err());
+        assert!("8443=somewhere".parse::<Pair>().is_err());
+    }
+}

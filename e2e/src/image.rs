@@ -1,0 +1,219 @@
+//! Container images from scratch: one static binary each, built without a daemon.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::{progress::Progress, run::cache_directory};
+
+/// The certificate authorities of the public web, for a proxy that talks to a real issuer.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// The image's user and group; no name is needed for them.
+const USER: &str = "65532:65532";
+
+/// An image in a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Image {
+    /// Name and tag.
+    pub reference: String,
+    /// In the format of `docker save`, which containerd, kind and k3d all take.
+    pub archive: PathBuf,
+}
+
+impl Image {
+    /// The part of the reference before the tag.
+    pub fn name(&self) -> &str {
+        self.reference.rsplit_once(':').map_or(&self.reference, |(name, _)| name)
+    }
+
+    /// The part of the reference after the name.
+    pub fn tag(&self) -> &str {
+        self.reference.rsplit_once(':').map_or("", |(_, tag)| tag)
+    }
+}
+
+/// The operator's image, built from this tree.
+pub fn operator() -> Result<Image> {
+    let progress = Progress::default();
+    progress.say("building the static binary (4 minutes the first time)");
+    // Link-time optimisation costs minutes at each change; E2E_PROFILE=dev does without while one works on the operator.
+    let profile = env::var("E2E_PROFILE").unwrap_or_else(|_| "release".to_owned());
+    let image = build("mcp-oauth-operator", &static_binary(&profile)?, Some(Path::new(CERTIFICATES)))?;
+    progress.say(format!("image {}", image.reference));
+    Ok(image)
+}
+
+/// Our binary as one static file, built from this tree with a profile of cargo's.
+pub fn static_binary(profile: &str) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let root = workspace();
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root)
+        // Given for one target, the flags do not reach build scripts and procedural macros, which cannot be static.
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--profile",
+            profile,
+            "--bin",
+            "mcp-oauth-operator",
+            "--target",
+            &target,
+        ])
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the static binary does not build");
+    }
+    let target_directory = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(root.join(target_directory).join(target).join(folder).join("mcp-oauth-operator"))
+}
+
+/// The image that pods' sandboxes run (see pause/pause.rs).
+pub fn pause() -> Result<Image> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("pause/pause.rs");
+    let built = tempfile::tempdir()?;
+    let binary = built.path().join("pause");
+    // The digest of a source is known before it is built; the name of the image follows from it.
+    let image = at("mcp-oauth-pause", &fs::read(&source)?)?;
+    if image.archive.exists() {
+        return Ok(image);
+    }
+    let output = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "opt-level=s",
+            "-C",
+            "strip=symbols",
+            "-C",
+            "target-feature=+crt-static",
+            "-o",
+        ])
+        .arg(&binary)
+        .arg(&source)
+        .output()
+        .context("cannot run rustc")?;
+    if !output.status.success() {
+        bail!("{} does not build: {}", source.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    pack(&image, "mcp-oauth-pause", &binary, None)?;
+    Ok(image)
+}
+
+/// An image of one static binary; its tag is the binary's digest, so another binary never hides behind the same name.
+pub fn build(name: &str, binary: &Path, certificates: Option<&Path>) -> Result<Image> {
+    let image = at(name, &fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?)?;
+    if !image.archive.exists() {
+        forget_older(name, &image)?;
+        pack(&image, name, binary, certificates)?;
+    }
+    Ok(image)
+}
+
+/// The image of that name for that content.
+fn at(name: &str, content: &[u8]) -> Result<Image> {
+    let digest: String = Sha256::digest(content).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let directory = cache_directory()?.join("images");
+    fs::create_dir_all(&directory)?;
+    Ok(Image {
+        reference: format!("localhost/{name}:{digest}"),
+        archive: directory.join(format!("{name}-{digest}.tar")),
+    })
+}
+
+/// Of the earlier images of that name the newest four stay.
+fn forget_older(name: &str, image: &Image) -> Result<()> {
+    let Some(directory) = image.archive.parent() else { return Ok(()) };
+    let mut older: Vec<_> = fs::read_dir(directory)?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{name}-")))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    older.sort();
+    for (_, path) in older.iter().rev().skip(4) {
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+fn pack(image: &Image, name: &str, binary: &Path, certificates: Option<&Path>) -> Result<()> {
+    // Everything of the build is in here, the store of layers too, so that two builds at once don't meet.
+    let work = tempfile::tempdir()?;
+    let context = work.path().join("context");
+    fs::create_dir_all(&context)?;
+    fs::copy(binary, context.join(name))?;
+    let mut containerfile = format!("FROM scratch\nCOPY {name} /{name}\n");
+    if let Some(certificates) = certificates {
+        fs::copy(certificates, context.join("ca-certificates.crt"))
+            .with_context(|| format!("no {}: apt-get install --yes ca-certificates", certificates.display()))?;
+        containerfile.push_str(&format!("COPY ca-certificates.crt {CERTIFICATES}\n"));
+    }
+    containerfile.push_str(&format!("USER {USER}\nENTRYPOINT [\"/{name}\"]\n"));
+    fs::write(context.join("Containerfile"), containerfile)?;
+
+    let context = context.display().to_string();
+    buildah(work.path(), &["bud", "--isolation", "chroot", "--tag", &image.reference, &context])?;
+    // Renamed when complete: a file of that name is a whole image.
+    let partial = work.path().join("image.tar");
+    let target = format!("docker-archive:{}:{}", partial.display(), image.reference);
+    buildah(work.path(), &["push", &image.reference, &target])?;
+    let beside = image.archive.with_extension(format!("{}.partial", std::process::id()));
+    fs::copy(&partial, &beside)?;
+    fs::rename(&beside, &image.archive)?;
+    Ok(())
+}
+
+fn buildah(work: &Path, arguments: &[&str]) -> Result<()> {
+    let output = Command::new("buildah")
+        .arg("--root")
+        .arg(work.join("root"))
+        .arg("--runroot")
+        .arg(work.join("runroot"))
+        .args(["--storage-driver", "vfs"])
+        .args(arguments)
+        .output()
+        .context("cannot run buildah: apt-get install --yes --no-install-recommends buildah")?;
+    if !output.status.success() {
+        bail!("buildah {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// The root of this tree.
+pub fn workspace() -> &'static Path {
+    let e2e = Path::new(env!("CARGO_MANIFEST_DIR"));
+    e2e.parent().unwrap_or(e2e)
+}
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let image = operator()?;
+        println!("{} {}", image.reference, image.archive.display());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_a_name_and_a_tag() {
+        let image = Image { reference: "localhost/a:12".to_owned(), archive: PathBuf::new() };
+        assert_eq!((image.name(), image.tag()), ("localhost/a", "12"));
+    }
+}

@@ -1,0 +1,142 @@
+//! The operator as its users install it: a pod, by our chart or by our kustomization.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::{
+    cluster::Cluster,
+    image::{self, Image, workspace},
+    progress::Progress,
+    run::Name,
+};
+
+/// Where both put it.
+pub const NAMESPACE: &str = "mcp-oauth-system";
+/// The name of the Helm release, and of the Deployment.
+pub const NAME: &str = "mcp-oauth-operator";
+/// The image as the manifests in `config` name it.
+const MANIFEST_IMAGE: &str = "ghcr.io/jomcgi/mcp-oauth-operator";
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build the operator's image and install it, or what has changed of it.
+    Install {
+        #[command(flatten)]
+        run: Name,
+        /// What installs it.
+        #[arg(long = "with", value_enum, default_value_t = Installer::Helm)]
+        installer: Installer,
+    },
+}
+
+/// The two ways to install the operator.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Installer {
+    /// The chart in `charts/mcp-oauth-operator`.
+    Helm,
+    /// `kubectl apply -k` of `config/default`.
+    Kustomize,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let Action::Install { run, installer } = self.action;
+        let cluster = Cluster::attach(&run.open()?)?;
+        install(&cluster, &image::operator()?, installer)
+    }
+}
+
+/// Brings the image to the cluster, installs the operator and waits until its pod is ready.
+pub fn install(cluster: &Cluster, image: &Image, installer: Installer) -> Result<()> {
+    let progress = Progress::default();
+    cluster.load_image(&image.archive, &image.reference)?;
+    match installer {
+        Installer::Helm => with_helm(cluster, image)?,
+        Installer::Kustomize => with_kustomize(cluster, image)?,
+    }
+    let deployment = format!("deployment/{NAME}");
+    let rollout = ["--namespace", NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"];
+    must_succeed(&mut cluster.kubectl(&rollout)).context("the operator's pod does not become ready")?;
+    progress.say("operator ready");
+    Ok(())
+}
+
+fn with_helm(cluster: &Cluster, image: &Image) -> Result<()> {
+    let chart = workspace().join("charts/mcp-oauth-operator");
+    let (repository, tag) = (format!("image.repository={}", image.name()), format!("image.tag={}", image.tag()));
+    let mut helm = cluster.helm(&["upgrade", "--install", NAME]);
+    helm.arg(&chart).args(["--namespace", NAMESPACE, "--create-namespace"]);
+    // As strings: a tag of digits alone would be taken for a number.
+    helm.args(["--set-string", &repository, "--set-string", &tag]);
+    must_succeed(&mut helm)
+}
+
+/// An overlay that sets the image, as a user would write it.
+fn with_kustomize(cluster: &Cluster, image: &Image) -> Result<()> {
+    let overlay = cluster.run().directory().join("overlay");
+    fs::create_dir_all(&overlay)?;
+    let base = relative(&fs::canonicalize(&overlay)?, &fs::canonicalize(workspace().join("config/default"))?);
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [base],
+        "images": [{ "name": MANIFEST_IMAGE, "newName": image.name(), "newTag": image.tag() }],
+        // The operator starts proxies from its own image; config/default says why this is repeated.
+        "replacements": [{
+            "source": {
+                "kind": "Deployment",
+                "name": NAME,
+                "fieldPath": "spec.template.spec.containers.[name=operator].image",
+            },
+            "targets": [{
+                "select": { "kind": "Deployment", "name": NAME },
+                "fieldPaths": [
+                    "spec.template.spec.containers.[name=operator].env.[name=MCP_OAUTH_PROXY_IMAGE].value",
+                ],
+            }],
+        }],
+    });
+    fs::write(overlay.join("kustomization.yaml"), serde_yaml::to_string(&kustomization)?)?;
+    let mut kubectl = cluster.kubectl(&["apply", "--server-side", "--kustomize"]);
+    must_succeed(kubectl.arg(&overlay))
+}
+
+/// The way from one folder to another; kustomize takes no absolute one.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(shared)).collect()
+}
+
+fn must_succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if !output.status.success() {
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default().display().to_string();
+        bail!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_way_goes_up_to_the_shared_folder() {
+        assert_eq!(relative(Path::new("/a/b/c"), Path::new("/a/d")), Path::new("../../d"));
+        assert_eq!(relative(Path::new("/a"), Path::new("/a/d/e")), Path::new("d/e"));
+    }
+}

@@ -1,0 +1,233 @@
+//! A person at a browser: Chromium, driven by chromedriver, on this machine's own network.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use fantoccini::{Client, ClientBuilder, Locator, elements::Element, error::CmdError};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::json;
+use tokio::time::sleep;
+use url::Url;
+
+use super::{certificates::Certificates, program};
+use crate::{forward::free_port, run::Run};
+
+/// The consent page's button. The forms are known by what a person sees on them.
+const APPROVE: &str = "button[name=decision][value=approve]";
+const DENY: &str = "button[name=decision][value=deny]";
+/// The provider's login form.
+const EMAIL: &str = "form#login input[name=email]";
+const PASSWORD: &str = "form#login input[name=password]";
+const SIGN_IN: &str = "form#login button[type=submit]";
+const PROBLEM: &str = "#problem";
+/// For one page to follow another, on a busy machine.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
+
+/// A browser with an empty profile.
+#[derive(Debug)]
+pub struct Browser {
+    run: Run,
+    component: String,
+    client: Client,
+}
+
+/// Where a way through the pages ended.
+#[derive(Clone, Debug)]
+pub struct Landing {
+    pub url: Url,
+    /// The HTTP status, 0 if there was no answer.
+    pub status: u64,
+    pub title: String,
+    /// What a person reads.
+    pub text: String,
+    /// Whether our consent page was shown on the way.
+    pub consented: bool,
+    /// Whether the provider asked for an account on the way.
+    pub signed_in: bool,
+}
+
+impl Landing {
+    /// A parameter of the address.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        self.url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+}
+
+impl Browser {
+    /// Starts a browser that trusts the run's edges.
+    pub async fn start(run: &Run) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let chromium = program::find("chromium", "chromium")?;
+        let driver = program::find("chromedriver", "chromium-driver")?;
+        let component = format!("browser-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let profile = run.directory().join(&component);
+        fs::create_dir_all(&profile)?;
+        let port = free_port()?;
+        let mut command = Command::new(driver);
+        command.arg(format!("--port={port}")).arg("--allowed-ips=127.0.0.1").env("HOME", &profile);
+        command.env("PATH", env::var_os("PATH").unwrap_or_default());
+        run.spawn(&component, &mut command)?;
+        let trusted = Certificates::of(run)?.public_key_hash()?;
+        let arguments = [
+            "--headless=new".to_owned(),
+            // Chromium's sandbox does not work for root.
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--disable-quic".to_owned(),
+            "--no-first-run".to_owned(),
+            "--disable-background-networking".to_owned(),
+            "--disable-component-update".to_owned(),
+            "--disable-sync".to_owned(),
+            "--no-proxy-server".to_owned(),
+            "--window-size=1000,800".to_owned(),
+            // It ends with the driver.
+            "--remote-debugging-pipe".to_owned(),
+            format!("--user-data-dir={}", profile.display()),
+            // The key of our edges, and no other certificate error.
+            format!("--ignore-certificate-errors-spki-list={trusted}"),
+        ];
+        let options = json!({"goog:chromeOptions": {"binary": chromium, "args": arguments}});
+        let options = options.as_object().cloned().unwrap_or_default();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let client = loop {
+            let mut builder = ClientBuilder::new(HttpConnector::new());
+            match builder.capabilities(options.clone()).connect(&format!("http://127.0.0.1:{port}")).await {
+                Ok(client) => break client,
+                Err(error) if Instant::now() > deadline || run.running(&component).is_none() => {
+                    return Err(error).with_context(|| {
+                        format!("Chromium does not start. The log: {}", run.log(&component).display())
+                    });
+                }
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        };
+        Ok(Self { run: run.clone(), component, client })
+    }
+
+    /// What drives it, for the steps of one test.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Opens an address and walks through: approves at our consent page, signs in as `email` at the provider (unless it
+    /// remembers the account), until another page shows up: the client's, or one of ours that says what is wrong.
+    pub async fn login(&self, url: &str, email: &str) -> Result<Landing> {
+        self.walk(url, APPROVE, email).await
+    }
+
+    /// The same, but cancels at the consent page.
+    pub async fn refuse(&self, url: &str) -> Result<Landing> {
+        self.walk(url, DENY, "nobody@example.com").await
+    }
+
+    /// Opens an address and looks at what it shows.
+    pub async fn open(&self, url: &str) -> Result<Landing> {
+        self.goto(url).await?;
+        self.look(false, false).await
+    }
+
+    async fn walk(&self, url: &str, decision: &str, email: &str) -> Result<Landing> {
+        self.goto(url).await?;
+        let (mut consented, mut signed_in) = (false, false);
+        for _ in 0..6 {
+            if let Some(button) = self.find(decision).await? {
+                consented = true;
+                self.press(&button).await?;
+            } else if let Some(field) = self.find(EMAIL).await? {
+                if let Some(problem) = self.find(PROBLEM).await? {
+                    bail!("the provider refuses: {}", problem.text().await?);
+                }
+                signed_in = true;
+                field.clear().await?;
+                field.send_keys(email).await?;
+                self.client.find(Locator::Css(PASSWORD)).await?.send_keys("any").await?;
+                self.press(&self.client.find(Locator::Css(SIGN_IN)).await?).await?;
+            } else {
+                return self.look(consented, signed_in).await;
+            }
+        }
+        let picture = self.screenshot("lost").await?;
+        bail!("the login does not come to an end: {}, see {}", self.client.current_url().await?, picture.display())
+    }
+
+    /// Clicks what leads to another page, and waits for that: the driver may answer before the click has had its effect.
+    async fn press(&self, button: &Element) -> Result<()> {
+        button.click().await?;
+        let deadline = Instant::now() + STEP_LIMIT;
+        // The button is gone with its page; a page that is still loading has no load event behind it.
+        while button.is_enabled().await.is_ok() || !self.has_loaded().await {
+            if Instant::now() > deadline {
+                let picture = self.screenshot("stuck").await?;
+                bail!("a click leads nowhere at {}, see {}", self.client.current_url().await?, picture.display());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn has_loaded(&self) -> bool {
+        let state = self.client.execute("return document.readyState", Vec::new()).await;
+        state.is_ok_and(|state| state == "complete")
+    }
+
+    async fn goto(&self, url: &str) -> Result<()> {
+        match self.client.goto(url).await {
+            // A redirect led to a port where nobody listens: where it led is all that is asked.
+            Err(error) if error.to_string().contains("net::ERR_CONNECTION_REFUSED") => Ok(()),
+            other => other.with_context(|| format!("the browser cannot open {url}")),
+        }
+    }
+
+    async fn find(&self, css: &str) -> Result<Option<Element>> {
+        match self.client.find(Locator::Css(css)).await {
+            Ok(element) => Ok(Some(element)),
+            Err(error) if error.is_no_such_element() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn look(&self, consented: bool, signed_in: bool) -> Result<Landing> {
+        let status =
+            "const [entry] = performance.getEntriesByType('navigation'); return entry ? entry.responseStatus : 0";
+        let text = "return document.body ? document.body.innerText : ''";
+        Ok(Landing {
+            url: self.client.current_url().await?,
+            status: self.client.execute(status, Vec::new()).await?.as_u64().unwrap_or_default(),
+            title: self.client.title().await?,
+            text: self.client.execute(text, Vec::new()).await?.as_str().unwrap_or_default().to_owned(),
+            consented,
+            signed_in,
+        })
+    }
+
+    /// Takes a picture of the page into the run's logs.
+    pub async fn screenshot(&self, name: &str) -> Result<PathBuf> {
+        let file = self.run.logs().join(format!("{}-{name}.png", self.component));
+        fs::write(&file, self.client.screenshot().await?)?;
+        Ok(file)
+    }
+
+    /// Ends it in good order. Dropping it is enough.
+    pub async fn close(self) -> Result<(), CmdError> {
+        self.client.clone().close().await
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver's group, since Chromium may outlive a driver that is killed.
+        if let Some(group) = self.run.running(&self.component).and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.run.stop(&self.component);
+        let _ = fs::remove_dir_all(self.run.directory().join(&self.component));
+    }
+}

@@ -1,0 +1,103 @@
+//! The MCP project's conformance suite: its scenarios for authorization servers.
+
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tokio::{
+    process::Command,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use super::{certificates::Certificates, http, json_lines::Person, node::Node};
+use crate::{forward::free_port, progress::tail, run::Run};
+
+/// What the suite found.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Its own words.
+    pub report: String,
+    /// The checks as it writes them, of all scenarios.
+    pub checks: Vec<Value>,
+}
+
+impl Verdict {
+    /// The checks with this status: `SUCCESS`, `FAILURE`, `WARNING`...
+    pub fn with_status(&self, status: &str) -> Vec<&Value> {
+        self.checks.iter().filter(|check| check["status"] == json!(status)).collect()
+    }
+}
+
+/// Runs all authorization scenarios against the proxy at `url`, its issuer, for one of its resources. The person logs in.
+pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<'_>) -> Result<Verdict> {
+    let node = spawn_blocking(Node::install).await??;
+    let port = free_port()?;
+    let authority = Certificates::of(run)?.authority();
+    let client = register(url, port, &authority).await?;
+    let folder = run.directory().join("conformance");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let log = run.log("conformance");
+    let file = fs::File::create(&log)?;
+    let mut child = Command::new(node.interpreter()?)
+        .arg(node.file("@modelcontextprotocol/conformance/dist/index.js"))
+        .args(["authorization", "--url", url, "--client-id", &client, "--resource", resource])
+        .args(["-p", &port.to_string(), "-o"])
+        .arg(&folder)
+        .current_dir(&folder)
+        .env("NODE_EXTRA_CA_CERTS", &authority)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the conformance suite")?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let begin = format!("{url}/authorize");
+    let address = loop {
+        let text = fs::read_to_string(&log)?;
+        if let Some(found) = text.lines().map(str::trim).find(|line| line.starts_with(&begin)) {
+            break found.to_owned();
+        }
+        if child.try_wait()?.is_some() || Instant::now() > deadline {
+            bail!("the conformance suite asks for no login. Its log {}:{}", log.display(), tail(&log));
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    person.browser.login(&address, person.email).await?;
+    timeout(Duration::from_secs(60), child.wait()).await.context("the conformance suite does not end")??;
+    Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
+}
+
+async fn register(url: &str, port: u16, authority: &std::path::Path) -> Result<String> {
+    let wish = json!({
+        "client_name": "conformance",
+        "redirect_uris": [format!("http://127.0.0.1:{port}/callback")],
+        "token_endpoint_auth_method": "none",
+    });
+    let trusted = url.starts_with("https:").then_some(authority);
+    let answer = http::client(trusted)?.post(format!("{url}/register")).json(&wish).send().await?;
+    let answer: Value = answer.error_for_status()?.json().await?;
+    Ok(answer["client_id"].as_str().context("the registration has no client_id")?.to_owned())
+}
+
+/// All `checks.json` below the folder.
+fn checks(folder: &std::path::Path) -> Result<Vec<Value>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(checks(&path)?);
+        } else if path.file_name().is_some_and(|name| name == "checks.json") {
+            found.extend(serde_json::from_slice::<Vec<Value>>(&fs::read(path)?)?);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,157 @@
+//! IBM's Context Forge in front of the MCP reference server `server-everything`, as the first deployment runs it: it
+//! believes the user's name in `X-Forwarded-User`.
+
+mod fixture;
+mod settings;
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args as ClapArgs, Subcommand};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use super::{cached, http, inside::inside, kept, node::Node, python};
+use crate::{
+    forward::free_port,
+    run::{Name, Run},
+};
+
+const NAME: &str = "context-forge";
+const UPSTREAM: &str = "everything";
+/// Cold, with all migrations and a busy machine; 7 s is usual (reference/context-forge.md §1).
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// The tool to call: it answers `Echo: <message>`.
+pub const TOOL: &str = "everything-echo";
+/// In the team that sees the tool.
+pub const MEMBERS: [&str; 2] = ["alice@example.com", "carol@example.com"];
+/// Known to Context Forge, but in no team.
+pub const STRANGER: &str = "bob@example.com";
+
+/// The running Context Forge.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ContextForge {
+    /// Host and port in the run's network.
+    pub address: String,
+    /// The id of the virtual server that holds the tools.
+    pub server: String,
+    /// The virtual server's path: `/servers/<id>/mcp`. `/mcp` has everything the user may see.
+    pub path: String,
+}
+
+impl ContextForge {
+    /// Starts both and fills them with users, a team and tools, or finds them running.
+    pub async fn up(run: &Run) -> Result<Self> {
+        if let Some(running) = Self::find(run) {
+            return Ok(running);
+        }
+        Self::down(run)?;
+        let (node, programs) =
+            tokio::try_join!(spawn_blocking(Node::install), spawn_blocking(|| python::CONTEXT_FORGE.install()))?;
+        let (node, programs) = (node?, programs?);
+        let database = migrated(&programs).await?;
+        let folder = run.directory().join(NAME);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        fs::copy(&database, folder.join("mcp.db")).context("cannot copy the prepared database")?;
+
+        let upstream_port = free_port()?;
+        let mut upstream = run.command(node.interpreter()?);
+        upstream.arg(node.script(run, "upstream.mjs")?).arg("127.0.0.1").env("PORT", upstream_port.to_string());
+        run.spawn(UPSTREAM, &mut upstream)?;
+
+        let (host, port) = (run.address(), free_port()?);
+        let mut gateway = run.command(programs.join("mcpgateway"));
+        settings::apply(&mut gateway, &programs, &folder);
+        gateway.args(["--host", host, "--port", &port.to_string()]).current_dir(&folder);
+        run.spawn(NAME, &mut gateway)?;
+        eprintln!("context-forge starting · log {}", run.log(NAME).display());
+        let address = format!("{host}:{port}");
+        http::wait_until_ready(run, NAME, &format!("http://{address}/ready"), START_LIMIT).await?;
+
+        let (base, everything) = (format!("http://{address}"), format!("http://127.0.0.1:{upstream_port}/mcp"));
+        let server = inside(run, move || async move { fixture::fill(&base, &everything).await })
+            .await
+            .with_context(|| format!("cannot fill Context Forge. Its log: {}", run.log(NAME).display()))?;
+        let path = format!("/servers/{server}/mcp");
+        let running = Self { address, server, path };
+        kept::keep(run, NAME, &running)?;
+        eprintln!("context-forge http://{}{}", running.address, running.path);
+        Ok(running)
+    }
+
+    /// Context Forge, if it runs.
+    pub fn find(run: &Run) -> Option<Self> {
+        run.running(UPSTREAM)?;
+        kept::find(run, NAME)
+    }
+
+    /// Stops both.
+    pub fn down(run: &Run) -> Result<()> {
+        run.stop(NAME)?;
+        run.stop(UPSTREAM)
+    }
+}
+
+/// A database that Context Forge has migrated, which takes it most of a minute: made once.
+async fn migrated(programs: &Path) -> Result<std::path::PathBuf> {
+    let programs = programs.to_owned();
+    let inputs = [python::CONTEXT_FORGE.text, settings::FINGERPRINT];
+    let directory = spawn_blocking(move || {
+        cached::once(NAME, &inputs, |directory| {
+            eprintln!("context-forge preparing its database, once");
+            // A run of its own, on this machine's own network.
+            let run = Run::open(&format!("context-forge-database-{}", std::process::id()))?;
+            let port = free_port()?.to_string();
+            let mut gateway = run.command(programs.join("mcpgateway"));
+            settings::apply(&mut gateway, &programs, directory);
+            gateway.args(["--host", "127.0.0.1", "--port", &port]).current_dir(directory);
+            run.spawn(NAME, &mut gateway)?;
+            let url = format!("http://127.0.0.1:{port}/ready");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let ready = runtime.block_on(http::wait_until_ready(&run, NAME, &url, START_LIMIT));
+            run.stop(NAME)?;
+            ready?;
+            Ok(fs::remove_dir_all(run.directory())?)
+        })
+    })
+    .await??;
+    Ok(directory.join("mcp.db"))
+}
+
+/// `e2e context-forge`
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start Context Forge with an MCP server behind it, and fill it
+    Up {
+        #[command(flatten)]
+        run: Name,
+    },
+    /// Stop both
+    Down {
+        #[command(flatten)]
+        run: Name,
+    },
+}
+
+impl Args {
+    pub async fn perform(self) -> Result<()> {
+        match self.action {
+            Action::Up { run } => {
+                let running = ContextForge::up(&run.open()?).await?;
+                println!("{}", serde_json::to_string(&running)?);
+                Ok(())
+            }
+            Action::Down { run } => ContextForge::down(&run.open()?),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The TLS edge: nginx ends https before the Service, as the tunnel does in production.
+
+use std::{fs, net::IpAddr, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::{Args as ClapArgs, Subcommand};
+use serde::{Deserialize, Serialize};
+
+use super::{certificates::Certificates, http, kept, outside, program};
+use crate::{
+    forward::free_port,
+    run::{NODE_ADDRESS, Name, Run},
+};
+
+/// The running edge. A run may have several, each under its own name.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Edge {
+    pub name: String,
+    /// `https://localhost:PORT`, from a person's browser and from the run's network alike.
+    pub url: String,
+    /// Host and port behind it.
+    pub target: String,
+}
+
+impl Edge {
+    /// Starts an edge on `port` (see [`free_port`]: the public URL needs it first), or finds it running. A target
+    /// that is a name is looked up in the cluster's DNS at each request; it need not exist yet.
+    pub async fn up(run: &Run, name: &str, port: u16, target: &str) -> Result<Self> {
+        let component = component(name);
+        if let Some(running) = kept::find(run, &component) {
+            return Ok(running);
+        }
+        Self::down(run, name)?;
+        let nginx = program::find("nginx", "nginx-light")?;
+        let certificates = Certificates::of(run)?;
+        let folder = run.directory().join(&component);
+        fs::create_dir_all(folder.join("temporary"))?;
+        let health = free_port()?;
+        let settings = settings(run, &certificates, port, health, target)?;
+        fs::write(folder.join("nginx.conf"), settings)?;
+        let mut command = run.command(nginx);
+        command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
+        run.spawn(&component, &mut command)?;
+        let ready = format!("http://127.0.0.1:{health}/");
+        http::wait_until_ready(run, &component, &ready, Duration::from_secs(10)).await?;
+        outside::publish(run, &component, port).await?;
+        let edge = Self { name: name.to_owned(), url: format!("https://localhost:{port}"), target: target.to_owned() };
+        kept::keep(run, &component, &edge)?;
+        eprintln!("edge          {} before {target} · log {}", edge.url, run.log(&component).display());
+        Ok(edge)
+    }
+
+    /// The edge of that name, if it runs.
+    pub fn find(run: &Run, name: &str) -> Option<Self> {
+        kept::find(run, &component(name))
+    }
+
+    /// Stops it.
+    pub fn down(run: &Run, name: &str) -> Result<()> {
+        outside::withdraw(run, &component(name))?;
+        run.stop(&component(name))
+    }
+}
+
+fn component(name: &str) -> String {
+    format!("edge-{name}")
+}
+
+fn settings(run: &Run, certificates: &Certificates, port: u16, health: u16, target: &str) -> Result<String> {
+    let in_namespace = run.namespace().is_some();
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    if !in_namespace && host.parse::<IpAddr>().is_err() {
+        bail!("without a cluster there is no DNS for the edge: give it an address instead of {host}");
+    }
+    let resolver = if in_namespace { format!("resolver {NODE_ADDRESS} valid=1s ipv6=off;") } else { String::new() };
+    let node = if in_namespace { format!("listen {NODE_ADDRESS}:{port} ssl;") } else { String::new() };
+    let certificate = certificates.certificate().display().to_string();
+    let key = certificates.key().display().to_string();
+    // Its workers must reach the run's folder.
+    let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
+    Ok(format!(
+        r#"# Written by e2e.
+daemon off;
+{user}
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 4096; }}
+http {{
+  access_log /dev/stdout;
+  client_body_temp_path temporary;
+  proxy_temp_path temporary;
+  fastcgi_temp_path temporary;
+  uwsgi_temp_path temporary;
+  scgi_temp_path temporary;
+  {resolver}
+  server {{
+    listen 127.0.0.1:{health};
+    return 200;
+  }}
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    {node}
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    # What a client sends is the proxy's business: limits, and odd headers such as x_forwarded_user.
+    underscores_in_headers on;
+    ignore_invalid_headers off;
+    client_max_body_size 0;
+    location / {{
+      # A variable, so that the name is looked up at the request and not at the start.
+      set $target "{target}";
+      proxy_pass http://$target;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-Host $http_host;
+      proxy_set_header X-Forwarded-Proto https;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_buffering off;
+      proxy_request_buffering off;
+      proxy_read_timeout 1h;
+      proxy_send_timeout 1h;
+    }}
+  }}
+}}
+"#
+    ))
+}
+
+/// `e2e edge`
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start an edge before a host and port
+    Up {
+        #[command(flatten)]
+        run: Name,
+        #[arg(long, default_value = "main")]
+        name: String,
+        #[arg(long)]
+        port: Option<u16>,
+        target: String,
+    },
+    /// Stop it
+    Down {
+        #[command(flatten)]
+        run: Name,
+        #[arg(long, default_value = "main")]
+        name: String,
+    },
+}
+
+impl Args {
+    pub async fn perform(self) -> Result<()> {
+        match self.action {
+            Action::Up { run, name, port, target } => {
+                let port = port.map_or_else(free_port, Ok)?;
+                let edge = Edge::up(&run.open()?, &name, port, &target).await?;
+                println!("{}", serde_json::to_string(&edge)?);
+                Ok(())
+            }
+            Action::Down { run, name } => Edge::down(&run.open()?, &name),
+        }
+    }
+}

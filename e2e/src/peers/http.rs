@@ -1,0 +1,53 @@
+//! How the bed itself speaks HTTP, and how it waits for those that answer it.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use reqwest::{Certificate, Client, redirect};
+use tokio::time::sleep;
+
+use super::inside::inside;
+use crate::{progress::tail, run::Run};
+
+/// A client that follows no redirects, keeps no cookies, uses no proxy and trusts only the certificate authority in
+/// `trusted`, if one is given.
+pub fn client(trusted: Option<&Path>) -> Result<Client> {
+    // Another client of this process may have done so already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut builder = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(Duration::from_secs(30));
+    if let Some(file) = trusted {
+        let pem = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        builder = builder.tls_certs_only([Certificate::from_pem(&pem)?]);
+    } else {
+        builder = builder.tls_certs_only([]);
+    }
+    Ok(builder.build()?)
+}
+
+/// Waits until a component, seen from inside the run's network, answers 200 at the URL. Its end ends the wait.
+pub async fn wait_until_ready(run: &Run, component: &str, url: &str, limit: Duration) -> Result<()> {
+    let log = run.log(component);
+    let (run, name, url) = (run.clone(), component.to_owned(), url.to_owned());
+    let asked = run.clone();
+    inside(&asked, move || async move {
+        let client = client(None)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            if client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if run.running(&name).is_none() {
+                bail!("{name} has ended. The end of its log {}:{}", log.display(), tail(&log));
+            }
+            if Instant::now() > deadline {
+                bail!("{name} does not answer at {url} after {} s. Its log: {}", limit.as_secs(), log.display());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}

@@ -1,0 +1,38 @@
+//! Work of this process whose connections are made in the run's network namespace.
+
+use std::{fs::File, os::fd::AsFd, thread};
+
+use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::{runtime::Builder, sync::oneshot};
+
+use crate::run::Run;
+
+/// Does the work on a thread that has entered the run's namespace, with an executor of its own there. Without a
+/// namespace it is done on this machine's own network.
+pub async fn inside<T, F>(run: &Run, work: impl FnOnce() -> F + Send + 'static) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>>,
+{
+    let namespace = run.namespace();
+    let (answer, answered) = oneshot::channel();
+    thread::spawn(move || {
+        let result = enter(namespace.as_deref()).and_then(|()| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(work())
+        });
+        // Nobody waits any more if the caller was cancelled.
+        let _ = answer.send(result);
+    });
+    answered.await.context("the work in the network namespace ended without a result")?
+}
+
+/// Moves this thread, and those that it will start, into the namespace.
+fn enter(namespace: Option<&str>) -> Result<()> {
+    let Some(name) = namespace else { return Ok(()) };
+    let path = format!("/run/netns/{name}");
+    let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("cannot enter {path}: this needs root"))
+}

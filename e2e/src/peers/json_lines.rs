@@ -1,0 +1,72 @@
+//! A client program that is spoken to in JSON lines, and the person who logs in when it asks for that.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+
+use super::browser::Browser;
+use crate::progress::tail;
+
+/// Longer than any login takes, shorter than the clients' own limits.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// Who logs in, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct Person<'a> {
+    pub browser: &'a Browser,
+    pub email: &'a str,
+}
+
+/// The running program. It ends with this.
+#[derive(Debug)]
+pub struct Program {
+    _child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    log: std::path::PathBuf,
+}
+
+impl Program {
+    /// Starts it, with what it says besides in the log.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let name = command.as_std().get_program().display().to_string();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let input = child.stdin.take().context("it has no input")?;
+        let output = BufReader::new(child.stdout.take().context("it has no output")?).lines();
+        Ok(Self { _child: child, input, output, log: log.to_owned() })
+    }
+
+    /// Writes a line.
+    pub async fn say(&mut self, line: &str) -> Result<()> {
+        self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| self.ended())?;
+        Ok(self.input.flush().await?)
+    }
+
+    /// Reads the next line.
+    pub async fn hear(&mut self) -> Result<Value> {
+        let line = timeout(LIMIT, self.output.next_line()).await.with_context(|| self.silent())??;
+        let Some(line) = line else { bail!(self.ended()) };
+        serde_json::from_str(&line).with_context(|| format!("this is not JSON: {line}"))
+    }
+
+    fn ended(&self) -> String {
+        format!("the client has ended. Its log {}:{}", self.log.display(), tail(&self.log))
+    }
+
+    fn silent(&self) -> String {
+        format!("the client says nothing for {} s. Its log {}:{}", LIMIT.as_secs(), self.log.display(), tail(&self.log))
+    }
+}

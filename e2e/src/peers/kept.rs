@@ -1,0 +1,21 @@
+//! What a running component is, kept in the run's folder for the commands that come later.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::run::Run;
+
+/// Keeps what has been started under the component's name.
+pub fn keep<T: Serialize>(run: &Run, component: &str, what: &T) -> Result<()> {
+    let file = run.directory().join(format!("{component}.json"));
+    fs::write(&file, serde_json::to_vec_pretty(what)?).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// What is kept of a component that runs.
+pub fn find<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
+    run.running(component)?;
+    let text = fs::read(run.directory().join(format!("{component}.json"))).ok()?;
+    serde_json::from_slice(&text).ok()
+}

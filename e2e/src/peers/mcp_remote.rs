@@ -1,0 +1,156 @@
+//! `mcp-remote`: the program that gives desktop clients a remote MCP server as one on standard input and output. Runs on
+//! this machine's own network, like the person whose computer it is on.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tokio::{process::Command, task::spawn_blocking, time::interval};
+
+use super::{
+    certificates::Certificates,
+    json_lines::{Person, Program},
+    node::Node,
+};
+use crate::run::Run;
+
+/// Called in a browser's place: the bed opens the address in its own.
+const BROWSER_STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_ADDRESSES\"\n";
+
+/// One computer's `mcp-remote`: what it knows of a server stays in its folder over starts.
+#[derive(Clone, Debug)]
+pub struct McpRemote {
+    node: Node,
+    folder: PathBuf,
+    log: PathBuf,
+    authority: PathBuf,
+}
+
+impl McpRemote {
+    /// Installs it for a computer of this name.
+    pub async fn install(run: &Run, computer: &str) -> Result<Self> {
+        let node = spawn_blocking(Node::install).await??;
+        let folder = run.directory().join(format!("mcp-remote-{computer}"));
+        fs::create_dir_all(&folder)?;
+        let stub = folder.join("browser.sh");
+        fs::write(&stub, BROWSER_STUB)?;
+        fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))?;
+        let log = run.log(&format!("mcp-remote-{computer}"));
+        Ok(Self { node, folder, log, authority: Certificates::of(run)?.authority() })
+    }
+
+    /// Starts it for a server and initializes the MCP connection. The person, if there is one, logs in when asked; else
+    /// a wish to log in is an error. `options` are given to it as they are.
+    pub async fn connect<'a>(&self, url: &str, person: Option<Person<'a>>, options: &[&str]) -> Result<Connection<'a>> {
+        let addresses = self.folder.join("logins");
+        fs::write(&addresses, "")?;
+        let mut command = Command::new(self.node.interpreter()?);
+        command
+            .arg(self.node.file("mcp-remote/dist/proxy.js"))
+            .arg(url)
+            .args(["--auth-timeout", "60"])
+            .args(options)
+            .env_remove("DISPLAY")
+            .env("HOME", &self.folder)
+            .env("MCP_REMOTE_CONFIG_DIR", self.folder.join("store"))
+            .env("BROWSER", self.folder.join("browser.sh"))
+            .env("LOGIN_ADDRESSES", &addresses)
+            .env("NODE_EXTRA_CA_CERTS", &self.authority);
+        let program = Program::start(&mut command, &self.log)?;
+        let mut connection = Connection { program, addresses, person, logins: 0, requests: 0 };
+        let client = json!({"name": "e2e", "version": "1"});
+        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        connection.request("initialize", hello).await?;
+        connection.program.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await?;
+        Ok(connection)
+    }
+
+    /// Where it keeps its tokens.
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+}
+
+/// An MCP connection through a running `mcp-remote`, which ends with this.
+#[derive(Debug)]
+pub struct Connection<'a> {
+    program: Program,
+    addresses: PathBuf,
+    person: Option<Person<'a>>,
+    logins: usize,
+    requests: u32,
+}
+
+impl Connection<'_> {
+    /// How many times a login was asked for.
+    pub fn logins(&self) -> usize {
+        self.logins
+    }
+
+    /// The names of the tools.
+    pub async fn tools(&mut self) -> Result<Vec<String>> {
+        let result = self.request("tools/list", json!({})).await?;
+        let tools = result["tools"].as_array().context("the result has no tools")?;
+        Ok(tools.iter().filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// Calls a tool and returns its text.
+    pub async fn call(&mut self, tool: &str, arguments: Value) -> Result<String> {
+        let result = self.request("tools/call", json!({"name": tool, "arguments": arguments})).await?;
+        let text = result["content"][0]["text"].as_str().with_context(|| format!("{tool} answered {result}"))?;
+        if result["isError"] == json!(true) {
+            bail!("{tool} failed: {text}");
+        }
+        Ok(text.to_owned())
+    }
+
+    /// Sends a JSON-RPC request and returns its result.
+    pub async fn request(&mut self, method: &str, parameters: Value) -> Result<Value> {
+        self.requests += 1;
+        let request = json!({"jsonrpc": "2.0", "id": self.requests, "method": method, "params": parameters});
+        self.program.say(&request.to_string()).await?;
+        let mut look = interval(Duration::from_millis(50));
+        loop {
+            // Both branches may be dropped halfway: reading a line keeps what it has read.
+            tokio::select! {
+                message = self.program.hear() => {
+                    let mut message = message?;
+                    if message["id"] != json!(self.requests) || message.get("method").is_some() {
+                        continue;
+                    }
+                    if let Some(error) = message.get("error") {
+                        bail!("{method} was answered with the error {error}");
+                    }
+                    return Ok(message["result"].take());
+                }
+                _ = look.tick() => (),
+            }
+            self.log_in_if_asked().await?;
+        }
+    }
+
+    async fn log_in_if_asked(&mut self) -> Result<()> {
+        let asked = addresses(&self.addresses)?;
+        for url in &asked[self.logins.min(asked.len())..] {
+            let Some(person) = self.person else { bail!("mcp-remote asks for a login at {url}") };
+            self.logins += 1;
+            let landing = person.browser.login(url, person.email).await?;
+            if landing.parameter("code").is_none() {
+                bail!("the login ended at {}: {}", landing.url, landing.text);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The complete lines.
+fn addresses(file: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file)?;
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    Ok(complete.lines().map(str::to_owned).collect())
+}

@@ -1,0 +1,68 @@
+//! The real programs around the operator: the identity provider, Context Forge, the browser, the TLS edge, MCP clients,
+//! and the stand-in for 1Password's operator. Servers run in the run's network; the browser and the clients where a
+//! person sits, on this machine's own.
+
+pub mod browser;
+mod cached;
+pub mod certificates;
+pub mod conformance;
+pub mod context_forge;
+pub mod edge;
+pub mod http;
+pub mod inside;
+pub mod json_lines;
+mod kept;
+pub mod mcp_remote;
+pub mod node;
+pub mod one_password;
+mod outside;
+pub mod program;
+pub mod provider;
+pub mod python;
+pub mod python_sdk;
+pub mod standalone;
+pub mod tap;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// The components that start by a command of their own.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The OpenID Connect provider
+    Provider(provider::Args),
+    /// Context Forge with an MCP server behind it
+    ContextForge(context_forge::Args),
+    /// The recording reverse proxy before Context Forge
+    Tap(tap::Args),
+    /// The stand-in for 1Password's operator
+    OnePassword(one_password::Args),
+    /// The TLS edge
+    Edge(edge::Args),
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        tokio::runtime::Runtime::new()?.block_on(self.perform())
+    }
+
+    async fn perform(self) -> Result<()> {
+        match self {
+            Self::Provider(args) => args.perform().await,
+            Self::ContextForge(args) => args.perform().await,
+            Self::Tap(args) => args.perform().await,
+            Self::OnePassword(args) => args.perform().await,
+            Self::Edge(args) => args.perform().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Command::augment_subcommands(clap::Command::new("e2e")).debug_assert();
+    }
+}

@@ -1,0 +1,78 @@
+//! Programs from npm, and Node itself, by the lock file `e2e/js/package-lock.json`.
+
+use std::{
+    env::consts::ARCH,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use super::{cached, program};
+use crate::run::Run;
+
+const PACKAGE: &str = include_str!("../../js/package.json");
+const LOCK: &str = include_str!("../../js/package-lock.json");
+const SETTINGS: &str = include_str!("../../js/.npmrc");
+/// Our own scripts.
+const SCRIPTS: [(&str, &str); 2] =
+    [("provider.mjs", include_str!("../../js/provider.mjs")), ("upstream.mjs", include_str!("../../js/upstream.mjs"))];
+
+/// The installed packages.
+#[derive(Clone, Debug)]
+pub struct Node {
+    packages: PathBuf,
+}
+
+impl Node {
+    /// Installs the packages, or finds them in the cache.
+    pub fn install() -> Result<Self> {
+        let directory = cached::once("npm", &[LOCK, ARCH], |directory| {
+            let npm = program::find("npm", "npm")?;
+            eprintln!("npm           installing the packages of e2e/js");
+            fs::write(directory.join("package.json"), PACKAGE)?;
+            fs::write(directory.join("package-lock.json"), LOCK)?;
+            fs::write(directory.join(".npmrc"), SETTINGS)?;
+            program::output(Command::new(npm).arg("ci").current_dir(directory)).map(drop)
+        })?;
+        Ok(Self { packages: directory.join("node_modules") })
+    }
+
+    /// The interpreter.
+    pub fn interpreter(&self) -> Result<PathBuf> {
+        let architecture = match ARCH {
+            "x86_64" => "x64",
+            "aarch64" => "arm64",
+            other => bail!("there is no package of Node for {other}"),
+        };
+        Ok(self.packages.join(format!("node-linux-{architecture}/bin/node")))
+    }
+
+    /// A file of a package, such as `mcp-remote/dist/proxy.js`.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.packages.join(path)
+    }
+
+    /// Puts our scripts into the run's folder, beside a link to the packages which they import; returns that of one.
+    pub fn script(&self, run: &Run, name: &str) -> Result<PathBuf> {
+        let directory = run.directory().join("js");
+        fs::create_dir_all(&directory)?;
+        for (script, text) in SCRIPTS {
+            fs::write(directory.join(script), text)?;
+        }
+        link(&self.packages, &directory.join("node_modules"))?;
+        Ok(directory.join(name))
+    }
+}
+
+fn link(target: &Path, at: &Path) -> Result<()> {
+    if fs::read_link(at).is_ok_and(|before| before == target) {
+        return Ok(());
+    }
+    if at.is_symlink() {
+        fs::remove_file(at)?;
+    }
+    Ok(symlink(target, at)?)
+}

@@ -1,0 +1,167 @@
+//! A stand-in for 1Password's operator, which needs an account: it turns `OnePasswordItem` objects into Secrets as the real
+//! one does (reference/deployment-and-users.md §4), from a file of items in the vault's place.
+
+mod operator;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args as ClapArgs, Subcommand};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::kept;
+use crate::{
+    cluster::Cluster,
+    forward::this_program,
+    progress::tail,
+    run::{Name, Run},
+};
+
+const NAME: &str = "one-password";
+
+/// An item of a vault.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Item {
+    /// Grows with each change.
+    pub version: u64,
+    /// By label.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// All items, by `vaults/<vault>/items/<item>`.
+pub type Items = BTreeMap<String, Item>;
+
+/// The running stand-in.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct OnePassword {
+    items: PathBuf,
+}
+
+impl OnePassword {
+    /// Installs the CRD and starts the stand-in, or finds it running. It has no items at first.
+    pub async fn up(run: &Run, cluster: &Cluster) -> Result<Self> {
+        if let Some(running) = kept::find(run, NAME) {
+            return Ok(running);
+        }
+        run.stop(NAME)?;
+        let folder = run.directory().join(NAME);
+        fs::create_dir_all(&folder)?;
+        let (stand_in, ready) = (Self { items: folder.join("items.json") }, folder.join("ready"));
+        stand_in.write(&Items::new())?;
+        if ready.exists() {
+            fs::remove_file(&ready)?;
+        }
+        let mut command = run.command(this_program()?);
+        command.args(["one-password", "serve", "--kubeconfig"]).arg(cluster.kubeconfig_inside());
+        command.arg("--items").arg(&stand_in.items).arg("--ready").arg(&ready);
+        run.spawn(NAME, &mut command)?;
+        let (log, deadline) = (run.log(NAME), Instant::now() + Duration::from_secs(30));
+        while !ready.exists() {
+            if run.running(NAME).is_none() || Instant::now() > deadline {
+                bail!("the 1Password stand-in does not start. Its log {}:{}", log.display(), tail(&log));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        kept::keep(run, NAME, &stand_in)?;
+        eprintln!("one-password  makes Secrets of {} · log {}", stand_in.items.display(), log.display());
+        Ok(stand_in)
+    }
+
+    /// Stops it. The CRD and what was made stay.
+    pub fn down(run: &Run) -> Result<()> {
+        run.stop(NAME)
+    }
+
+    /// Makes or changes an item.
+    pub fn put(&self, path: &str, fields: &[(&str, &str)]) -> Result<()> {
+        let mut items = read(&self.items)?;
+        let item = items.entry(path.to_owned()).or_default();
+        item.version += 1;
+        item.fields = fields.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
+        self.write(&items)
+    }
+
+    fn write(&self, items: &Items) -> Result<()> {
+        let new = self.items.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(items)?)?;
+        Ok(fs::rename(new, &self.items)?)
+    }
+}
+
+fn read(file: &Path) -> Result<Items> {
+    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not right", file.display()))
+}
+
+/// `e2e one-password`
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start the stand-in for the run's cluster
+    Up {
+        #[command(flatten)]
+        run: Name,
+    },
+    /// Make or change an item
+    Put {
+        #[command(flatten)]
+        run: Name,
+        /// vaults/VAULT/items/ITEM
+        path: String,
+        /// LABEL=VALUE
+        fields: Vec<String>,
+    },
+    /// Stop it
+    Down {
+        #[command(flatten)]
+        run: Name,
+    },
+    /// What `up` starts
+    #[command(hide = true)]
+    Serve {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long)]
+        items: PathBuf,
+        /// Made when the CRD is there
+        #[arg(long)]
+        ready: PathBuf,
+    },
+}
+
+impl Args {
+    pub async fn perform(self) -> Result<()> {
+        match self.action {
+            Action::Up { run } => {
+                let run = run.open()?;
+                OnePassword::up(&run, &Cluster::attach(&run)?).await.map(drop)
+            }
+            Action::Put { run, path, fields } => {
+                let stand_in: OnePassword =
+                    kept::find(&run.open()?, NAME).context("it does not run: e2e one-password up")?;
+                let fields: Option<Vec<_>> = fields.iter().map(|field| field.split_once('=')).collect();
+                stand_in.put(&path, &fields.context("write fields as LABEL=VALUE")?)
+            }
+            Action::Down { run } => OnePassword::down(&run.open()?),
+            Action::Serve { kubeconfig, items, ready } => {
+                // A second call finds it installed.
+                let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+                let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+                let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+                operator::serve(kube::Client::try_from(config)?, items, &ready).await
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The OpenID Connect provider in Google's place (`e2e/js/provider.mjs`).
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Args as ClapArgs, Subcommand};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use super::{http, kept, node::Node, outside};
+use crate::{
+    forward::free_port,
+    run::{Name, Run},
+};
+
+const NAME: &str = "provider";
+
+/// An account. Any password is right.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Account {
+    pub sub: String,
+    pub email: String,
+    pub email_verified: bool,
+    pub name: String,
+    pub picture: String,
+    /// The Workspace domain, as at Google.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hd: Option<String>,
+}
+
+/// A relying party: ours.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Client {
+    pub client_id: String,
+    pub client_secret: String,
+    pub redirect_uris: Vec<String>,
+}
+
+/// What the provider knows. It reads this at every use.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Registry {
+    pub clients: Vec<Client>,
+    pub accounts: Vec<Account>,
+}
+
+/// How to start the provider.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `http://host` before the port. By default `http://localhost`.
+    pub origin: Option<String>,
+    /// By default a free one.
+    pub port: Option<u16>,
+}
+
+/// The running provider.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Provider {
+    /// The issuer, exactly as in its tokens.
+    pub issuer: String,
+    /// Where it listens, in the run's network.
+    pub address: String,
+    registry: PathBuf,
+}
+
+impl Provider {
+    /// Starts the provider, or finds it running.
+    pub async fn up(run: &Run, options: &Options) -> Result<Self> {
+        if let Some(running) = Self::find(run) {
+            return Ok(running);
+        }
+        let node = spawn_blocking(Node::install).await??;
+        let port = options.port.map_or_else(free_port, Ok)?;
+        let issuer = format!("{}:{port}", options.origin.as_deref().unwrap_or("http://localhost"));
+        let folder = run.directory().join(NAME);
+        fs::create_dir_all(&folder)?;
+        let address = format!("{}:{port}", run.address());
+        let provider = Self { issuer, address, registry: folder.join("registry.json") };
+        provider.write(&Registry { clients: Vec::new(), accounts: accounts() })?;
+        Self::down(run)?;
+        let mut command = run.command(node.interpreter()?);
+        command.arg(node.script(run, "provider.mjs")?).arg(&provider.issuer).arg(run.address());
+        run.spawn(NAME, command.arg(port.to_string()).arg(&folder))?;
+        let discovery = format!("http://{}/.well-known/openid-configuration", provider.address);
+        http::wait_until_ready(run, NAME, &discovery, Duration::from_secs(60)).await?;
+        outside::publish(run, NAME, port).await?;
+        kept::keep(run, NAME, &provider)?;
+        eprintln!("provider      {} · log {}", provider.issuer, run.log(NAME).display());
+        Ok(provider)
+    }
+
+    /// The provider, if it runs.
+    pub fn find(run: &Run) -> Option<Self> {
+        kept::find(run, NAME)
+    }
+
+    /// Stops it.
+    pub fn down(run: &Run) -> Result<()> {
+        outside::withdraw(run, NAME)?;
+        run.stop(NAME)
+    }
+
+    /// Registers a client, or adds the redirect URIs to the one that is there. Valid at once.
+    pub fn register(&self, id: &str, secret: &str, redirect_uris: &[&str]) -> Result<()> {
+        self.change(|registry| {
+            let position = registry.clients.iter().position(|client| client.client_id == id).unwrap_or_else(|| {
+                let new =
+                    Client { client_id: id.to_owned(), client_secret: secret.to_owned(), redirect_uris: Vec::new() };
+                registry.clients.push(new);
+                registry.clients.len() - 1
+            });
+            let client = &mut registry.clients[position];
+            secret.clone_into(&mut client.client_secret);
+            for uri in redirect_uris {
+                if !client.redirect_uris.iter().any(|known| known == uri) {
+                    client.redirect_uris.push((*uri).to_owned());
+                }
+            }
+        })
+    }
+
+    /// Changes the clients or the accounts. Valid at once: an account that is taken away can't log in or refresh.
+    pub fn change(&self, change: impl FnOnce(&mut Registry)) -> Result<()> {
+        let text = fs::read(&self.registry).with_context(|| format!("cannot read {}", self.registry.display()))?;
+        let mut registry = serde_json::from_slice(&text)?;
+        change(&mut registry);
+        self.write(&registry)
+    }
+
+    fn write(&self, registry: &Registry) -> Result<()> {
+        let new = self.registry.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(registry)?)?;
+        Ok(fs::rename(new, &self.registry)?)
+    }
+}
+
+/// The accounts of every run.
+pub fn accounts() -> Vec<Account> {
+    let account = |sub: &str, email: &str, verified: bool, hd: &str| Account {
+        sub: sub.to_owned(),
+        email: email.to_owned(),
+        email_verified: verified,
+        name: format!("{} Doe", email.split('@').next().unwrap_or_default()),
+        picture: format!("https://pictures.invalid/{sub}.png"),
+        hd: Some(hd.to_owned()),
+    };
+    vec![
+        account("100001", "alice@example.com", true, "example.com"),
+        account("100002", "bob@example.com", false, "example.com"),
+        account("100003", "carol@example.com", true, "example.com"),
+        account("100004", "mallory@evil.example", true, "evil.example"),
+    ]
+}
+
+/// `e2e provider`
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start the provider
+    Up {
+        #[command(flatten)]
+        run: Name,
+        /// `http://host` in front of the port
+        #[arg(long, default_value = "http://localhost")]
+        origin: String,
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Register a client, or add redirect URIs to it
+    Register {
+        #[command(flatten)]
+        run: Name,
+        id: String,
+        secret: String,
+        redirect_uris: Vec<String>,
+    },
+    /// Stop it
+    Down {
+        #[command(flatten)]
+        run: Name,
+    },
+}
+
+impl Args {
+    pub async fn perform(self) -> Result<()> {
+        match self.action {
+            Action::Up { run, origin, port } => {
+                let run = run.open()?;
+                let provider = Provider::up(&run, &Options { origin: Some(origin), port }).await?;
+                println!("{}", json!({"issuer": provider.issuer, "address": provider.address}));
+                Ok(())
+            }
+            Action::Register { run, id, secret, redirect_uris } => {
+                let provider = Provider::find(&run.open()?).context("the provider does not run: e2e provider up")?;
+                let uris: Vec<&str> = redirect_uris.iter().map(String::as_str).collect();
+                provider.register(&id, &secret, &uris)
+            }
+            Action::Down { run } => Provider::down(&run.open()?),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Programs from PyPI: a virtual environment in the cache for each list of pinned packages in `e2e/python`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{cached, program};
+
+/// The installer, which is many times as fast as pip.
+const UV: &str = "uv==0.13.9";
+
+/// A list of pinned packages.
+#[derive(Clone, Copy, Debug)]
+pub struct Requirements {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+/// IBM's Context Forge.
+pub const CONTEXT_FORGE: Requirements =
+    Requirements { name: "context-forge", text: include_str!("../../python/context-forge.txt") };
+
+/// The MCP SDK.
+pub const MCP_SDK: Requirements = Requirements { name: "mcp-sdk", text: include_str!("../../python/mcp-sdk.txt") };
+
+impl Requirements {
+    /// Installs the packages, or finds them in the cache, and returns the environment's folder of programs.
+    pub fn install(self) -> Result<PathBuf> {
+        let python = program::find("python3", "python3 python3-venv")?;
+        let version = version(&python)?;
+        let directory = cached::once(&format!("python/{}", self.name), &[self.text, UV, &version], |directory| {
+            eprintln!("python        installing {} for Python {version}", self.name);
+            program::output(Command::new(&python).args(["-m", "venv"]).arg(directory))
+                .context("On Debian: apt-get install -y python3-venv")?;
+            let programs = directory.join("bin");
+            program::output(Command::new(programs.join("pip")).args(["install", "--quiet", UV]))?;
+            let list = directory.join("requirements.txt");
+            fs::write(&list, self.text)?;
+            program::output(
+                Command::new(programs.join("uv"))
+                    .args(["pip", "install", "--require-hashes", "--python"])
+                    .arg(programs.join("python"))
+                    .arg("--requirements")
+                    .arg(list),
+            )?;
+            Ok(())
+        })?;
+        Ok(directory.join("bin"))
+    }
+}
+
+/// The interpreter's version, which must be one that the packages were resolved for.
+fn version(python: &Path) -> Result<String> {
+    let text = program::output(Command::new(python).args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
+    match text.trim() {
+        known @ ("3.11" | "3.12" | "3.13") => Ok(known.to_owned()),
+        other => bail!("python3 is {other}; Context Forge needs 3.11, 3.12 or 3.13 first on the PATH"),
+    }
+}

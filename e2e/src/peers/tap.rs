@@ -1,0 +1,196 @@
+//! A recording reverse proxy in front of Context Forge: tests read from it what really arrived there.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderName, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use clap::{Args as ClapArgs, Subcommand};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use super::{http, kept};
+use crate::{
+    forward::{free_port, this_program},
+    run::{Name, Run},
+};
+
+const NAME: &str = "tap";
+/// Answered by the tap itself.
+const HEALTH: &str = "/.tap/health";
+
+/// A request as it arrived.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Arrived {
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// In order, with repetitions; names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Arrived {
+    /// All values of a header.
+    pub fn header(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+/// The running tap.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Tap {
+    /// Where it listens, in the run's network.
+    pub address: String,
+    records: PathBuf,
+}
+
+impl Tap {
+    /// Starts a tap before `upstream`, a host and port, or finds it running.
+    pub async fn up(run: &Run, upstream: &str) -> Result<Self> {
+        if let Some(running) = Self::find(run) {
+            return Ok(running);
+        }
+        run.stop(NAME)?;
+        let address = format!("{}:{}", run.address(), free_port()?);
+        let tap = Self { address, records: run.directory().join("tap.jsonl") };
+        File::create(&tap.records)?;
+        let mut command = run.command(this_program()?);
+        command.args(["tap", "serve", "--listen", &tap.address, "--upstream", upstream, "--records"]);
+        run.spawn(NAME, command.arg(&tap.records))?;
+        http::wait_until_ready(run, NAME, &format!("http://{}{HEALTH}", tap.address), Duration::from_secs(10)).await?;
+        kept::keep(run, NAME, &tap)?;
+        eprintln!("tap           {} before {upstream} · records {}", tap.address, tap.records.display());
+        Ok(tap)
+    }
+
+    /// The tap, if it runs.
+    pub fn find(run: &Run) -> Option<Self> {
+        kept::find(run, NAME)
+    }
+
+    /// Stops it.
+    pub fn down(run: &Run) -> Result<()> {
+        run.stop(NAME)
+    }
+
+    /// All requests so far.
+    pub fn arrived(&self) -> Result<Vec<Arrived>> {
+        let text = fs::read_to_string(&self.records)?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    upstream: Arc<str>,
+    records: Arc<Mutex<File>>,
+    client: Client<HttpConnector, Body>,
+}
+
+/// Serves until the process is ended.
+async fn serve(listen: SocketAddr, upstream: &str, records: PathBuf) -> Result<()> {
+    let records = OpenOptions::new().create(true).append(true).open(records)?;
+    let shared = Shared {
+        upstream: upstream.into(),
+        records: Arc::new(Mutex::new(records)),
+        client: Client::builder(TokioExecutor::new()).build_http(),
+    };
+    let router = Router::new().fallback(pass).with_state(shared);
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    Ok(axum::serve(listener, router).await?)
+}
+
+async fn pass(State(shared): State<Shared>, mut request: Request) -> Response {
+    if request.uri().path() == HEALTH {
+        return StatusCode::OK.into_response();
+    }
+    match forward(&shared, &mut request).await {
+        Ok(response) => response,
+        Err(error) => (StatusCode::BAD_GATEWAY, format!("tap: {error:#}")).into_response(),
+    }
+}
+
+async fn forward(shared: &Shared, request: &mut Request) -> Result<Response> {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+    let arrived = Arrived { method: request.method().to_string(), path: path.clone(), headers };
+    let line = format!("{}\n", serde_json::to_string(&arrived)?);
+    shared.records.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
+
+    let mut onward = std::mem::take(request);
+    *onward.uri_mut() = Uri::try_from(format!("http://{}{path}", shared.upstream))?;
+    remove_hop_by_hop(onward.headers_mut());
+    let mut response = shared.client.request(onward).await?.map(Body::new);
+    remove_hop_by_hop(response.headers_mut());
+    Ok(response)
+}
+
+/// They belong to one connection; the libraries make their own (RFC 9110 §7.6.1).
+fn remove_hop_by_hop(headers: &mut axum::http::HeaderMap) {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
+        headers.remove(name);
+    }
+}
+
+/// `e2e tap`
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start the tap before a host and port
+    Up {
+        #[command(flatten)]
+        run: Name,
+        upstream: String,
+    },
+    /// Stop it
+    Down {
+        #[command(flatten)]
+        run: Name,
+    },
+    /// What `up` starts
+    #[command(hide = true)]
+    Serve {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        upstream: String,
+        #[arg(long)]
+        records: PathBuf,
+    },
+}
+
+impl Args {
+    pub async fn perform(self) -> Result<()> {
+        match self.action {
+            Action::Up { run, upstream } => {
+                let tap = Tap::up(&run.open()?, &upstream).await?;
+                println!("{}", serde_json::to_string(&tap)?);
+                Ok(())
+            }
+            Action::Down { run } => Tap::down(&run.open()?),
+            Action::Serve { listen, upstream, records } => serve(listen, &upstream, records).await,
+        }
+    }
+}

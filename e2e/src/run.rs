@@ -1,0 +1,312 @@
+//! A run of the test bed: its folder, its logs, the processes it started and the journal from which all of it is undone.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::Write,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+/// The node's address in the run's network namespace: pods reach the bed's own programs there.
+pub const NODE_ADDRESS: &str = "10.89.0.1";
+
+/// Something that was made or changed outside the run's folder, as the journal keeps it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Made {
+    /// A process, told apart from a later one with the same id by its start time (clock ticks since boot).
+    Process { name: String, pid: i32, started: u64 },
+    /// A named network namespace.
+    NetworkNamespace { name: String },
+    /// A cgroup, below each mounted hierarchy.
+    Cgroup { path: String },
+    /// A sysctl that was changed, with what it said before.
+    Sysctl { key: String, before: String },
+}
+
+/// The option that all commands share.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Name {
+    /// The run: several can be up at once, each under a name of its own.
+    #[arg(id = "run", long = "run", value_name = "NAME", default_value = "demo", env = "E2E_RUN")]
+    name: String,
+}
+
+impl Name {
+    pub fn open(&self) -> Result<Run> {
+        Run::open(&self.name)
+    }
+}
+
+/// The place of one run of the bed. Several can be there at once, each under its own name.
+#[derive(Clone, Debug)]
+pub struct Run {
+    name: String,
+    directory: PathBuf,
+}
+
+impl Run {
+    /// Opens the run of that name, making its folder if needed.
+    pub fn open(name: &str) -> Result<Self> {
+        // It becomes part of the names of a namespace, a cgroup, a node and folders.
+        let fits = |character: char| matches!(character, 'a'..='z' | '0'..='9' | '-');
+        if name.is_empty() || name.len() > 30 || !name.chars().all(fits) {
+            bail!("a run's name is 1 to 30 lower-case letters, digits and dashes, unlike {name:?}");
+        }
+        let directory = runs_directory()?.join(name);
+        fs::create_dir_all(directory.join("logs")).with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(Self { name: name.to_owned(), directory })
+    }
+
+    /// The run's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The run's scratch folder.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The run's name among all that is on this machine, for namespaces and cgroups. Runs of the same name in different
+    /// caches (two users, two checks at once) are told apart.
+    pub fn machine_name(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.directory.hash(&mut hasher);
+        format!("mcp-oauth-{}-{:04x}", self.name, hasher.finish() & 0xffff)
+    }
+
+    /// All runs that have a folder.
+    pub fn all() -> Result<Vec<Self>> {
+        let Ok(entries) = fs::read_dir(runs_directory()?) else { return Ok(Vec::new()) };
+        let names = entries
+            .flatten()
+            .filter(|entry| entry.path().is_dir())
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        names.map(|name| Self::open(&name)).collect()
+    }
+
+    /// Holds others off that want to start or end the same run, until the file is dropped.
+    pub fn lock(&self) -> Result<File> {
+        // Beside the folder, not in it: the folder is removed while the lock is held.
+        let file = File::create(self.directory.with_file_name(format!(".{}.lock", self.name)))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// The folder of the logs.
+    pub fn logs(&self) -> PathBuf {
+        self.directory.join("logs")
+    }
+
+    /// Where the log of a component lies.
+    pub fn log(&self, component: &str) -> PathBuf {
+        self.logs().join(format!("{component}.log"))
+    }
+
+    /// The run's network namespace, if it has a cluster.
+    pub fn namespace(&self) -> Option<String> {
+        self.made().into_iter().rev().find_map(|made| match made {
+            Made::NetworkNamespace { name } => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The address that components listen on so that pods reach them: the node's, or loopback without a cluster.
+    pub fn address(&self) -> &'static str {
+        if self.namespace().is_some() { NODE_ADDRESS } else { "127.0.0.1" }
+    }
+
+    /// A command that will run in the run's network namespace, or on this machine's own network without a cluster.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        match self.namespace() {
+            Some(name) => {
+                // Not `ip netns exec`, which remounts /sys and so hides the cgroups.
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}")).arg("--").arg(program);
+                command
+            }
+            None => Command::new(program),
+        }
+    }
+
+    /// Starts a program that outlives this one, with its output in the component's log. An earlier one of the same name
+    /// must have been stopped.
+    pub fn spawn(&self, component: &str, command: &mut Command) -> Result<i32> {
+        let log = File::create(self.log(component))?;
+        // A group of its own: a Ctrl-C at the terminal is for the command that the person runs, not for the bed.
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {component}: {}", command.get_program().display()))?;
+        let pid = i32::try_from(child.id())?;
+        let started = start_time(pid).unwrap_or_default();
+        self.record(&Made::Process { name: component.to_owned(), pid, started })?;
+        // Whoever lives longest reaps it: this process while it runs, init afterwards.
+        thread::spawn(move || {
+            let mut child = child;
+            child.wait()
+        });
+        Ok(pid)
+    }
+
+    /// The id of a component's running process.
+    pub fn running(&self, component: &str) -> Option<i32> {
+        self.made().into_iter().rev().find_map(|made| match made {
+            Made::Process { name, pid, started } if name == component && is_same(pid, started) => Some(pid),
+            _ => None,
+        })
+    }
+
+    /// The running processes, oldest first.
+    pub fn components(&self) -> Vec<(String, i32)> {
+        let made = self.made().into_iter();
+        made.filter_map(|made| match made {
+            Made::Process { name, pid, started } if is_same(pid, started) => Some((name, pid)),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// Ends a component's process and waits until it is gone. Nothing happens if it does not run.
+    pub fn stop(&self, component: &str) -> Result<()> {
+        for made in self.made() {
+            if let Made::Process { name, pid, started } = &made
+                && name == component
+            {
+                end(name, *pid, *started)?;
+                self.forget(&made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what is about to be made, or has just been, so that it can be undone even if this process is killed.
+    pub fn record(&self, made: &Made) -> Result<()> {
+        let _lock = self.lock_journal()?;
+        let mut journal = OpenOptions::new().create(true).append(true).open(self.journal())?;
+        writeln!(journal, "{}", serde_json::to_string(made)?)?;
+        journal.sync_data()?;
+        Ok(())
+    }
+
+    /// What the journal says was made, oldest first.
+    pub fn made(&self) -> Vec<Made> {
+        let text = fs::read_to_string(self.journal()).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Takes an entry out of the journal: it has been undone.
+    pub fn forget(&self, undone: &Made) -> Result<()> {
+        let _lock = self.lock_journal()?;
+        let rest: Vec<String> =
+            self.made().iter().filter(|made| *made != undone).map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let text = rest.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let new = self.directory.join("journal.new");
+        fs::write(&new, text)?;
+        fs::rename(new, self.journal())?;
+        Ok(())
+    }
+
+    /// Several processes write the journal of one run. The folder is what they lock, because the file is replaced.
+    fn lock_journal(&self) -> Result<File> {
+        let folder = File::open(&self.directory)?;
+        folder.lock()?;
+        Ok(folder)
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.directory.join("journal")
+    }
+}
+
+/// Where tools and downloads are kept, by version, across runs and clones.
+pub fn cache_directory() -> Result<PathBuf> {
+    if let Some(set) = std::env::var_os("MCP_OAUTH_CACHE") {
+        return Ok(set.into());
+    }
+    let base = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(set) => PathBuf::from(set),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    Ok(base.join("mcp-oauth-operator"))
+}
+
+fn runs_directory() -> Result<PathBuf> {
+    Ok(cache_directory()?.join("runs"))
+}
+
+/// Ends a process: asks, waits 20 s, then kills.
+pub fn end(name: &str, pid: i32, started: u64) -> Result<()> {
+    for signal in [Signal::TERM, Signal::KILL] {
+        if !is_same(pid, started) {
+            return Ok(());
+        }
+        let id = Pid::from_raw(pid).with_context(|| format!("{pid} is not a process id"))?;
+        // It may end by itself between the look and the signal.
+        let _ = kill_process(id, signal);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while is_same(pid, started) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    if is_same(pid, started) { bail!("{name} (process {pid}) does not end") } else { Ok(()) }
+}
+
+/// Whether the process with this id is the one that was started then, and not a zombie.
+fn is_same(pid: i32, started: u64) -> bool {
+    start_time(pid).is_some_and(|now| now == started)
+}
+
+/// Field 22 of /proc/PID/stat, unless the process is gone or a zombie (proc(5)).
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, is in parentheses and may itself hold spaces and parentheses.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    if fields.first() == Some(&"Z") { None } else { fields.get(19)?.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_undone_leaves_the_journal_and_the_rest_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run { name: "a".to_owned(), directory: folder.path().to_owned() };
+        let namespace = Made::NetworkNamespace { name: "n".to_owned() };
+        let cgroup = Made::Cgroup { path: "/c".to_owned() };
+        run.record(&namespace).unwrap();
+        run.record(&cgroup).unwrap();
+        run.forget(&namespace).unwrap();
+        assert_eq!(run.made(), [cgroup]);
+        assert_eq!(run.namespace(), None);
+    }
+
+    #[test]
+    fn a_process_is_told_from_another_one_with_its_id() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let started = start_time(pid).unwrap();
+        assert!(is_same(pid, started));
+        assert!(!is_same(pid, started + 1));
+    }
+
+    #[test]
+    fn a_run_has_a_name_that_fits_a_namespace_and_a_folder() {
+        for name in ["", "../x", "A", "a b"] {
+            assert!(Run::open(name).is_err(), "{name:?}");
+        }
+    }
+}

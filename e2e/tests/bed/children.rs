@@ -1,0 +1,69 @@
+use std::collections::BTreeMap;
+
+use e2e::stage::NAMESPACE;
+use serde_json::Value;
+
+use crate::support::{eventually, stage};
+
+const KINDS: &str = "deployment,service,serviceaccount,rolebinding,configmap,secret";
+
+/// Kind and resource version of each object that the resource owns.
+fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
+    let items = objects["items"].as_array().unwrap().iter();
+    items
+        .filter(|object| {
+            let owners = object["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid && owner["controller"] == true))
+        })
+        .map(|object| {
+            let version = object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+            (object["kind"].as_str().unwrap().to_owned(), version)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_becomes_its_children_and_takes_them_with_it() {
+    let stage = stage();
+    let name = "children";
+    let kubectl = stage.cluster.kubectl_program();
+    let json = |arguments: &[&str]| -> Value {
+        let arguments = [&["--namespace", NAMESPACE, "-o", "json", "get"], arguments].concat();
+        serde_json::from_str(&kubectl.output(&arguments).unwrap()).unwrap()
+    };
+    stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+
+    let uid = json(&["mop", name])["metadata"]["uid"].as_str().unwrap().to_owned();
+    let children = owned(&json(&[KINDS]), &uid);
+    let kinds: Vec<&str> = children.keys().map(String::as_str).collect();
+    assert_eq!(kinds, ["ConfigMap", "Deployment", "RoleBinding", "Secret", "Service", "ServiceAccount"]);
+
+    let pod = &json(&["pods", "--selector", &format!("app.kubernetes.io/name={name}")])["items"][0]["spec"];
+    let (container, context) = (&pod["containers"][0], &pod["containers"][0]["securityContext"]);
+    let pod_context = &pod["securityContext"];
+    let effective = |field: &str| if context[field].is_null() { &pod_context[field] } else { &context[field] };
+    assert_eq!(*effective("runAsUser"), 65532);
+    assert_eq!(*effective("runAsNonRoot"), true);
+    assert_eq!(effective("seccompProfile")["type"], "RuntimeDefault");
+    assert_eq!(context["readOnlyRootFilesystem"], true);
+    assert_eq!(context["allowPrivilegeEscalation"], false);
+    assert_eq!(context["capabilities"]["drop"][0], "ALL");
+    assert_eq!(container["resources"]["limits"]["memory"], "128Mi");
+
+    // A pass over settled children writes nothing. That there was one is seen by the one child that was to change, and
+    // that it is over by the status, which is written last.
+    let mut before = owned(&json(&[KINDS]), &uid);
+    let change = r#"{"spec":{"service":{"annotations":{"e2e/pass":"second"}}}}"#;
+    kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", name, "--type=merge", "--patch", change]).unwrap();
+    eventually("the second pass is over", || async {
+        let resource = json(&["mop", name]);
+        resource["status"]["observedGeneration"] == resource["metadata"]["generation"]
+    })
+    .await;
+    let mut after = owned(&json(&[KINDS]), &uid);
+    assert_ne!(after.remove("Service"), before.remove("Service"));
+    assert_eq!(after, before);
+
+    kubectl.output(&["--namespace", NAMESPACE, "delete", "mop", name]).unwrap();
+    eventually("the children are gone", || async { owned(&json(&[KINDS]), &uid).is_empty() }).await;
+}

@@ -1,0 +1,116 @@
+use e2e::{
+    peers::{
+        browser::Browser,
+        context_forge::{MEMBERS, TOOL},
+        json_lines::Person,
+        mcp_remote::McpRemote,
+        python_sdk::PythonSdk,
+    },
+    stage::NAMESPACE,
+};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::{Scripted, eventually, sessions, stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mcp_remote_logs_in_calls_a_tool_and_needs_no_login_after_every_pod_was_restarted() {
+    let stage = stage();
+    let front = stage.front("mcp-remote", |_| ()).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let person = Person { browser: &browser, email: MEMBERS[0] };
+    let client = McpRemote::install(&stage.run, "restart").await.unwrap();
+
+    let mut connection = client.connect(&front.url(), Some(person), &[]).await.unwrap();
+    assert_eq!(connection.logins(), 1);
+    let answer = connection.call(TOOL, json!({"message": "before"})).await.unwrap();
+    assert!(answer.contains("before"), "{answer}");
+    drop(connection);
+
+    let kubectl = stage.cluster.kubectl_program();
+    let deployment = "deployment/mcp-remote";
+    kubectl.output(&["--namespace", NAMESPACE, "rollout", "restart", deployment]).unwrap();
+    kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", deployment, "--timeout=120s"]).unwrap();
+    let mut again = client.connect(&front.url(), None, &[]).await.unwrap();
+    let answer = again.call(TOOL, json!({"message": "after"})).await.unwrap();
+    assert!(answer.contains("after"), "{answer}");
+    assert_eq!(again.logins(), 0);
+    drop(again);
+
+    // The kill switch: no more calls, and the next start logs in again.
+    let session = sessions(&stage, "mcp-remote").await.remove(0).metadata.name.unwrap();
+    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsession", &session]).unwrap();
+    let mut anew = client.connect(&front.url(), Some(person), &[]).await.unwrap();
+    anew.call(TOOL, json!({"message": "anew"})).await.unwrap();
+    assert_eq!(anew.logins(), 1);
+    drop(anew);
+    browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_sdk_logs_in_and_calls_a_tool() {
+    let stage = stage();
+    let front = stage.front("python-sdk", |spec| spec.replicas = 1).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let person = Person { browser: &browser, email: MEMBERS[1] };
+    let client = PythonSdk::install(&stage.run, "login").await.unwrap();
+    let called = client.call(&front.url(), Some(person), TOOL, &json!({"message": "hello"})).await.unwrap();
+    assert!(!called.error && called.logins == 1, "{called:?}");
+    assert!(called.text.iter().any(|text| text.contains("hello")), "{called:?}");
+    browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn context_forge_sees_the_accounts_email_and_nothing_that_the_client_says_of_itself() {
+    let stage = stage();
+    let front = stage.front("identity", |spec| spec.replicas = 1).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
+    let marker = "marker-of-the-identity-test";
+    let answer = client
+        .call(
+            &tokens.access,
+            &[
+                ("user-agent", marker),
+                ("X-Forwarded-User", "admin@example.com"),
+                ("x_forwarded_user", "admin@example.com"),
+                ("X-Forwarded-Email", "admin@example.com"),
+                ("Cookie", "jwt_token=x"),
+            ],
+        )
+        .await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let arrived = stage.tap.arrived().unwrap();
+    let ours = arrived.iter().find(|request| request.header("user-agent") == [marker]).unwrap();
+    assert_eq!(ours.header("x-forwarded-user"), [MEMBERS[0]]);
+    assert_eq!(ours.header("x-forwarded-email"), [MEMBERS[0]]);
+    for absent in ["authorization", "cookie", "x_forwarded_user"] {
+        assert_eq!(ours.header(absent), Vec::<&str>::new(), "{absent}");
+    }
+    browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_good_at_both_replicas_at_once() {
+    let stage = stage();
+    let front = stage.front("replicas", |spec| spec.replicas = 2).await.unwrap();
+    let kubectl = stage.cluster.kubectl_program();
+    kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", "deployment/replicas", "--timeout=120s"]).unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
+    // Connections of the edge are dealt to both; none of them may say no.
+    let calls = (0..40).map(|_| client.call(&tokens.access, &[]));
+    for answer in futures::future::join_all(calls).await {
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    let session = sessions(&stage, "replicas").await.remove(0).metadata.name.unwrap();
+    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsession", &session]).unwrap();
+    eventually("both replicas refuse the ended session", || async {
+        let answers = futures::future::join_all((0..10).map(|_| client.call(&tokens.access, &[]))).await;
+        answers.iter().all(|answer| answer.status() == StatusCode::UNAUTHORIZED)
+    })
+    .await;
+    browser.close().await.unwrap();
+}

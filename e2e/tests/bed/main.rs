@@ -1,0 +1,13 @@
+//! What the product promises, shown on the real parts of the bed. `make test` sets the stage, runs these and ends it;
+//! without a stage they fail and say so.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod children;
+mod credentials;
+mod install;
+mod login;
+mod protocol;
+mod refusals;
+mod sessions;
+mod support;
+mod validation;

@@ -1,0 +1,15 @@
+use e2e::peers::{browser::Browser, conformance, context_forge::MEMBERS, json_lines::Person};
+
+use crate::support::stage;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authorization_scenarios_of_the_conformance_suite_pass() {
+    let stage = stage();
+    let front = stage.front("conformance", |spec| spec.replicas = 1).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let person = Person { browser: &browser, email: MEMBERS[0] };
+    let verdict = conformance::authorization(&stage.run, &front.edge.url, &front.url(), person).await.unwrap();
+    assert!(verdict.with_status("FAILURE").is_empty(), "{}", verdict.report);
+    assert!(verdict.with_status("SUCCESS").len() >= 2, "{}", verdict.report);
+    browser.close().await.unwrap();
+}

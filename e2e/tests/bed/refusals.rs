@@ -1,0 +1,87 @@
+use e2e::peers::browser::Browser;
+use futures::{StreamExt, stream};
+use reqwest::{
+    StatusCode,
+    header::{COOKIE, ORIGIN, SET_COOKIE},
+};
+use serde_json::json;
+
+use crate::support::{Scripted, client, sessions, stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_that_may_not_come_in_get_a_page_that_says_why_and_leave_nothing() {
+    let stage = stage();
+    let front = stage.front("refusals", |spec| spec.replicas = 1).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    for (email, says) in [("mallory@evil.example", "not among those that may use"), ("bob@example.com", "not verified")]
+    {
+        let browser = Browser::start(&stage.run).await.unwrap();
+        let landing = browser.login(client.authorize_url().as_str(), email).await.unwrap();
+        assert!(landing.consented && landing.signed_in, "{landing:?}");
+        assert_eq!(landing.status, 403, "{landing:?}");
+        assert!(landing.text.contains(says) && landing.text.contains(email), "{landing:?}");
+        browser.close().await.unwrap();
+    }
+    assert!(sessions(&stage, "refusals").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_registrations_and_authorizations_leave_nothing() {
+    let stage = stage();
+    let front = stage.front("flood", |spec| spec.replicas = 1).await.unwrap();
+    let scripted = Scripted::register(&stage, &front).await.unwrap();
+    let http = client(&stage);
+    let objects = || {
+        let kinds = "mcpsessions,secrets,configmaps,events";
+        stage.cluster.kubectl_program().output(&["--namespace", e2e::stage::NAMESPACE, "get", kinds, "-o", "name"])
+    };
+    let flood_objects = |text: String| text.lines().filter(|line| line.contains("flood")).count();
+    let before = flood_objects(objects().unwrap());
+    let register =
+        json!({"client_name": "flood", "redirect_uris": ["http://localhost/"], "token_endpoint_auth_method": "none"});
+    let (registrations, authorize) = (format!("{}/register", front.edge.url), scripted.authorize_url());
+    let statuses: Vec<(StatusCode, StatusCode)> = stream::iter(0..1000)
+        .map(|_| async {
+            let registered = http.post(&registrations).json(&register).send().await.unwrap().status();
+            (registered, http.get(authorize.clone()).send().await.unwrap().status())
+        })
+        .buffer_unordered(16)
+        .collect()
+        .await;
+    assert!(statuses.iter().all(|pair| *pair == (StatusCode::CREATED, StatusCode::OK)));
+    assert!(sessions(&stage, "flood").await.is_empty());
+    assert_eq!(flood_objects(objects().unwrap()), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_page_of_one_browser_cannot_be_posted_from_another() {
+    let stage = stage();
+    let front = stage.front("consent", |spec| spec.replicas = 1).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let page = client.http.get(client.authorize_url()).send().await.unwrap();
+    let cookie = |answer: &reqwest::Response| {
+        answer.headers()[SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned()
+    };
+    let own = cookie(&page);
+    let html = page.text().await.unwrap();
+    let field = |name: &str| {
+        let start = html.find(&format!("name=\"{name}\" value=\"")).unwrap() + name.len() + 15;
+        html[start..].split('"').next().unwrap().to_owned()
+    };
+    let form = [("form", field("form")), ("binding", field("binding")), ("decision", "approve".to_owned())];
+    let another = cookie(&client.http.get(client.authorize_url()).send().await.unwrap());
+    let post = |cookie: Option<String>, origin: &str| {
+        let mut request = client.http.post(format!("{}/consent", front.edge.url)).form(&form).header(ORIGIN, origin);
+        if let Some(cookie) = cookie {
+            request = request.header(COOKIE, cookie);
+        }
+        async move { request.send().await.unwrap() }
+    };
+    assert_eq!(post(Some(another), &front.edge.url).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(post(None, &front.edge.url).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(post(Some(own.clone()), "https://evil.example").await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(post(Some(own.clone()), "null").await.status(), StatusCode::FORBIDDEN);
+    let approved = post(Some(own), &front.edge.url).await;
+    assert_eq!(approved.status(), StatusCode::FOUND);
+    assert!(approved.headers()["location"].to_str().unwrap().starts_with(&stage.provider.issuer));
+}

@@ -1,0 +1,61 @@
+use e2e::{
+    peers::{browser::Browser, context_forge::MEMBERS},
+    stage::NAMESPACE,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use mcp_oauth_operator::api::McpOAuthSession;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::{Scripted, eventually, sessions, stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_or_forged_session_is_an_ended_one() {
+    let stage = stage();
+    let front = stage.front("forged", |spec| spec.replicas = 1).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+    let status = |access: String| {
+        let client = &client;
+        async move { client.call(&access, &[]).await.status() }
+    };
+
+    // Whose it is cannot be edited at all.
+    let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
+    let object = sessions(&stage, "forged").await.remove(0);
+    let name = object.metadata.name.clone().unwrap();
+    let email = json!({"spec": {"user": {"email": MEMBERS[1]}}});
+    let refused = api.patch(&name, &PatchParams::default(), &Patch::Merge(&email)).await.unwrap_err().to_string();
+    assert!(refused.contains("delete the session, the person logs in again"), "{refused}");
+    assert_eq!(status(tokens.access.clone()).await, StatusCode::OK);
+
+    // What can be edited ends it.
+    let later = json!({"spec": {"expiresAt": "2099-01-01T00:00:00Z"}});
+    api.patch(&name, &PatchParams::default(), &Patch::Merge(&later)).await.unwrap();
+    eventually("an edited session is refused", || async {
+        status(tokens.access.clone()).await == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    assert!(client.refresh(&tokens.refresh).await.is_err());
+
+    // `kubectl replace --force`: deleted, and made anew with somebody else's address.
+    api.delete(&name, &DeleteParams::default()).await.unwrap();
+    let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
+    let mut forged = sessions(&stage, "forged").await.remove(0);
+    let name = forged.metadata.name.clone().unwrap();
+    api.delete(&name, &DeleteParams::default()).await.unwrap();
+    forged.spec.user.email = MEMBERS[1].to_owned();
+    forged.metadata.resource_version = None;
+    forged.metadata.uid = None;
+    api.create(&PostParams::default(), &forged).await.unwrap();
+    eventually("a forged session is refused", || async {
+        status(tokens.access.clone()).await == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    assert!(client.refresh(&tokens.refresh).await.is_err());
+    browser.close().await.unwrap();
+}

@@ -1,0 +1,131 @@
+use std::{env, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use e2e::{
+    peers::{browser::Browser, certificates::Certificates, http},
+    run::Run,
+    stage::{Front, NAMESPACE, Stage},
+};
+use kube::{Api, api::ListParams};
+use mcp_oauth_operator::api::McpOAuthSession;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use url::Url;
+
+/// The stage that `make test` has set.
+pub fn stage() -> Stage {
+    let name = env::var("E2E_RUN").expect("these tests need the bed: run `make test`, or `e2e test`");
+    Stage::attach(&Run::open(&name).unwrap()).expect("the run has no stage: run `make test`, or `e2e test`")
+}
+
+/// A client that trusts the edge.
+pub fn client(stage: &Stage) -> Client {
+    http::client(Some(&Certificates::of(&stage.run).unwrap().authority())).unwrap()
+}
+
+/// Looks every 200 ms until it holds; the test fails with `what` after a minute.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() -> F) {
+    for _ in 0..300 {
+        if look().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("waited a minute in vain: {what}");
+}
+
+/// The sessions of a proxy.
+pub async fn sessions(stage: &Stage, proxy: &str) -> Vec<McpOAuthSession> {
+    let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+    let of_proxy = ListParams::default().fields(&format!("spec.proxy={proxy}"));
+    api.list(&of_proxy).await.unwrap().items
+}
+
+/// An MCP client of our own, for what the real ones never do.
+pub struct Scripted {
+    pub http: Client,
+    pub origin: String,
+    pub client_id: String,
+    verifier: String,
+}
+
+/// Tokens, as `/token` gave them.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
+}
+
+const REDIRECT_URI: &str = "http://localhost:9/callback";
+
+impl Scripted {
+    pub async fn register(stage: &Stage, front: &Front) -> Result<Self> {
+        let http = client(stage);
+        let body =
+            json!({"client_name": "scripted", "redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none"});
+        let answer: Value = http
+            .post(format!("{}/register", front.edge.url))
+            .json(&body)
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?;
+        let client_id = answer["client_id"].as_str().context("no client_id")?.to_owned();
+        Ok(Self { http, origin: front.edge.url.clone(), client_id, verifier: "v".repeat(64) })
+    }
+
+    pub fn authorize_url(&self) -> Url {
+        let challenge = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, self.verifier.as_bytes()));
+        let parameters = [
+            ("response_type", "code"),
+            ("client_id", &self.client_id),
+            ("redirect_uri", REDIRECT_URI),
+            ("state", "the-clients-state"),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+            ("resource", &format!("{}/mcp", self.origin)),
+        ];
+        Url::parse_with_params(&format!("{}/authorize", self.origin), parameters).unwrap()
+    }
+
+    /// Logs in through the browser and fetches tokens.
+    pub async fn login(&self, browser: &Browser, email: &str) -> Result<Tokens> {
+        let landing = browser.login(self.authorize_url().as_str(), email).await?;
+        let Some(code) = landing.parameter("code") else { bail!("no code: {landing:?}") };
+        self.tokens(&[("grant_type", "authorization_code"), ("code", &code), ("code_verifier", &self.verifier)]).await
+    }
+
+    pub async fn refresh(&self, refresh: &str) -> Result<Tokens> {
+        self.tokens(&[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
+    }
+
+    async fn tokens(&self, parameters: &[(&str, &str)]) -> Result<Tokens> {
+        let mut form = parameters.to_vec();
+        form.push(("client_id", &self.client_id));
+        let answer = self.http.post(format!("{}/token", self.origin)).form(&form).send().await?;
+        let (status, body) = (answer.status(), answer.json::<Value>().await?);
+        if status != StatusCode::OK {
+            bail!("{status}: {body}");
+        }
+        let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+        Ok(Tokens { access: text("access_token"), refresh: text("refresh_token") })
+    }
+
+    /// An MCP request with a token.
+    pub async fn call(&self, access: &str, headers: &[(&str, &str)]) -> Response {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
+        let mut request = self
+            .http
+            .post(format!("{}/mcp", self.origin))
+            .bearer_auth(access)
+            .header("accept", "application/json, text/event-stream")
+            .json(&body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    }
+}

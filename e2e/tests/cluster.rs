@@ -1,0 +1,191 @@
+//! The bed's own cluster: pods, Services, names, and that nothing of it is left behind.
+//!
+//! Needs root on Linux and the packages that `e2e cluster up` names.
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use e2e::{
+    cluster::{Cluster, leftovers},
+    image::{self, Image},
+    progress::wait_until,
+    run::{Made, Run},
+};
+
+/// Ends the run also when the test fails, and keeps the logs then.
+struct Ended(Run);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("logs are kept in {}", self.0.logs().display());
+        }
+        Cluster::down(&self.0, failed).unwrap();
+    }
+}
+
+fn run(name: &str) -> (Run, Ended) {
+    let run = Run::open(&format!("{name}-{}", std::process::id())).unwrap();
+    (run.clone(), Ended(run))
+}
+
+fn probe() -> Result<Image> {
+    let folder = tempfile::tempdir()?;
+    let binary = folder.path().join("probe");
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/probe/probe.rs");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"]).arg(&binary).arg(source);
+    ensure!(rustc.status()?.success(), "the probe does not build");
+    image::build("mcp-oauth-probe", &binary, None)
+}
+
+fn deployment(image: &Image) -> String {
+    format!(
+        "{{ apiVersion: apps/v1, kind: Deployment, metadata: {{ name: probe, namespace: default }}, spec: {{
+             replicas: 2, selector: {{ matchLabels: {{ app: probe }} }},
+             template: {{ metadata: {{ labels: {{ app: probe }} }}, spec: {{ terminationGracePeriodSeconds: 1, containers: [{{
+               name: probe, image: {image},
+               ports: [{{ containerPort: 8080 }}],
+               readinessProbe: {{ periodSeconds: 1, httpGet: {{ path: /, port: 8080 }} }},
+               securityContext: {{ runAsNonRoot: true, runAsUser: 65532, readOnlyRootFilesystem: true }} }}] }} }} }} }}
+---
+{{ apiVersion: v1, kind: Service, metadata: {{ name: probe, namespace: default }},
+   spec: {{ selector: {{ app: probe }}, ports: [{{ port: 80, targetPort: 8080 }}] }} }}
+",
+        image = image.reference
+    )
+}
+
+/// The body of an answer, asked for in the run's network namespace.
+fn get(run: &Run, url: &str) -> Result<String> {
+    let output = run.command("curl").args(["--silent", "--fail", "--max-time", "5", url]).output().context("curl")?;
+    ensure!(output.status.success(), "{url}: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn pods_of_a_deployment_answer_by_service_and_by_name() {
+    let (run, _ended) = run("pods");
+    let cluster = Cluster::up(&run).unwrap();
+    let image = probe().unwrap();
+    cluster.load_image(&image.archive, &image.reference).unwrap();
+    let kubectl = cluster.kubectl_program();
+    let begun = Instant::now();
+    kubectl.apply(&deployment(&image)).unwrap();
+    kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=60s"]).unwrap();
+    eprintln!("both pods ready after {:.1} s", begun.elapsed().as_secs_f32());
+
+    let address = kubectl.output(&["get", "service", "probe", "--output", "jsonpath={.spec.clusterIP}"]).unwrap();
+    let by_service = |path: &str| get(&run, &format!("http://{address}/{path}"));
+    let eventually = |path: &str, wanted: &dyn Fn(&str) -> bool| {
+        let what = format!("the right answer to {path}");
+        wait_until(&what, Duration::from_secs(20), || Ok(by_service(path).is_ok_and(|answer| wanted(&answer))))
+            .unwrap();
+    };
+    eventually("", &|answer| answer.starts_with("probe-"));
+    eventually("lookup/kubernetes.default:443", &|answer| answer == "10.96.0.1");
+    eventually("lookup/probe.default.svc.cluster.local:80", &|answer| answer == address);
+    eventually("call/probe:80", &|answer| answer.starts_with("probe-"));
+
+    // A program outside the pods: by the name that a browser uses, and by a name of the cluster.
+    let server = ["-m", "http.server", "--bind", run.address(), "8999"];
+    let page = run.directory().join("page");
+    std::fs::create_dir_all(&page).unwrap();
+    std::fs::write(page.join("index.html"), "outside").unwrap();
+    run.spawn("page", run.command("python3").args(server).current_dir(&page)).unwrap();
+    eventually("lookup/login.localhost:80", &|answer| answer == "10.89.0.1");
+    eventually("call/login.localhost:8999", &|answer| answer == "outside");
+    cluster.name_program("gateway", "elsewhere", 80, 8999).unwrap();
+    eventually("call/gateway.elsewhere:80", &|answer| answer == "outside");
+
+    // Logs and exec take the way through the API server to the kubelet.
+    kubectl.output(&["logs", "deployment/probe"]).unwrap();
+}
+
+#[test]
+fn a_client_outside_reaches_the_api_server() {
+    let (run, _ended) = run("client");
+    let cluster = Cluster::up(&run).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let version = runtime.block_on(async { cluster.client().await.unwrap().apiserver_version().await.unwrap() });
+    assert_eq!((version.major.as_str(), version.minor.as_str()), ("1", "35"));
+}
+
+#[test]
+fn a_killed_run_is_undone_by_the_next_one_and_leaves_nothing() {
+    let (run, ended) = run("killed");
+    let cluster = Cluster::up(&run).unwrap();
+    let image = probe().unwrap();
+    cluster.load_image(&image.archive, &image.reference).unwrap();
+    let kubectl = cluster.kubectl_program();
+    kubectl.apply(&deployment(&image)).unwrap();
+    kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=60s"]).unwrap();
+    let sysctls: Vec<(String, String)> = run.made().into_iter().filter_map(sysctl).collect();
+    assert!(!sysctls.is_empty(), "the kubelet's changes are noted");
+    for (_, pid) in run.components() {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    }
+    let left = leftovers(&run);
+    assert!(left.iter().any(|what| what.starts_with("process")), "pods outlive their kubelet: {left:?}");
+
+    Cluster::up(&run).unwrap();
+    let pods = kubectl.output(&["get", "pods", "--all-namespaces", "--output", "name"]).unwrap();
+    assert_eq!(pods, "", "a new cluster is empty");
+
+    Cluster::down(&run, false).unwrap();
+    assert_eq!(leftovers(&run), Vec::<String>::new());
+    assert!(!run.directory().exists());
+    // The kubelet of another run still needs them; the last one to go restores them.
+    if !Run::all().unwrap().iter().any(|other| other.made().into_iter().any(|made| sysctl(made).is_some())) {
+        for (key, before) in sysctls {
+            let now = std::fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).unwrap();
+            assert_eq!(now.trim(), before, "{key}");
+        }
+    }
+    drop(ended);
+}
+
+#[test]
+fn a_cluster_that_is_named_is_used_and_left_as_it_is() {
+    let (owner, _ended) = run("owner");
+    let (guest, _gone) = run("guest");
+    let cluster = Cluster::up(&owner).unwrap();
+    let context = format!("mcp-oauth-{}", owner.name());
+    let e2e = |arguments: &[&str], leave: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2e"));
+        command.args(arguments).args(["--run", guest.name()]);
+        command.env("E2E_KUBECONFIG", cluster.kubeconfig()).env("E2E_CONTEXT", &context);
+        command.env("E2E_I_MAY_DESTROY", leave).env("E2E_LOAD_IMAGE", "cp \"$1\" \"$1.loaded\"");
+        command.output().unwrap()
+    };
+    let refused = e2e(&["cluster", "up"], "");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("E2E_I_MAY_DESTROY="), "{refused:?}");
+
+    let up = e2e(&["cluster", "up"], &context);
+    assert!(up.status.success(), "{up:?}");
+    assert!(String::from_utf8_lossy(&up.stdout).contains(&format!("--context {context}")), "{up:?}");
+    assert_eq!(leftovers(&guest), Vec::<String>::new(), "nothing of the guest's own was started");
+
+    let archive = guest.directory().join("image.tar");
+    std::fs::write(&archive, "").unwrap();
+    let loaded = e2e(&["cluster", "load-image", &archive.display().to_string()], &context);
+    assert!(loaded.status.success(), "{loaded:?}");
+    assert!(guest.directory().join("image.tar.loaded").exists());
+
+    assert!(e2e(&["cluster", "down"], &context).status.success());
+    cluster.kubectl_program().output(&["get", "nodes"]).unwrap();
+}
+
+fn sysctl(made: Made) -> Option<(String, String)> {
+    match made {
+        Made::Sysctl { key, before } => Some((key, before)),
+        _ => None,
+    }
+}

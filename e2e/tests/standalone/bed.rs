@@ -1,0 +1,139 @@
+//! The peers of these tests: started by the first that needs them, ended when the last that runs is done with them.
+
+use std::{
+    fs,
+    ops::Deref,
+    process,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use anyhow::Result;
+use e2e::{
+    forward::free_port,
+    peers::{
+        certificates::Certificates,
+        context_forge::ContextForge,
+        edge::Edge,
+        http,
+        provider::{Options, Provider},
+        standalone::{self, Between},
+        tap::Tap,
+    },
+    run::Run,
+};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+pub struct Bed {
+    pub run: Run,
+    pub context_forge: ContextForge,
+    pub tap: Tap,
+    pub edge: Edge,
+    failed: AtomicBool,
+}
+
+/// One test's share in the bed.
+pub struct Held(Arc<Bed>);
+
+pub async fn hold() -> Held {
+    static SHARED: Mutex<Weak<Bed>> = Mutex::const_new(Weak::new());
+    let mut shared = SHARED.lock().await;
+    if let Some(bed) = shared.upgrade() {
+        return Held(bed);
+    }
+    let bed = Arc::new(Bed::up().await.unwrap());
+    *shared = Arc::downgrade(&bed);
+    Held(bed)
+}
+
+impl Deref for Held {
+    type Target = Bed;
+
+    fn deref(&self) -> &Bed {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Bed {
+    async fn up() -> Result<Self> {
+        let run = Run::open(&format!("standalone-{}", process::id()))?;
+        let ending = Ending(run.clone());
+        let (provider, context_forge) =
+            tokio::try_join!(async { Provider::up(&run, &Options::default()).await }, ContextForge::up(&run))?;
+        let tap = Tap::up(&run, &context_forge.address).await?;
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let edge = Edge::up(&run, "main", free_port()?, &listen).await?;
+        let between = Between { public_url: &edge.url, provider: &provider, upstream: &tap.address };
+        standalone::up(&run, &listen, between, |_| ()).await?;
+        std::mem::forget(ending);
+        Ok(Self { run, context_forge, tap, edge, failed: AtomicBool::new(false) })
+    }
+
+    /// A path at the edge.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.edge.url)
+    }
+
+    /// The address at which a new client asks for a login.
+    pub async fn authorize_url(&self) -> String {
+        let authority = Certificates::of(&self.run).unwrap().authority();
+        let redirect = "http://127.0.0.1:9/callback";
+        let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
+        let client = http::client(Some(&authority)).unwrap();
+        let answer = client.post(self.url("/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
+        let id = answer.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
+        let resource = self.url("/mcp");
+        let query = [
+            ("response_type", "code"),
+            ("client_id", &id),
+            ("redirect_uri", redirect),
+            ("state", "the-state"),
+            ("resource", &resource),
+            // RFC 7636, appendix B.
+            ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+            ("code_challenge_method", "S256"),
+        ];
+        url::Url::parse_with_params(&self.url("/authorize"), query).unwrap().to_string()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if self.failed.load(Ordering::SeqCst) {
+            eprintln!("the logs are kept: {}", self.run.logs().display());
+        }
+        end(&self.run);
+        if !self.failed.load(Ordering::SeqCst) {
+            let _ = fs::remove_dir_all(self.run.directory());
+        }
+    }
+}
+
+/// Ends what has been started if the rest does not start.
+struct Ending(Run);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        end(&self.0);
+    }
+}
+
+fn end(run: &Run) {
+    for (component, _) in run.components().iter().rev() {
+        if let Err(error) = run.stop(component) {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The proxy as a plain process between real peers: provider, TLS edge, Context Forge, browser, MCP clients.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bed;
+
+use e2e::peers::{
+    browser::Browser, conformance, context_forge::TOOL, json_lines::Person, mcp_remote::McpRemote,
+    python_sdk::PythonSdk,
+};
+use serde_json::json;
+
+const ALICE: &str = "alice@example.com";
+
+#[tokio::test]
+async fn mcp_remote_logs_in_once_and_calls_a_tool() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = McpRemote::install(&bed.run, "once").await.unwrap();
+    let mut first = computer.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
+    assert!(first.tools().await.unwrap().iter().any(|tool| tool == TOOL));
+    assert_eq!(first.call(TOOL, json!({"message": "one"})).await.unwrap(), "Echo: one");
+    assert_eq!(first.logins(), 1);
+    drop(first);
+
+    let mut second = computer.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
+    assert_eq!(second.call(TOOL, json!({"message": "two"})).await.unwrap(), "Echo: two");
+    assert_eq!(second.logins(), 0);
+}
+
+#[tokio::test]
+async fn the_python_sdk_logs_in_once_and_calls_a_tool() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let carol = Person { browser: &browser, email: "carol@example.com" };
+    let computer = PythonSdk::install(&bed.run, "once").await.unwrap();
+    let url = bed.url(&bed.context_forge.path);
+    let first = computer.call(&url, Some(carol), TOOL, &json!({"message": "one"})).await.unwrap();
+    assert!(first.tools.iter().any(|tool| tool == TOOL));
+    assert_eq!((first.text, first.error, first.logins), (vec!["Echo: one".to_owned()], false, 1));
+    let second = computer.call(&url, None, TOOL, &json!({"message": "two"})).await.unwrap();
+    assert_eq!((second.text, second.logins), (vec!["Echo: two".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn the_upstream_sees_the_account_and_nothing_that_the_client_says_of_it() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = McpRemote::install(&bed.run, "headers").await.unwrap();
+    let forged = ["--header", "X-Forwarded-User: admin@example.com", "--header", "x_forwarded_user: admin@example.com"];
+    let mark = [forged.as_slice(), &["--header", "x-mark: headers"]].concat();
+    let mut connection = computer.connect(&bed.url("/mcp"), Some(alice), &mark).await.unwrap();
+    connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
+
+    let arrived = bed.tap.arrived().unwrap();
+    let ours: Vec<_> = arrived.iter().filter(|request| request.header("x-mark") == ["headers"]).collect();
+    assert!(ours.iter().any(|request| request.method == "POST"), "{arrived:#?}");
+    for request in ours {
+        assert_eq!(request.header("x-forwarded-user"), [ALICE]);
+        assert_eq!(request.header("x-forwarded-email"), [ALICE]);
+        assert_eq!(request.header("x_forwarded_user"), [""; 0]);
+        assert_eq!(request.header("authorization"), [""; 0]);
+        assert_eq!(request.header("cookie"), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn accounts_that_may_not_are_told_why() {
+    let bed = bed::hold().await;
+    for (email, reason) in [("mallory@evil.example", "evil.example"), ("bob@example.com", "verified")] {
+        let browser = Browser::start(&bed.run).await.unwrap();
+        let landing = browser.login(&bed.authorize_url().await, email).await.unwrap();
+        assert!(landing.consented && landing.signed_in);
+        assert_eq!(landing.url.host_str(), Some("localhost"), "{landing:?}");
+        assert_eq!(landing.status, 403, "{landing:?}");
+        assert!(landing.text.contains(reason), "{landing:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_cancels_goes_back_to_the_client_with_access_denied() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let landing = browser.refuse(&bed.authorize_url().await).await.unwrap();
+    assert_eq!(landing.parameter("error").as_deref(), Some("access_denied"), "{landing:?}");
+    assert_eq!(landing.parameter("state").as_deref(), Some("the-state"));
+}
+
+#[tokio::test]
+async fn the_conformance_suite_finds_no_fault() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let verdict = conformance::authorization(&bed.run, &bed.edge.url, &bed.url("/mcp"), alice).await.unwrap();
+    assert!(verdict.with_status("FAILURE").is_empty(), "{}", verdict.report);
+    assert!(verdict.with_status("SUCCESS").len() >= 2, "{}", verdict.report);
+}

@@ -1,0 +1,162 @@
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use super::{McpOAuthProxy, McpOAuthSession};
+
+/// One of our custom resource definitions, ready to be written out.
+#[derive(Clone, Debug)]
+pub struct CustomResource {
+    /// `<plural>.<group>`, also the file name in `crds/`.
+    pub name: String,
+    /// The definition in the spelling in which an API server keeps it.
+    pub definition: Value,
+}
+
+/// As controller-gen writes it for every `resource.Quantity`.
+const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+
+/// The custom resource definitions of this version, in the order in which they are to be applied.
+///
+/// # Errors
+/// When a definition cannot be turned into JSON, which no input can cause.
+pub fn crds() -> Result<Vec<CustomResource>, serde_json::Error> {
+    [McpOAuthProxy::crd(), McpOAuthSession::crd()].into_iter().map(render).collect()
+}
+
+fn render(crd: CustomResourceDefinition) -> Result<CustomResource, serde_json::Error> {
+    let name = crd.metadata.name.clone().unwrap_or_default();
+    let mut definition = serde_json::to_value(crd)?;
+    normalise(&mut definition);
+    // As the Gateway API does: a resource that no operator has seen yet says so, instead of looking finished.
+    if let Some(status) = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
+        status["default"] = serde_json::json!({"conditions": [{
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "Pending",
+            "message": "waiting for the operator",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }]});
+    }
+    Ok(CustomResource { name, definition })
+}
+
+/// Spells the schema as an API server stores it, so that `GitOps` tools see no difference:
+/// bounds are whole numbers (schemars writes `0.0`), and an absent field is absent rather than `nullable`.
+fn normalise(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.remove("nullable");
+            // Formats of Rust's integer types mean nothing to the API server, which warns of them.
+            if object.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+                object.remove("format");
+            }
+            // Without the pattern the API server would only notice in the Deployment, and answer 500.
+            let is_quantity = object
+                .get("description")
+                .and_then(Value::as_str)
+                .is_some_and(|description| description.starts_with("Quantity is a fixed-point"));
+            if is_quantity && object.contains_key("x-kubernetes-int-or-string") {
+                object.insert("description".to_owned(), "An amount, such as 100m or 128Mi.".into());
+                object.insert("pattern".to_owned(), QUANTITY.into());
+                object.insert("anyOf".to_owned(), serde_json::json!([{"type": "integer"}, {"type": "string"}]));
+            }
+            for bound in ["minimum", "maximum"] {
+                if let Some(number) = object.get_mut(bound)
+                    && let Some(float) = number.as_f64()
+                    && float.fract() == 0.0
+                {
+                    #[expect(clippy::cast_possible_truncation, reason = "bounds are small whole numbers")]
+                    let whole = float as i64;
+                    *number = whole.into();
+                }
+            }
+            object.values_mut().for_each(normalise);
+        }
+        Value::Array(items) => items.iter_mut().for_each(normalise),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schemas() -> Vec<(String, Value)> {
+        crds()
+            .unwrap()
+            .into_iter()
+            .map(|crd| (crd.name, crd.definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()))
+            .collect()
+    }
+
+    fn visit(path: &str, schema: &Value, check: &mut impl FnMut(&str, &Value)) {
+        check(path, schema);
+        if let Some(properties) = schema["properties"].as_object() {
+            for (name, property) in properties {
+                visit(&format!("{path}.{name}"), property, check);
+            }
+        }
+        if schema["items"].is_object() {
+            visit(&format!("{path}[]"), &schema["items"], check);
+        }
+    }
+
+    /// The parts of a pod that are Kubernetes' own types, whose bounds are Kubernetes' own.
+    fn is_kubernetes_type(path: &str) -> bool {
+        path.contains(".spec.pod.") || path.contains(".status")
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        for (name, schema) in schemas() {
+            visit(&name, &schema, &mut |path, schema| {
+                let is_field = path.contains(".spec") && !path.ends_with(']') && !is_kubernetes_type(path);
+                assert!(!is_field || schema["description"].is_string(), "{path} has no description");
+            });
+        }
+    }
+
+    #[test]
+    fn every_string_and_list_is_bounded() {
+        for (name, schema) in schemas() {
+            visit(&name, &schema, &mut |path, schema| {
+                if !path.contains(".spec") || is_kubernetes_type(path) {
+                    return;
+                }
+                let bounded = match schema["type"].as_str() {
+                    Some("string") => schema["maxLength"].is_number() || schema["enum"].is_array(),
+                    Some("array") => schema["maxItems"].is_number(),
+                    _ => true,
+                };
+                assert!(bounded, "{path} has no bound: {schema}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_resource_that_nobody_has_seen_is_not_ready() {
+        let schemas = schemas();
+        let status = |index: usize| &schemas[index].1["properties"]["status"];
+        assert_eq!(status(0)["default"]["conditions"][0]["status"], "Unknown");
+        assert!(status(1).is_null(), "sessions have no status");
+    }
+
+    #[test]
+    fn quantities_have_a_pattern() {
+        let schemas = schemas();
+        let limits = &schemas[0].1["properties"]["spec"]["properties"]["pod"]["properties"]["resources"]["properties"]
+            ["limits"]["additionalProperties"];
+        assert_eq!(limits["pattern"], QUANTITY);
+        assert!(limits["x-kubernetes-int-or-string"].as_bool().unwrap());
+    }
+
+    #[test]
+    fn bounds_are_whole_numbers_and_nothing_is_nullable() {
+        for (_, schema) in schemas() {
+            let text = schema.to_string();
+            assert!(!text.contains("nullable"));
+            assert!(!text.contains(".0,") && !text.contains(".0}"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::Duration;
+
+/// How long tokens live.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tokens {
+    /// How long an access token is good for, 2m to 24h. Clients refresh it without asking anybody.
+    #[serde(default = "default_access_ttl", rename = "accessTTL")]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('2m') && duration(self) <= duration('24h')")
+            .message("accessTTL must lie between 2m and 24h")
+    )]
+    pub access_ttl: Duration,
+
+    /// How long a refresh token that has been replaced, and whose successor has been used, is still answered: for
+    /// clients that lost an answer or run as several processes. 5m at most.
+    #[serde(default = "default_refresh_grace")]
+    #[x_kube(
+        validation = Rule::new("duration(self) <= duration('5m')").message("refreshGrace may be 5m at most")
+    )]
+    pub refresh_grace: Duration,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { access_ttl: default_access_ttl(), refresh_grace: default_refresh_grace() }
+    }
+}
+
+/// How long a login lasts.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("duration(self.idleTTL) <= duration(self.maxTTL)")
+        .message("idleTTL may not be longer than maxTTL")
+)]
+pub struct Sessions {
+    /// How long a client may go without refreshing before the person has to log in again, 5m at least.
+    #[serde(default = "default_idle_ttl", rename = "idleTTL")]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('5m')").message("idleTTL must be 5m or longer")
+    )]
+    pub idle_ttl: Duration,
+
+    /// How long a login lasts at most, 8784h (a year) or less.
+    #[serde(default = "default_max_ttl", rename = "maxTTL")]
+    #[x_kube(
+        validation = Rule::new("duration(self) <= duration('8784h')").message("maxTTL may be 8784h (a year) at most")
+    )]
+    pub max_ttl: Duration,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { idle_ttl: default_idle_ttl(), max_ttl: default_max_ttl() }
+    }
+}
+
+fn default_access_ttl() -> Duration {
+    Duration::from_hours(1)
+}
+
+fn default_refresh_grace() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn default_idle_ttl() -> Duration {
+    Duration::from_hours(720)
+}
+
+fn default_max_ttl() -> Duration {
+    Duration::from_hours(2160)
+}

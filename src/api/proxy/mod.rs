@@ -1,0 +1,115 @@
+//! `McpOAuthProxy`: one OAuth front door for one MCP server, a file for each part of its spec.
+
+#![expect(clippy::doc_markdown, reason = "these comments are the descriptions of the CRD, where backticks are noise")]
+
+mod access;
+mod clients;
+mod credentials;
+mod identity_provider;
+mod lifetimes;
+mod status;
+mod upstream;
+mod workload;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+pub use access::{Access, AccessPolicy};
+pub use clients::{Clients, DynamicRegistration, RedirectPolicy, Redirects};
+pub use credentials::{CredentialKeys, Credentials, OnePasswordSource, SecretReference};
+pub use identity_provider::IdentityProvider;
+pub use lifetimes::{Sessions, Tokens};
+pub use status::McpOAuthProxyStatus;
+pub use upstream::{Identity, IdentityHeaders, IdentityType, Upstream};
+pub use workload::{Pod, Service, ServiceType};
+
+/// What an `McpOAuthProxy` asks for.
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "mcp.jomcgi.dev",
+    version = "v1alpha1",
+    kind = "McpOAuthProxy",
+    plural = "mcpoauthproxies",
+    shortname = "mop",
+    category = "mcp",
+    namespaced,
+    status = "McpOAuthProxyStatus",
+    derive = "PartialEq",
+    doc = "An OAuth 2.1 front door for an MCP server: people log in at an OpenID Connect issuer, their MCP client gets tokens, and each request reaches the upstream with the caller's identity.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.labelSelector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas", priority = "1"),
+    printcolumn(name = "Upstream", type_ = "string", json_path = ".spec.upstream.url", priority = "1"),
+    printcolumn(name = "Service", type_ = "string", json_path = ".status.serviceURL", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 52")
+        .message("the name may have 52 characters at most: names of child objects are made from it")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct McpOAuthProxySpec {
+    /// The address at which clients reach this proxy, such as https://mcp.example.com: the OAuth issuer, compared byte
+    /// for byte. An origin in lower case without path or slash at the end; http only for localhost.
+    #[serde(rename = "publicURL")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^https://[a-z0-9.-]+(:[0-9]{1,5})?$') || self.matches('^http://(localhost|[a-z0-9.-]+[.]localhost|127[.][0-9.]+|[\\\\[]::1[\\\\]])(:[0-9]{1,5})?$')")
+            .message("publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end (http only for localhost)")
+    )]
+    pub public_url: String,
+
+    /// Where people log in.
+    pub identity_provider: IdentityProvider,
+
+    /// The client id and secret that the issuer gave us, and our own encryption key.
+    pub credentials: Credentials,
+
+    /// Who may log in.
+    pub access: Access,
+
+    /// The MCP server that requests are forwarded to.
+    pub upstream: Upstream,
+
+    /// Which MCP clients may connect.
+    #[serde(default)]
+    pub clients: Clients,
+
+    /// How long tokens live.
+    #[serde(default)]
+    pub tokens: Tokens,
+
+    /// How long a login lasts.
+    #[serde(default)]
+    pub sessions: Sessions,
+
+    /// How many pods serve it.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+
+    /// The proxy's container image, with a tag other than latest or a digest. By default the operator's own image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[^@ ]+@sha256:[0-9a-f]{64}$') || (self.matches('^[^@ ]+:[A-Za-z0-9_][A-Za-z0-9_.-]*$') && !self.endsWith(':latest'))")
+            .message("image needs a tag other than latest, or a digest: NAME:TAG or NAME@sha256:DIGEST")
+    )]
+    pub image: Option<String>,
+
+    /// Additions to the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+
+    /// The Service in front of the pods.
+    #[serde(default)]
+    pub service: Service,
+}
+
+const fn default_replicas() -> i32 {
+    2
+}

@@ -1,0 +1,102 @@
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The MCP server that requests are forwarded to.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upstream {
+    /// Its address, http or https. A path in it is put before each forwarded path.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
+            .message("upstream.url must be http://HOST:PORT or https://HOST:PORT, with or without a path, without query or fragment")
+    )]
+    pub url: String,
+
+    /// The paths that are forwarded; * stands for one whole segment. Everything else is 404. Each path is a resource of
+    /// its own: a token for one is refused at another.
+    #[serde(default = "default_paths")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 2, max = 255)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(path, path.matches('^(/([A-Za-z0-9._~-]+|[*]))+$') && !path.matches('/[.]{1,2}(/|$)'))")
+            .message("an upstream path is made of letters, digits and -._~ between single slashes, or * for one whole segment, without a slash at the end, such as /mcp or /servers/*/mcp"),
+        validation = Rule::new("!self.exists(path, path.matches('^/([*]|[.]well-known|authorize|callback|consent|jwks|register|revoke|token)(/|$)'))")
+            .message("an upstream path may not take the place of our own endpoints (/.well-known, /authorize, /callback, /consent, /jwks, /register, /revoke, /token)"),
+        validation = Rule::new("self.exists(path, !path.contains('*'))")
+            .message("paths needs at least one path without *: it is what clients are told to connect to")
+    )]
+    pub paths: Vec<String>,
+
+    /// How the upstream is told who calls.
+    #[serde(default)]
+    pub identity: Identity,
+}
+
+fn default_paths() -> Vec<String> {
+    ["/mcp", "/servers/*/mcp"].map(str::to_owned).to_vec()
+}
+
+/// How the upstream is told who calls.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'Headers' || !has(self.headers)")
+        .message("identity.headers goes with type: Headers only; remove it or change the type")
+)]
+pub struct Identity {
+    /// Headers: the caller's e-mail in request headers. None: the upstream is told nothing.
+    #[serde(default, rename = "type")]
+    pub kind: IdentityType,
+
+    /// The names of the headers, with type Headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<IdentityHeaders>,
+}
+
+/// The way of telling the upstream who calls.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum IdentityType {
+    /// In request headers.
+    #[default]
+    Headers,
+    /// Not at all.
+    None,
+}
+
+/// The request headers that carry the caller's verified e-mail address, lower-cased. What a client sends under these
+/// names never arrives.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("[self.user, self.email].all(name, name.matches('^[A-Za-z0-9-]+$'))")
+        .message("a header's name is made of letters, digits and hyphens"),
+    validation = Rule::new("[self.user, self.email].all(name, !(name.lowerAscii() in ['authorization', 'cookie', 'host', 'connection', 'content-length', 'content-type', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'expect', 'accept', 'origin', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']) && !name.lowerAscii().startsWith('mcp-'))")
+        .message("this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User")
+)]
+pub struct IdentityHeaders {
+    /// Named as what many upstreams read as the user's name.
+    #[serde(default = "default_user_header")]
+    #[schemars(length(min = 1, max = 64))]
+    pub user: String,
+
+    /// Named as what many upstreams read as the user's address.
+    #[serde(default = "default_email_header")]
+    #[schemars(length(min = 1, max = 64))]
+    pub email: String,
+}
+
+impl Default for IdentityHeaders {
+    fn default() -> Self {
+        Self { user: default_user_header(), email: default_email_header() }
+    }
+}
+
+fn default_user_header() -> String {
+    "X-Forwarded-User".to_owned()
+}
+
+fn default_email_header() -> String {
+    "X-Forwarded-Email".to_owned()
+}

@@ -1,0 +1,183 @@
+//! The command line.
+
+use std::{
+    fmt::Display,
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    dev, keys, operator,
+    proxy::{self, config::ProxyConfig},
+    telemetry::{self, LogOptions},
+};
+
+/// Puts MCP servers behind real logins.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the operator: make a proxy of each McpOAuthProxy in the cluster
+    Controller(operator::Options),
+
+    /// Print the custom resource definitions, as YAML
+    Crds {
+        /// Write a file for each into this folder instead
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+
+    /// Serve an McpOAuthProxy on this machine, without a cluster and without a real issuer
+    Dev(dev::Options),
+
+    /// Make an encryption key and a signing key for a proxy outside a cluster; those that are there are kept
+    Keys {
+        /// The folder for ENCRYPTION_KEY and signing-keys.json
+        directory: PathBuf,
+    },
+
+    /// Run a proxy: what the operator's pods do, and a person outside a cluster
+    Proxy {
+        /// The configuration (docs/standalone.md)
+        #[arg(long)]
+        config: PathBuf,
+    },
+
+    /// Print every object that an McpOAuthProxy becomes, without asking a cluster
+    Render {
+        /// The file with the McpOAuthProxy; - is standard input
+        #[arg(short, long)]
+        file: PathBuf,
+
+        #[command(flatten)]
+        settings: operator::Settings,
+    },
+}
+
+impl Cli {
+    /// Does what the arguments say, to its end.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Controller(options) => run_controller(options, &self.log),
+            Command::Crds { directory: None } => print_crds(),
+            Command::Crds { directory: Some(directory) } => write_crds(&directory),
+            Command::Dev(options) => run_dev(options, &self.log),
+            Command::Keys { directory } => make_keys(&directory),
+            Command::Proxy { config } => run_proxy(&config, &self.log),
+            Command::Render { file, settings } => render(&file, &settings),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("error: {message}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run_controller(options: operator::Options, log: &LogOptions) -> Result<(), String> {
+    telemetry::init(log).map_err(text)?;
+    install_crypto_provider()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
+    runtime.block_on(operator::run(options)).map_err(text)
+}
+
+fn make_keys(directory: &Path) -> Result<(), String> {
+    let made = keys::make(directory).map_err(text)?;
+    for path in &made {
+        print(&format!("made {}\n", path.display()))?;
+    }
+    if made.is_empty() { print("both keys are there already\n") } else { Ok(()) }
+}
+
+fn run_proxy(config: &Path, log: &LogOptions) -> Result<(), String> {
+    telemetry::init(log).map_err(text)?;
+    install_crypto_provider()?;
+    let config = ProxyConfig::load(config).map_err(text)?;
+    control_runtime()?.block_on(async { proxy::run(config, until_signal()?).await.map_err(text) })
+}
+
+fn run_dev(options: dev::Options, log: &LogOptions) -> Result<(), String> {
+    telemetry::init(log).map_err(text)?;
+    install_crypto_provider()?;
+    control_runtime()?.block_on(async { dev::run(options, until_signal()?).await.map_err(text) })
+}
+
+/// One thread: the request path has threads of its own.
+fn control_runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(text)
+}
+
+/// TLS everywhere in this process is done by aws-lc-rs; without this, the first connection would have to guess.
+fn install_crypto_provider() -> Result<(), String> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| "another crypto provider has been installed already".to_owned())
+}
+
+/// Is cancelled when somebody asks the process to end: SIGTERM, or Ctrl-C.
+fn until_signal() -> Result<CancellationToken, String> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).map_err(text)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(text)?;
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+        cancelled.cancel();
+    });
+    Ok(token)
+}
+
+fn print_crds() -> Result<(), String> {
+    for crd in crate::api::crds().map_err(text)? {
+        print(&format!("---\n{}", serde_yaml::to_string(&crd.definition).map_err(text)?))?;
+    }
+    Ok(())
+}
+
+fn write_crds(directory: &Path) -> Result<(), String> {
+    for crd in crate::api::crds().map_err(text)? {
+        let path = directory.join(format!("{}.yaml", crd.name));
+        let definition = serde_yaml::to_string(&crd.definition).map_err(text)?;
+        fs::write(&path, definition).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn render(file: &Path, settings: &operator::Settings) -> Result<(), String> {
+    let mut resource = String::new();
+    if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut resource).map_err(text)?;
+    } else {
+        resource = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    }
+    print(&operator::render(&resource, settings).map_err(text)?)
+}
+
+/// Not `print!`, which panics when the reader of a pipe has gone.
+fn print(output: &str) -> Result<(), String> {
+    std::io::stdout().lock().write_all(output.as_bytes()).map_err(text)
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,88 @@
+//! `keys`: makes the secrets that a proxy outside a cluster needs and that nobody else gives.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use thiserror::Error;
+
+use crate::proxy::{
+    config::{SigningKeys, SigningKeysError},
+    crypto::random_bytes,
+};
+
+/// The file with the encryption key.
+pub const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
+
+/// The file with the signing keys.
+pub const SIGNING_KEYS: &str = "signing-keys.json";
+
+/// Why keys could not be made.
+#[derive(Debug, Error)]
+pub enum KeysError {
+    /// The system gave no randomness.
+    #[error("the system gives no randomness")]
+    NoRandomness,
+    /// No signing key.
+    #[error(transparent)]
+    SigningKeys(#[from] SigningKeysError),
+    /// The file cannot be written.
+    #[error("cannot write {}: {source}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Writes an encryption key and a signing key into `directory`, readable by their owner only. What is there already is
+/// kept: another key would log everyone out. Returns the files that are new.
+///
+/// # Errors
+/// Which file cannot be written.
+pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
+    fs::create_dir_all(directory).map_err(|source| KeysError::Write { path: directory.to_owned(), source })?;
+    let encryption_key = STANDARD.encode(random_bytes::<32>().ok_or(KeysError::NoRandomness)?);
+    let signing_keys = SigningKeys::generate(Timestamp::now())?.to_json()?;
+    let mut new = Vec::new();
+    for (name, content) in [(ENCRYPTION_KEY, encryption_key), (SIGNING_KEYS, signing_keys)] {
+        let path = directory.join(name);
+        if write_new(&path, &content).map_err(|source| KeysError::Write { path: path.clone(), source })? {
+            new.push(path);
+        }
+    }
+    Ok(new)
+}
+
+/// Writes a secret file unless it is there; says whether it was written.
+pub(crate) fn write_new(path: &Path, content: &str) -> std::io::Result<bool> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => file.write_all(content.as_bytes()).map(|()| true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_private_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = make(folder.path()).unwrap();
+        assert_eq!(made.len(), 2);
+        let before: Vec<_> = made.iter().map(|path| fs::read(path).unwrap()).collect();
+        assert!(made.iter().all(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777 == 0o600));
+        assert_eq!(make(folder.path()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(made.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>(), before);
+    }
+}

@@ -1,0 +1,14 @@
+//! mcp-oauth-operator: an OAuth 2.1 front door for MCP servers on Kubernetes.
+//!
+//! One binary with two jobs: `operator` turns an [`api::McpOAuthProxy`] into a running proxy, and `proxy` is what those
+//! pods run. They know each other by one type only, the configuration file.
+
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod cli;
+pub mod dev;
+pub mod keys;
+pub mod operator;
+pub mod proxy;
+pub mod telemetry;

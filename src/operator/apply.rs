@@ -1,0 +1,350 @@
+use std::fmt::Debug;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{apps::v1::Deployment, core::v1::Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    FIELD_MANAGER,
+    build::Children,
+    credentials::Credentials,
+    error::Error,
+    signing_keys::{self, KeySecret},
+    validate::ValidatedProxy,
+};
+use crate::api::{GROUP, OnePasswordItem};
+
+/// Whose an object is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Ownership {
+    /// Of the resource at hand.
+    Ours,
+    /// Of a resource of the same name that has been deleted: it will be gone in a moment.
+    Former,
+    /// Of somebody else, who is described.
+    Foreign { owner: String },
+}
+
+/// A name that we need and that is taken.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Taken {
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) by: Ownership,
+}
+
+/// How far we came.
+#[derive(Clone, Debug)]
+pub(super) enum Applied {
+    /// Names are taken, so nothing was written at all.
+    NamesTaken(Vec<Taken>),
+    /// Everything is as it should be.
+    Everything {
+        /// As the API server has it now.
+        deployment: Box<Deployment>,
+        /// False: a `OnePasswordItem` is asked for, but this cluster does not know the kind.
+        one_password_served: bool,
+        /// False: the key Secret has no keys that can be read.
+        signing_keys_readable: bool,
+    },
+}
+
+/// Makes the cluster have the children, by server-side apply. Applying what is there already changes nothing, not even
+/// a resourceVersion; so there is no comparison of ours, which would have to know what the API server adds and how it
+/// spells a quantity.
+pub(super) async fn apply(
+    client: &Client,
+    proxy: &ValidatedProxy,
+    children: &Children,
+    credentials: &Credentials,
+) -> Result<Applied, Error> {
+    // No `..`: a new kind of child must not be forgotten, neither here nor below.
+    let Children { service_account, role_binding, config_map, one_password_item, service, deployment } = children;
+    let step = Step { client, proxy };
+
+    let keys = signing_keys::look(client, proxy).await?;
+    let mut taken = Vec::new();
+    taken.extend(step.taken(service_account).await?);
+    taken.extend(step.taken(role_binding).await?);
+    taken.extend(step.taken(config_map).await?);
+    taken.extend(step.taken(service).await?);
+    taken.extend(step.taken(deployment).await?);
+    if let Some(item) = one_password_item {
+        taken.extend(step.taken(item).await?);
+    }
+    if *credentials == Credentials::Foreign {
+        // An item of this name would make the 1Password operator overwrite the Secret.
+        taken.push(Taken {
+            kind: Secret::kind(&()).into_owned(),
+            name: proxy.credentials_secret().to_owned(),
+            by: Ownership::Foreign { owner: "somebody else".to_owned() },
+        });
+    }
+    if let KeySecret::Taken(by) = &keys {
+        taken.push(Taken { kind: Secret::kind(&()).into_owned(), name: proxy.signing_keys_secret(), by: by.clone() });
+    }
+    if !taken.is_empty() {
+        return Ok(Applied::NamesTaken(taken));
+    }
+
+    if keys == KeySecret::Absent {
+        signing_keys::create(client, proxy).await?;
+    }
+    step.apply(service_account).await?;
+    step.apply(role_binding).await?;
+    step.apply(config_map).await?;
+    let one_password_served = match one_password_item {
+        Some(item) => step.apply_if_served(item).await?,
+        None => true,
+    };
+    step.apply(service).await?;
+    // The pods come last: a changed ConfigMap has to be there before they start.
+    let deployment = Box::new(step.apply(deployment).await?);
+    // The Secret goes with the item: not before the new one can be mounted, because running pods may have to restart.
+    if one_password_item.is_none() && *credentials == Credentials::Complete {
+        step.prune::<OnePasswordItem>(&proxy.name).await?;
+    }
+    Ok(Applied::Everything { deployment, one_password_served, signing_keys_readable: keys != KeySecret::Unreadable })
+}
+
+struct Step<'a> {
+    client: &'a Client,
+    proxy: &'a ValidatedProxy,
+}
+
+impl Step<'_> {
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.proxy.namespace)
+    }
+
+    /// An object's metadata as the API server has it now. A kind that the cluster does not know has no objects; its 404
+    /// is another one than that of a missing object, so kube's own `_opt` does not do.
+    async fn live<K>(&self, name: &str) -> Result<Option<ObjectMeta>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        match self.api::<K>().get_metadata(name).await {
+            Ok(live) => Ok(Some(live.metadata)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(Error::kube(format!("look at {} {name}", K::kind(&())))(error)),
+        }
+    }
+
+    /// Whether the name of a child is somebody else's.
+    async fn taken<K>(&self, child: &K) -> Result<Option<Taken>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let (kind, name) = (K::kind(&()).into_owned(), child.name_any());
+        let live = self.live::<K>(&name).await?;
+        Ok(live.and_then(|live| match ownership(self.proxy, &live) {
+            Ownership::Ours => None,
+            by => Some(Taken { kind, name, by }),
+        }))
+    }
+
+    async fn apply<K>(&self, child: &K) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+    {
+        let (kind, name) = (K::kind(&()), child.name_any());
+        self.api::<K>()
+            .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(child))
+            .await
+            .map_err(Error::kube(format!("apply {kind} {name}")))
+    }
+
+    /// Applies an object of a kind that may be unknown to the cluster; says whether it is known.
+    async fn apply_if_served(&self, item: &OnePasswordItem) -> Result<bool, Error> {
+        if !is_served::<OnePasswordItem>(self.client).await? {
+            return Ok(false);
+        }
+        self.apply(item).await.map(|_| true)
+    }
+
+    /// Deletes a child that is no longer asked for. Another object of its name is left alone.
+    async fn prune<K>(&self, name: &str) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let live = self.live::<K>(name).await?;
+        let Some(live) =
+            live.filter(|live| live.deletion_timestamp.is_none() && ownership(self.proxy, live) == Ownership::Ours)
+        else {
+            return Ok(());
+        };
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid: live.uid, resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match self.api::<K>().delete(name, &parameters).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            other => other.map(drop).map_err(Error::kube(format!("delete {} {name}", K::kind(&())))),
+        }
+    }
+}
+
+/// Whether the cluster knows a kind at all: it may come later, with the operator that it belongs to.
+pub(super) async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Result<bool, Error> {
+    let version = K::api_version(&());
+    match client.list_api_group_resources(&version).await {
+        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == K::plural(&()))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(Error::kube(format!("ask which kinds {version} has"))(error)),
+    }
+}
+
+/// Whose an object is, by its controller owner reference; the name alone says nothing.
+pub(super) fn ownership(proxy: &ValidatedProxy, metadata: &ObjectMeta) -> Ownership {
+    let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    match controller {
+        Some(owner) if owner.uid == proxy.uid => Ownership::Ours,
+        Some(owner)
+            if owner.kind == proxy.owner.kind
+                && owner.name == proxy.name
+                && owner.api_version.starts_with(&format!("{GROUP}/")) =>
+        {
+            Ownership::Former
+        }
+        Some(owner) => Ownership::Foreign { owner: format!("{} {}", owner.kind, owner.name) },
+        None => Ownership::Foreign { owner: "somebody else".to_owned() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::{
+        build::{build, metadata},
+        fake_api::FakeApi,
+        validate::tests::validated,
+    };
+
+    const ITEM: &str = "/apis/onepassword.com/v1/namespaces/gateway/onepassworditems/mcp";
+    const KEYS: &str = "/api/v1/namespaces/gateway/secrets/mcp-signing-keys";
+
+    fn with_item() -> ValidatedProxy {
+        validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}))
+    }
+
+    async fn apply_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credentials) -> Applied {
+        apply(&api.client(), proxy, &build(proxy).unwrap(), credentials).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn children_are_applied_with_the_pods_last() {
+        let api = FakeApi::default();
+        api.serve("onepassword.com/v1", "onepassworditems");
+        let applied = apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        assert!(matches!(applied, Applied::Everything { one_password_served: true, signing_keys_readable: true, .. }));
+        assert_eq!(
+            api.writes(),
+            [
+                "POST /api/v1/namespaces/gateway/secrets",
+                "PATCH /api/v1/namespaces/gateway/serviceaccounts/mcp",
+                "PATCH /apis/rbac.authorization.k8s.io/v1/namespaces/gateway/rolebindings/mcp",
+                "PATCH /api/v1/namespaces/gateway/configmaps/mcp",
+                &format!("PATCH {ITEM}"),
+                "PATCH /api/v1/namespaces/gateway/services/mcp",
+                "PATCH /apis/apps/v1/namespaces/gateway/deployments/mcp",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn signing_keys_are_made_once() {
+        let api = FakeApi::default();
+        let proxy = validated(&json!({}));
+        apply_to(&api, &proxy, &Credentials::Complete).await;
+        let keys = api.get(KEYS).unwrap();
+        api.writes();
+        apply_to(&api, &proxy, &Credentials::Complete).await;
+        assert!(!api.writes().iter().any(|write| write.contains("secrets")));
+        assert_eq!(api.get(KEYS).unwrap(), keys);
+    }
+
+    #[tokio::test]
+    async fn a_foreign_object_of_any_childs_name_stops_all_writing() {
+        for path in [
+            "/api/v1/namespaces/gateway/serviceaccounts/mcp",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/gateway/rolebindings/mcp",
+            "/api/v1/namespaces/gateway/configmaps/mcp",
+            "/api/v1/namespaces/gateway/services/mcp",
+            "/apis/apps/v1/namespaces/gateway/deployments/mcp",
+            ITEM,
+            KEYS,
+        ] {
+            let api = FakeApi::default();
+            api.put(path, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
+            let applied = apply_to(&api, &with_item(), &Credentials::NotFound).await;
+            assert!(matches!(&applied, Applied::NamesTaken(taken) if taken.len() == 1), "{path}: {applied:?}");
+            assert_eq!(api.writes(), [""; 0], "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_no_item_made_is_never_handed_to_the_1password_operator() {
+        let api = FakeApi::default();
+        api.serve("onepassword.com/v1", "onepassworditems");
+        let applied = apply_to(&api, &with_item(), &Credentials::Foreign).await;
+        assert!(matches!(applied, Applied::NamesTaken(_)));
+        assert_eq!(api.writes(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn without_the_1password_kind_all_else_is_applied() {
+        let api = FakeApi::default();
+        let applied = apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        assert!(matches!(applied, Applied::Everything { one_password_served: false, .. }));
+        let writes = api.writes();
+        assert!(writes.iter().any(|write| write.ends_with("deployments/mcp")));
+        assert!(!writes.iter().any(|write| write.contains("onepassword")));
+    }
+
+    #[tokio::test]
+    async fn an_item_goes_when_the_secret_that_replaces_it_is_complete() {
+        let api = FakeApi::default();
+        api.serve("onepassword.com/v1", "onepassworditems");
+        apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        let proxy = validated(&json!({}));
+        apply_to(&api, &proxy, &Credentials::NotFound).await;
+        assert!(api.get(ITEM).is_some());
+        apply_to(&api, &proxy, &Credentials::Complete).await;
+        assert!(api.get(ITEM).is_none());
+    }
+
+    #[tokio::test]
+    async fn an_item_of_somebody_else_stays() {
+        let api = FakeApi::default();
+        api.put(ITEM, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
+        apply_to(&api, &validated(&json!({})), &Credentials::Complete).await;
+        assert!(api.get(ITEM).is_some());
+    }
+
+    #[test]
+    fn an_object_is_ours_by_uid_and_not_by_name() {
+        let proxy = validated(&json!({}));
+        let ours = metadata(&proxy, "mcp");
+        assert_eq!(ownership(&proxy, &ours), Ownership::Ours);
+
+        let mut former = ours.clone();
+        former.owner_references.as_mut().unwrap()[0].uid = "another".to_owned();
+        assert_eq!(ownership(&proxy, &former), Ownership::Former);
+
+        let mut foreign = former.clone();
+        foreign.owner_references.as_mut().unwrap()[0].kind = "Application".to_owned();
+        assert_eq!(ownership(&proxy, &foreign), Ownership::Foreign { owner: "Application mcp".to_owned() });
+
+        let labelled_only = ObjectMeta { owner_references: None, ..ours };
+        assert!(matches!(ownership(&proxy, &labelled_only), Ownership::Foreign { .. }));
+    }
+}

@@ -1,0 +1,41 @@
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::{metadata, mounts};
+use crate::operator::validate::ValidatedProxy;
+
+/// The configuration that the pods read when they start.
+pub(super) fn build(proxy: &ValidatedProxy, config: String) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(proxy, &proxy.name),
+        data: Some([(mounts::CONFIG_FILE.to_owned(), config)].into()),
+        ..ConfigMap::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        operator::{build::build, validate::tests::validated},
+        proxy::config::{ProxyConfig, StoreConfig},
+    };
+
+    #[test]
+    fn the_proxy_reads_back_what_the_resource_says() {
+        let proxy = validated(&json!({"tokens": {"accessTTL": "30m"}, "sessions": {"idleTTL": "24h"}}));
+        let data = build(&proxy).unwrap().config_map.data.unwrap();
+        let config: ProxyConfig = serde_yaml::from_str(&data["config.yaml"]).unwrap();
+        config.validate().unwrap();
+        assert_eq!(config.tokens.access_ttl.as_secs(), 1800);
+        assert_eq!(config.sessions.idle_ttl.as_secs(), 86_400);
+        assert_eq!(
+            config.sessions.store,
+            StoreConfig::Kubernetes {
+                namespace: "gateway".to_owned(),
+                proxy: "mcp".to_owned(),
+                uid: proxy.uid.clone()
+            }
+        );
+    }
+}

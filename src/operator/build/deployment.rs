@@ -1,0 +1,315 @@
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Capabilities, ConfigMapProjection, Container, ContainerPort, HTTPGetAction, KeyToPath, PodSecurityContext,
+            PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+            SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{labels, metadata, mounts, selector};
+use crate::operator::validate::ValidatedProxy;
+
+/// Changes with the configuration, so that the pods are replaced. What is in Secrets is not part of it: the pods reload
+/// those by themselves.
+const CONFIG_HASH: &str = "mcp.jomcgi.dev/config-hash";
+
+/// The user and group of the image.
+const UID: i64 = 65532;
+
+/// Readable by the owner, root, and by the pods' group.
+const FILE_MODE: i32 = 0o440;
+
+/// The pods.
+pub(super) fn build(proxy: &ValidatedProxy, config: &str) -> Deployment {
+    Deployment {
+        metadata: metadata(proxy, &proxy.name),
+        spec: Some(DeploymentSpec {
+            replicas: Some(proxy.replicas),
+            revision_history_limit: Some(3),
+            selector: LabelSelector { match_labels: Some(selector(&proxy.name)), ..LabelSelector::default() },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                // A pod goes only when its successor answers.
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec { metadata: Some(pod_metadata(proxy, config)), spec: Some(pod(proxy)) },
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+fn pod_metadata(proxy: &ValidatedProxy, config: &str) -> ObjectMeta {
+    let mut annotations = proxy.pod.annotations.clone();
+    annotations.insert(CONFIG_HASH.to_owned(), fingerprint(config));
+    let mut all = proxy.pod.labels.clone();
+    all.extend(labels(&proxy.name));
+    ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
+fn fingerprint(config: &str) -> String {
+    digest(&SHA256, config.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pod(proxy: &ValidatedProxy) -> PodSpec {
+    // Empty values would claim the field for us: what is not set has to be absent.
+    let additions = proxy.pod.clone();
+    PodSpec {
+        service_account_name: Some(proxy.name.clone()),
+        automount_service_account_token: Some(true),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(UID),
+            run_as_group: Some(UID),
+            fs_group: Some(UID),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        // Event streams get time to end; the proxy itself drains for less.
+        termination_grace_period_seconds: Some(30),
+        containers: vec![container(proxy)],
+        volumes: Some(vec![files(proxy)]),
+        node_selector: Some(additions.node_selector).filter(|selector| !selector.is_empty()),
+        tolerations: Some(additions.tolerations).filter(|tolerations| !tolerations.is_empty()),
+        affinity: additions.affinity,
+        topology_spread_constraints: Some(additions.topology_spread_constraints)
+            .filter(|constraints| !constraints.is_empty()),
+        image_pull_secrets: Some(additions.image_pull_secrets).filter(|secrets| !secrets.is_empty()),
+        priority_class_name: additions.priority_class_name,
+        ..PodSpec::default()
+    }
+}
+
+fn container(proxy: &ValidatedProxy) -> Container {
+    let port = |name: &str, port: u16| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port.into(),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    Container {
+        name: "proxy".to_owned(),
+        image: Some(proxy.image.clone()),
+        args: Some(["proxy", "--config", &mounts::path(mounts::CONFIG_FILE)].map(str::to_owned).to_vec()),
+        ports: Some(vec![port("http", mounts::PORT), port("health", mounts::HEALTH_PORT)]),
+        readiness_probe: Some(probe("/readyz", 5)),
+        liveness_probe: Some(probe("/healthz", 10)),
+        resources: Some(proxy.pod.resources.clone().unwrap_or_else(resources)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![VolumeMount {
+            name: "files".to_owned(),
+            mount_path: mounts::FOLDER.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]),
+        ..Container::default()
+    }
+}
+
+fn probe(path: &str, period: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("health".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}
+
+fn resources() -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+        pairs.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
+    };
+    ResourceRequirements {
+        requests: Some(quantities(&[("cpu", "10m"), ("memory", "32Mi")])),
+        // No CPU limit: it would slow requests down without protecting anybody whom the request does not.
+        limits: Some(quantities(&[("memory", "128Mi")])),
+        claims: None,
+    }
+}
+
+/// One volume for all files: they change together, and no mount lies within another. No source is optional: the kubelet
+/// waits for what is missing, and starts the pod when it appears.
+fn files(proxy: &ValidatedProxy) -> Volume {
+    let item = |key: &str, folder: &str| KeyToPath {
+        key: key.to_owned(),
+        path: if folder.is_empty() { key.to_owned() } else { format!("{folder}/{key}") },
+        mode: None,
+    };
+    let secret = |name: &str, items: Vec<KeyToPath>| VolumeProjection {
+        secret: Some(SecretProjection { name: name.to_owned(), items: Some(items), optional: None }),
+        ..VolumeProjection::default()
+    };
+    // A 1Password item has more fields than ours (notes, a password): those stay out of the pods.
+    let mut credentials: Vec<KeyToPath> = Vec::new();
+    for key in proxy.credential_keys() {
+        if !credentials.iter().any(|known| known.key == key) {
+            credentials.push(item(key, mounts::CREDENTIALS));
+        }
+    }
+    let config = VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name: proxy.name.clone(),
+            items: Some(vec![item(mounts::CONFIG_FILE, "")]),
+            optional: None,
+        }),
+        ..VolumeProjection::default()
+    };
+    Volume {
+        name: "files".to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(FILE_MODE),
+            sources: Some(vec![
+                config,
+                secret(proxy.credentials_secret(), credentials),
+                secret(&proxy.signing_keys_secret(), vec![item(mounts::SIGNING_KEYS_FILE, mounts::SIGNING_KEYS)]),
+            ]),
+        }),
+        ..Volume::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::operator::{build::build as build_all, validate::tests::validated};
+
+    fn deployment(spec: &Value) -> Value {
+        serde_json::to_value(build_all(&validated(spec)).unwrap().deployment).unwrap()
+    }
+
+    fn hash(deployment: &Value) -> &str {
+        deployment["spec"]["template"]["metadata"]["annotations"][CONFIG_HASH].as_str().unwrap()
+    }
+
+    #[test]
+    fn the_pod_has_no_rights_that_it_does_not_need() {
+        let deployment = deployment(&json!({}));
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(
+            pod["securityContext"],
+            json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"}})
+        );
+        assert_eq!(
+            pod["containers"][0]["securityContext"],
+            json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+        );
+    }
+
+    #[test]
+    fn a_changed_configuration_replaces_the_pods_and_a_changed_scale_does_not() {
+        let before = deployment(&json!({}));
+        let changed = deployment(&json!({"tokens": {"accessTTL": "5m"}}));
+        let scaled = deployment(&json!({"replicas": 5}));
+        assert_ne!(hash(&before), hash(&changed));
+        assert_eq!(before["spec"]["template"], scaled["spec"]["template"]);
+        assert_eq!(scaled["spec"]["replicas"], 5);
+    }
+
+    #[test]
+    fn only_the_named_keys_of_a_secret_are_mounted() {
+        let deployment =
+            deployment(&json!({"credentials": {"secretRef": {"name": "login"}, "keys": {"clientID": "id"}}}));
+        let sources = &deployment["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
+        let keys: Vec<_> =
+            sources[1]["secret"]["items"].as_array().unwrap().iter().map(|item| item["path"].clone()).collect();
+        assert_eq!(keys, ["credentials/id", "credentials/OAUTH_CLIENT_SECRET", "credentials/ENCRYPTION_KEY"]);
+        assert!(!deployment.to_string().contains("optional"));
+    }
+
+    #[test]
+    fn one_key_for_two_purposes_is_mounted_once() {
+        let deployment = deployment(
+            &json!({"credentials": {"secretRef": {"name": "login"}, "keys": {"clientID": "id", "clientSecret": "id"}}}),
+        );
+        let sources = &deployment["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
+        assert_eq!(sources[1]["secret"]["items"].as_array().unwrap().len(), 2);
+    }
+
+    /// Each field of `pod`, what it is set to, and where in the Deployment it has to arrive.
+    fn pod_fields() -> Vec<(&'static str, Value, &'static str)> {
+        let affinity = json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}});
+        let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]);
+        vec![
+            ("resources", json!({"limits": {"memory": "1Gi"}}), "/spec/template/spec/containers/0/resources"),
+            ("nodeSelector", json!({"disk": "ssd"}), "/spec/template/spec/nodeSelector"),
+            ("tolerations", json!([{"key": "a", "operator": "Exists"}]), "/spec/template/spec/tolerations"),
+            ("affinity", affinity, "/spec/template/spec/affinity"),
+            ("topologySpreadConstraints", spread, "/spec/template/spec/topologySpreadConstraints"),
+            ("imagePullSecrets", json!([{"name": "pull"}]), "/spec/template/spec/imagePullSecrets"),
+            ("priorityClassName", json!("high"), "/spec/template/spec/priorityClassName"),
+            ("labels", json!({"team": "a"}), "/spec/template/metadata/labels"),
+            ("annotations", json!({"linkerd.io/inject": "enabled"}), "/spec/template/metadata/annotations"),
+        ]
+    }
+
+    #[test]
+    fn every_pod_field_arrives_and_unset_it_leaves_nothing() {
+        let unset = deployment(&json!({}));
+        for (field, value, pointer) in pod_fields() {
+            let set = deployment(&json!({"pod": {field: value}}));
+            let arrived = set.pointer(pointer).unwrap();
+            match field {
+                // Ours are beside them.
+                "labels" | "annotations" => {
+                    for (key, value) in value.as_object().unwrap() {
+                        assert_eq!(&arrived[key], value, "{field}");
+                    }
+                }
+                _ => assert_eq!(arrived, &value, "{field}"),
+            }
+            assert_eq!(deployment(&json!({"pod": {}})), unset, "{field}");
+            if !matches!(field, "labels" | "annotations" | "resources") {
+                assert_eq!(unset.pointer(pointer), None, "{field} is claimed though it is not set");
+            }
+        }
+    }
+
+    #[test]
+    fn no_pod_field_is_without_a_test() {
+        let schema = serde_json::to_value(schemars::schema_for!(crate::api::proxy::Pod)).unwrap();
+        let mut fields: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        fields.sort();
+        let mut tested: Vec<&str> = pod_fields().into_iter().map(|(field, ..)| field).collect();
+        tested.sort_unstable();
+        assert_eq!(fields, tested);
+    }
+
+    #[test]
+    fn labels_and_annotations_of_the_resource_cannot_take_the_place_of_ours() {
+        let plain = deployment(&json!({}));
+        let deployment = deployment(&json!({"pod": {
+            "labels": {"app.kubernetes.io/name": "other"},
+            "annotations": {CONFIG_HASH: "fixed"},
+        }}));
+        let metadata = &deployment["spec"]["template"]["metadata"];
+        assert_eq!(metadata["labels"]["app.kubernetes.io/name"], "mcp");
+        assert_eq!(hash(&deployment), hash(&plain));
+    }
+}

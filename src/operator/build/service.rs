@@ -1,0 +1,66 @@
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{metadata, selector};
+use crate::{api::proxy::ServiceType, operator::validate::ValidatedProxy};
+
+/// The address that tunnels and gateways are routed to.
+pub(super) fn build(proxy: &ValidatedProxy) -> Service {
+    let mut metadata = metadata(proxy, &proxy.name);
+    metadata.annotations = Some(proxy.service.annotations.clone()).filter(|annotations| !annotations.is_empty());
+    let kind = match proxy.service.kind {
+        ServiceType::ClusterIP => "ClusterIP",
+        ServiceType::NodePort => "NodePort",
+        ServiceType::LoadBalancer => "LoadBalancer",
+    };
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            type_: Some(kind.to_owned()),
+            selector: Some(selector(&proxy.name)),
+            ports: Some(vec![ServicePort {
+                name: Some("http".to_owned()),
+                port: proxy.service.port,
+                // Part of the list's key: without it, applying a changed port fails (kubernetes/kubernetes#103544).
+                protocol: Some("TCP".to_owned()),
+                target_port: Some(IntOrString::String("http".to_owned())),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::{build::build as build_all, validate::tests::validated};
+
+    #[test]
+    fn fields_of_the_resource_have_their_effect_and_unset_ones_leave_nothing() {
+        let set =
+            build(&validated(&json!({"service": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}}})));
+        let spec = set.spec.unwrap();
+        assert_eq!((spec.type_.as_deref(), spec.ports.unwrap()[0].port), (Some("LoadBalancer"), 80));
+        assert_eq!(set.metadata.annotations.unwrap()["a"], "b");
+
+        let unset = build(&validated(&json!({})));
+        assert_eq!(unset.metadata.annotations, None);
+        let spec = unset.spec.unwrap();
+        assert_eq!((spec.type_.as_deref(), spec.ports.unwrap()[0].port), (Some("ClusterIP"), 8080));
+    }
+
+    #[test]
+    fn it_selects_the_pods_that_the_deployment_makes() {
+        let children = build_all(&validated(&json!({"pod": {"labels": {"app.kubernetes.io/name": "other"}}}))).unwrap();
+        let pods = children.deployment.spec.unwrap().template.metadata.unwrap().labels.unwrap();
+        for (key, value) in children.service.spec.unwrap().selector.unwrap() {
+            assert_eq!(pods.get(&key), Some(&value));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::metadata;
+use crate::operator::validate::ValidatedProxy;
+
+/// The pods' identity at the API server. Only our pods ask for its token.
+pub(super) fn build(proxy: &ValidatedProxy) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(proxy, &proxy.name),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}

@@ -1,0 +1,102 @@
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+
+use super::{
+    error::Error,
+    validate::{CredentialsSource, ValidatedProxy},
+};
+
+/// What has become of the credentials' Secret. Its content stays in here.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Credentials {
+    /// Every key is there.
+    Complete,
+    /// There is no such Secret yet.
+    NotFound,
+    /// These keys are missing or empty.
+    KeysMissing(Vec<String>),
+    /// With a 1Password item: there is a Secret of the item's name that no item made. The 1Password operator would
+    /// overwrite it.
+    Foreign,
+}
+
+/// Looks at the Secret: a single `get` by name, so that we need neither list nor watch Secrets.
+pub(super) async fn look(client: &Client, proxy: &ValidatedProxy) -> Result<Credentials, Error> {
+    let name = proxy.credentials_secret();
+    let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);
+    let secret = api.get_opt(name).await.map_err(Error::kube(format!("read Secret {name}")))?;
+    Ok(judge(proxy, secret.as_ref()))
+}
+
+fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
+    let Some(secret) = secret else {
+        return Credentials::NotFound;
+    };
+    if matches!(proxy.credentials, CredentialsSource::OnePassword { .. }) && !is_made_from_item(secret, &proxy.name) {
+        return Credentials::Foreign;
+    }
+    let has = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty());
+    let mut missing: Vec<String> =
+        proxy.credential_keys().into_iter().filter(|key| !has(key)).map(str::to_owned).collect();
+    missing.dedup();
+    if missing.is_empty() { Credentials::Complete } else { Credentials::KeysMissing(missing) }
+}
+
+fn is_made_from_item(secret: &Secret, item: &str) -> bool {
+    secret.metadata.owner_references.iter().flatten().any(|owner| {
+        owner.kind == "OnePasswordItem" && owner.api_version.starts_with("onepassword.com/") && owner.name == item
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::operator::validate::tests::validated;
+
+    fn secret(metadata: &Value, keys: &[&str]) -> Secret {
+        let data: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), json!("eA=="))).collect();
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}))
+            .unwrap()
+    }
+
+    const ALL: [&str; 3] = ["OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "ENCRYPTION_KEY"];
+
+    #[test]
+    fn a_missing_key_is_named() {
+        let proxy = validated(&json!({}));
+        assert_eq!(judge(&proxy, None), Credentials::NotFound);
+        assert_eq!(judge(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Complete);
+        assert_eq!(
+            judge(&proxy, Some(&secret(&json!({}), &["OAUTH_CLIENT_ID", "ENCRYPTION_KEY"]))),
+            Credentials::KeysMissing(vec!["OAUTH_CLIENT_SECRET".to_owned()])
+        );
+    }
+
+    #[test]
+    fn an_empty_value_is_a_missing_key() {
+        let mut secret = secret(&json!({}), &ALL);
+        secret.data.as_mut().unwrap().get_mut("ENCRYPTION_KEY").unwrap().0.clear();
+        assert_eq!(
+            judge(&validated(&json!({})), Some(&secret)),
+            Credentials::KeysMissing(vec!["ENCRYPTION_KEY".to_owned()])
+        );
+    }
+
+    #[test]
+    fn keys_may_have_other_names() {
+        let proxy = validated(&json!({"credentials": {"secretRef": {"name": "login"},
+            "keys": {"clientID": "id", "clientSecret": "secret", "encryptionKey": "key"}}}));
+        assert_eq!(judge(&proxy, Some(&secret(&json!({}), &["id", "secret", "key"]))), Credentials::Complete);
+    }
+
+    #[test]
+    fn a_secret_that_no_item_made_is_not_the_items() {
+        let proxy = validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}));
+        assert_eq!(judge(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Foreign);
+        let owner = |name: &str| json!({"ownerReferences": [{"apiVersion": "onepassword.com/v1", "kind": "OnePasswordItem", "name": name, "uid": "u"}]});
+        assert_eq!(judge(&proxy, Some(&secret(&owner("another"), &ALL))), Credentials::Foreign);
+        assert_eq!(judge(&proxy, Some(&secret(&owner("mcp"), &ALL))), Credentials::Complete);
+    }
+}

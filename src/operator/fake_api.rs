@@ -1,0 +1,112 @@
+//! An API server for tests: objects by path in a map, and a journal of what was asked to be changed. It knows nothing of
+//! schemas or field ownership; what depends on those is tested against a real API server in e2e.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+
+#[derive(Clone, Default)]
+pub(super) struct FakeApi(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    groups: BTreeMap<String, Value>,
+    writes: Vec<String>,
+}
+
+impl FakeApi {
+    pub(super) fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.answer(request).await) }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Puts an object there, as somebody else would.
+    pub(super) fn put(&self, path: &str, object: Value) {
+        self.0.lock().unwrap().objects.insert(path.to_owned(), object);
+    }
+
+    /// Makes a kind known.
+    pub(super) fn serve(&self, group_version: &str, plural: &str) {
+        let list = json!({"groupVersion": group_version, "resources": [
+            {"name": plural, "singularName": "", "namespaced": true, "kind": "", "verbs": []}]});
+        self.0.lock().unwrap().groups.insert(format!("/apis/{group_version}"), list);
+    }
+
+    pub(super) fn get(&self, path: &str) -> Option<Value> {
+        self.0.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// What was asked to be changed since the last call, as `METHOD path`.
+    pub(super) fn writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().writes)
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let mut state = self.0.lock().unwrap();
+        let path = parts.uri.path().to_owned();
+        if parts.method == Method::GET {
+            let found = state.groups.get(&path).or_else(|| state.objects.get(&path));
+            return found.map_or_else(not_found, |object| respond(StatusCode::OK, object));
+        }
+        state.writes.push(format!("{} {path}", parts.method));
+        match parts.method {
+            Method::PATCH => {
+                let object: Value = serde_json::from_slice(&body).unwrap();
+                state.objects.insert(path, object.clone());
+                respond(StatusCode::OK, &object)
+            }
+            Method::POST => {
+                let mut object: Value = serde_json::from_slice(&body).unwrap();
+                store_secret_data(&mut object);
+                let path = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
+                if state.objects.contains_key(&path) {
+                    return status(StatusCode::CONFLICT, "AlreadyExists");
+                }
+                state.objects.insert(path, object.clone());
+                respond(StatusCode::CREATED, &object)
+            }
+            Method::DELETE => {
+                state.objects.remove(&path).map_or_else(not_found, |object| respond(StatusCode::OK, &object))
+            }
+            method => panic!("the operator never asks for {method}"),
+        }
+    }
+}
+
+/// `stringData` is written and `data` is read.
+fn store_secret_data(object: &mut Value) {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    if let Some(Value::Object(strings)) = object.as_object_mut().and_then(|object| object.remove("stringData")) {
+        for (key, value) in strings {
+            object["data"][key] = BASE64_STANDARD.encode(value.as_str().unwrap()).into();
+        }
+    }
+}
+
+fn not_found() -> Response<Body> {
+    status(StatusCode::NOT_FOUND, "NotFound")
+}
+
+fn status(code: StatusCode, reason: &str) -> Response<Body> {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason,
+        "code": code.as_u16()});
+    respond(code, &status)
+}
+
+fn respond(code: StatusCode, body: &Value) -> Response<Body> {
+    Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap()
+}

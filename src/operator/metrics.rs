@@ -1,0 +1,82 @@
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// What the operator counts. No label names a resource: their number is not ours to bound.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    reconciles: Counter,
+    errors: Family<ErrorLabels, Counter>,
+    watch_errors: Counter,
+    duration: Histogram,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ErrorLabels {
+    category: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("mcp_oauth_operator"),
+            reconciles: Counter::default(),
+            errors: Family::default(),
+            watch_errors: Counter::default(),
+            duration: Histogram::new(exponential_buckets(0.005, 2.0, 12)),
+        };
+        let Self { mut registry, reconciles, errors, watch_errors, duration } = metrics;
+        registry.register("reconciles", "Passes over a resource", reconciles.clone());
+        registry.register("reconcile_errors", "Passes that failed, by what failed", errors.clone());
+        registry.register("watch_errors", "Watches that broke and were renewed", watch_errors.clone());
+        registry.register("reconcile_duration_seconds", "How long a pass takes", duration.clone());
+        Self { registry, reconciles, errors, watch_errors, duration }
+    }
+}
+
+impl Metrics {
+    pub(super) fn reconciled(&self, took: Duration) {
+        self.reconciles.inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn failed(&self, category: &'static str) {
+        self.errors.get_or_create(&ErrorLabels { category }).inc();
+    }
+
+    pub(super) fn watch_failed(&self) {
+        self.watch_errors.inc();
+    }
+
+    /// In the text format of OpenMetrics.
+    pub(super) fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_counted_by_category() {
+        let metrics = Metrics::default();
+        metrics.failed("forbidden");
+        metrics.reconciled(Duration::from_millis(3));
+        let text = metrics.encode();
+        assert!(text.contains(r#"mcp_oauth_operator_reconcile_errors_total{category="forbidden"} 1"#), "{text}");
+        assert!(text.contains("mcp_oauth_operator_reconciles_total 1"), "{text}");
+    }
+}

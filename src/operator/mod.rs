@@ -1,0 +1,46 @@
+//! The controller: turns each `McpOAuthProxy` into a running proxy and says in its status what is missing.
+//!
+//! One pass over a resource is `validate -> build -> apply -> report`. `validate` and `build` are pure; only
+//! `apply`, `signing_keys` and `status` write to the API server.
+
+mod apply;
+mod backoff;
+mod build;
+mod controller;
+mod credentials;
+mod error;
+#[cfg(test)]
+mod fake_api;
+mod health;
+mod metrics;
+mod render;
+mod signing_keys;
+mod status;
+mod validate;
+mod watch;
+
+use std::net::SocketAddr;
+
+pub use controller::run;
+pub use error::Error;
+pub use render::{RenderError, render};
+pub use validate::Settings;
+
+/// The field manager of every object that we apply. Never to be renamed: the API server would keep what the old name
+/// owned.
+const FIELD_MANAGER: &str = "mcp-oauth-operator";
+
+/// How the controller is started.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+
+    /// Where /healthz, /readyz and /metrics are answered
+    #[arg(long, env = "MCP_OAUTH_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    pub(super) health_listen: SocketAddr,
+
+    /// How many resources are worked on at a time
+    #[arg(long, env = "MCP_OAUTH_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) concurrency: u16,
+}

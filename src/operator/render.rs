@@ -1,0 +1,91 @@
+use std::fmt::Write;
+
+use k8s_openapi::api::core::v1::Secret;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::{
+    build::{Children, build, metadata},
+    error,
+    validate::{InvalidProxy, Settings, ValidatedProxy, validate},
+};
+use crate::api::McpOAuthProxy;
+
+/// Why a resource cannot be rendered.
+#[derive(Debug, Error)]
+pub enum RenderError {
+    /// It is not YAML of an `McpOAuthProxy`.
+    #[error("this is not an McpOAuthProxy: {0}")]
+    Parse(#[from] serde_yaml::Error),
+    /// A rule is broken.
+    #[error("{0}")]
+    Invalid(String),
+    /// Its children cannot be made.
+    #[error(transparent)]
+    Build(#[from] error::Error),
+}
+
+impl From<InvalidProxy> for RenderError {
+    fn from(error: InvalidProxy) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// What an API server would fill in.
+const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Every object that a resource becomes, as YAML, without asking a cluster. The key Secret is there without its keys.
+///
+/// # Errors
+/// When the text is not an `McpOAuthProxy`, or breaks a rule.
+pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
+    let mut resource: McpOAuthProxy = serde_yaml::from_str(text)?;
+    resource.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    resource.metadata.uid.get_or_insert_with(|| NO_UID.to_owned());
+    let proxy = validate(&resource, settings)?;
+    let Children { service_account, role_binding, config_map, one_password_item, service, deployment } = build(&proxy)?;
+
+    let mut documents = String::new();
+    add(&mut documents, &key_secret(&proxy))?;
+    add(&mut documents, &service_account)?;
+    add(&mut documents, &role_binding)?;
+    add(&mut documents, &config_map)?;
+    if let Some(item) = one_password_item {
+        add(&mut documents, &item)?;
+    }
+    add(&mut documents, &service)?;
+    add(&mut documents, &deployment)?;
+    Ok(documents)
+}
+
+fn key_secret(proxy: &ValidatedProxy) -> Secret {
+    Secret {
+        metadata: metadata(proxy, proxy.signing_keys_secret()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+fn add(documents: &mut String, object: &impl Serialize) -> Result<(), RenderError> {
+    // Writing to a String cannot fail.
+    let _ = write!(documents, "---\n{}", serde_yaml::to_string(object)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::validate::tests::settings;
+
+    #[test]
+    fn the_sample_becomes_these_objects() {
+        let sample = include_str!("../../config/samples/mcp-oauth-proxy.yaml");
+        insta::assert_snapshot!(render(sample, &settings()).unwrap());
+    }
+
+    #[test]
+    fn a_broken_rule_is_named() {
+        let sample = include_str!("../../config/samples/mcp-oauth-proxy.yaml").replace("https://mcp.", "https://MCP.");
+        assert!(render(&sample, &settings()).unwrap_err().to_string().starts_with("publicURL must be"));
+    }
+}

@@ -1,0 +1,245 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+use thiserror::Error;
+
+use super::build::mounts;
+use crate::{
+    api::{
+        McpOAuthProxy, McpOAuthProxySpec, PathPattern,
+        proxy::{CredentialKeys, Pod, Service},
+    },
+    proxy::config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
+};
+
+/// What the operator's own configuration contributes to every proxy.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// The image of the proxies whose resource names none
+    #[arg(long, env = "MCP_OAUTH_PROXY_IMAGE", default_value = concat!("ghcr.io/jomcgi/mcp-oauth-operator:", env!("CARGO_PKG_VERSION")))]
+    pub(super) proxy_image: String,
+
+    /// The cluster's DNS domain, for the addresses in status
+    #[arg(long, env = "MCP_OAUTH_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub(super) cluster_domain: String,
+}
+
+/// An `McpOAuthProxy` in which everything that can be known without asking anybody is right.
+#[derive(Clone, Debug)]
+pub(super) struct ValidatedProxy {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) uid: String,
+    pub(super) owner: OwnerReference,
+    pub(super) config: ProxyConfig,
+    pub(super) credentials: CredentialsSource,
+    pub(super) replicas: i32,
+    pub(super) image: String,
+    pub(super) pod: Pod,
+    pub(super) service: Service,
+    /// What to paste into an MCP client.
+    pub(super) url: String,
+    /// What to route a tunnel or gateway to.
+    pub(super) service_url: String,
+}
+
+/// Where the credentials come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum CredentialsSource {
+    /// A 1Password item, by way of a `OnePasswordItem`.
+    OnePassword { item_path: String },
+    /// A Secret that somebody else keeps.
+    Secret { name: String },
+}
+
+/// What is wrong with a resource. The CRD's rules catch these first, as long as CRD and operator are of one version.
+#[derive(Debug, Error)]
+pub(super) enum InvalidProxy {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the name may have 52 characters at most: names of child objects are made from it")]
+    NameTooLong,
+    #[error("credentials needs exactly one source: write either onePassword or secretRef")]
+    CredentialsSource,
+    #[error("itemPath must be vaults/VAULT/items/ITEM")]
+    ItemPath,
+    #[error("the object has no {0}: it does not come from an API server")]
+    Incomplete(&'static str),
+}
+
+/// Checks a resource and gathers what its children are built from.
+pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<ValidatedProxy, InvalidProxy> {
+    let meta = &proxy.metadata;
+    let name = meta.name.clone().ok_or(InvalidProxy::Incomplete("name"))?;
+    let namespace = meta.namespace.clone().ok_or(InvalidProxy::Incomplete("namespace"))?;
+    let uid = meta.uid.clone().ok_or(InvalidProxy::Incomplete("uid"))?;
+    if name.len() > 52 {
+        return Err(InvalidProxy::NameTooLong);
+    }
+    let spec = &proxy.spec;
+    let config = configuration(spec, &name, &namespace, &uid);
+    config.validate()?;
+    let paths = config.upstream_paths().map_err(ConfigError::from)?;
+    let first = paths.iter().find(|path| PathPattern::is_literal(path)).map_or("", |path| path.as_str());
+    let public_url = config.public_url().map_err(ConfigError::from)?;
+    // With it a foreground deletion (Argo CD's) waits for the children, so that the name is free when it is done.
+    let owner = OwnerReference {
+        block_owner_deletion: Some(true),
+        ..proxy.controller_owner_ref(&()).ok_or(InvalidProxy::Incomplete("uid"))?
+    };
+
+    Ok(ValidatedProxy {
+        owner,
+        url: public_url.join(first),
+        service_url: format!("http://{name}.{namespace}.svc.{}:{}", settings.cluster_domain, spec.service.port),
+        credentials: credentials(spec)?,
+        replicas: spec.replicas,
+        image: spec.image.clone().unwrap_or_else(|| settings.proxy_image.clone()),
+        pod: spec.pod.clone().unwrap_or_default(),
+        service: spec.service.clone(),
+        config,
+        name,
+        namespace,
+        uid,
+    })
+}
+
+fn credentials(spec: &McpOAuthProxySpec) -> Result<CredentialsSource, InvalidProxy> {
+    match (&spec.credentials.one_password, &spec.credentials.secret_ref) {
+        (Some(source), None) => {
+            let mut parts = source.item_path.split('/');
+            let item = ["vaults", "", "items", ""].into_iter().all(|wanted| {
+                parts.next().is_some_and(|part| if wanted.is_empty() { !part.is_empty() } else { part == wanted })
+            });
+            if !item || parts.next().is_some() {
+                return Err(InvalidProxy::ItemPath);
+            }
+            Ok(CredentialsSource::OnePassword { item_path: source.item_path.clone() })
+        }
+        (None, Some(secret)) => Ok(CredentialsSource::Secret { name: secret.name.clone() }),
+        _ => Err(InvalidProxy::CredentialsSource),
+    }
+}
+
+/// The file that the pods are started from.
+fn configuration(spec: &McpOAuthProxySpec, name: &str, namespace: &str, uid: &str) -> ProxyConfig {
+    ProxyConfig {
+        public_url: spec.public_url.clone(),
+        listen: (std::net::Ipv4Addr::UNSPECIFIED, mounts::PORT).into(),
+        health_listen: (std::net::Ipv4Addr::UNSPECIFIED, mounts::HEALTH_PORT).into(),
+        workers: None,
+        identity_provider: spec.identity_provider.clone(),
+        credentials: CredentialFiles {
+            directory: mounts::path(mounts::CREDENTIALS).into(),
+            keys: spec.credentials.keys.clone(),
+        },
+        signing_keys: mounts::path(&format!("{}/{}", mounts::SIGNING_KEYS, mounts::SIGNING_KEYS_FILE)).into(),
+        access: spec.access.clone(),
+        upstream: spec.upstream.clone(),
+        clients: spec.clients.clone(),
+        tokens: spec.tokens.clone(),
+        sessions: SessionsConfig {
+            idle_ttl: spec.sessions.idle_ttl.clone(),
+            max_ttl: spec.sessions.max_ttl.clone(),
+            store: StoreConfig::Kubernetes {
+                namespace: namespace.to_owned(),
+                proxy: name.to_owned(),
+                uid: uid.to_owned(),
+            },
+        },
+    }
+}
+
+impl ValidatedProxy {
+    /// The Secret that the credentials are read from. The 1Password operator names it as the item.
+    pub(super) fn credentials_secret(&self) -> &str {
+        match &self.credentials {
+            CredentialsSource::OnePassword { .. } => &self.name,
+            CredentialsSource::Secret { name } => name,
+        }
+    }
+
+    /// The keys that Secret must have.
+    pub(super) fn credential_keys(&self) -> [&str; 3] {
+        let CredentialKeys { client_id, client_secret, encryption_key } = &self.config.credentials.keys;
+        [client_id, client_secret, encryption_key]
+    }
+
+    /// The Secret that holds the signing keys.
+    pub(super) fn signing_keys_secret(&self) -> String {
+        format!("{}-signing-keys", self.name)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(in crate::operator) fn settings() -> Settings {
+        Settings { proxy_image: "registry.example/proxy:1".to_owned(), cluster_domain: "cluster.local".to_owned() }
+    }
+
+    /// The smallest resource that is valid, with `spec` laid over it.
+    pub(in crate::operator) fn resource(spec: &Value) -> McpOAuthProxy {
+        let mut object = json!({
+            "apiVersion": "mcp.jomcgi.dev/v1alpha1",
+            "kind": "McpOAuthProxy",
+            "metadata": {"name": "mcp", "namespace": "gateway", "uid": "1b4e28ba-2fa1-11d2-883f-0016d3cca427", "generation": 3},
+            "spec": {
+                "publicURL": "https://mcp.example.com",
+                "identityProvider": {"issuerURL": "https://accounts.google.com"},
+                "credentials": {"secretRef": {"name": "login"}},
+                "access": {"domains": ["example.com"]},
+                "upstream": {"url": "http://gateway:4444"},
+            },
+        });
+        for (field, value) in spec.as_object().unwrap() {
+            object["spec"][field] = value.clone();
+        }
+        serde_json::from_value(object).unwrap()
+    }
+
+    pub(in crate::operator) fn validated(spec: &Value) -> ValidatedProxy {
+        validate(&resource(spec), &settings()).unwrap()
+    }
+
+    #[test]
+    fn url_is_the_first_path_without_a_star() {
+        let proxy = validated(&json!({"upstream": {"url": "http://g", "paths": ["/servers/*/mcp", "/one", "/two"]}}));
+        assert_eq!(proxy.url, "https://mcp.example.com/one");
+    }
+
+    #[test]
+    fn service_url_follows_the_port() {
+        assert_eq!(validated(&json!({"service": {"port": 80}})).service_url, "http://mcp.gateway.svc.cluster.local:80");
+    }
+
+    #[test]
+    fn image_of_the_resource_comes_before_the_operators() {
+        assert_eq!(validated(&json!({"image": "a/b:2"})).image, "a/b:2");
+        assert_eq!(validated(&json!({})).image, "registry.example/proxy:1");
+    }
+
+    #[test]
+    fn what_the_crd_would_refuse_is_refused_again() {
+        for (spec, says) in [
+            (json!({"publicURL": "https://mcp.example.com/mcp"}), "publicURL"),
+            (json!({"access": {}}), "lets nobody in"),
+            (json!({"credentials": {}}), "exactly one source"),
+            (
+                json!({"credentials": {"secretRef": {"name": "a"}, "onePassword": {"itemPath": "vaults/a/items/b"}}}),
+                "exactly one source",
+            ),
+            (json!({"credentials": {"onePassword": {"itemPath": "vaults/a/items/b/c"}}}), "itemPath"),
+            (json!({"credentials": {"onePassword": {"itemPath": "vaults//items/b"}}}), "itemPath"),
+            (json!({"upstream": {"url": "http://g", "paths": ["/servers/*/mcp"]}}), "without *"),
+        ] {
+            let error = validate(&resource(&spec), &settings()).unwrap_err().to_string();
+            assert!(error.contains(says), "{spec}: {error}");
+        }
+        let mut long = resource(&json!({}));
+        long.metadata.name = Some("a".repeat(53));
+        assert!(matches!(validate(&long, &settings()), Err(InvalidProxy::NameTooLong)));
+    }
+}

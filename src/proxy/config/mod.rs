@@ -1,0 +1,282 @@
+//! The files that a proxy is started from. The operator renders them from an `McpOAuthProxy`; outside a cluster a person
+//! writes them (docs/standalone.md). This module is all that `operator` and `proxy` know of each other.
+
+mod signing_keys;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::api::{
+    Duration, InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl,
+    proxy::{Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, Tokens, Upstream},
+};
+pub use signing_keys::{SigningKey, SigningKeys, SigningKeysError};
+
+/// The configuration file of a proxy, in YAML. The parts that an `McpOAuthProxy` has too are spelled as there.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// The address at which clients reach this proxy; the issuer, byte for byte.
+    #[serde(rename = "publicURL")]
+    pub public_url: String,
+    /// Where it listens for clients. Default: port 8080 of every address.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Where it answers /healthz, /readyz and /metrics. Default: port 8081 of every address.
+    #[serde(default = "default_health_listen")]
+    pub health_listen: SocketAddr,
+    /// How many threads forward requests. Default: the CPUs there are, two at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// Where people log in.
+    pub identity_provider: IdentityProvider,
+    /// The files with the client id, the client secret and the encryption key.
+    pub credentials: CredentialFiles,
+    /// The file with the keys that access tokens are signed with, as `mcp-oauth-operator keys` writes it.
+    pub signing_keys: PathBuf,
+    /// Who may log in.
+    pub access: Access,
+    /// The MCP server that requests are forwarded to.
+    pub upstream: Upstream,
+    /// Which MCP clients may connect.
+    #[serde(default)]
+    pub clients: Clients,
+    /// How long tokens live.
+    #[serde(default)]
+    pub tokens: Tokens,
+    /// How long a login lasts, and where logins are remembered.
+    pub sessions: SessionsConfig,
+}
+
+/// One file a credential, as a mounted Secret has them.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialFiles {
+    /// The folder of the files.
+    pub directory: PathBuf,
+    /// The files' names.
+    #[serde(default)]
+    pub keys: CredentialKeys,
+}
+
+/// How long a login lasts, and where logins are remembered.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionsConfig {
+    /// How long a client may go without refreshing.
+    #[serde(default = "default_idle_ttl", rename = "idleTTL")]
+    pub idle_ttl: Duration,
+    /// How long a login lasts at most.
+    #[serde(default = "default_max_ttl", rename = "maxTTL")]
+    pub max_ttl: Duration,
+    /// Where logins are remembered.
+    pub store: StoreConfig,
+}
+
+/// Where logins are remembered.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum StoreConfig {
+    /// As `McpOAuthSession` objects.
+    Kubernetes {
+        /// The namespace of the objects.
+        namespace: String,
+        /// The name of the `McpOAuthProxy` that they belong to.
+        proxy: String,
+        /// Its uid: they are deleted with it.
+        uid: String,
+    },
+    /// As rows of an SQLite database, which is made if it is not there.
+    #[serde(rename = "SQLite")]
+    Sqlite {
+        /// The database's file.
+        path: PathBuf,
+    },
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not YAML of this shape.
+    #[error("the configuration {} is not right: {source}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line.
+        source: serde_yaml::Error,
+    },
+    /// An address or path is not right.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// A value that the CRD's rules would have refused.
+    #[error("{0}")]
+    Rule(&'static str),
+}
+
+impl ProxyConfig {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not of this shape, or [`Self::validate`] refuses it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self =
+            serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the CRD's rules check for a resource: a file that a person wrote has met no API server.
+    ///
+    /// # Errors
+    /// The first rule that is broken, with what to write instead.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.public_url()?;
+        self.issuer_url()?;
+        self.upstream_url()?;
+        let paths = self.upstream_paths()?;
+        let rules = [
+            (
+                paths.iter().any(PathPattern::is_literal),
+                "upstream.paths needs at least one path without *: it is what clients are told to connect to",
+            ),
+            (
+                ["openid", "email"].iter().all(|scope| self.identity_provider.scopes.iter().any(|s| s == scope)),
+                "identityProvider.scopes must include openid and email: without them nobody can be recognised",
+            ),
+            (
+                self.access.policy == AccessPolicy::AnyUser
+                    || !(self.access.emails.is_empty() && self.access.domains.is_empty()),
+                "access lets nobody in: list emails or domains, or write policy: AnyUser",
+            ),
+            (
+                self.sessions.idle_ttl.get() <= self.sessions.max_ttl.get(),
+                "sessions.idleTTL may not be longer than maxTTL",
+            ),
+            (
+                (120..=86_400).contains(&self.tokens.access_ttl.as_secs()),
+                "tokens.accessTTL must lie between 2m and 24h",
+            ),
+            (self.tokens.refresh_grace.as_secs() <= 300, "tokens.refreshGrace may be 5m at most"),
+            (self.workers != Some(0), "workers must be 1 or more"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, message)) => Err(ConfigError::Rule(message)),
+            None => Ok(()),
+        }
+    }
+
+    /// The public address, checked.
+    ///
+    /// # Errors
+    /// When it is not an origin in its one spelling.
+    pub fn public_url(&self) -> Result<PublicUrl, InvalidUrl> {
+        self.public_url.parse()
+    }
+
+    /// The issuer, checked.
+    ///
+    /// # Errors
+    /// When it is not the address of an issuer.
+    pub fn issuer_url(&self) -> Result<IssuerUrl, InvalidUrl> {
+        self.identity_provider.issuer_url.parse()
+    }
+
+    /// The upstream, checked.
+    ///
+    /// # Errors
+    /// When it is not an http or https address.
+    pub fn upstream_url(&self) -> Result<UpstreamUrl, InvalidUrl> {
+        self.upstream.url.parse()
+    }
+
+    /// The forwarded paths, checked.
+    ///
+    /// # Errors
+    /// When one is not an upstream path.
+    pub fn upstream_paths(&self) -> Result<Vec<PathPattern>, InvalidUrl> {
+        self.upstream.paths.iter().map(|path| path.parse()).collect()
+    }
+}
+
+fn default_listen() -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, 8080).into()
+}
+
+fn default_health_listen() -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, 8081).into()
+}
+
+fn default_idle_ttl() -> Duration {
+    Duration::from_hours(720)
+}
+
+fn default_max_ttl() -> Duration {
+    Duration::from_hours(2160)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r"
+publicURL: https://mcp.example.com
+identityProvider: {issuerURL: https://accounts.google.com}
+credentials: {directory: /etc/mcp-oauth-proxy/credentials}
+signingKeys: /etc/mcp-oauth-proxy/signing-keys/keys.json
+access: {domains: [example.com]}
+upstream: {url: 'http://gateway:4444'}
+sessions: {store: {type: SQLite, path: /var/lib/mcp-oauth-proxy/sessions.db}}
+";
+
+    fn parse(text: &str) -> ProxyConfig {
+        serde_yaml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_minimal_file_is_enough() {
+        let config = parse(MINIMAL);
+        config.validate().unwrap();
+        assert_eq!(config.upstream.paths, ["/mcp", "/servers/*/mcp"]);
+        assert_eq!(config.tokens.access_ttl.as_secs(), 3600);
+    }
+
+    #[test]
+    fn rendering_and_reading_give_the_same() {
+        let config = parse(MINIMAL);
+        assert_eq!(parse(&serde_yaml::to_string(&config).unwrap()), config);
+    }
+
+    #[test]
+    fn a_broken_rule_is_named() {
+        for (from, to, says) in [
+            ("https://mcp.example.com", "https://mcp.example.com/x", "publicURL"),
+            ("https://accounts.google.com", "http://idp.example.com", "issuerURL"),
+            ("domains: [example.com]", "domains: []", "lets nobody in"),
+            ("http://gateway:4444", "gateway:4444", "upstream.url"),
+        ] {
+            let error = parse(&MINIMAL.replace(from, to)).validate().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error_with_its_name() {
+        let error = serde_yaml::from_str::<ProxyConfig>(&format!("{MINIMAL}\nacess: {{}}\n")).unwrap_err();
+        assert!(error.to_string().contains("acess"), "{error}");
+    }
+}

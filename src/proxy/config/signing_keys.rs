@@ -1,0 +1,132 @@
+use std::fmt;
+
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The keys that access tokens are signed with, as they lie in the key Secret (`keys.json`). All of them are published;
+/// the newest whose time has come signs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigningKeys {
+    /// Oldest first.
+    pub keys: Vec<SigningKey>,
+}
+
+/// An ES256 key pair.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SigningKey {
+    /// Names the key in JWT headers and the key set: the start of the SHA-256 of its public point.
+    pub kid: String,
+    /// PKCS#8 in DER, base64.
+    pub private_key: String,
+    /// When it begins to sign; it is published before.
+    pub use_from: Timestamp,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).field("use_from", &self.use_from).finish_non_exhaustive()
+    }
+}
+
+/// Why signing keys cannot be made or used.
+#[derive(Debug, Error)]
+pub enum SigningKeysError {
+    /// The system gave no randomness.
+    #[error("no key could be generated")]
+    Generate,
+    /// The text is not the JSON that `mcp-oauth-operator keys` writes.
+    #[error("the signing keys are not readable: {0}")]
+    Parse(#[from] serde_json::Error),
+    /// A key is not an ES256 private key.
+    #[error("signing key {kid} is not a P-256 private key in PKCS#8")]
+    NotP256 {
+        /// The key.
+        kid: String,
+    },
+    /// No key is there, or none may sign yet.
+    #[error("there is no signing key whose time has come")]
+    NoneUsable,
+}
+
+impl SigningKeys {
+    /// Makes a first key, which signs from `now` on: from the beginning of that second, as all our times are whole seconds.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn generate(now: Timestamp) -> Result<Self, SigningKeysError> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| SigningKeysError::Generate)?;
+        let pkcs8 = pair.to_pkcs8v1().map_err(|_| SigningKeysError::Generate)?;
+        let fingerprint = digest(&SHA256, pair.public_key().as_ref());
+        Ok(Self {
+            keys: vec![SigningKey {
+                kid: BASE64_URL_SAFE_NO_PAD.encode(&fingerprint.as_ref()[..12]),
+                private_key: STANDARD.encode(pkcs8.as_ref()),
+                use_from: Timestamp::from_second(now.as_second()).unwrap_or(now),
+            }],
+        })
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it is not the JSON that `mcp-oauth-operator keys` writes.
+    pub fn parse(json: &[u8]) -> Result<Self, SigningKeysError> {
+        Ok(serde_json::from_slice(json)?)
+    }
+
+    /// The file's content.
+    ///
+    /// # Errors
+    /// None that an input can cause.
+    pub fn to_json(&self) -> Result<String, SigningKeysError> {
+        Ok(serde_json::to_string(self)?)
+    }
+}
+
+impl SigningKey {
+    /// The private key in PKCS#8 and the public key as an uncompressed point (65 bytes).
+    ///
+    /// # Errors
+    /// When it is not a P-256 key.
+    pub fn decode(&self) -> Result<(Vec<u8>, Vec<u8>), SigningKeysError> {
+        let not_p256 = || SigningKeysError::NotP256 { kid: self.kid.clone() };
+        let pkcs8 = STANDARD.decode(&self.private_key).map_err(|_| not_p256())?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(|_| not_p256())?;
+        let point = pair.public_key().as_ref().to_vec();
+        Ok((pkcs8, point))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_key_survives_its_file() {
+        let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+        let read = SigningKeys::parse(keys.to_json().unwrap().as_bytes()).unwrap();
+        assert_eq!(read.keys[0].decode().unwrap(), keys.keys[0].decode().unwrap());
+        assert_eq!(read.keys[0].use_from, Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn a_key_signs_in_the_second_in_which_it_was_made() {
+        let now: Timestamp = "2026-11-24T12:00:00.9Z".parse().unwrap();
+        let second: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        assert_eq!(SigningKeys::generate(now).unwrap().keys[0].use_from, second);
+    }
+
+    #[test]
+    fn the_private_key_is_not_in_debug_output() {
+        let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+        assert!(!format!("{keys:?}").contains(&keys.keys[0].private_key));
+    }
+}

@@ -1,0 +1,280 @@
+use std::fmt;
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    constant_time::verify_slices_are_equal,
+    hkdf::{HKDF_SHA256, KeyType, Salt},
+    hmac, rand,
+};
+use base64::{
+    Engine,
+    engine::general_purpose::STANDARD,
+    prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+/// What a sealed or authenticated value is for. Each purpose has a key of its own, so that a value made for one is
+/// nothing at another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// A registration inside its `client_id`.
+    ClientId,
+    /// The `client_secret` that belongs to a `client_id`.
+    ClientSecret,
+    /// The authorization request inside the consent form.
+    ConsentForm,
+    /// Binds a consent form to the browser it was shown in.
+    ConsentBinding,
+    /// An approved authorization on its way through the issuer, in a cookie.
+    Login,
+    /// The name of the session that a login makes.
+    SessionName,
+    /// An authorization code.
+    Code,
+    /// A refresh token.
+    RefreshToken,
+    /// A session's record at rest.
+    SessionRecord,
+    /// The upstream's `Mcp-Session-Id` with its user.
+    McpSessionId,
+}
+
+const PURPOSES: [(Purpose, &str); 10] = [
+    (Purpose::ClientId, "client-id"),
+    (Purpose::ClientSecret, "client-secret"),
+    (Purpose::ConsentForm, "consent-form"),
+    (Purpose::ConsentBinding, "consent-binding"),
+    (Purpose::Login, "login"),
+    (Purpose::SessionName, "session-name"),
+    (Purpose::Code, "code"),
+    (Purpose::RefreshToken, "refresh-token"),
+    (Purpose::SessionRecord, "session-record"),
+    (Purpose::McpSessionId, "mcp-session-id"),
+];
+
+/// Bytes of a key id: enough to tell apart the few keys of one proxy.
+const KEY_ID_LEN: usize = 4;
+
+/// Bytes of the MAC of a signed value: 128 bits.
+const SHORT_MAC_LEN: usize = 16;
+
+/// The encryption key is not 32 bytes in base64.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("the encryption key must be 32 random bytes in base64; make one with: openssl rand -base64 32")]
+pub struct InvalidEncryptionKey;
+
+/// The keys derived from an ENCRYPTION_KEY for one issuer: a value of another proxy is nothing here.
+pub struct Keyring {
+    key_id: [u8; KEY_ID_LEN],
+    keys: Vec<PurposeKeys>,
+}
+
+struct PurposeKeys {
+    seal: RandomizedNonceKey,
+    mac: hmac::Key,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring").finish_non_exhaustive()
+    }
+}
+
+/// The length of derived keys, as the HKDF interface wants it.
+struct KeyLength(usize);
+
+impl KeyType for KeyLength {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+impl Keyring {
+    /// Derives the keys from `encryption_key` (32 bytes in base64, either alphabet, white space around it ignored) for
+    /// `issuer`.
+    ///
+    /// # Errors
+    /// When the key is anything else.
+    pub fn new(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
+        let text = encryption_key.trim();
+        let master = STANDARD
+            .decode(text)
+            .or_else(|_| BASE64_URL_SAFE.decode(text))
+            .or_else(|_| BASE64_URL_SAFE_NO_PAD.decode(text))
+            .map_err(|_| InvalidEncryptionKey)?;
+        if master.len() != 32 {
+            return Err(InvalidEncryptionKey);
+        }
+        let derive = |use_: &str, purpose: &str| -> Result<[u8; 32], InvalidEncryptionKey> {
+            let mut key = [0; 32];
+            Salt::new(HKDF_SHA256, b"mcp-oauth-operator v1")
+                .extract(&master)
+                .expand(&[use_.as_bytes(), b"\0", purpose.as_bytes(), b"\0", issuer.as_bytes()], KeyLength(32))
+                .and_then(|okm| okm.fill(&mut key))
+                .map_err(|_| InvalidEncryptionKey)?;
+            Ok(key)
+        };
+        let keys = PURPOSES
+            .iter()
+            .map(|(_, label)| {
+                Ok(PurposeKeys {
+                    seal: RandomizedNonceKey::new(&AES_256_GCM, &derive("seal", label)?)
+                        .map_err(|_| InvalidEncryptionKey)?,
+                    mac: hmac::Key::new(hmac::HMAC_SHA256, &derive("mac", label)?),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let mut key_id = [0; KEY_ID_LEN];
+        key_id.copy_from_slice(&derive("id", "")?[..KEY_ID_LEN]);
+        Ok(Self { key_id, keys })
+    }
+
+    /// Whether both were derived from the same key for the same issuer.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.key_id == other.key_id
+    }
+
+    fn keys(&self, purpose: Purpose) -> &PurposeKeys {
+        // PURPOSES lists the variants in their order; a test holds it to that.
+        &self.keys[purpose as usize]
+    }
+
+    /// Encrypts and authenticates a value: base64url of key id, nonce, ciphertext and tag. `None` only if the system
+    /// gives no randomness.
+    pub fn seal<T: Serialize>(&self, purpose: Purpose, value: &T) -> Option<String> {
+        let mut sealed = serde_json::to_vec(value).ok()?;
+        let nonce = self.keys(purpose).seal.seal_in_place_append_tag(Aad::from(self.key_id), &mut sealed).ok()?;
+        Some(BASE64_URL_SAFE_NO_PAD.encode([&self.key_id[..], nonce.as_ref(), &sealed].concat()))
+    }
+
+    /// Opens what [`Self::seal`] made for the same purpose; `None` for anything else.
+    pub fn open<T: DeserializeOwned>(&self, purpose: Purpose, sealed: &str) -> Option<T> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let (key_id, rest) = bytes.split_at_checked(KEY_ID_LEN)?;
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN)?;
+        if key_id != self.key_id {
+            return None;
+        }
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut ciphertext = ciphertext.to_vec();
+        let plain = self.keys(purpose).seal.open_in_place(nonce, Aad::from(self.key_id), &mut ciphertext).ok()?;
+        serde_json::from_slice(plain).ok()
+    }
+
+    /// Authenticates a value that may be read by anybody: base64url of key id, MAC and the value as JSON.
+    pub fn sign<T: Serialize>(&self, purpose: Purpose, value: &T) -> Option<String> {
+        let json = serde_json::to_vec(value).ok()?;
+        let mac = self.mac(purpose, &[&json]);
+        Some(BASE64_URL_SAFE_NO_PAD.encode([&self.key_id[..], &mac[..SHORT_MAC_LEN], &json].concat()))
+    }
+
+    /// Reads what [`Self::sign`] made for the same purpose; `None` for anything else.
+    pub fn read<T: DeserializeOwned>(&self, purpose: Purpose, signed: &str) -> Option<T> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(signed).ok()?;
+        let (key_id, rest) = bytes.split_at_checked(KEY_ID_LEN)?;
+        let (mac, json) = rest.split_at_checked(SHORT_MAC_LEN)?;
+        let expected = self.mac(purpose, &[json]);
+        (key_id == self.key_id && equal(mac, &expected[..SHORT_MAC_LEN])).then(|| serde_json::from_slice(json).ok())?
+    }
+
+    /// HMAC-SHA256 over the parts, each with its length before it so that no two lists of parts look alike.
+    pub fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.keys(purpose).mac);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut mac = [0; 32];
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
+
+    /// [`Self::mac`] in base64url.
+    pub fn mac_text(&self, purpose: Purpose, parts: &[&[u8]]) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.mac(purpose, parts))
+    }
+
+    /// Whether `text` is [`Self::mac_text`] of the parts, compared in constant time.
+    pub fn verify_mac_text(&self, purpose: Purpose, parts: &[&[u8]], text: &str) -> bool {
+        equal(text.as_bytes(), self.mac_text(purpose, parts).as_bytes())
+    }
+}
+
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Random bytes from the system; `None` if it has none to give.
+pub fn random_bytes<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// A random value of 256 bits in base64url (43 characters).
+pub fn random_token() -> Option<String> {
+    Some(BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<32>()?))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    pub fn keyring() -> Keyring {
+        Keyring::new(KEY, "https://mcp.example.com").unwrap()
+    }
+
+    #[test]
+    fn purposes_are_listed_in_their_order() {
+        for (position, (purpose, _)) in PURPOSES.iter().enumerate() {
+            assert_eq!(*purpose as usize, position);
+        }
+    }
+
+    #[test]
+    fn a_sealed_value_opens_for_its_purpose_and_issuer_only() {
+        let keyring = keyring();
+        let sealed = keyring.seal(Purpose::Code, &"value").unwrap();
+        assert_eq!(keyring.open::<String>(Purpose::Code, &sealed).as_deref(), Some("value"));
+        assert_eq!(keyring.open::<String>(Purpose::RefreshToken, &sealed), None);
+        let other = Keyring::new(KEY, "https://other.example.com").unwrap();
+        assert_eq!(other.open::<String>(Purpose::Code, &sealed), None);
+    }
+
+    #[test]
+    fn a_changed_byte_opens_nothing() {
+        let keyring = keyring();
+        for text in [keyring.seal(Purpose::Code, &"value").unwrap(), keyring.sign(Purpose::Code, &"value").unwrap()] {
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).unwrap();
+            for position in 0..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[position] ^= 1;
+                let changed = BASE64_URL_SAFE_NO_PAD.encode(changed);
+                assert_eq!(keyring.open::<String>(Purpose::Code, &changed), None);
+                assert_eq!(keyring.read::<String>(Purpose::Code, &changed), None);
+            }
+        }
+        for short in ["", "AAAA", "not base64!"] {
+            assert_eq!(keyring.open::<String>(Purpose::Code, short), None);
+            assert_eq!(keyring.read::<String>(Purpose::Code, short), None);
+        }
+    }
+
+    #[test]
+    fn parts_of_a_mac_do_not_run_together() {
+        let keyring = keyring();
+        assert_ne!(keyring.mac(Purpose::Code, &[b"ab", b"c"]), keyring.mac(Purpose::Code, &[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn an_encryption_key_of_another_length_is_refused_with_the_command_that_makes_one() {
+        for bad in ["", "short", "AAAA", "not base64 at all, but forty-four characters"] {
+            let error = Keyring::new(bad, "https://mcp.example.com").unwrap_err();
+            assert!(error.to_string().contains("openssl rand -base64 32"));
+        }
+        assert!(Keyring::new(&format!(" {KEY}\n"), "https://mcp.example.com").is_ok());
+    }
+}

@@ -1,0 +1,181 @@
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde_json::{Value, json};
+
+use super::access_token::{ACCESS_TOKEN_TYPE, AccessClaims, InvalidAccessToken};
+use crate::proxy::config::{SigningKeys, SigningKeysError};
+
+/// The loaded signing keys: all of them verify and are published, the newest whose time has come signs.
+pub struct SigningRing {
+    keys: Vec<LoadedKey>,
+}
+
+struct LoadedKey {
+    kid: String,
+    use_from: Timestamp,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    jwk: Value,
+}
+
+impl fmt::Debug for SigningRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|key| &key.kid)).finish()
+    }
+}
+
+impl SigningRing {
+    /// Loads the keys of a file.
+    ///
+    /// # Errors
+    /// When there is none, or one is not a P-256 key.
+    pub fn new(keys: &SigningKeys) -> Result<Self, SigningKeysError> {
+        let mut loaded = keys
+            .keys
+            .iter()
+            .map(|key| {
+                let (pkcs8, point) = key.decode()?;
+                // An uncompressed point is 0x04, x, y (SEC 1 §2.3.3).
+                let (x, y) = point[1..].split_at(32);
+                let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
+                let verifying = DecodingKey::from_ec_components(&x, &y)
+                    .map_err(|_| SigningKeysError::NotP256 { kid: key.kid.clone() })?;
+                let jwk = json!({
+                    "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": key.kid, "x": x, "y": y,
+                });
+                Ok(LoadedKey {
+                    kid: key.kid.clone(),
+                    use_from: key.use_from,
+                    signing: EncodingKey::from_ec_der(&pkcs8),
+                    verifying,
+                    jwk,
+                })
+            })
+            .collect::<Result<Vec<_>, SigningKeysError>>()?;
+        if loaded.is_empty() {
+            return Err(SigningKeysError::NoneUsable);
+        }
+        loaded.sort_by_key(|key| key.use_from);
+        Ok(Self { keys: loaded })
+    }
+
+    /// The public keys (RFC 7517 §5).
+    pub fn jwks(&self) -> Value {
+        json!({"keys": self.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()})
+    }
+
+    /// Signs an access token with the newest key whose time has come.
+    ///
+    /// # Errors
+    /// When no key's time has come.
+    pub fn sign(&self, claims: &AccessClaims, now: Timestamp) -> Result<String, SigningKeysError> {
+        let key = self.keys.iter().rev().find(|key| key.use_from <= now).ok_or(SigningKeysError::NoneUsable)?;
+        let mut header = Header::new(Algorithm::ES256);
+        header.typ = Some(ACCESS_TOKEN_TYPE.to_owned());
+        header.kid = Some(key.kid.clone());
+        jsonwebtoken::encode(&header, claims, &key.signing)
+            .map_err(|_| SigningKeysError::NotP256 { kid: key.kid.clone() })
+    }
+
+    /// Verifies an access token's signature and claims, except for its audience, which depends on the request, and its
+    /// session. jsonwebtoken's defaults would let a token without issuer, or of another type, pass (RFC 9068 §4).
+    ///
+    /// # Errors
+    /// What is wrong with the token.
+    pub fn verify(&self, token: &str, issuer: &str, now: u64) -> Result<AccessClaims, InvalidAccessToken> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidAccessToken::Malformed)?;
+        if header.typ.as_deref().is_none_or(|typ| !typ.eq_ignore_ascii_case(ACCESS_TOKEN_TYPE)) {
+            return Err(InvalidAccessToken::Malformed);
+        }
+        let kid = header.kid.as_deref().ok_or(InvalidAccessToken::Malformed)?;
+        let key = self.keys.iter().find(|key| key.kid == kid).ok_or(InvalidAccessToken::Signature)?;
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        validation.set_issuer(&[issuer]);
+        // Time and audience are checked by the caller, by its own clock and against the path of the request.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        let claims = jsonwebtoken::decode::<AccessClaims>(token, &key.verifying, &validation)
+            .map_err(|_| InvalidAccessToken::Signature)?
+            .claims;
+        claims.check_times(now)?;
+        Ok(claims)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    const ISSUER: &str = "https://mcp.example.com";
+
+    pub fn ring() -> SigningRing {
+        SigningRing::new(&SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap()).unwrap()
+    }
+
+    fn claims() -> AccessClaims {
+        AccessClaims {
+            iss: ISSUER.to_owned(),
+            sub: "subject".to_owned(),
+            aud: "https://mcp.example.com/mcp".to_owned(),
+            exp: 2_000,
+            iat: 1_000,
+            jti: "jti".to_owned(),
+            client_id: "client".to_owned(),
+            sid: "0".repeat(32),
+            scope: "mcp".to_owned(),
+        }
+    }
+
+    fn signed_with_header(ring: &SigningRing, change: impl FnOnce(&mut Header)) -> String {
+        let mut header = Header::new(Algorithm::ES256);
+        header.typ = Some(ACCESS_TOKEN_TYPE.to_owned());
+        header.kid = Some(ring.keys[0].kid.clone());
+        change(&mut header);
+        jsonwebtoken::encode(&header, &claims(), &ring.keys[0].signing).unwrap()
+    }
+
+    #[test]
+    fn what_was_signed_verifies_until_it_expires() {
+        let ring = ring();
+        let token = ring.sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(ring.verify(&token, ISSUER, 1_999).unwrap().sub, "subject");
+        assert_eq!(ring.verify(&token, ISSUER, 2_000), Err(InvalidAccessToken::Expired));
+        assert_eq!(ring.verify(&token, "https://other", 1_999), Err(InvalidAccessToken::Signature));
+    }
+
+    #[test]
+    fn another_ring_or_type_or_algorithm_is_refused() {
+        let ring = ring();
+        let other = super::tests::ring().sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(ring.verify(&other, ISSUER, 1_500), Err(InvalidAccessToken::Signature));
+        let id_token = signed_with_header(&ring, |header| header.typ = Some("JWT".to_owned()));
+        assert_eq!(ring.verify(&id_token, ISSUER, 1_500), Err(InvalidAccessToken::Malformed));
+        let no_kid = signed_with_header(&ring, |header| header.kid = None);
+        assert_eq!(ring.verify(&no_kid, ISSUER, 1_500), Err(InvalidAccessToken::Malformed));
+        let good = signed_with_header(&ring, |_| ());
+        assert!(ring.verify(&good, ISSUER, 1_500).is_ok());
+        let (_, rest) = good.split_once('.').unwrap();
+        for header in [r#"{"alg":"none","typ":"at+jwt"}"#, r#"{"alg":"HS256","typ":"at+jwt","kid":"x"}"#] {
+            let forged = format!("{}.{rest}", BASE64_URL_SAFE_NO_PAD.encode(header));
+            assert!(ring.verify(&forged, ISSUER, 1_500).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_key_signs_only_when_its_time_has_come_but_verifies_before() {
+        let now = Timestamp::UNIX_EPOCH;
+        let later = now + jiff::SignedDuration::from_mins(5);
+        let mut keys = SigningKeys::generate(now).unwrap();
+        keys.keys.extend(SigningKeys::generate(later).unwrap().keys);
+        let ring = SigningRing::new(&keys).unwrap();
+        let kid = |at| jsonwebtoken::decode_header(ring.sign(&claims(), at).unwrap()).unwrap().kid.unwrap();
+        assert_eq!(kid(now), keys.keys[0].kid);
+        assert_eq!(kid(later), keys.keys[1].kid);
+        assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
+        assert!(!ring.jwks().to_string().contains("\"d\""));
+    }
+}

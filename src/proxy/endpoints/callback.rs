@@ -1,0 +1,172 @@
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use jiff::SignedDuration;
+use url::form_urlencoded;
+
+use super::{
+    cookies::Cookies,
+    respond::{page, page_error, redirect_error, redirect_to_client},
+};
+use crate::{
+    api::{SessionClaims, SessionPhase, SessionUser},
+    proxy::{
+        crypto::Keyring,
+        identity::{Credentials, LoginError, Person, check_access, check_email},
+        oauth::{OAuthError, authorize::granted_scopes, code::Code, login::Login},
+        session::{Session, SessionId, StoreError},
+        state::Proxy,
+    },
+};
+
+/// How long a session waits for its code to be redeemed.
+const PENDING: SignedDuration = SignedDuration::from_mins(2);
+
+/// How a login ends that does not succeed.
+enum Failure {
+    /// On a page.
+    Page(OAuthError),
+    /// The login has been used before.
+    Used,
+}
+
+/// `GET /callback`: the issuer has sent the browser back. Its answer is verified, the access rules are applied, and only
+/// then something is stored: the session.
+pub async fn callback(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let query: Vec<(String, String)> =
+        form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
+    let get = |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let keyring = proxy.secrets.load().keyring.clone();
+    let cookies = Cookies::read(&headers, &proxy.public_url);
+    let state = get("state").unwrap_or_default();
+    let login = cookies
+        .login(state)
+        .and_then(|cookie| Login::open(cookie, &keyring, proxy.now()))
+        .filter(|login| login.state == state);
+    let Some(login) = login else {
+        return page(
+            StatusCode::FORBIDDEN,
+            "This login cannot be finished",
+            "It was not begun in this browser, took longer than ten minutes, or its cookie is gone.",
+            "Go back to your MCP client and connect again: nothing was lost.",
+        );
+    };
+    let mut response = match (get("code"), get("error"), get("iss")) {
+        // RFC 9207: an answer of another issuer is a mix-up.
+        (_, _, Some(issuer)) if issuer != proxy.config.identity_provider.issuer_url => {
+            page_error(&headers, &OAuthError::invalid_request("the answer comes from another identity provider"))
+        }
+        (Some(code), None, _) => finish(&proxy, &headers, &keyring, &login, code.to_owned()).await,
+        _ => {
+            let error = OAuthError::access_denied("the login at the identity provider was not finished");
+            let request = &login.request;
+            redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error)
+        }
+    };
+    if let Some(cookie) = cookies.clear_login(state) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+async fn finish(
+    proxy: &Arc<Proxy>,
+    headers: &HeaderMap,
+    keyring: &Keyring,
+    login: &Login,
+    issuer_code: String,
+) -> Response {
+    let request = &login.request;
+    let code = match log_in(proxy, keyring, login, issuer_code).await {
+        Ok(session) => Code::new(session.id, request, proxy.now()).seal(keyring),
+        Err(Failure::Page(error)) => return page_error(headers, &error),
+        Err(Failure::Used) => {
+            return page(
+                StatusCode::CONFLICT,
+                "This login has been used",
+                "It was finished before, perhaps in another tab.",
+                "If your MCP client is not connected, connect again from there.",
+            );
+        }
+    };
+    match code {
+        Some(code) => redirect_to_client(
+            &request.redirect_uri,
+            &[("code", &code)],
+            request.state.as_deref(),
+            proxy.public_url.as_str(),
+        ),
+        None => page_error(headers, &OAuthError::temporarily_unavailable("this server has no randomness to give")),
+    }
+}
+
+async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_code: String) -> Result<Session, Failure> {
+    let (worker, wanted) = (proxy.clone(), login.clone());
+    let person = proxy
+        .on_control(async move {
+            let secrets = worker.secrets.load_full();
+            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+            worker.issuer.finish(issuer_code, &wanted, &credentials).await
+        })
+        .await
+        .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
+        .map_err(|error| {
+            tracing::error!(%error, "a login failed");
+            Failure::Page(match error {
+                LoginError::Unavailable(_) => {
+                    OAuthError::temporarily_unavailable("the identity provider cannot be reached")
+                }
+                LoginError::Refused(_) => {
+                    OAuthError::invalid_request("the identity provider's answer was not accepted")
+                }
+            })
+        })?;
+    let session = new_session(proxy, keyring, login, person)?;
+    let (store, new) = (proxy.store.clone(), session.clone());
+    match proxy.on_control(async move { store.create(&new).await }).await {
+        Some(Ok(())) => {
+            tracing::info!(session = %session.id, user = session.user.email, client = session.client.name, "logged in");
+            Ok(session)
+        }
+        Some(Err(StoreError::Exists)) => Err(Failure::Used),
+        Some(Err(error)) => {
+            tracing::error!(%error, "a login could not be stored");
+            Err(Failure::Page(OAuthError::temporarily_unavailable("the login could not be stored")))
+        }
+        None => Err(Failure::Page(OAuthError::temporarily_unavailable("this server is shutting down"))),
+    }
+}
+
+fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, person: Person) -> Result<Session, Failure> {
+    let email = check_email(&person.email);
+    let allowed = check_access(&proxy.config.access, &person);
+    let email = match (email, allowed) {
+        (Ok(email), Ok(())) => email,
+        (Ok(email), Err(denied)) => {
+            tracing::warn!(user = email, %denied, "login refused");
+            return Err(Failure::Page(OAuthError::access_denied(format!("You logged in as {email}, but {denied}."))));
+        }
+        (Err(denied), _) => {
+            tracing::warn!(subject = person.subject, %denied, "login refused");
+            return Err(Failure::Page(OAuthError::access_denied(format!("You logged in, but {denied}."))));
+        }
+    };
+    let now = proxy.now();
+    Ok(Session {
+        id: SessionId::of_nonce(keyring, &login.nonce),
+        user: SessionUser { issuer: person.issuer, subject: person.subject, email },
+        client: login.request.session_client(),
+        scopes: granted_scopes(),
+        resource: login.request.resource.clone(),
+        created_at: now,
+        phase: SessionPhase::Pending,
+        rotation: 0,
+        rotated_at: now,
+        expires_at: now + PENDING,
+        claims: SessionClaims { hosted_domain: person.hosted_domain, email_verified: person.email_verified },
+    })
+}

@@ -1,0 +1,116 @@
+use std::sync::Arc;
+
+use axum::{
+    extract::{Form, State, rejection::FormRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use serde::Deserialize;
+
+use super::{
+    cookies::{Cookies, MAX_LOGINS},
+    respond::{page, page_error, redirect, redirect_error},
+};
+use crate::proxy::{
+    crypto::{Keyring, random_token},
+    identity::{Credentials, LoginError},
+    oauth::{
+        OAuthError,
+        authorize::AuthorizationRequest,
+        login::{ConsentForm, Login},
+    },
+    state::Proxy,
+};
+
+/// What the consent page's form holds.
+#[derive(Deserialize)]
+pub struct Submitted {
+    form: String,
+    binding: String,
+    decision: String,
+}
+
+/// `POST /consent`: the person has decided. Approved, their browser goes to the issuer with a cookie that only this
+/// browser has; nothing is stored.
+pub async fn consent(
+    State(proxy): State<Arc<Proxy>>,
+    headers: HeaderMap,
+    submitted: Result<Form<Submitted>, FormRejection>,
+) -> Response {
+    if !is_same_origin(&headers, proxy.public_url.as_str()) {
+        return refused("The form was sent from another site.");
+    }
+    let Ok(Form(submitted)) = submitted else {
+        return refused("The form is not complete.");
+    };
+    let keyring = proxy.secrets.load().keyring.clone();
+    let cookies = Cookies::read(&headers, &proxy.public_url);
+    let request = cookies
+        .browser()
+        .and_then(|browser| ConsentForm::open(&submitted.form, &submitted.binding, browser, &keyring, proxy.now()));
+    let Some(request) = request else {
+        return refused("The page was shown in another browser, or too long ago.");
+    };
+    if submitted.decision != "approve" {
+        let error = OAuthError::access_denied("the person did not agree");
+        return redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error);
+    }
+    match approve(&proxy, request, &keyring).await {
+        Ok((login, url)) => send_to_issuer(&cookies, &keyring, &proxy, &login, &url),
+        Err(error) => page_error(&headers, &error),
+    }
+}
+
+/// Browsers say where a form comes from; `null` is somewhere else.
+fn is_same_origin(headers: &HeaderMap, public_url: &str) -> bool {
+    let origin = headers.get(header::ORIGIN).is_none_or(|origin| origin == public_url);
+    let site = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin");
+    origin && site
+}
+
+async fn approve(
+    proxy: &Arc<Proxy>,
+    request: AuthorizationRequest,
+    keyring: &Keyring,
+) -> Result<(Login, String), OAuthError> {
+    let no_randomness = || OAuthError::temporarily_unavailable("this server has no randomness to give");
+    let (Some(state), Some(nonce), Some(verifier)) = (random_token(), random_token(), random_token()) else {
+        return Err(no_randomness());
+    };
+    let login = Login::new(request, state, nonce, verifier, proxy.now());
+    let (worker, wanted) = (proxy.clone(), login.clone());
+    let url = proxy
+        .on_control(async move {
+            let secrets = worker.secrets.load_full();
+            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+            worker.issuer.login_url(&wanted, &credentials).await
+        })
+        .await
+        .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
+        .map_err(|error| {
+            tracing::error!(%error, "nobody can log in");
+            OAuthError::temporarily_unavailable("the identity provider cannot be reached")
+        })?;
+    login.seal(keyring).map(|_| (login, url)).ok_or_else(no_randomness)
+}
+
+fn send_to_issuer(cookies: &Cookies<'_>, keyring: &Keyring, proxy: &Proxy, login: &Login, url: &str) -> Response {
+    let mut response = redirect(url);
+    let set = login.seal(keyring).and_then(|value| cookies.set_login(&login.state, &value));
+    // At most three at once, so that headers stay small: the oldest make room.
+    let mut others: Vec<(i64, &str)> = cookies
+        .logins()
+        .map(|(name, value)| (Login::open(value, keyring, proxy.now()).map_or(0, |login| login.expires_at()), name))
+        .collect();
+    others.sort_unstable();
+    let surplus = (others.len() + 1).saturating_sub(MAX_LOGINS);
+    let cleared = others.iter().take(surplus).filter_map(|(_, name)| cookies.clear(name));
+    for cookie in cleared.chain(set) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+fn refused(why: &str) -> Response {
+    page(StatusCode::FORBIDDEN, "This cannot be approved", why, "Go back to your MCP client and connect again.")
+}

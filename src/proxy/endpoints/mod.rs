@@ -1,0 +1,60 @@
+//! The authorization server's endpoints: each parses a request, asks the core in `oauth`, does the I/O and answers.
+
+mod authorize;
+mod callback;
+mod consent;
+mod cookies;
+mod pages;
+mod register;
+mod respond;
+mod token;
+mod well_known;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{Method, header},
+    routing::{get, post},
+};
+use tower_http::{
+    cors::{Any, CorsLayer},
+    limit::RequestBodyLimitLayer,
+};
+
+use super::state::Proxy;
+use crate::api::proxy::DynamicRegistration;
+
+/// The largest request body that these endpoints read, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// All endpoints except the MCP ones.
+pub fn router(proxy: Arc<Proxy>) -> Router {
+    // Clients in browsers read these from anywhere; the pages for people are not among them.
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            "mcp-protocol-version".parse().unwrap_or(header::ACCEPT),
+        ])
+        .expose_headers([header::WWW_AUTHENTICATE]);
+    let mut for_programs = Router::new()
+        .route("/.well-known/oauth-authorization-server", get(well_known::authorization_server))
+        .route("/.well-known/oauth-protected-resource", get(well_known::default_resource))
+        .route("/.well-known/oauth-protected-resource/{*path}", get(well_known::resource))
+        .route("/jwks", get(well_known::jwks))
+        .route("/token", post(token::token));
+    if proxy.config.clients.dynamic_registration == DynamicRegistration::Enabled {
+        for_programs = for_programs.route("/register", post(register::register));
+    }
+    Router::new()
+        .route("/authorize", get(authorize::authorize))
+        .route("/consent", post(consent::consent))
+        .route("/callback", get(callback::callback))
+        .merge(for_programs.layer(cors))
+        .fallback(respond::not_found)
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .with_state(proxy)
+}

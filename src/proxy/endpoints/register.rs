@@ -1,0 +1,28 @@
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::respond::{json_error, no_store};
+use crate::proxy::{oauth::client::Client, state::Proxy};
+
+/// `POST /register` (RFC 7591). Nothing is stored.
+pub async fn register(State(proxy): State<Arc<Proxy>>, body: Bytes) -> Response {
+    let keyring = proxy.secrets.load().keyring.clone();
+    let answer = Client::register(&body, &proxy.config.clients.redirects, proxy.now()).and_then(|client| {
+        let id = client.id(&keyring)?;
+        Ok(client.answer(&id, &keyring))
+    });
+    match answer {
+        Ok(answer) => (StatusCode::CREATED, no_store(), Json(answer)).into_response(),
+        Err(error) => {
+            tracing::info!(%error, "registration refused");
+            json_error(&error)
+        }
+    }
+}

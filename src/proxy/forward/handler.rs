@@ -1,0 +1,244 @@
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW},
+    uri::PathAndQuery,
+};
+use hyper::body::Incoming;
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::{
+    Body, HeaderRules,
+    bearer::{self, Caller, Refusal, VerifiedTokens, json_response},
+    body::UpstreamBody,
+    headers::{self, InvalidHeaderRules, allow_any_origin},
+    mcp_session,
+    pool::{Connector, Pool, PoolError, connector},
+};
+use crate::{
+    api::InvalidUrl,
+    proxy::{metrics::Outcome, session::LiveSession, state::Proxy},
+};
+
+/// The methods of an MCP endpoint. Nothing else is forwarded.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, HEAD, OPTIONS");
+
+/// The request headers that a web page may send.
+const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, last-event-id",
+);
+
+/// How often an open stream asks whether its session has ended.
+const SESSION_CHECK: Duration = Duration::from_millis(500);
+
+/// How many such checks may pass before the watch must have shown a session that was only looked up.
+const UNWATCHED_CHECKS: u32 = 20;
+
+/// What the workers of a proxy share.
+pub struct Forwarder {
+    proxy: Arc<Proxy>,
+    verified: VerifiedTokens,
+    rules: HeaderRules,
+    connector: Connector,
+    upstream: Uri,
+    prefix: String,
+}
+
+/// Why requests cannot be forwarded with this configuration.
+#[derive(Debug, Error)]
+pub enum ForwarderError {
+    /// The upstream's address is not right.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// The upstream's address has no host, or one that HTTP does not take.
+    #[error("upstream.url cannot be connected to")]
+    Upstream,
+    /// A header of the configuration is not right.
+    #[error(transparent)]
+    Headers(#[from] InvalidHeaderRules),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+impl Forwarder {
+    /// Forwards what `proxy` admits.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(proxy: Arc<Proxy>) -> Result<Self, ForwarderError> {
+        let upstream: Uri = proxy.config.upstream_url()?.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
+        let host = upstream.authority().ok_or(ForwarderError::Upstream)?;
+        let rules = HeaderRules::new(&proxy.config.upstream.identity, &proxy.public_url, host)?;
+        let connector = connector(upstream.scheme_str() == Some("https"))?;
+        let prefix = upstream.path().trim_end_matches('/').to_owned();
+        Ok(Self { proxy, verified: VerifiedTokens::default(), rules, connector, upstream, prefix })
+    }
+
+    /// Whether a path, as the client spelled it, is an MCP endpoint.
+    pub fn is_endpoint(&self, path: &str) -> bool {
+        self.proxy.resources.path(path).is_some()
+    }
+
+    fn target(&self, uri: &Uri) -> Option<Uri> {
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if self.prefix.is_empty() { path.parse().ok() } else { format!("{}{path}", self.prefix).parse().ok() }
+    }
+}
+
+/// A worker's side of forwarding. Stays on its thread.
+pub struct Worker {
+    /// What it shares with the others.
+    pub forwarder: Arc<Forwarder>,
+    /// Its connections to the upstream.
+    pub pool: Rc<Pool>,
+}
+
+impl Worker {
+    /// A worker without connections yet.
+    pub fn new(forwarder: Arc<Forwarder>) -> Self {
+        let pool = Rc::new(Pool::new(forwarder.connector.clone(), forwarder.upstream.clone()));
+        Self { forwarder, pool }
+    }
+}
+
+/// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
+pub async fn forward(request: Request<Incoming>, peer: SocketAddr, worker: &Worker) -> Response<Body> {
+    let (outcome, response) = answer(request, peer, worker).await;
+    worker.forwarder.proxy.metrics.count(outcome);
+    response
+}
+
+async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worker) -> (Outcome, Response<Body>) {
+    let Forwarder { proxy, verified, rules, .. } = &*worker.forwarder;
+    match *request.method() {
+        Method::OPTIONS => return (Outcome::Preflight, preflight()),
+        Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
+        _ => return (Outcome::Refused, method_not_allowed()),
+    }
+    let caller = match caller(proxy, verified, &request).await {
+        Ok(caller) => caller,
+        Err(Refusal::Unavailable) => {
+            return (Outcome::Unavailable, Refusal::Unavailable.response(proxy, request.uri().path()));
+        }
+        Err(refusal) => return (Outcome::Refused, refusal.response(proxy, request.uri().path())),
+    };
+    // Secrets may change while the upstream thinks, but both ways of one request use the same.
+    let keyring = proxy.secrets.load().keyring.clone();
+    if mcp_session::unbind(&keyring, &caller.session.user, request.headers_mut()).is_err() {
+        return (Outcome::Refused, foreign_mcp_session());
+    }
+    let Some(target) = worker.forwarder.target(request.uri()) else {
+        return (Outcome::Refused, bad_gateway("the request's path and query are too long"));
+    };
+    *request.uri_mut() = target;
+    *request.version_mut() = http::Version::HTTP_11;
+    rules.to_upstream(request.headers_mut(), peer.ip(), &caller.email);
+    let (mut response, lease) = match worker.pool.send(request).await {
+        Ok(answered) => answered,
+        Err(error) => {
+            tracing::warn!(%error, "upstream");
+            return (Outcome::BadGateway, bad_gateway("the upstream cannot be reached or broke off"));
+        }
+    };
+    if response.status() == StatusCode::UNAUTHORIZED || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // A 401 would send the client into a login that cannot help: it is we whom the upstream does not accept.
+        tracing::warn!(status = %response.status(), "the upstream does not accept the proxy's requests");
+        return (Outcome::BadGateway, bad_gateway("the upstream does not accept the proxy's requests"));
+    }
+    headers::to_client(response.headers_mut());
+    mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
+    let watched = Watched::new(proxy.clone(), caller);
+    (Outcome::Forwarded, response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched))))
+}
+
+async fn caller(proxy: &Proxy, verified: &VerifiedTokens, request: &Request<Incoming>) -> Result<Caller, Refusal> {
+    let token = bearer::token(request.headers())?;
+    let path = proxy.resources.path(request.uri().path()).unwrap_or_default();
+    bearer::verify(proxy, verified, token, path).await
+}
+
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    allow_any_origin(headers);
+    response
+}
+
+fn method_not_allowed() -> Response<Body> {
+    let body = json!({"error": "invalid_request", "error_description": "an MCP endpoint does not know this method"});
+    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
+    response.headers_mut().insert(ALLOW, METHODS);
+    response
+}
+
+fn bad_gateway(description: &str) -> Response<Body> {
+    json_response(StatusCode::BAD_GATEWAY, &json!({"error": "bad_gateway", "error_description": description}))
+}
+
+/// What an MCP server answers for a session it does not know: the client begins a new one (MCP transports, session
+/// management).
+fn foreign_mcp_session() -> Response<Body> {
+    let error = json!({"code": -32001, "message": "Session not found"});
+    json_response(StatusCode::NOT_FOUND, &json!({"jsonrpc": "2.0", "id": null, "error": error}))
+}
+
+/// Ends an open stream soon after its session has ended.
+pub struct Watched {
+    proxy: Arc<Proxy>,
+    session: Arc<LiveSession>,
+    unwatched_checks: Option<u32>,
+    // Made when a stream has to wait for the first time, which short answers never do.
+    interval: Option<Interval>,
+}
+
+impl Watched {
+    fn new(proxy: Arc<Proxy>, caller: Caller) -> Self {
+        let unwatched_checks = (!caller.watched).then_some(UNWATCHED_CHECKS);
+        Self { proxy, session: caller.session, unwatched_checks, interval: None }
+    }
+
+    /// Whether the session has ended, as far as it is known.
+    pub fn has_ended(&self) -> bool {
+        !self.session.admits(self.proxy.now())
+    }
+
+    /// Ready when the session has ended; otherwise wakes the task for the next look.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.interval.get_or_insert_with(session_checks).poll_tick(cx));
+            if let Some(left) = self.unwatched_checks {
+                if let Some(session) = self.proxy.sessions.live().get(&self.session.id) {
+                    (self.session, self.unwatched_checks) = (session, None);
+                } else if left == 0 {
+                    return Poll::Ready(());
+                } else {
+                    self.unwatched_checks = Some(left - 1);
+                }
+            }
+            if self.has_ended() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+fn session_checks() -> Interval {
+    let mut interval = tokio::time::interval(SESSION_CHECK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.reset();
+    interval
+}

@@ -1,0 +1,19 @@
+//! The resource server: checks the bearer token of a request to an MCP endpoint, cleans its headers and forwards it to the
+//! upstream, streaming both ways. Nothing here issues a token or changes a session.
+
+mod bearer;
+mod body;
+mod handler;
+mod headers;
+mod mcp_session;
+mod pool;
+
+pub use body::Body;
+use body::BoxError;
+pub use handler::{Forwarder, ForwarderError, Worker, forward};
+use headers::HeaderRules;
+
+#[cfg(test)]
+pub mod testing {
+    pub use super::bearer::{VerifiedTokens, verify};
+}

@@ -1,0 +1,137 @@
+use thiserror::Error;
+
+use crate::api::proxy::{Access, AccessPolicy};
+
+/// Google's issuer: there only the `hd` claim says that a domain vouches for an account
+/// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
+const GOOGLE: &str = "https://accounts.google.com";
+
+/// Who the issuer says has logged in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Person {
+    /// The issuer.
+    pub issuer: String,
+    /// Its own stable identifier of the person.
+    pub subject: String,
+    /// The e-mail address, lower-cased by [`check_email`].
+    pub email: String,
+    /// Whether the issuer says that the address is theirs.
+    pub email_verified: bool,
+    /// Google's `hd`.
+    pub hosted_domain: Option<String>,
+}
+
+/// Why a person may not come in, in words for that person.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum Denied {
+    /// The issuer gave no address, or something that is none.
+    #[error("the identity provider gave no usable e-mail address for this account")]
+    NoEmail,
+    /// The issuer does not vouch for the address.
+    #[error("the identity provider says that this account's e-mail address is not verified")]
+    EmailNotVerified,
+    /// In no list.
+    #[error("this account is not among those that may use this server")]
+    NotListed,
+}
+
+/// Brings an address into the one form in which it is compared and forwarded.
+///
+/// # Errors
+/// [`Denied::NoEmail`] for anything that two programs could read in two ways: more than one @, spaces, control
+/// characters, letters beyond ASCII.
+pub fn check_email(email: &str) -> Result<String, Denied> {
+    let (local, domain) = email.split_once('@').ok_or(Denied::NoEmail)?;
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '@' | ',' | ';' | '<' | '>' | '"' | '\\' | '(' | ')');
+    let well_formed = !local.is_empty()
+        && !domain.is_empty()
+        && email.len() <= 320
+        && local.chars().all(plain)
+        && domain.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    if well_formed { Ok(email.to_ascii_lowercase()) } else { Err(Denied::NoEmail) }
+}
+
+/// Whether the rules let a person in.
+///
+/// # Errors
+/// Why not.
+pub fn check_access(access: &Access, person: &Person) -> Result<(), Denied> {
+    if !person.email_verified {
+        return Err(Denied::EmailNotVerified);
+    }
+    let email = check_email(&person.email)?;
+    if access.policy == AccessPolicy::AnyUser {
+        return Ok(());
+    }
+    let domain = if person.issuer == GOOGLE {
+        person.hosted_domain.as_deref()
+    } else {
+        email.split_once('@').map(|(_, domain)| domain)
+    };
+    let listed = access.emails.iter().any(|listed| listed.eq_ignore_ascii_case(&email))
+        || domain.is_some_and(|domain| access.domains.iter().any(|listed| listed.eq_ignore_ascii_case(domain)));
+    if listed { Ok(()) } else { Err(Denied::NotListed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        Access {
+            policy: AccessPolicy::Listed,
+            emails: vec!["Ada@Other.example".to_owned()],
+            domains: vec!["example.com".to_owned()],
+        }
+    }
+
+    fn person(issuer: &str, email: &str, hosted_domain: Option<&str>) -> Person {
+        Person {
+            issuer: issuer.to_owned(),
+            subject: "1".to_owned(),
+            email: email.to_owned(),
+            email_verified: true,
+            hosted_domain: hosted_domain.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a16_with_google_only_hd_speaks_for_a_domain() {
+        let check = |hd| check_access(&access(), &person(GOOGLE, "eve@example.com", hd));
+        assert_eq!(check(Some("example.com")), Ok(()));
+        assert_eq!(check(None), Err(Denied::NotListed));
+        assert_eq!(check(Some("evil.example")), Err(Denied::NotListed));
+    }
+
+    #[test]
+    fn a16_tricky_addresses_are_no_addresses() {
+        for email in [
+            "a@evil.com@example.com",
+            "@example.com",
+            "a@",
+            "a",
+            "",
+            "a b@example.com",
+            "a@exa\u{0000}mple.com",
+            "а@example.com",
+            "a@example.com\n",
+            "\"a@evil.com\"@example.com",
+        ] {
+            assert_eq!(check_email(email), Err(Denied::NoEmail), "{email:?}");
+        }
+        assert_eq!(check_email("Ada@Example.COM").as_deref(), Ok("ada@example.com"));
+    }
+
+    #[test]
+    fn listed_people_and_domains_come_in_and_nobody_else() {
+        let idp = "https://idp.example.net";
+        assert_eq!(check_access(&access(), &person(idp, "ada@other.example", None)), Ok(()));
+        assert_eq!(check_access(&access(), &person(idp, "bob@example.com", None)), Ok(()));
+        assert_eq!(check_access(&access(), &person(idp, "bob@sub.example.com", None)), Err(Denied::NotListed));
+        assert_eq!(check_access(&access(), &person(idp, "bob@notexample.com", None)), Err(Denied::NotListed));
+        let any = Access { policy: AccessPolicy::AnyUser, emails: vec![], domains: vec![] };
+        assert_eq!(check_access(&any, &person(idp, "who@ever.example", None)), Ok(()));
+        let unverified = Person { email_verified: false, ..person(idp, "bob@example.com", None) };
+        assert_eq!(check_access(&any, &unverified), Err(Denied::EmailNotVerified));
+    }
+}

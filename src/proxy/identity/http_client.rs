@@ -1,0 +1,68 @@
+use std::{future::Future, pin::Pin, time::Duration};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
+use thiserror::Error;
+
+/// How long the issuer may take for one answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest answer that is read, in bytes: key sets and token answers are a few KiB.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Speaks to the issuer: no redirects are followed, answers are bounded in size and time.
+#[derive(Clone, Debug)]
+pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<bytes::Bytes>>);
+
+/// Why the issuer did not answer.
+#[derive(Debug, Error)]
+pub enum HttpError {
+    /// No connection, or it broke.
+    #[error("the request failed: {0}")]
+    Request(#[from] hyper_util::client::legacy::Error),
+    /// The answer is too large or broke off.
+    #[error("the answer could not be read: {0}")]
+    Answer(Box<dyn std::error::Error + Send + Sync>),
+    /// No answer in time.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl HttpClient {
+    /// A client that trusts the system's roots.
+    ///
+    /// # Errors
+    /// When the system has none.
+    pub fn new() -> std::io::Result<Self> {
+        // http is for issuers on loopback only, which the configuration has checked.
+        let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
+        Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
+    }
+
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let request = request.map(|body| Full::new(body.into()));
+        let exchange = async {
+            let (head, body) = self.0.request(request).await?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(HttpError::Answer)?;
+            Ok(HttpResponse::from_parts(head, body.to_bytes().to_vec()))
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(HttpError::Timeout))
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for HttpClient {
+    type Error = HttpError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + Sync + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        // The library wants a future that is Sync, which hyper's is not; a task's handle is.
+        let client = self.clone();
+        let task = tokio::spawn(async move { client.send(request).await });
+        Box::pin(async move { task.await.unwrap_or(Err(HttpError::Timeout)) })
+    }
+}

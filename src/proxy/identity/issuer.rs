@@ -1,0 +1,216 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use openidconnect::{
+    AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields,
+    EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce, PkceCodeChallenge,
+    PkceCodeVerifier, RedirectUrl, Scope, SignatureVerificationError, StandardErrorResponse, StandardTokenResponse,
+    core::{
+        CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim,
+        CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
+        CoreRevocableToken, CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
+    },
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use super::{HttpClient, Person};
+use crate::{
+    api::{PublicUrl, proxy::IdentityProvider},
+    proxy::oauth::login::Login,
+};
+
+/// How long a discovery document and its keys are used before they are fetched again.
+const METADATA_VALID: Duration = Duration::from_secs(3600);
+
+/// How soon they may be fetched again because a key is unknown: the issuer has rotated, or somebody makes us ask.
+const REFETCH_AFTER: Duration = Duration::from_secs(10);
+
+/// Google's own claim.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct ExtraClaims {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hd: Option<String>,
+}
+
+impl openidconnect::AdditionalClaims for ExtraClaims {}
+
+type TokenFields = IdTokenFields<
+    ExtraClaims,
+    EmptyExtraTokenFields,
+    CoreGenderClaim,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJwsSigningAlgorithm,
+>;
+
+type OidcClient = Client<
+    ExtraClaims,
+    CoreAuthDisplay,
+    CoreGenderClaim,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJsonWebKey,
+    CoreAuthPrompt,
+    StandardErrorResponse<CoreErrorResponseType>,
+    StandardTokenResponse<TokenFields, CoreTokenType>,
+    CoreTokenIntrospectionResponse,
+    CoreRevocableToken,
+    CoreRevocationErrorResponse,
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointMaybeSet,
+    EndpointMaybeSet,
+>;
+
+/// Why a login at the issuer came to nothing.
+#[derive(Debug, Error)]
+pub enum LoginError {
+    /// The issuer cannot be reached or does not speak OpenID Connect: a matter of time, or of configuration.
+    #[error("the identity provider cannot be used: {0}")]
+    Unavailable(String),
+    /// It answered, and the answer is not good.
+    #[error("the identity provider's answer was refused: {0}")]
+    Refused(String),
+}
+
+/// The client id and secret that the issuer gave us.
+pub struct Credentials<'a> {
+    /// Public.
+    pub client_id: &'a str,
+    /// Secret.
+    pub client_secret: &'a SecretString,
+}
+
+/// The issuer that people log in at. Nothing is fetched before the first login.
+#[derive(Debug)]
+pub struct Issuer {
+    url: IssuerUrl,
+    scopes: Vec<Scope>,
+    redirect: RedirectUrl,
+    http: HttpClient,
+    metadata: Mutex<Option<(Instant, Arc<CoreProviderMetadata>)>>,
+}
+
+impl Issuer {
+    /// The issuer of a configuration; people come back to `/callback` of `public_url`.
+    ///
+    /// # Errors
+    /// When an address is not one.
+    pub fn new(config: &IdentityProvider, public_url: &PublicUrl, http: HttpClient) -> Result<Self, url::ParseError> {
+        Ok(Self {
+            url: IssuerUrl::new(config.issuer_url.clone())?,
+            // openid is asked for by the library itself.
+            scopes: config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new).collect(),
+            redirect: RedirectUrl::new(public_url.join("/callback"))?,
+            http,
+            metadata: Mutex::default(),
+        })
+    }
+
+    /// Where the browser goes to log in for `login`.
+    ///
+    /// # Errors
+    /// [`LoginError::Unavailable`] when the issuer's metadata cannot be had.
+    pub async fn login_url(&self, login: &Login, credentials: &Credentials<'_>) -> Result<String, LoginError> {
+        let metadata = self.metadata(METADATA_VALID).await?;
+        let client = self.client(&metadata, credentials);
+        let verifier = PkceCodeVerifier::new(login.verifier.clone());
+        let (state, nonce) = (login.state.clone(), login.nonce.clone());
+        let (url, _, _) = client
+            .authorize_url(CoreAuthenticationFlow::AuthorizationCode, || CsrfToken::new(state), || Nonce::new(nonce))
+            .add_scopes(self.scopes.iter().cloned())
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
+            .url();
+        Ok(url.into())
+    }
+
+    /// Redeems the issuer's code and verifies the ID token (OIDC Core §3.1.3.7): signature, issuer, audience, times and
+    /// the login's nonce.
+    ///
+    /// # Errors
+    /// Which side is at fault.
+    pub async fn finish(
+        &self,
+        code: String,
+        login: &Login,
+        credentials: &Credentials<'_>,
+    ) -> Result<Person, LoginError> {
+        let metadata = self.metadata(METADATA_VALID).await?;
+        let client = self.client(&metadata, credentials);
+        let answer = client
+            .exchange_code(AuthorizationCode::new(code))
+            .map_err(|error| LoginError::Unavailable(format!("its metadata names no token endpoint: {error}")))?
+            .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()))
+            .request_async(&self.http)
+            .await
+            .map_err(|error| match error {
+                openidconnect::RequestTokenError::ServerResponse(answer) => {
+                    LoginError::Refused(format!("it refused the code: {}", answer.error().as_ref()))
+                }
+                openidconnect::RequestTokenError::Request(error) => LoginError::Unavailable(error.to_string()),
+                _ => LoginError::Unavailable("its token endpoint gave something else than a token".to_owned()),
+            })?;
+        let id_token = answer
+            .extra_fields()
+            .id_token()
+            .ok_or_else(|| LoginError::Refused("there is no ID token in it".to_owned()))?;
+        let nonce = Nonce::new(login.nonce.clone());
+        let mut claims = id_token.claims(&client.id_token_verifier(), &nonce).cloned();
+        if matches!(
+            claims,
+            Err(ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey))
+        ) {
+            let metadata = self.metadata(REFETCH_AFTER).await?;
+            claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), &nonce).cloned();
+        }
+        let claims = claims.map_err(|error| LoginError::Refused(format!("its ID token is not good: {error}")))?;
+        Ok(Person {
+            issuer: self.url.as_str().to_owned(),
+            subject: claims.subject().as_str().to_owned(),
+            email: claims.email().map(|email| email.as_str().to_owned()).unwrap_or_default(),
+            email_verified: claims.email_verified().unwrap_or(false),
+            hosted_domain: claims.additional_claims().hd.clone(),
+        })
+    }
+
+    fn client(&self, metadata: &CoreProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
+        Client::from_provider_metadata(
+            metadata.clone(),
+            ClientId::new(credentials.client_id.to_owned()),
+            Some(ClientSecret::new(credentials.client_secret.expose_secret().to_owned())),
+        )
+        .set_redirect_uri(self.redirect.clone())
+    }
+
+    async fn metadata(&self, valid: Duration) -> Result<Arc<CoreProviderMetadata>, LoginError> {
+        // Held during the fetch: a hundred logins at once ask the issuer once.
+        let mut cached = self.metadata.lock().await;
+        if let Some((fetched, metadata)) = &*cached
+            && fetched.elapsed() < valid
+        {
+            return Ok(metadata.clone());
+        }
+        let metadata = CoreProviderMetadata::discover_async(self.url.clone(), &self.http)
+            .await
+            .map_err(|error| LoginError::Unavailable(describe(&error)))?;
+        let metadata = Arc::new(metadata);
+        *cached = Some((Instant::now(), metadata.clone()));
+        Ok(metadata)
+    }
+}
+
+/// An error with its causes: the outermost alone says little.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

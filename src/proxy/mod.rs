@@ -1,0 +1,16 @@
+//! The data plane: the authorization server that MCP clients log in at, and the forwarder behind it.
+
+pub mod config;
+pub(crate) mod crypto;
+mod endpoints;
+mod forward;
+mod health;
+mod identity;
+mod metrics;
+pub(crate) mod oauth;
+mod server;
+mod session;
+mod start;
+mod state;
+
+pub use start::{StartError, run};

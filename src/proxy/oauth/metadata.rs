@@ -1,0 +1,43 @@
+//! The documents from which clients learn where everything is.
+
+use serde_json::{Value, json};
+
+use super::SCOPE;
+use crate::api::{PublicUrl, proxy::DynamicRegistration};
+
+/// The authorization server's metadata (RFC 8414 §2). Everything is at the root: clients of 2025-03-26 look nowhere else,
+/// and some ignore what is advertised.
+pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistration) -> Value {
+    let mut metadata = json!({
+        "issuer": public_url.as_str(),
+        "authorization_endpoint": public_url.join("/authorize"),
+        "token_endpoint": public_url.join("/token"),
+        "jwks_uri": public_url.join("/jwks"),
+        "scopes_supported": [SCOPE],
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": ["authorization_code", "refresh_token"],
+        "token_endpoint_auth_methods_supported": ["none", "client_secret_post", "client_secret_basic"],
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": true,
+    });
+    if registration == DynamicRegistration::Enabled {
+        metadata["registration_endpoint"] = public_url.join("/register").into();
+    }
+    metadata
+}
+
+/// The metadata of an MCP endpoint (RFC 9728 §2); `resource` as the client spells it.
+pub fn protected_resource(public_url: &PublicUrl, resource: &str) -> Value {
+    json!({
+        "resource": resource,
+        "authorization_servers": [public_url.as_str()],
+        "scopes_supported": [SCOPE],
+        "bearer_methods_supported": ["header"],
+    })
+}
+
+/// Where the metadata of the endpoint at `path` is (RFC 9728 §3.1).
+pub fn protected_resource_url(public_url: &PublicUrl, path: &str) -> String {
+    public_url.join(&format!("/.well-known/oauth-protected-resource{path}"))
+}

@@ -1,0 +1,254 @@
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    runtime::{
+        WatchStreamExt,
+        events::{Event, EventType, Recorder, Reporter},
+        watcher,
+    },
+};
+use serde_json::json;
+
+use super::{RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
+use crate::api::{McpOAuthProxy, McpOAuthSession};
+
+/// How long a watch lasts before it is renewed, in seconds, so that one that was cut without a word is noticed.
+const WATCH_SECONDS: u32 = 10;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// Sessions as `McpOAuthSession` objects: for any number of replicas.
+pub struct KubernetesStore {
+    api: Api<McpOAuthSession>,
+    keys: RecordKeys,
+    owner: Owner,
+    recorder: Recorder,
+}
+
+/// The `McpOAuthProxy` that the sessions belong to and are deleted with.
+#[derive(Clone, Debug)]
+struct Owner {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Owner {
+    fn reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: McpOAuthProxy::api_version(&()).into_owned(),
+            kind: McpOAuthProxy::kind(&()).into_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: None,
+            // Thousands of sessions must not hold up the deletion of their proxy.
+            block_owner_deletion: Some(false),
+        }
+    }
+
+    fn object(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(McpOAuthProxy::api_version(&()).into_owned()),
+            kind: Some(McpOAuthProxy::kind(&()).into_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+impl KubernetesStore {
+    /// For the sessions of the `McpOAuthProxy` of that name and uid.
+    pub fn new(client: &Client, keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> Self {
+        let reporter =
+            Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            keys,
+            owner: Owner { namespace: namespace.to_owned(), name: proxy.to_owned(), uid: uid.to_owned() },
+            recorder: Recorder::new(client.clone(), reporter),
+        }
+    }
+}
+
+/// What an object says: `None` if its name is not one that we give; the session is `None` if it has ended.
+fn read(keys: &RecordKeys, owner: &Owner, object: &McpOAuthSession) -> Option<(SessionId, Option<Session>)> {
+    let id = SessionId::from_str(object.metadata.name.as_deref()?).ok()?;
+    let owned = object.owner_references().iter().any(|reference| reference.uid == owner.uid);
+    let live = owned && object.metadata.deletion_timestamp.is_none();
+    Some((id, live.then(|| keys.session(id, &object.spec)).flatten()))
+}
+
+fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+#[async_trait]
+impl SessionStore for KubernetesStore {
+    async fn create(&self, session: &Session) -> Result<(), StoreError> {
+        let object = McpOAuthSession {
+            metadata: ObjectMeta {
+                name: Some(session.id.to_string()),
+                owner_references: Some(vec![self.owner.reference()]),
+                ..ObjectMeta::default()
+            },
+            spec: self.keys.record(session),
+        };
+        match self.api.create(&PostParams::default(), &object).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 409) => Err(StoreError::Exists),
+            Err(error) => Err(StoreError::unavailable(error)),
+        }
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError> {
+        let Some(object) = self.api.get_opt(&id.to_string()).await.map_err(StoreError::unavailable)? else {
+            return Ok(None);
+        };
+        let session = read(&self.keys, &self.owner, &object).and_then(|(_, session)| session);
+        Ok(session.map(|session| Stored {
+            session,
+            version: object.resource_version().unwrap_or_default(),
+            uid: object.uid().unwrap_or_default(),
+        }))
+    }
+
+    async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError> {
+        let record = self.keys.record(new);
+        // Only what changes, so that a field which a newer replica has added stays.
+        let patch = json!({
+            "metadata": {"resourceVersion": old.version, "uid": old.uid},
+            "spec": {
+                "phase": record.phase,
+                "rotation": record.rotation,
+                "rotatedAt": record.rotated_at,
+                "expiresAt": record.expires_at,
+                "mac": record.mac,
+            },
+        });
+        match self.api.patch(&new.id.to_string(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 409) || is_status(&error, 404) => Err(StoreError::Conflict),
+            Err(error) => Err(StoreError::unavailable(error)),
+        }
+    }
+
+    async fn end(&self, stored: &Stored, reason: Option<&str>) -> Result<(), StoreError> {
+        let id = stored.session.id;
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(stored.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match self.api.delete(&id.to_string(), &parameters).await {
+            Ok(_) => {}
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => return Ok(()),
+            Err(error) => return Err(StoreError::unavailable(error)),
+        }
+        if let Some(reason) = reason {
+            tracing::warn!(session = %id, user = stored.session.user.email, reason, "session ended");
+            let event = Event {
+                type_: EventType::Warning,
+                reason: "SessionEnded".to_owned(),
+                note: Some(format!("session {id}: {reason}")),
+                action: "EndSession".to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = self.recorder.publish(&event, &self.owner.object()).await {
+                tracing::warn!(%error, "the event could not be written");
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&self) -> BoxStream<'static, SessionEvent> {
+        let config = watcher::Config::default()
+            .fields(&format!("spec.proxy={}", self.owner.name))
+            .timeout(WATCH_SECONDS)
+            .page_size(PAGE);
+        let objects = watcher(self.api.clone(), config).default_backoff().boxed();
+        let (keys, owner) = (self.keys.clone(), self.owner.clone());
+        stream::unfold((objects, Vec::new(), keys, owner), |(mut objects, mut listed, keys, owner)| async move {
+            loop {
+                let event = match objects.next().await? {
+                    Ok(watcher::Event::Init) => {
+                        listed.clear();
+                        continue;
+                    }
+                    Ok(watcher::Event::InitApply(object)) => {
+                        listed.extend(read(&keys, &owner, &object).and_then(|(_, session)| session));
+                        continue;
+                    }
+                    Ok(watcher::Event::InitDone) => SessionEvent::All(std::mem::take(&mut listed)),
+                    Ok(watcher::Event::Apply(object)) => match read(&keys, &owner, &object) {
+                        Some((_, Some(session))) => SessionEvent::Is(session),
+                        Some((id, None)) => SessionEvent::Ended(id),
+                        None => continue,
+                    },
+                    Ok(watcher::Event::Delete(object)) => match read(&keys, &owner, &object) {
+                        Some((id, _)) => SessionEvent::Ended(id),
+                        None => continue,
+                    },
+                    Err(error) => {
+                        tracing::warn!(%error, "the watch of sessions broke off and is begun again");
+                        continue;
+                    }
+                };
+                return Some((event, (objects, listed, keys, owner)));
+            }
+        })
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Namespace;
+    use serde_json::json;
+
+    use super::*;
+    use crate::proxy::session::{store::contract, testing::keys};
+
+    #[tokio::test]
+    #[ignore = "needs an API server with our CRDs: `make test` brings one and runs it"]
+    async fn it_keeps_the_contract() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = Client::try_default().await.unwrap();
+        let namespace = format!("store-contract-{}", std::process::id());
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let new = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+        namespaces.create(&PostParams::default(), &new).await.unwrap();
+        // Their owner must be there, or the garbage collector takes the sessions.
+        let proxies: Api<McpOAuthProxy> = Api::namespaced(client.clone(), &namespace);
+        let proxy = serde_json::from_value(json!({
+            "metadata": {"name": "mcp"},
+            "spec": {
+                "publicURL": "https://mcp.example.com",
+                "identityProvider": {"issuerURL": "https://accounts.google.com"},
+                "credentials": {"secretRef": {"name": "mcp"}},
+                "access": {"policy": "AnyUser"},
+                "upstream": {"url": "http://upstream"},
+                "replicas": 0,
+            },
+        }))
+        .unwrap();
+        let uid = proxies.create(&PostParams::default(), &proxy).await.unwrap().uid().unwrap();
+        let store = KubernetesStore::new(&client, keys(), &namespace, "mcp", &uid);
+        contract::run(Arc::new(store)).await;
+        namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    }
+}

@@ -1,0 +1,24 @@
+//! Sessions: the record of a login, the store that remembers it, and the live set that answers on the request path.
+//!
+//! The protocol core changes records; only a store writes them, and only a store's watch changes the live set.
+
+mod cleanup;
+mod kubernetes;
+mod live;
+mod lookup;
+mod record;
+mod sqlite;
+mod store;
+
+pub use cleanup::delete_expired;
+pub use kubernetes::KubernetesStore;
+pub use live::{LiveSession, LiveSet};
+pub use lookup::{Admission, Sessions};
+pub use record::{RecordKeys, Session, SessionId};
+pub use sqlite::SqliteStore;
+pub use store::{SessionEvent, SessionStore, StoreError, Stored};
+
+#[cfg(test)]
+pub mod testing {
+    pub use super::record::tests::{keys, session};
+}

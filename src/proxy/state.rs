@@ -1,0 +1,163 @@
+//! What all parts of a running proxy share: the checked configuration, the loaded secrets and the sessions.
+
+use std::{path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
+use secrecy::SecretString;
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+use super::{
+    config::{CredentialFiles, ProxyConfig, SigningKeys, SigningKeysError},
+    crypto::{InvalidEncryptionKey, Keyring, SigningRing},
+    identity::Issuer,
+    metrics::Metrics,
+    oauth::resource::Resources,
+    session::{SessionStore, Sessions},
+};
+use crate::api::{InvalidUrl, PublicUrl};
+
+/// A running proxy.
+pub struct Proxy {
+    /// The configuration, as it was read.
+    pub config: ProxyConfig,
+    /// Our address, the issuer.
+    pub public_url: PublicUrl,
+    /// The MCP endpoints.
+    pub resources: Resources,
+    /// Where people log in.
+    pub issuer: Arc<Issuer>,
+    /// What the mounted Secrets hold, as last read.
+    pub secrets: ArcSwap<Secrets>,
+    /// Says whether a session is live.
+    pub sessions: Sessions,
+    /// Remembers sessions. Its calls run on `control`.
+    pub store: Arc<dyn SessionStore>,
+    /// The runtime for everything that is not the request path.
+    pub control: Handle,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl Proxy {
+    /// How long a session lives from its last refresh.
+    pub fn idle_ttl(&self) -> SignedDuration {
+        signed(&self.config.sessions.idle_ttl)
+    }
+
+    /// How long a session lives at most.
+    pub fn max_ttl(&self) -> SignedDuration {
+        signed(&self.config.sessions.max_ttl)
+    }
+
+    /// How long a replaced refresh token is still answered once its successor has been used.
+    pub fn refresh_grace(&self) -> SignedDuration {
+        signed(&self.config.tokens.refresh_grace)
+    }
+
+    /// Runs I/O where it belongs: on the control runtime. `None` if that is shutting down.
+    pub async fn on_control<F>(&self, work: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.control.spawn(work).await.ok()
+    }
+
+    /// The time by this machine's clock in whole seconds, as tokens and records have it: the one place where the request
+    /// path reads it.
+    #[expect(clippy::unused_self, reason = "a test's proxy may have another clock")]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+    }
+}
+
+fn signed(duration: &crate::api::Duration) -> SignedDuration {
+    SignedDuration::try_from(duration.get()).unwrap_or(SignedDuration::MAX)
+}
+
+/// What the mounted Secrets hold.
+pub struct Secrets {
+    /// The client id that the issuer gave us.
+    pub client_id: String,
+    /// The client secret that the issuer gave us.
+    pub client_secret: SecretString,
+    /// The keys derived from the encryption key.
+    pub keyring: Arc<Keyring>,
+    /// The keys that access tokens are signed with.
+    pub signing: SigningRing,
+    /// What the files held, to see whether they have changed.
+    fingerprint: [u8; 32],
+}
+
+/// Why the secrets cannot be used. No message holds any of a secret.
+#[derive(Debug, Error)]
+pub enum SecretsError {
+    /// A file is missing or unreadable.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file is empty.
+    #[error("{} is empty", .0.display())]
+    Empty(PathBuf),
+    /// The encryption key is not 32 bytes.
+    #[error("{}: {source}", .path.display())]
+    EncryptionKey {
+        /// The file.
+        path: PathBuf,
+        /// What it must be.
+        source: InvalidEncryptionKey,
+    },
+    /// The signing keys are not right.
+    #[error("{}: {source}", .path.display())]
+    SigningKeys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SigningKeysError,
+    },
+    /// The public URL is not right.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+}
+
+impl Secrets {
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// Which file is missing or not right.
+    pub fn load(config: &ProxyConfig) -> Result<Self, SecretsError> {
+        let CredentialFiles { directory, keys } = &config.credentials;
+        let read = |path: PathBuf| match std::fs::read_to_string(&path) {
+            Ok(text) if text.trim().is_empty() => Err(SecretsError::Empty(path)),
+            Ok(text) => Ok((path, text.trim().to_owned())),
+            Err(source) => Err(SecretsError::Read { path, source }),
+        };
+        let (_, client_id) = read(directory.join(&keys.client_id))?;
+        let (_, client_secret) = read(directory.join(&keys.client_secret))?;
+        let (key_path, encryption_key) = read(directory.join(&keys.encryption_key))?;
+        let (signing_path, signing_keys) = read(config.signing_keys.clone())?;
+        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for part in [&client_id, &client_secret, &encryption_key, &signing_keys] {
+            digest.update(&(part.len() as u64).to_be_bytes());
+            digest.update(part.as_bytes());
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest.finish().as_ref());
+        let keyring = Keyring::new(&encryption_key, config.public_url()?.as_str())
+            .map_err(|source| SecretsError::EncryptionKey { path: key_path, source })?;
+        let signing = SigningKeys::parse(signing_keys.as_bytes())
+            .and_then(|keys| SigningRing::new(&keys))
+            .map_err(|source| SecretsError::SigningKeys { path: signing_path, source })?;
+        Ok(Self { client_id, client_secret: client_secret.into(), keyring: Arc::new(keyring), signing, fingerprint })
+    }
+
+    /// Whether the files held the same when `other` was read.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}

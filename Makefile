@@ -26,7 +26,7 @@ unit: ## Run the unit tests, which need nothing but Rust
 	cargo test --package mcp-oauth-operator
 
 .PHONY: dev
-dev: ## Serve the sample here, without a cluster: any e-mail may log in (UPSTREAM=http://... to forward elsewhere, FILE=...)
+dev: ## Serve the sample here, without a cluster: log in as anybody@jomcgi.dev (UPSTREAM=http://... to forward elsewhere, FILE=...)
 	cargo run --quiet --bin mcp-oauth-operator -- dev --file $(or $(FILE),config/samples/mcp-oauth-proxy.yaml) --upstream $(or $(UPSTREAM),demo)
 
 .PHONY: lint

@@ -11,15 +11,21 @@ escape() { sed -e 's/{{/{{ "{{" }}/g' "$1"; }
 rm -rf "$templates/crds" "$templates/rbac"
 mkdir -p "$templates/crds" "$templates/rbac"
 
+# An annotation for Helm, put into the first `metadata:`, the object's own.
+keep='0,/^metadata:$/s//metadata:\n  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh\/resource-policy: keep\n  {{- end }}/'
+
 for crd in crds/*.mcp.jomcgi.dev.yaml; do
   {
     echo '{{- if .Values.crds.install }}'
-    # An annotation for Helm, put into the first `metadata:`, the definition's own.
-    escape "$crd" | sed -e '0,/^metadata:$/s//metadata:\n  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh\/resource-policy: keep\n  {{- end }}/'
+    escape "$crd" | sed -e "$keep"
     echo '{{- end }}'
   } > "$templates/crds/$(basename "$crd")"
 done
 
-for role in operator proxy people; do
-  escape "config/rbac/$role.yaml" > "$templates/rbac/$role.yaml"
-done
+escape config/rbac/operator.yaml > "$templates/rbac/operator.yaml"
+# The pods of proxies that are kept need their role as long as they live.
+escape config/rbac/proxy.yaml | sed -e "$keep" > "$templates/rbac/proxy.yaml"
+# Whether `edit` and `view` include the roles for people is for the cluster's owner to say.
+escape config/rbac/people.yaml | sed -e '/^  labels:$/i\  {{- if .Values.rbac.aggregate }}' \
+  -e '/^rules:$/i\  @end' | awk '/aggregate-to-/ { inside = 1 } /^  @end$/ { if (inside) print "  {{- end }}"; inside = 0; next } { print }' \
+  > "$templates/rbac/people.yaml"

@@ -42,15 +42,22 @@ enum Command {
     },
 
     /// Serve an McpOAuthProxy on this machine, without a cluster and without a real issuer
+    #[command(after_help = "Example: mcp-oauth-operator dev -f config/samples/mcp-oauth-proxy.yaml --upstream demo")]
     Dev(dev::Options),
 
     /// Make an encryption key and a signing key for a proxy outside a cluster; those that are there are kept
+    #[command(
+        after_help = "Example: mcp-oauth-operator keys secrets\n\ndocs/standalone.md says what else belongs there."
+    )]
     Keys {
         /// The folder for ENCRYPTION_KEY and signing-keys.json
         directory: PathBuf,
     },
 
-    /// Run a proxy: what the operator's pods do, and a person outside a cluster
+    /// Serve MCP endpoints behind a login, from a configuration file
+    #[command(
+        after_help = "The operator's pods run this. docs/standalone.md has a configuration for a proxy outside a cluster."
+    )]
     Proxy {
         /// The configuration (docs/standalone.md)
         #[arg(long)]
@@ -95,7 +102,7 @@ fn run_controller(options: operator::Options, log: &LogOptions) -> Result<(), St
     telemetry::init(log).map_err(text)?;
     install_crypto_provider()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
-    runtime.block_on(operator::run(options)).map_err(text)
+    runtime.block_on(async { operator::run(options, until_signal()?).await.map_err(text) })
 }
 
 fn make_keys(directory: &Path) -> Result<(), String> {

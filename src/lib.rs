@@ -1,7 +1,7 @@
 //! mcp-oauth-operator: an OAuth 2.1 front door for MCP servers on Kubernetes.
 //!
 //! One binary with two jobs: `operator` turns an [`api::McpOAuthProxy`] into a running proxy, and `proxy` is what those
-//! pods run. They know each other by one type only, the configuration file.
+//! pods run. They know each other by one module only, [`proxy::config`]: the files that a proxy is started from.
 
 #![warn(missing_docs)]
 

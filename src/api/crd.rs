@@ -1,6 +1,6 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{McpOAuthProxy, McpOAuthSession};
 
@@ -61,6 +61,16 @@ fn normalise(value: &mut Value) {
                 object.insert("pattern".to_owned(), QUANTITY.into());
                 object.insert("anyOf".to_owned(), serde_json::json!([{"type": "integer"}, {"type": "string"}]));
             }
+            // Claims name members of the pod's resourceClaims, which we do not have.
+            if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut)
+                && properties.contains_key("limits")
+                && properties.contains_key("requests")
+            {
+                properties.remove("claims");
+            }
+            if is_condition(object) {
+                check_condition(object);
+            }
             for bound in ["minimum", "maximum"] {
                 if let Some(number) = object.get_mut(bound)
                     && let Some(float) = number.as_f64()
@@ -75,6 +85,33 @@ fn normalise(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(normalise),
         _ => {}
+    }
+}
+
+fn is_condition(schema: &Map<String, Value>) -> bool {
+    let has = |name| schema.get("properties").is_some_and(|properties| properties.get(name).is_some());
+    ["lastTransitionTime", "reason", "status", "type"].into_iter().all(has)
+}
+
+/// The checks that kubebuilder writes for `metav1.Condition`.
+fn check_condition(schema: &mut Map<String, Value>) {
+    let checks = [
+        (
+            "type",
+            serde_json::json!({"maxLength": 316, "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$"}),
+        ),
+        ("status", serde_json::json!({"enum": ["True", "False", "Unknown"]})),
+        (
+            "reason",
+            serde_json::json!({"minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}),
+        ),
+        ("message", serde_json::json!({"maxLength": 32768})),
+        ("observedGeneration", serde_json::json!({"minimum": 0})),
+    ];
+    for (field, check) in checks {
+        if let (Some(field), Value::Object(check)) = (schema["properties"][field].as_object_mut(), check) {
+            field.extend(check);
+        }
     }
 }
 
@@ -102,16 +139,17 @@ mod tests {
         }
     }
 
-    /// The parts of a pod that are Kubernetes' own types, whose bounds are Kubernetes' own.
+    /// What is inside Kubernetes' own types, whose bounds are Kubernetes' own.
     fn is_kubernetes_type(path: &str) -> bool {
-        path.contains(".spec.pod.") || path.contains(".status")
+        let types = ["resources.", "tolerations[]", "affinity.", "topologySpreadConstraints[]", "imagePullSecrets[]"];
+        path.split_once(".spec.pod.").is_some_and(|(_, field)| types.iter().any(|own| field.starts_with(own)))
     }
 
     #[test]
     fn every_field_is_described() {
         for (name, schema) in schemas() {
             visit(&name, &schema, &mut |path, schema| {
-                let is_field = path.contains(".spec") && !path.ends_with(']') && !is_kubernetes_type(path);
+                let is_field = path.contains('.') && path != name && !path.ends_with(']') && !is_kubernetes_type(path);
                 assert!(!is_field || schema["description"].is_string(), "{path} has no description");
             });
         }
@@ -121,7 +159,8 @@ mod tests {
     fn every_string_and_list_is_bounded() {
         for (name, schema) in schemas() {
             visit(&name, &schema, &mut |path, schema| {
-                if !path.contains(".spec") || is_kubernetes_type(path) {
+                let is_ours = path.contains(".spec") || path.contains(".status");
+                if !is_ours || is_kubernetes_type(path) || schema["format"] == "date-time" {
                     return;
                 }
                 let bounded = match schema["type"].as_str() {

@@ -1,12 +1,12 @@
 #![expect(clippy::duplicated_attributes, reason = "columns may have one type")]
+#![expect(clippy::doc_markdown, reason = "these comments are the descriptions of the CRD, where backticks are noise")]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One login of one person with one MCP client. The data plane writes it; deleting it logs the client out.
-///
-/// Everything is in `spec`: a status subresource would cost a second write a login. Times are RFC 3339 strings in UTC.
+// Everything is in the spec: a status subresource would cost a second write a login.
+/// The login. Times are RFC 3339 strings in UTC.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "mcp.jomcgi.dev",
@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
         .message("whose session it is cannot be changed: delete the session, the person logs in again")
 )]
 pub struct McpOAuthSessionSpec {
-    /// Name of the `McpOAuthProxy` of this namespace that the person logged in at.
+    /// Name of the McpOAuthProxy of this namespace that the person logged in at.
     #[schemars(length(max = 52))]
     pub proxy: String,
     /// Who logged in.
@@ -43,6 +43,7 @@ pub struct McpOAuthSessionSpec {
     pub client: SessionClient,
     /// The scopes that the client was granted.
     #[schemars(length(max = 16), inner(length(max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub scopes: Vec<String>,
     /// The MCP endpoint that the tokens are for (RFC 8707).
     #[schemars(length(max = 1024))]
@@ -55,7 +56,7 @@ pub struct McpOAuthSessionSpec {
     /// The generation of the newest refresh token.
     #[schemars(range(min = 0))]
     pub rotation: i64,
-    /// When that generation was made.
+    /// When the newest refresh token was made.
     #[schemars(length(max = 40))]
     pub rotated_at: String,
     /// When the session ends unless the client refreshes before.
@@ -63,7 +64,7 @@ pub struct McpOAuthSessionSpec {
     pub expires_at: String,
     /// What the issuer said of the person, as far as the access rules read it.
     pub claims: SessionClaims,
-    /// Authenticates all of the above; a session whose mac does not fit is ended.
+    /// Authenticates all other fields, and the name; a session whose mac does not fit is ended.
     #[schemars(length(max = 128))]
     pub mac: String,
 }
@@ -75,7 +76,7 @@ pub struct SessionUser {
     /// The OpenID Connect issuer.
     #[schemars(length(max = 512))]
     pub issuer: String,
-    /// The issuer's own stable identifier of the person (`sub`).
+    /// The issuer's own stable identifier of the person (sub).
     #[schemars(length(max = 255))]
     pub subject: String,
     /// The verified e-mail address, lower-cased.
@@ -111,7 +112,7 @@ pub enum SessionPhase {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionClaims {
-    /// Google's `hd`: the Workspace domain that vouches for the account.
+    /// Google's hd: the Workspace domain that vouches for the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub hosted_domain: Option<String>,

@@ -113,7 +113,7 @@ checked_string!(
 );
 
 fn check_public_url(written: &str) -> Result<(), &'static str> {
-    const MESSAGE: &str = "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end (http only for localhost)";
+    const MESSAGE: &str = "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, and without the port that goes without saying, :443 (http only for localhost)";
     let url = Url::parse(written).map_err(|_| MESSAGE)?;
     // Clients compare the issuer byte for byte, so only the one spelling that a URL parser leaves alone will do.
     if is_secure(&url) && has_nothing_but_path(&url) && url.origin().ascii_serialization() == written {

@@ -28,6 +28,7 @@ use crate::proxy::{
 pub struct Issuer {
     url: String,
     redirect_uri: String,
+    example: String,
     kid: String,
     key: EncodingKey,
     jwks: serde_json::Value,
@@ -67,17 +68,18 @@ struct Redemption {
 
 #[derive(Template)]
 #[template(
-    source = r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Log in (development)</title><style>{{ style|safe }}</style></head><body><main><h1>Log in</h1><p class="warning">This page is for development: anybody may log in as anybody.</p><form method="post" action="/login"><input type="hidden" name="client_id" value="{{ request.client_id }}"><input type="hidden" name="redirect_uri" value="{{ request.redirect_uri }}"><input type="hidden" name="state" value="{{ request.state }}">{% if let Some(nonce) = request.nonce %}<input type="hidden" name="nonce" value="{{ nonce }}">{% endif %}<input type="hidden" name="code_challenge" value="{{ request.code_challenge }}"><label for="email">E-mail address</label> <input id="email" name="email" type="email" required autofocus placeholder="ada@example.com"> <button type="submit" class="primary">Log in</button></form></main></body></html>"#,
+    source = r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Log in (development)</title><style>{{ style|safe }}</style></head><body><main><h1>Log in</h1><p class="warning">This page is for development: anybody may log in as anybody whom spec.access lets in.</p><form method="post" action="/login"><input type="hidden" name="client_id" value="{{ request.client_id }}"><input type="hidden" name="redirect_uri" value="{{ request.redirect_uri }}"><input type="hidden" name="state" value="{{ request.state }}">{% if let Some(nonce) = request.nonce %}<input type="hidden" name="nonce" value="{{ nonce }}">{% endif %}<input type="hidden" name="code_challenge" value="{{ request.code_challenge }}"><label for="email">E-mail address</label> <input id="email" name="email" type="email" required autofocus placeholder="{{ example }}"> <button type="submit" class="primary">Log in</button></form></main></body></html>"#,
     ext = "html"
 )]
 struct Page<'a> {
     style: &'a str,
     request: &'a Request,
+    example: &'a str,
 }
 
 impl Issuer {
-    /// The provider at `url`, which sends people back to `redirect_uri` only.
-    pub fn new(url: String, redirect_uri: String) -> Result<Self, SigningKeysError> {
+    /// The provider at `url`, which sends people back to `redirect_uri` only. Its page shows `example` as an address.
+    pub fn new(url: String, redirect_uri: String, example: String) -> Result<Self, SigningKeysError> {
         let keys = SigningKeys::generate(Timestamp::now())?;
         let jwks = SigningRing::new(&keys)?.jwks();
         let first = keys.keys.first().ok_or(SigningKeysError::NoneUsable)?;
@@ -85,6 +87,7 @@ impl Issuer {
         Ok(Self {
             url,
             redirect_uri,
+            example,
             kid: first.kid.clone(),
             key: EncodingKey::from_ec_der(&pkcs8),
             jwks,
@@ -128,7 +131,7 @@ async fn authorize(State(issuer): State<Arc<Issuer>>, Query(request): Query<Requ
     if request.redirect_uri != issuer.redirect_uri {
         return (StatusCode::BAD_REQUEST, "redirect_uri is not the proxy's").into_response();
     }
-    let page = Page { style: include_str!("../../templates/style.css"), request: &request };
+    let page = Page { style: include_str!("../../templates/style.css"), request: &request, example: &issuer.example };
     page.render().map_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response(), |html| Html(html).into_response())
 }
 

@@ -6,7 +6,8 @@ mod mcp_server;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -15,13 +16,19 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{McpOAuthProxy, proxy::CredentialKeys},
+    api::{
+        McpOAuthProxy,
+        proxy::{Access, CredentialKeys, IdentityProvider, Upstream},
+    },
     keys::{self, KeysError, write_new},
     proxy::{
-        StartError,
+        self, RunError,
         config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
     },
 };
+
+/// A port of this machine that is free.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What `dev` is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,12 +81,20 @@ pub enum DevError {
     /// Keys cannot be made.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// A file or socket cannot be had.
-    #[error("{0}")]
-    System(#[from] std::io::Error),
+    /// Keys and logins cannot be kept there.
+    #[error("cannot write {}: {source}; say with --state where keys and logins may be kept", .path.display())]
+    State {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A socket has no address.
+    #[error("cannot listen: {0}")]
+    Socket(#[from] std::io::Error),
     /// The proxy cannot start.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] RunError),
 }
 
 /// Runs until `shutdown`.
@@ -96,57 +111,78 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), De
         Some(state) => state.clone(),
         None => default_state(name)?,
     };
+    // Logins name people.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&state)
+        .map_err(|source| DevError::State { path: state.clone(), source })?;
     keys::make(&state)?;
-    write_new(&state.join("OAUTH_CLIENT_ID"), "dev")?;
-    write_new(&state.join("OAUTH_CLIENT_SECRET"), "dev")?;
+    for file in ["OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"] {
+        write_new(&state.join(file), "dev").map_err(|source| DevError::State { path: state.join(file), source })?;
+    }
 
-    let issuer_listener = loopback()?;
-    let issuer_url = format!("http://{}", issuer_listener.local_addr()?);
+    // Open before anybody is told of it.
+    let (listener, health_listener) = (proxy::listen(options.listen)?, proxy::listen(LOOPBACK)?);
+    let issuer_listener = proxy::listen(LOOPBACK)?;
+    let issuer_url = origin(&issuer_listener)?;
     let upstream = match options.upstream.as_deref() {
         Some("demo") => {
-            let listener = loopback()?;
-            let url = format!("http://{}", listener.local_addr()?);
+            let listener = proxy::listen(LOOPBACK)?;
+            let url = origin(&listener)?;
             tokio::spawn(mcp_server::serve(listener));
             url
         }
         Some(url) => url.to_owned(),
         None => resource.spec.upstream.url.clone(),
     };
-    let config = config(&resource, &options, &state, &issuer_url, upstream);
+    let config = config(&resource, &listener, &state, &issuer_url, upstream)?;
     config.validate()?;
     let path = config.upstream.paths.iter().find(|path| !path.contains('*')).cloned().unwrap_or_default();
-    let login = issuer::Issuer::new(issuer_url, format!("{}/callback", config.public_url)).map_err(KeysError::from)?;
-    tokio::spawn(issuer::serve(issuer_listener, login));
+    let login = issuer::Issuer::new(
+        issuer_url,
+        format!("{}/callback", config.public_url),
+        somebody_who_may_log_in(&config.access),
+    );
+    tokio::spawn(issuer::serve(issuer_listener, login.map_err(KeysError::from)?));
     eprintln!(
-        "{name} is at {url}{path} (forwards to {upstream}; logins in {state})\nconnect with: npx mcp-remote {url}{path}\nstop with Ctrl-C",
+        "{name} is at {url}{path} (forwards to {upstream})\nlog in as any address that spec.access lets in, such as {person}\nconnect with: npx mcp-remote {url}{path}\nhealth and metrics: {health}/readyz, /metrics; logins and keys: {state}\nstop with Ctrl-C",
         url = config.public_url,
         upstream = config.upstream.url,
+        person = somebody_who_may_log_in(&config.access),
+        health = origin(&health_listener)?,
         state = state.display(),
     );
-    Ok(crate::proxy::run(config, shutdown).await?)
+    Ok(proxy::serve(config, listener, health_listener, shutdown).await?)
+}
+
+/// An address that the rules let in, as an example.
+fn somebody_who_may_log_in(access: &Access) -> String {
+    match (access.emails.first(), access.domains.first()) {
+        (Some(email), _) => email.clone(),
+        (None, Some(domain)) => format!("ada@{domain}"),
+        (None, None) => "ada@example.com".to_owned(),
+    }
 }
 
 fn config(
     resource: &McpOAuthProxy,
-    options: &Options,
+    listener: &TcpListener,
     state: &Path,
     issuer_url: &str,
     upstream: String,
-) -> ProxyConfig {
+) -> Result<ProxyConfig, DevError> {
     let spec = resource.spec.clone();
-    ProxyConfig {
-        public_url: format!("http://{}", options.listen),
-        listen: options.listen,
-        health_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+    Ok(ProxyConfig {
+        public_url: origin(listener)?,
+        listen: listener.local_addr()?,
+        health_listen: LOOPBACK,
         workers: None,
-        identity_provider: crate::api::proxy::IdentityProvider {
-            issuer_url: issuer_url.to_owned(),
-            ..spec.identity_provider
-        },
+        identity_provider: IdentityProvider { issuer_url: issuer_url.to_owned(), ..spec.identity_provider },
         credentials: CredentialFiles { directory: state.to_owned(), keys: CredentialKeys::default() },
         signing_keys: state.join(keys::SIGNING_KEYS),
         access: spec.access,
-        upstream: crate::api::proxy::Upstream { url: upstream, ..spec.upstream },
+        upstream: Upstream { url: upstream, ..spec.upstream },
         clients: spec.clients,
         tokens: spec.tokens,
         sessions: SessionsConfig {
@@ -154,7 +190,16 @@ fn config(
             max_ttl: spec.sessions.max_ttl,
             store: StoreConfig::Sqlite { path: state.join("sessions.db") },
         },
-    }
+    })
+}
+
+/// The address of a socket as browsers spell it.
+fn origin(listener: &TcpListener) -> std::io::Result<String> {
+    let address = listener.local_addr()?;
+    Ok(match address.port() {
+        80 => format!("http://{}", address.to_string().trim_end_matches(":80")),
+        _ => format!("http://{address}"),
+    })
 }
 
 /// The first `McpOAuthProxy` of a file, which may hold other objects as well.
@@ -176,10 +221,4 @@ fn default_state(name: &str) -> Result<PathBuf, DevError> {
         None => PathBuf::from(std::env::var_os("HOME").ok_or(DevError::NoHome)?).join(".local/state"),
     };
     Ok(base.join("mcp-oauth-operator").join(name))
-}
-
-fn loopback() -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -95,7 +95,7 @@ pub(super) async fn apply(
     }
 
     if keys == KeySecret::Absent {
-        signing_keys::create(client, proxy).await?;
+        step.create(&signing_keys::generate(proxy)?).await?;
     }
     step.apply(service_account).await?;
     step.apply(role_binding).await?;
@@ -107,8 +107,10 @@ pub(super) async fn apply(
     step.apply(service).await?;
     // The pods come last: a changed ConfigMap has to be there before they start.
     let deployment = Box::new(step.apply(deployment).await?);
-    // The Secret goes with the item: not before the new one can be mounted, because running pods may have to restart.
-    if one_password_item.is_none() && *credentials == Credentials::Complete {
+    // The Secret goes with the item: not before the new one can be mounted, because running pods may have to restart, and
+    // not while the resource names that very Secret.
+    let needed = proxy.credentials_secret() == proxy.name;
+    if one_password_item.is_none() && !needed && *credentials == Credentials::Complete {
         step.prune::<OnePasswordItem>(&proxy.name).await?;
     }
     Ok(Applied::Everything { deployment, one_password_served, signing_keys_readable: keys != KeySecret::Unreadable })
@@ -159,6 +161,16 @@ impl Step<'_> {
             .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(child))
             .await
             .map_err(Error::kube(format!("apply {kind} {name}")))
+    }
+
+    /// Makes an object that is never changed afterwards: whoever comes second gets 409, and what the first one made stays.
+    async fn create<K>(&self, object: &K) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+    {
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let action = format!("create {} {}", K::kind(&()), object.name_any());
+        self.api::<K>().create(&parameters, object).await.map_err(Error::kube(action))
     }
 
     /// Applies an object of a kind that may be unknown to the cluster; says whether it is known.
@@ -320,6 +332,16 @@ mod tests {
         assert!(api.get(ITEM).is_some());
         apply_to(&api, &proxy, &Credentials::Complete).await;
         assert!(api.get(ITEM).is_none());
+    }
+
+    #[tokio::test]
+    async fn an_item_stays_while_its_secret_is_the_one_in_use() {
+        let api = FakeApi::default();
+        api.serve("onepassword.com/v1", "onepassworditems");
+        apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        let same_secret = validated(&json!({"credentials": {"secretRef": {"name": "mcp"}}}));
+        apply_to(&api, &same_secret, &Credentials::Complete).await;
+        assert!(api.get(ITEM).is_some());
     }
 
     #[tokio::test]

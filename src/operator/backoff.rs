@@ -1,38 +1,44 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-/// How long to wait before a resource is looked at again: longer each time it is found unfinished, for each resource by
-/// itself.
+/// How long to wait before a resource is looked at again: the longer it has been found unfinished, the longer, for each
+/// resource by itself. Counted in time and not in looks, because its children's events bring looks of their own.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(Mutex<HashMap<Key, u32>>);
+pub(super) struct Backoff(Mutex<HashMap<String, Since>>);
 
-/// Namespace and name.
-type Key = (Option<String>, String);
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    generation: Option<i64>,
+    unfinished: Instant,
+}
 
 const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Backoff {
-    /// The wait before the next look at a resource.
-    pub(super) fn next(&self, name: &str, namespace: Option<&str>) -> Duration {
-        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let attempt = attempts.entry(key(name, namespace)).or_default();
-        let wait = FIRST.saturating_mul(1 << (*attempt).min(8)).min(LONGEST);
-        *attempt += 1;
-        wait
+    /// The wait before the next look, at `now`, at the resource with this uid. A changed one begins anew.
+    pub(super) fn next(&self, uid: &str, generation: Option<i64>, now: Instant) -> Duration {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = Since { generation, unfinished: now };
+        let since = all.entry(uid.to_owned()).or_insert(begun);
+        if since.generation != generation {
+            *since = begun;
+        }
+        now.duration_since(since.unfinished).clamp(FIRST, LONGEST)
     }
 
-    /// The resource is as it should be, or has gone.
-    pub(super) fn forget(&self, name: &str, namespace: Option<&str>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(name, namespace));
+    /// The resource is as it should be.
+    pub(super) fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
-}
 
-fn key(name: &str, namespace: Option<&str>) -> Key {
-    (namespace.map(str::to_owned), name.to_owned())
+    /// Only these resources are left: whatever is kept of others goes.
+    pub(super) fn keep(&self, left: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| left(uid));
+    }
 }
 
 #[cfg(test)]
@@ -40,20 +46,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_bound_and_start_again_when_all_is_well() {
-        let backoff = Backoff::default();
-        let waits: Vec<u64> = (0..7).map(|_| backoff.next("a", Some("ns")).as_secs()).collect();
-        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60]);
-        backoff.forget("a", Some("ns"));
-        assert_eq!(backoff.next("a", Some("ns")), FIRST);
+    fn waits_grow_with_the_time_to_a_bound_and_start_again_when_all_is_well() {
+        let (backoff, begun) = (Backoff::default(), Instant::now());
+        let after = |seconds| backoff.next("a", Some(1), begun + Duration::from_secs(seconds)).as_secs();
+        assert_eq!([0, 0, 0, 1, 5, 30, 100].map(after), [2, 2, 2, 2, 5, 30, 60]);
+        backoff.forget("a");
+        assert_eq!(after(100), 2);
     }
 
     #[test]
-    fn one_resource_does_not_slow_another() {
-        let backoff = Backoff::default();
-        for _ in 0..5 {
-            backoff.next("a", Some("ns"));
-        }
-        assert_eq!(backoff.next("a", Some("other")), FIRST);
+    fn a_changed_resource_is_looked_at_soon() {
+        let (backoff, begun) = (Backoff::default(), Instant::now());
+        let later = begun + LONGEST;
+        backoff.next("a", Some(1), begun);
+        assert_eq!(backoff.next("a", Some(1), later), LONGEST);
+        assert_eq!(backoff.next("a", Some(2), later), FIRST);
+    }
+
+    #[test]
+    fn one_resource_does_not_slow_another_and_nothing_is_kept_of_those_that_are_gone() {
+        let (backoff, begun) = (Backoff::default(), Instant::now());
+        backoff.next("a", Some(1), begun);
+        backoff.keep(|uid| uid != "a");
+        let later = begun + LONGEST;
+        assert_eq!(backoff.next("a", Some(1), later), FIRST);
+        assert_eq!(backoff.next("b", Some(1), later), FIRST);
     }
 }

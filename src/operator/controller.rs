@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     future,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,25 +15,34 @@ use kube::{
         reflector::{self, ObjectRef},
     },
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     FIELD_MANAGER, Options, Settings,
     apply::apply,
     backoff::Backoff,
     build::build,
+    conditions::Findings,
     credentials,
     error::Error,
     health::Health,
     metrics::Metrics,
-    status::{self, Findings, McpOAuthProxyRef},
-    validate::validate,
+    status::{self, McpOAuthProxyRef},
+    validate::{ValidatedProxy, validate},
     watch::{self, Guarded},
 };
 use crate::api::McpOAuthProxy;
 
-/// A settled resource is looked at again after this time, whatever the watches say: Secrets are not watched.
+/// A settled resource is looked at again after this time, and up to a third more, whatever the watches say: Secrets are not
+/// watched.
 const SAFETY_NET: Duration = Duration::from_secs(15 * 60);
+
+/// Our own writes come back as events of children: those of one moment are one reason to look.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// A pass takes far less than a second. kube's requests have no time limit of their own, and one to an API server that went
+/// away without a word would never end.
+const PASS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What every pass needs.
 struct Context {
@@ -43,11 +53,11 @@ struct Context {
     recorder: Recorder,
 }
 
-/// Runs the controller until a signal ends it; passes that have begun are finished.
+/// Runs the controller until `shutdown`; passes that have begun are finished.
 ///
 /// # Errors
 /// When there is no cluster to be found, or the health port cannot be opened.
-pub async fn run(options: Options) -> Result<(), Error> {
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let config =
         kube::Config::infer().await.map_err(|error| Error::Config(Box::new(kube::Error::InferConfig(error))))?;
     let client = Client::try_from(config).map_err(|error| Error::Config(Box::new(error)))?;
@@ -55,7 +65,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let health = Arc::new(Health::new(metrics.clone()));
     health.clone().serve(options.health_listen).await?;
 
-    let (store, writer) = reflector::store();
+    let (store, writer) = reflector::store::<Guarded>();
+    let all = store.clone();
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.into(), instance: None }),
         client: client.clone(),
@@ -65,13 +76,17 @@ pub async fn run(options: Options) -> Result<(), Error> {
     });
     tracing::info!(health = %options.health_listen, "watching McpOAuthProxy resources in all namespaces");
     Controller::for_stream(watch::proxies(&client, writer, health), store)
-        .with_config(controller::Config::default().concurrency(options.concurrency))
+        .with_config(controller::Config::default().concurrency(options.concurrency).debounce(DEBOUNCE))
         .reconcile_on(watch::children(&client, &metrics))
-        .graceful_shutdown_on(shutdown()?)
+        .graceful_shutdown_on(async move {
+            shutdown.cancelled().await;
+            tracing::info!("asked to stop: finishing what has begun");
+        })
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
-            if let Err(controller::Error::ObjectNotFound(object)) = result {
-                context.backoff.forget(&object.name, object.namespace.as_deref());
+            if let Err(controller::Error::ObjectNotFound(_)) = result {
+                let left: HashSet<String> = all.state().iter().filter_map(|object| object.meta().uid.clone()).collect();
+                context.backoff.keep(|uid| left.contains(uid));
             }
             future::ready(())
         })
@@ -80,23 +95,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Done when the process is asked to end.
-fn shutdown() -> Result<impl Future<Output = ()> + Send + Sync + 'static, Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("asked to stop: finishing what has begun");
-    })
-}
-
 /// One pass, timed.
 async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
-    let result = pass(&object, &context).await;
+    let result = tokio::time::timeout(PASS_TIMEOUT, pass(&object, &context)).await.unwrap_or(Err(Error::Timeout));
     context.metrics.reconciled(start.elapsed());
     result
 }
@@ -119,28 +121,36 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         }
     };
 
-    let children = build(&proxy)?;
-    let credentials = credentials::look(&context.client, &proxy).await?;
-    let applied = match apply(&context.client, &proxy, &children, &credentials).await {
-        Ok(applied) => applied,
+    let found = match settle(&proxy, context).await {
+        Ok(findings) => findings,
         Err(error) => {
-            let findings = match (error.refusal(), error.forbidden()) {
-                (Some(message), _) => Findings::invalid(&message),
-                (_, Some(message)) => Findings::forbidden(&message),
-                _ => return Err(error),
-            };
-            report(object, &findings, context).await?;
+            if let Some(message) = error.refusal() {
+                report(object, &Findings::invalid(&message), context).await?;
+                // The same again would be refused again.
+                context.metrics.failed(error.category());
+                return Ok(Action::requeue(later(object)));
+            }
+            if let Some(message) = error.forbidden() {
+                report(object, &Findings::forbidden(&message), context).await?;
+            }
             return Err(error);
         }
     };
-    let findings = Findings::of(&proxy, &credentials, &applied);
-    report(object, &findings, context).await?;
+    report(object, &found, context).await?;
 
-    if findings.needs_another_look() {
+    if found.needs_another_look() {
         return Ok(Action::requeue(next(object, context)));
     }
-    context.backoff.forget(&object.name_any(), object.namespace().as_deref());
-    Ok(Action::requeue(SAFETY_NET))
+    context.backoff.forget(object.meta().uid.as_deref().unwrap_or_default());
+    Ok(Action::requeue(later(object)))
+}
+
+/// build -> apply
+async fn settle(proxy: &ValidatedProxy, context: &Context) -> Result<Findings, Error> {
+    let children = build(proxy)?;
+    let credentials = credentials::look(&context.client, proxy).await?;
+    let applied = apply(&context.client, proxy, &children, &credentials).await?;
+    Ok(Findings::of(proxy, &credentials, &applied))
 }
 
 /// Writes the status, and an event when `Ready` has another reason than before.
@@ -173,8 +183,16 @@ async fn report(object: &Guarded, findings: &Findings, context: &Context) -> Res
     Ok(())
 }
 
+/// When to look again at what is not finished.
 fn next(object: &Guarded, context: &Context) -> Duration {
-    context.backoff.next(&object.name_any(), object.namespace().as_deref())
+    let meta = object.meta();
+    context.backoff.next(meta.uid.as_deref().unwrap_or_default(), meta.generation, Instant::now())
+}
+
+/// When to look again at what is finished: not at all resources in the same moment.
+fn later(object: &Guarded) -> Duration {
+    let spread = object.meta().uid.as_deref().unwrap_or_default().bytes().fold(0_u8, u8::wrapping_add);
+    SAFETY_NET + SAFETY_NET * u32::from(spread) / (3 * 256)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]

@@ -36,9 +36,7 @@ fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
         return Credentials::Foreign;
     }
     let has = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty());
-    let mut missing: Vec<String> =
-        proxy.credential_keys().into_iter().filter(|key| !has(key)).map(str::to_owned).collect();
-    missing.dedup();
+    let missing: Vec<String> = proxy.credential_keys().into_iter().filter(|key| !has(key)).map(str::to_owned).collect();
     if missing.is_empty() { Credentials::Complete } else { Credentials::KeysMissing(missing) }
 }
 

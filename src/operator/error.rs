@@ -32,9 +32,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
-    /// Signals cannot be waited for.
-    #[error("cannot wait for signals: {0}")]
-    Signal(#[source] std::io::Error),
+    /// A pass did not end: the API server was asked and never answered.
+    #[error("the API server does not answer")]
+    Timeout,
 }
 
 impl Error {
@@ -76,7 +76,8 @@ impl Error {
             },
             Self::SigningKeys(_) => "signing_keys",
             Self::Serialize(_) => "serialize",
-            Self::Config(_) | Self::Listen { .. } | Self::Signal(_) => "start",
+            Self::Timeout => "timeout",
+            Self::Config(_) | Self::Listen { .. } => "start",
         }
     }
 }

@@ -1,18 +1,21 @@
 //! The controller: turns each `McpOAuthProxy` into a running proxy and says in its status what is missing.
 //!
-//! One pass over a resource is `validate -> build -> apply -> report`. `validate` and `build` are pure; only
-//! `apply`, `signing_keys` and `status` write to the API server.
+//! One pass over a resource is `validate -> build -> apply -> report`. `validate`, `build` and `conditions` are pure; only
+//! `apply`, `status` and the recorder of events write to the API server.
 
 mod apply;
 mod backoff;
 mod build;
+mod conditions;
 mod controller;
 mod credentials;
 mod error;
 #[cfg(test)]
 mod fake_api;
 mod health;
+mod item_paths;
 mod metrics;
+mod mounts;
 mod render;
 mod signing_keys;
 mod status;
@@ -37,7 +40,7 @@ pub struct Options {
     pub(super) settings: Settings,
 
     /// Where /healthz, /readyz and /metrics are answered
-    #[arg(long, env = "MCP_OAUTH_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "MCP_OAUTH_HEALTH_LISTEN", default_value = "[::]:8080")]
     pub(super) health_listen: SocketAddr,
 
     /// How many resources are worked on at a time

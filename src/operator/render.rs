@@ -18,17 +18,11 @@ pub enum RenderError {
     #[error("this is not an McpOAuthProxy: {0}")]
     Parse(#[from] serde_yaml::Error),
     /// A rule is broken.
-    #[error("{0}")]
-    Invalid(String),
+    #[error(transparent)]
+    Invalid(#[from] InvalidProxy),
     /// Its children cannot be made.
     #[error(transparent)]
     Build(#[from] error::Error),
-}
-
-impl From<InvalidProxy> for RenderError {
-    fn from(error: InvalidProxy) -> Self {
-        Self::Invalid(error.to_string())
-    }
 }
 
 /// What an API server would fill in.

@@ -1,12 +1,12 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, api::PostParams};
+use kube::{Api, Client};
 
 use super::{
-    FIELD_MANAGER,
     apply::{Ownership, ownership},
-    build::{metadata, mounts},
+    build::metadata,
     error::Error,
+    mounts,
     validate::ValidatedProxy,
 };
 use crate::proxy::config::SigningKeys;
@@ -27,30 +27,20 @@ pub(super) enum KeySecret {
 /// Looks at the key Secret, at the API server and not in any cache: who believes a stale "absent" makes new keys.
 pub(super) async fn look(client: &Client, proxy: &ValidatedProxy) -> Result<KeySecret, Error> {
     let name = proxy.signing_keys_secret();
-    let secret = secrets(client, proxy).get_opt(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
+    let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);
+    let secret = api.get_opt(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
     Ok(judge(proxy, secret.as_ref()))
 }
 
-/// Makes the key Secret. It is created, never applied: whoever comes second gets 409 and the first keys stay.
-pub(super) async fn create(client: &Client, proxy: &ValidatedProxy) -> Result<(), Error> {
-    let name = proxy.signing_keys_secret();
+/// The key Secret with new keys. It is to be created and never applied.
+pub(super) fn generate(proxy: &ValidatedProxy) -> Result<Secret, Error> {
     let keys = SigningKeys::generate(Timestamp::now())?.to_json()?;
-    let secret = Secret {
-        metadata: metadata(proxy, &name),
+    Ok(Secret {
+        metadata: metadata(proxy, proxy.signing_keys_secret()),
         string_data: Some([(mounts::SIGNING_KEYS_FILE.to_owned(), keys)].into()),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
-    };
-    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    secrets(client, proxy)
-        .create(&parameters, &secret)
-        .await
-        .map(drop)
-        .map_err(Error::kube(format!("create Secret {name}")))
-}
-
-fn secrets(client: &Client, proxy: &ValidatedProxy) -> Api<Secret> {
-    Api::namespaced(client.clone(), &proxy.namespace)
+    })
 }
 
 fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> KeySecret {

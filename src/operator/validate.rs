@@ -2,7 +2,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use thiserror::Error;
 
-use super::build::mounts;
+use super::{item_paths::AllowedItemPaths, mounts};
 use crate::{
     api::{
         McpOAuthProxy, McpOAuthProxySpec, PathPattern,
@@ -21,6 +21,16 @@ pub struct Settings {
     /// The cluster's DNS domain, for the addresses in status
     #[arg(long, env = "MCP_OAUTH_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub(super) cluster_domain: String,
+
+    /// Which 1Password items each namespace may name, as JSON: {"NAMESPACE": ["vaults/VAULT/items/ITEM"]}; an ITEM of *
+    /// stands for every item of the vault. Without it, every item that the 1Password operator can read
+    #[arg(
+        long = "one-password-allowed-item-paths",
+        env = "MCP_OAUTH_ONE_PASSWORD_ALLOWED_ITEM_PATHS",
+        value_name = "JSON",
+        default_value = ""
+    )]
+    pub(super) one_password: AllowedItemPaths,
 }
 
 /// An `McpOAuthProxy` in which everything that can be known without asking anybody is right.
@@ -53,15 +63,41 @@ pub(super) enum CredentialsSource {
 
 /// What is wrong with a resource. The CRD's rules catch these first, as long as CRD and operator are of one version.
 #[derive(Debug, Error)]
-pub(super) enum InvalidProxy {
+pub enum InvalidProxy {
+    /// A part that the proxy's configuration has too.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the name may have 52 characters at most: names of child objects are made from it")]
-    NameTooLong,
+    /// The Service gets the name.
+    #[error(
+        "the name may have 52 characters at most, lower-case letters, digits and dashes, and begins with a letter: the Service gets it"
+    )]
+    Name,
+    /// None, or two.
     #[error("credentials needs exactly one source: write either onePassword or secretRef")]
     CredentialsSource,
+    /// Not a path of 1Password.
     #[error("itemPath must be vaults/VAULT/items/ITEM")]
     ItemPath,
+    /// Whoever installed the operator has said which items may be named.
+    #[error(
+        "this cluster's operator does not let namespace {namespace} use the 1Password item {item_path}: whoever installed it can add the item to onePassword.allowedItemPaths"
+    )]
+    ItemNotAllowed {
+        /// The resource's namespace.
+        namespace: String,
+        /// What it names.
+        item_path: String,
+    },
+    /// An image that may be another one tomorrow.
+    #[error("image needs a tag other than latest, or a digest: NAME:TAG or NAME@sha256:DIGEST")]
+    Image,
+    /// Below zero, or too many.
+    #[error("replicas must lie between 0 and 100")]
+    Replicas,
+    /// Not a port.
+    #[error("service.port must lie between 1 and 65535")]
+    ServicePort,
+    /// What the API server would have filled in.
     #[error("the object has no {0}: it does not come from an API server")]
     Incomplete(&'static str),
 }
@@ -72,10 +108,19 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     let name = meta.name.clone().ok_or(InvalidProxy::Incomplete("name"))?;
     let namespace = meta.namespace.clone().ok_or(InvalidProxy::Incomplete("namespace"))?;
     let uid = meta.uid.clone().ok_or(InvalidProxy::Incomplete("uid"))?;
-    if name.len() > 52 {
-        return Err(InvalidProxy::NameTooLong);
+    if !is_service_name(&name) {
+        return Err(InvalidProxy::Name);
     }
     let spec = &proxy.spec;
+    if spec.image.as_deref().is_some_and(|image| !is_pinned(image)) {
+        return Err(InvalidProxy::Image);
+    }
+    if !(0..=100).contains(&spec.replicas) {
+        return Err(InvalidProxy::Replicas);
+    }
+    if !(1..=65535).contains(&spec.service.port) {
+        return Err(InvalidProxy::ServicePort);
+    }
     let config = configuration(spec, &name, &namespace, &uid);
     config.validate()?;
     let paths = config.upstream_paths().map_err(ConfigError::from)?;
@@ -91,7 +136,7 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
         owner,
         url: public_url.join(first),
         service_url: format!("http://{name}.{namespace}.svc.{}:{}", settings.cluster_domain, spec.service.port),
-        credentials: credentials(spec)?,
+        credentials: credentials(spec, &namespace, &settings.one_password)?,
         replicas: spec.replicas,
         image: spec.image.clone().unwrap_or_else(|| settings.proxy_image.clone()),
         pod: spec.pod.clone().unwrap_or_default(),
@@ -103,17 +148,46 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     })
 }
 
-fn credentials(spec: &McpOAuthProxySpec) -> Result<CredentialsSource, InvalidProxy> {
+/// A DNS label of RFC 1035, short enough for the names that are made from it.
+fn is_service_name(name: &str) -> bool {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    name.len() <= 52
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(plain)
+}
+
+/// Whether an image is the same one tomorrow.
+fn is_pinned(image: &str) -> bool {
+    if let Some((name, digest)) = image.split_once('@') {
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        return !name.is_empty()
+            && hex.len() == 64
+            && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    }
+    // What follows the last colon is a port if a slash follows it.
+    image.rsplit_once(':').is_some_and(|(name, tag)| {
+        !name.is_empty() && !tag.is_empty() && tag != "latest" && !tag.contains('/') && !image.contains(' ')
+    })
+}
+
+fn credentials(
+    spec: &McpOAuthProxySpec,
+    namespace: &str,
+    allowed: &AllowedItemPaths,
+) -> Result<CredentialsSource, InvalidProxy> {
     match (&spec.credentials.one_password, &spec.credentials.secret_ref) {
         (Some(source), None) => {
-            let mut parts = source.item_path.split('/');
-            let item = ["vaults", "", "items", ""].into_iter().all(|wanted| {
-                parts.next().is_some_and(|part| if wanted.is_empty() { !part.is_empty() } else { part == wanted })
-            });
-            if !item || parts.next().is_some() {
+            let item_path = source.item_path.clone();
+            let parts: Vec<&str> = item_path.split('/').collect();
+            let ["vaults", vault, "items", item] = parts[..] else { return Err(InvalidProxy::ItemPath) };
+            if vault.is_empty() || item.is_empty() {
                 return Err(InvalidProxy::ItemPath);
             }
-            Ok(CredentialsSource::OnePassword { item_path: source.item_path.clone() })
+            if !allowed.allow(namespace, &item_path) {
+                return Err(InvalidProxy::ItemNotAllowed { namespace: namespace.to_owned(), item_path });
+            }
+            Ok(CredentialsSource::OnePassword { item_path })
         }
         (None, Some(secret)) => Ok(CredentialsSource::Secret { name: secret.name.clone() }),
         _ => Err(InvalidProxy::CredentialsSource),
@@ -124,8 +198,8 @@ fn credentials(spec: &McpOAuthProxySpec) -> Result<CredentialsSource, InvalidPro
 fn configuration(spec: &McpOAuthProxySpec, name: &str, namespace: &str, uid: &str) -> ProxyConfig {
     ProxyConfig {
         public_url: spec.public_url.clone(),
-        listen: (std::net::Ipv4Addr::UNSPECIFIED, mounts::PORT).into(),
-        health_listen: (std::net::Ipv4Addr::UNSPECIFIED, mounts::HEALTH_PORT).into(),
+        listen: (std::net::Ipv6Addr::UNSPECIFIED, mounts::PORT).into(),
+        health_listen: (std::net::Ipv6Addr::UNSPECIFIED, mounts::HEALTH_PORT).into(),
         workers: None,
         identity_provider: spec.identity_provider.clone(),
         credentials: CredentialFiles {
@@ -158,10 +232,16 @@ impl ValidatedProxy {
         }
     }
 
-    /// The keys that Secret must have.
-    pub(super) fn credential_keys(&self) -> [&str; 3] {
+    /// The keys that Secret must have, each once.
+    pub(super) fn credential_keys(&self) -> Vec<&str> {
         let CredentialKeys { client_id, client_secret, encryption_key } = &self.config.credentials.keys;
-        [client_id, client_secret, encryption_key]
+        let mut keys = Vec::new();
+        for key in [client_id, client_secret, encryption_key] {
+            if !keys.contains(&key.as_str()) {
+                keys.push(key.as_str());
+            }
+        }
+        keys
     }
 
     /// The Secret that holds the signing keys.
@@ -177,7 +257,11 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::operator) fn settings() -> Settings {
-        Settings { proxy_image: "registry.example/proxy:1".to_owned(), cluster_domain: "cluster.local".to_owned() }
+        Settings {
+            proxy_image: "registry.example/proxy:1".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            one_password: AllowedItemPaths::default(),
+        }
     }
 
     /// The smallest resource that is valid, with `spec` laid over it.
@@ -234,12 +318,40 @@ pub(super) mod tests {
             (json!({"credentials": {"onePassword": {"itemPath": "vaults/a/items/b/c"}}}), "itemPath"),
             (json!({"credentials": {"onePassword": {"itemPath": "vaults//items/b"}}}), "itemPath"),
             (json!({"upstream": {"url": "http://g", "paths": ["/servers/*/mcp"]}}), "without *"),
+            (json!({"image": "a:latest"}), "latest"),
+            (json!({"replicas": 101}), "replicas"),
+            (json!({"service": {"port": 0}}), "service.port"),
+            (json!({"tokens": {"accessTTL": "2h"}, "sessions": {"idleTTL": "1h"}}), "shorter than sessions.idleTTL"),
         ] {
             let error = validate(&resource(&spec), &settings()).unwrap_err().to_string();
             assert!(error.contains(says), "{spec}: {error}");
         }
-        let mut long = resource(&json!({}));
-        long.metadata.name = Some("a".repeat(53));
-        assert!(matches!(validate(&long, &settings()), Err(InvalidProxy::NameTooLong)));
+        for name in [&"a".repeat(53), "my.proxy", "1mcp", "mcp-", "Mcp", ""] {
+            let mut named = resource(&json!({}));
+            named.metadata.name = Some(name.to_owned());
+            assert!(matches!(validate(&named, &settings()), Err(InvalidProxy::Name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_image_has_a_tag_that_stays_or_a_digest() {
+        let digest = format!("a/b@sha256:{}", "0".repeat(64));
+        for good in ["a/b:2", "localhost:5000/a:dev-1", &digest] {
+            assert!(is_pinned(good), "{good}");
+        }
+        for bad in ["a/b", "a:latest", "localhost:5000/a", "a@sha256:12", "a:", ":1", "a b:1"] {
+            assert!(!is_pinned(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_names_only_the_items_it_may() {
+        let allowed = r#"{"gateway": ["vaults/v/items/i"]}"#.parse().unwrap();
+        let settings = Settings { one_password: allowed, ..settings() };
+        let named =
+            |path: &str| validate(&resource(&json!({"credentials": {"onePassword": {"itemPath": path}}})), &settings);
+        assert!(named("vaults/v/items/i").is_ok());
+        let error = named("vaults/v/items/other").unwrap_err().to_string();
+        assert!(error.contains("namespace gateway") && error.contains("allowedItemPaths"), "{error}");
     }
 }

@@ -36,7 +36,7 @@ async fn readyz(State(Health { proxy, draining }): State<Health>) -> (StatusCode
 }
 
 async fn metrics(State(Health { proxy, .. }): State<Health>) -> impl IntoResponse {
-    match proxy.metrics.text(proxy.sessions.live().len()) {
+    match proxy.metrics.text(proxy.sessions.live().len(), proxy.store.last_contact()) {
         Ok(text) => {
             let kind = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
             (kind, text).into_response()

@@ -13,4 +13,4 @@ mod session;
 mod start;
 mod state;
 
-pub use start::{StartError, run};
+pub use start::{RunError, listen, run, serve};

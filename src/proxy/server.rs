@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::{
+    config::DRAIN,
     forward::{Body, Forwarder, ForwarderError, Worker, forward},
     state::Proxy,
 };
@@ -34,8 +35,9 @@ use super::{
 /// into a connection that we are closing.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long open requests have to finish when the proxy stops.
-const GRACE: Duration = Duration::from_secs(25);
+/// The most bytes of a request's head: three login cookies and what gateways add fit, and a client that never ends its head
+/// holds no more.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// Accepted connections that a worker may have waiting.
 const BACKLOG: usize = 1024;
@@ -59,7 +61,7 @@ pub enum ServeError {
 
 type Accepted = (TcpStream, SocketAddr);
 
-/// Serves until `shutdown`, and after it until the open requests are done, or [`GRACE`] is over. MCP endpoints are
+/// Serves until `shutdown`, and after it until the open requests are done, or [`DRAIN`] is over. MCP endpoints are
 /// forwarded, every other path is `router`'s, which finds the peer's [`SocketAddr`] among a request's extensions.
 ///
 /// # Errors
@@ -149,7 +151,7 @@ async fn work(
         }
     }
     open.close();
-    if tokio::time::timeout(GRACE, open.wait()).await.is_err() {
+    if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "closing connections that are still open");
     }
 }
@@ -168,7 +170,7 @@ async fn connection(
         async move { Ok::<_, Infallible>(answer(request, peer, &worker, router).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let served = tokio::select! {

@@ -1,34 +1,36 @@
 //! From a configuration to a running proxy, and from a signal to its end.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use thiserror::Error;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::{ProxyConfig, StoreConfig},
+    config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
     endpoints, health,
     identity::{HttpClient, Issuer},
     metrics::Metrics,
     oauth::resource::Resources,
     server,
-    session::{KubernetesStore, LiveSet, RecordKeys, SessionStore, Sessions, SqliteStore, StoreError, delete_expired},
-    state::{Proxy, Secrets, SecretsError},
+    session::{KubernetesStore, LiveSet, OpenError, RecordKeys, SessionStore, Sessions, SqliteStore, clean_up},
+    state::{Proxy, Secrets, SecretsError, wall_clock},
 };
 use crate::api::InvalidUrl;
 
 /// How often the mounted Secrets are looked at. The kubelet swaps them by symbolic link, which no file watch sees well.
 const SECRETS_POLL: Duration = Duration::from_secs(5);
 
-/// How long a pod that is told to end keeps taking connections: until then the Service's rules may still point to it.
-const UNREADY_BEFORE_DRAIN: Duration = Duration::from_secs(5);
-
-/// Why a proxy cannot start.
+/// Why a proxy cannot start, or cannot go on.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum RunError {
     /// An address of the configuration is not right.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
@@ -39,74 +41,121 @@ pub enum StartError {
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the system says.
         source: std::io::Error,
     },
-    /// The system has no trusted roots, or no threads to give.
-    #[error("{0}")]
+    /// The system has no trusted roots.
+    #[error("cannot load the system's root certificates, which the issuer's are checked against: {0}")]
+    Roots(#[source] std::io::Error),
+    /// A port cannot be given to the runtime.
+    #[error("cannot serve: {0}")]
     System(#[from] std::io::Error),
     /// The issuer's address is not one.
     #[error("identityProvider.issuerURL: {0}")]
     Issuer(#[from] url::ParseError),
-    /// The sessions' store cannot be opened.
+    /// The sessions' database cannot be opened.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Database(#[from] OpenError),
     /// Serving cannot begin, or broke off.
     #[error(transparent)]
     Serve(#[from] server::ServeError),
     /// There is no cluster around us.
     #[error("cannot find the Kubernetes API that sessions live in: {0}")]
     Cluster(#[from] Box<kube::Error>),
+    /// Every session and client id is void now; a fresh start is the way to go on.
+    #[error(
+        "the encryption key has been changed: everybody has to log in again, and the proxy has to be started again"
+    )]
+    EncryptionKeyChanged,
+    /// What keeps the sessions up to date has ended.
+    #[error("a background task has ended: this is a bug")]
+    Background,
 }
 
 /// Runs a proxy on the current runtime, which becomes its control runtime, until `shutdown` and until what was under way
 /// then is done.
 ///
 /// # Errors
-/// Why it cannot start.
-pub async fn run(config: ProxyConfig, shutdown: CancellationToken) -> Result<(), StartError> {
-    let listener = listen(config.listen)?;
-    let health_listener = listen(config.health_listen)?;
+/// Why it cannot start, or had to end by itself.
+pub async fn run(config: ProxyConfig, shutdown: CancellationToken) -> Result<(), RunError> {
+    let (listener, health_listener) = (listen(config.listen)?, listen(config.health_listen)?);
+    serve(config, listener, health_listener, shutdown).await
+}
+
+/// [`run`] with sockets that are open already.
+///
+/// # Errors
+/// Why it cannot start, or had to end by itself.
+pub async fn serve(
+    config: ProxyConfig,
+    listener: TcpListener,
+    health_listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let in_cluster = matches!(config.sessions.store, StoreConfig::Kubernetes { .. });
     let proxy = Arc::new(build(config).await?);
-    let draining = CancellationToken::new();
+    // Unready first, and a while later no more connections.
+    let (unready, drain) = (CancellationToken::new(), CancellationToken::new());
 
-    let health = health::router(proxy.clone(), draining.clone());
-
-    let watch = tokio::spawn(watch_sessions(proxy.clone()));
-    let cleanup = tokio::spawn(delete_expired(proxy.sessions.live().clone(), proxy.store.clone()));
-    let secrets = tokio::spawn(reload_secrets(proxy.clone(), shutdown.clone()));
+    let health = health::router(proxy.clone(), unready.clone());
     let health_listener = tokio::net::TcpListener::from_std(health_listener)?;
-    let health = tokio::spawn(async move { axum::serve(health_listener, health).await });
+    let mut background = JoinSet::new();
+    background.spawn(watch_sessions(proxy.clone()));
+    background.spawn(clean_up(
+        proxy.sessions.live().clone(),
+        proxy.store.clone(),
+        proxy.clock.clone(),
+        proxy.max_ttl(),
+    ));
+    background.spawn(async move {
+        let _ = axum::serve(health_listener, health).await;
+    });
+    let secrets = reload_secrets(proxy.clone());
 
-    let drain = CancellationToken::new();
-    let served = server::serve(proxy.clone(), endpoints::router(proxy.clone()), listener, drain.clone());
-    let until_signal = async {
-        shutdown.cancelled().await;
-        draining.cancel();
+    let serving = server::serve(proxy.clone(), endpoints::router(proxy.clone()), listener, drain.clone());
+    let stopping = async {
+        let reason = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            changed = secrets => Err(changed),
+            _ = background.join_next() => Err(RunError::Background),
+        };
+        unready.cancel();
         if in_cluster {
             tokio::time::sleep(UNREADY_BEFORE_DRAIN).await;
         }
         tracing::info!("no more connections are taken; what is under way is finished");
         drain.cancel();
+        reason
     };
     tracing::info!(url = proxy.public_url.as_str(), listen = %proxy.config.listen, "serving");
-    let (served, ()) = tokio::join!(served, until_signal);
-    for task in [watch, cleanup, secrets] {
-        task.abort();
+    tokio::pin!(serving);
+    tokio::select! {
+        broke_off = &mut serving => Ok(broke_off?),
+        reason = stopping => {
+            serving.await?;
+            reason
+        }
     }
-    health.abort();
-    Ok(served?)
 }
 
-fn listen(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
-    let listener = TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?;
+/// A socket that is ready to be served from. Where there is no IPv6, every address means every IPv4 address.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let bound = TcpListener::bind(address).or_else(|error| match address {
+        SocketAddr::V6(any) if any.ip().is_unspecified() && error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, any.port()))
+        }
+        _ => Err(error),
+    });
+    let listener = bound.map_err(|source| RunError::Listen { address, source })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-async fn build(config: ProxyConfig) -> Result<Proxy, StartError> {
+async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     let public_url = config.public_url()?;
     let secrets = Secrets::load(&config)?;
     let control = Handle::current();
@@ -115,12 +164,12 @@ async fn build(config: ProxyConfig) -> Result<Proxy, StartError> {
             Arc::new(SqliteStore::open(path, RecordKeys::new(secrets.keyring.clone(), "standalone")).await?)
         }
         StoreConfig::Kubernetes { namespace, proxy, uid } => {
-            let client = kube::Client::try_default().await.map_err(Box::new)?;
             let keys = RecordKeys::new(secrets.keyring.clone(), proxy);
-            Arc::new(KubernetesStore::new(&client, keys, namespace, proxy, uid))
+            Arc::new(KubernetesStore::connect(keys, namespace, proxy, uid).await.map_err(Box::new)?)
         }
     };
-    let issuer = Issuer::new(&config.identity_provider, &public_url, HttpClient::new()?)?;
+    let http = HttpClient::new(&config.issuer_url()?).map_err(RunError::Roots)?;
+    let issuer = Issuer::new(&config.identity_provider, &public_url, http)?;
     Ok(Proxy {
         resources: Resources::new(public_url.clone(), config.upstream_paths()?),
         public_url,
@@ -130,6 +179,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, StartError> {
         store,
         control,
         metrics: Metrics::default(),
+        clock: wall_clock(),
         config,
     })
 }
@@ -141,23 +191,21 @@ async fn watch_sessions(proxy: Arc<Proxy>) {
     }
 }
 
-/// Takes over changed credentials and signing keys. Another encryption key makes every session and client id void, so
-/// then the process ends, to be started afresh.
-async fn reload_secrets(proxy: Arc<Proxy>, shutdown: CancellationToken) {
+/// Takes over changed credentials and signing keys, until what cannot be taken over has changed: another encryption key
+/// makes every session and client id void.
+async fn reload_secrets(proxy: Arc<Proxy>) -> RunError {
     let mut said = String::new();
     loop {
         tokio::time::sleep(SECRETS_POLL).await;
         let current = proxy.secrets.load_full();
         match Secrets::load(&proxy.config) {
-            Ok(new) if new.same_as(&current) => {}
-            Ok(new) if new.keyring.is_same_as(&current.keyring) => {
-                tracing::info!("changed credentials or signing keys are in use");
-                proxy.secrets.store(Arc::new(new));
-            }
-            Ok(_) => {
-                tracing::warn!("the encryption key has been changed: everybody has to log in again; restarting");
-                shutdown.cancel();
-                return;
+            Ok(new) if !new.keyring.is_same_as(&current.keyring) => return RunError::EncryptionKeyChanged,
+            Ok(new) => {
+                said.clear();
+                if !new.same_as(&current) {
+                    tracing::info!("changed credentials or signing keys are in use");
+                    proxy.secrets.store(Arc::new(new));
+                }
             }
             // Kept working with what was read before; said once, not every five seconds.
             Err(error) if error.to_string() == said => {}
@@ -166,5 +214,43 @@ async fn reload_secrets(proxy: Arc<Proxy>, shutdown: CancellationToken) {
                 said = error.to_string();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_proxy_that_cannot_serve_ends_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        crate::keys::make(at).unwrap();
+        std::fs::write(at.join("OAUTH_CLIENT_ID"), "id").unwrap();
+        std::fs::write(at.join("OAUTH_CLIENT_SECRET"), "secret").unwrap();
+        let config = serde_yaml::from_str(&format!(
+            "
+publicURL: https://mcp.example.com
+listen: 127.0.0.1:0
+healthListen: 127.0.0.1:0
+identityProvider: {{issuerURL: https://accounts.google.com}}
+credentials: {{directory: {0}}}
+signingKeys: {0}/signing-keys.json
+access: {{policy: AnyUser}}
+upstream: {{url: 'http://gateway', identity: {{headers: {{user: 'not a header'}}}}}}
+sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
+",
+            at.display()
+        ))
+        .unwrap();
+        let error = run(config, CancellationToken::new()).await.unwrap_err().to_string();
+        assert!(error.contains("upstream.identity.headers"), "{error}");
+    }
+
+    #[test]
+    fn where_a_port_is_taken_it_is_said() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = listen(taken.local_addr().unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot listen on {}", taken.local_addr().unwrap())), "{error}");
     }
 }

@@ -38,9 +38,24 @@ pub struct Proxy {
     pub control: Handle,
     /// What is counted.
     pub metrics: Metrics,
+    /// What time it is, in whole seconds as tokens and records have it.
+    pub clock: Clock,
+}
+
+/// Says what time it is.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// This machine's clock.
+pub fn wall_clock() -> Clock {
+    Arc::new(|| Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
 }
 
 impl Proxy {
+    /// How long an access token is good.
+    pub fn access_ttl(&self) -> SignedDuration {
+        signed(&self.config.tokens.access_ttl)
+    }
+
     /// How long a session lives from its last refresh.
     pub fn idle_ttl(&self) -> SignedDuration {
         signed(&self.config.sessions.idle_ttl)
@@ -64,11 +79,9 @@ impl Proxy {
         self.control.spawn(work).await.ok()
     }
 
-    /// The time by this machine's clock in whole seconds, as tokens and records have it: the one place where the request
-    /// path reads it.
-    #[expect(clippy::unused_self, reason = "a test's proxy may have another clock")]
+    /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
-        Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+        (self.clock)()
     }
 }
 
@@ -159,5 +172,60 @@ impl Secrets {
     /// Whether the files held the same when `other` was read.
     pub fn same_as(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    use super::{super::session::testing::keys, *};
+    use crate::proxy::{
+        identity::HttpClient,
+        session::{LiveSet, SqliteStore},
+    };
+
+    /// A proxy at https://mcp.example.com before `upstream`, with SQLite and files in a folder that ends with it.
+    pub async fn proxy(upstream: &str, live: LiveSet, clock: Clock) -> (tempfile::TempDir, Proxy) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let signing = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+        for (file, text) in [
+            ("OAUTH_CLIENT_ID", "client"),
+            ("OAUTH_CLIENT_SECRET", "secret"),
+            ("ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+            ("keys.json", &signing.to_json().unwrap()),
+        ] {
+            std::fs::write(at.join(file), text).unwrap();
+        }
+        let config: ProxyConfig = serde_yaml::from_str(&format!(
+            "
+publicURL: https://mcp.example.com
+workers: 1
+identityProvider: {{issuerURL: https://accounts.google.com}}
+credentials: {{directory: {0}}}
+signingKeys: {0}/keys.json
+access: {{domains: [example.com]}}
+upstream: {{url: '{upstream}'}}
+sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
+",
+            at.display()
+        ))
+        .unwrap();
+        let secrets = Secrets::load(&config).unwrap();
+        let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), keys()).await.unwrap());
+        let public_url = config.public_url().unwrap();
+        let http = HttpClient::new(&config.issuer_url().unwrap()).unwrap();
+        let proxy = Proxy {
+            issuer: Arc::new(Issuer::new(&config.identity_provider, &public_url, http).unwrap()),
+            resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
+            public_url,
+            secrets: ArcSwap::from_pointee(secrets),
+            sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current()),
+            store,
+            control: Handle::current(),
+            metrics: Metrics::default(),
+            clock,
+            config,
+        };
+        (directory, proxy)
     }
 }

@@ -14,6 +14,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType,
 };
 
+use super::kept;
 use crate::run::Run;
 
 /// Files in the run's folder.
@@ -26,9 +27,9 @@ impl Certificates {
     /// Makes the authority and the edges' certificate, or finds them.
     pub fn of(run: &Run) -> Result<Self> {
         let made = Self { directory: run.directory().join("tls") };
+        let _lock = kept::alone(&made.directory)?;
         // Written last.
         if !made.directory.join("spki").exists() {
-            fs::create_dir_all(&made.directory)?;
             made.make().context("cannot make the certificates of the edge")?;
         }
         Ok(made)

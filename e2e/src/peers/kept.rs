@@ -1,6 +1,9 @@
 //! What a running component is, kept in the run's folder for the commands that come later.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,4 +21,12 @@ pub fn find<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
     run.running(component)?;
     let text = fs::read(run.directory().join(format!("{component}.json"))).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// Holds off other tests and commands that change what lies in this folder of the run, until the file is dropped.
+pub fn alone(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder)?;
+    let lock = File::create(folder.join(".lock"))?;
+    lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;
+    Ok(lock)
 }

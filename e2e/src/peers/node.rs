@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{cached, program};
+use super::{cached, kept, program};
 use crate::run::Run;
 
 const PACKAGE: &str = include_str!("../../js/package.json");
@@ -58,9 +58,15 @@ impl Node {
     /// Puts our scripts into the run's folder, beside a link to the packages which they import; returns that of one.
     pub fn script(&self, run: &Run, name: &str) -> Result<PathBuf> {
         let directory = run.directory().join("js");
-        fs::create_dir_all(&directory)?;
+        // Components that start side by side share it.
+        let _lock = kept::alone(&directory)?;
         for (script, text) in SCRIPTS {
-            fs::write(directory.join(script), text)?;
+            let file = directory.join(script);
+            // Another component may be reading it.
+            if fs::read_to_string(&file).is_ok_and(|before| before == text) {
+                continue;
+            }
+            fs::write(file, text)?;
         }
         link(&self.packages, &directory.join("node_modules"))?;
         Ok(directory.join(name))

@@ -121,6 +121,8 @@ impl Provider {
 
     /// Changes the clients or the accounts. Valid at once: an account that is taken away can't log in or refresh.
     pub fn change(&self, change: impl FnOnce(&mut Registry)) -> Result<()> {
+        // Tests that run side by side register their proxies at the one provider.
+        let _lock = kept::alone(self.registry.parent().context("the registry is in a folder")?)?;
         let text = fs::read(&self.registry).with_context(|| format!("cannot read {}", self.registry.display()))?;
         let mut registry = serde_json::from_slice(&text)?;
         change(&mut registry);

@@ -1,4 +1,4 @@
-use kube::KubeSchema;
+use kube::{KubeSchema, core::Rule};
 use serde::{Deserialize, Serialize};
 
 /// Where the client id, the client secret and the encryption key come from: exactly one source.
@@ -40,8 +40,18 @@ pub struct OnePasswordSource {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretReference {
     /// The Secret's name.
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
+            .message("a Secret's name is made of lower-case letters, digits, - and .")
+    )]
     pub name: String,
+}
+
+/// A Secret's keys are file names in the pods.
+fn key_rule() -> Rule {
+    Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')")
+        .message("a Secret's key is made of letters, digits and -._, and does not begin with ..")
 }
 
 /// The names of the keys in the credentials' Secret.
@@ -50,18 +60,21 @@ pub struct SecretReference {
 pub struct CredentialKeys {
     /// Holds the client id that the issuer gave us.
     #[serde(default = "default_client_id", rename = "clientID")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = key_rule())]
     pub client_id: String,
 
     /// Holds the client secret that the issuer gave us.
     #[serde(default = "default_client_secret")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = key_rule())]
     pub client_secret: String,
 
     /// Holds 32 random bytes in base64 (openssl rand -base64 32): seals client ids, codes and refresh tokens. Who changes
     /// it logs everyone out.
     #[serde(default = "default_encryption_key")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = key_rule())]
     pub encryption_key: String,
 }
 

@@ -59,18 +59,20 @@ impl Default for Sessions {
     }
 }
 
+/// 30 days.
+pub(crate) fn default_idle_ttl() -> Duration {
+    Duration::from_hours(720)
+}
+
+/// 90 days.
+pub(crate) fn default_max_ttl() -> Duration {
+    Duration::from_hours(2160)
+}
+
 fn default_access_ttl() -> Duration {
     Duration::from_hours(1)
 }
 
 fn default_refresh_grace() -> Duration {
     Duration::from_secs(60)
-}
-
-fn default_idle_ttl() -> Duration {
-    Duration::from_hours(720)
-}
-
-fn default_max_ttl() -> Duration {
-    Duration::from_hours(2160)
 }

@@ -19,6 +19,7 @@ pub use clients::{Clients, DynamicRegistration, RedirectPolicy, Redirects};
 pub use credentials::{CredentialKeys, Credentials, OnePasswordSource, SecretReference};
 pub use identity_provider::IdentityProvider;
 pub use lifetimes::{Sessions, Tokens};
+pub(crate) use lifetimes::{default_idle_ttl, default_max_ttl};
 pub use status::McpOAuthProxyStatus;
 pub use upstream::{Identity, IdentityHeaders, IdentityType, Upstream};
 pub use workload::{Pod, Service, ServiceType};
@@ -48,18 +49,22 @@ pub use workload::{Pod, Service, ServiceType};
     printcolumn(name = "Upstream", type_ = "string", json_path = ".spec.upstream.url", priority = "1"),
     printcolumn(name = "Service", type_ = "string", json_path = ".status.serviceURL", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("size(self.metadata.name) <= 52")
-        .message("the name may have 52 characters at most: names of child objects are made from it")
+    validation = Rule::new("size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name may have 52 characters at most, lower-case letters, digits and dashes, and begins with a letter: the Service gets it")
 )]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("duration(self.tokens.accessTTL) < duration(self.sessions.idleTTL)")
+        .message("tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then")
+)]
 pub struct McpOAuthProxySpec {
     /// The address at which clients reach this proxy, such as https://mcp.example.com: the OAuth issuer, compared byte
     /// for byte. An origin in lower case without path or slash at the end; http only for localhost.
     #[serde(rename = "publicURL")]
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
-        validation = Rule::new("self.matches('^https://[a-z0-9.-]+(:[0-9]{1,5})?$') || self.matches('^http://(localhost|[a-z0-9.-]+[.]localhost|127[.][0-9.]+|[\\\\[]::1[\\\\]])(:[0-9]{1,5})?$')")
-            .message("publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end (http only for localhost)")
+        validation = Rule::new("self.matches('^https://[a-z0-9.-]+(:[1-9][0-9]{0,4})?$') && !self.endsWith(':443') || self.matches('^http://(localhost|[a-z0-9.-]+[.]localhost|127[.][0-9.]+|[\\\\[]::1[\\\\]])(:[1-9][0-9]{0,4})?$') && !self.endsWith(':80')")
+            .message("publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, and without the port that goes without saying, :443 (http only for localhost)")
     )]
     pub public_url: String,
 

@@ -2,7 +2,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What has become of an `McpOAuthProxy`.
+/// What has become of the resource.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpOAuthProxyStatus {
@@ -12,10 +12,12 @@ pub struct McpOAuthProxyStatus {
 
     /// The address to paste into an MCP client: the first of the paths without *.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
     pub url: Option<String>,
 
     /// The address inside the cluster, to route a tunnel or a gateway to.
     #[serde(default, rename = "serviceURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
     pub service_url: Option<String>,
 
     /// How many pods there are.
@@ -24,6 +26,7 @@ pub struct McpOAuthProxyStatus {
 
     /// Selects the pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
     pub label_selector: Option<String>,
 
     /// Ready sums up the others; a reason says what is missing.

@@ -55,6 +55,48 @@ pub struct Identity {
     pub headers: Option<IdentityHeaders>,
 }
 
+impl Identity {
+    /// The rules of the schema, for a configuration that met no API server.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let Some(headers) = &self.headers else { return Ok(()) };
+        if self.kind != IdentityType::Headers {
+            return Err("identity.headers goes with type: Headers only; remove it or change the type");
+        }
+        for name in [&headers.user, &headers.email] {
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+                return Err("identity.headers: a header's name is made of letters, digits and hyphens");
+            }
+            let name = name.to_ascii_lowercase();
+            if RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("mcp-") {
+                return Err(
+                    "identity.headers: this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User",
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Headers that cannot carry an identity.
+const RESERVED_HEADERS: [&str; 16] = [
+    "authorization",
+    "cookie",
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "accept",
+    "origin",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
 /// The way of telling the upstream who calls.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum IdentityType {
@@ -72,7 +114,7 @@ pub enum IdentityType {
 #[x_kube(
     validation = Rule::new("[self.user, self.email].all(name, name.matches('^[A-Za-z0-9-]+$'))")
         .message("a header's name is made of letters, digits and hyphens"),
-    validation = Rule::new("[self.user, self.email].all(name, !(name.lowerAscii() in ['authorization', 'cookie', 'host', 'connection', 'content-length', 'content-type', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'expect', 'accept', 'origin', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']) && !name.lowerAscii().startsWith('mcp-'))")
+    validation = Rule::new(format!("[self.user, self.email].all(name, !(name.lowerAscii() in {RESERVED_HEADERS:?}) && !name.lowerAscii().startsWith('mcp-'))").replace('"', "'"))
         .message("this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User")
 )]
 pub struct IdentityHeaders {

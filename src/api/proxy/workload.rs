@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
 };
-use kube::KubeSchema;
+use kube::{KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,48 +18,43 @@ pub struct Pod {
     /// Further labels. Those that the operator sets cannot be changed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
-    #[x_kube(
-        validation = Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
-            .message("a label's name must be NAME or example.com/NAME, made of letters, digits and -._")
-    )]
+    #[x_kube(validation = names("a label's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub labels: BTreeMap<String, String>,
 
     /// Further annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
-    #[x_kube(
-        validation = Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
-            .message("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._")
-    )]
+    #[x_kube(validation = names("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub annotations: BTreeMap<String, String>,
 
     /// Labels of the nodes that the pods may run on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
-    #[x_kube(
-        validation = Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
-            .message("a label's name must be NAME or example.com/NAME, made of letters, digits and -._")
-    )]
+    #[x_kube(validation = names("a label's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub node_selector: BTreeMap<String, String>,
 
     /// Taints that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
 
     /// Where the pods prefer to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
-    /// How the pods spread over nodes and zones.
+    /// How the pods spread over nodes and zones. Without a labelSelector a constraint counts the pods of this proxy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
 
     /// Secrets that the image is pulled with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
 
     /// The pods' priority class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
 }
 
@@ -79,10 +74,7 @@ pub struct Service {
     /// Further annotations, for load balancers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
-    #[x_kube(
-        validation = Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
-            .message("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._")
-    )]
+    #[x_kube(validation = names("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -102,6 +94,12 @@ pub enum ServiceType {
     NodePort,
     /// Through the cloud's load balancer.
     LoadBalancer,
+}
+
+/// The names of labels and annotations.
+fn names(message: &str) -> Rule {
+    Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
+        .message(message)
 }
 
 /// Labels as the API server takes them, so that it refuses a wrong one here and not in the Deployment.

@@ -1,7 +1,7 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{metadata, mounts};
-use crate::operator::validate::ValidatedProxy;
+use super::metadata;
+use crate::operator::{mounts, validate::ValidatedProxy};
 
 /// The configuration that the pods read when they start.
 pub(super) fn build(proxy: &ValidatedProxy, config: String) -> ConfigMap {

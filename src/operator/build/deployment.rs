@@ -7,7 +7,7 @@ use k8s_openapi::{
         core::v1::{
             Capabilities, ConfigMapProjection, Container, ContainerPort, HTTPGetAction, KeyToPath, PodSecurityContext,
             PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
-            SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
+            SecretProjection, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
         },
     },
     apimachinery::pkg::{
@@ -17,8 +17,8 @@ use k8s_openapi::{
     },
 };
 
-use super::{labels, metadata, mounts, selector};
-use crate::operator::validate::ValidatedProxy;
+use super::{labels, metadata, selector};
+use crate::operator::{mounts, validate::ValidatedProxy};
 
 /// Changes with the configuration, so that the pods are replaced. What is in Secrets is not part of it: the pods reload
 /// those by themselves.
@@ -26,6 +26,9 @@ const CONFIG_HASH: &str = "mcp.jomcgi.dev/config-hash";
 
 /// The user and group of the image.
 const UID: i64 = 65532;
+
+/// Event streams get time to end: longer than the proxy takes by itself.
+const TERMINATION_GRACE: i64 = 40;
 
 /// Readable by the owner, root, and by the pods' group.
 const FILE_MODE: i32 = 0o440;
@@ -79,19 +82,29 @@ fn pod(proxy: &ValidatedProxy) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
-        // Event streams get time to end; the proxy itself drains for less.
-        termination_grace_period_seconds: Some(30),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE),
         containers: vec![container(proxy)],
         volumes: Some(vec![files(proxy)]),
         node_selector: Some(additions.node_selector).filter(|selector| !selector.is_empty()),
         tolerations: Some(additions.tolerations).filter(|tolerations| !tolerations.is_empty()),
         affinity: additions.affinity,
-        topology_spread_constraints: Some(additions.topology_spread_constraints)
-            .filter(|constraints| !constraints.is_empty()),
+        topology_spread_constraints: Some(spread(proxy)).filter(|constraints| !constraints.is_empty()),
         image_pull_secrets: Some(additions.image_pull_secrets).filter(|secrets| !secrets.is_empty()),
         priority_class_name: additions.priority_class_name,
         ..PodSpec::default()
     }
+}
+
+/// A constraint without selector would count no pods at all, and so do nothing.
+fn spread(proxy: &ValidatedProxy) -> Vec<TopologySpreadConstraint> {
+    let ours = LabelSelector { match_labels: Some(selector(&proxy.name)), ..LabelSelector::default() };
+    let constraints = proxy.pod.topology_spread_constraints.iter().cloned();
+    constraints
+        .map(|constraint| TopologySpreadConstraint {
+            label_selector: constraint.label_selector.or_else(|| Some(ours.clone())),
+            ..constraint
+        })
+        .collect()
 }
 
 fn container(proxy: &ValidatedProxy) -> Container {
@@ -163,12 +176,7 @@ fn files(proxy: &ValidatedProxy) -> Volume {
         ..VolumeProjection::default()
     };
     // A 1Password item has more fields than ours (notes, a password): those stay out of the pods.
-    let mut credentials: Vec<KeyToPath> = Vec::new();
-    for key in proxy.credential_keys() {
-        if !credentials.iter().any(|known| known.key == key) {
-            credentials.push(item(key, mounts::CREDENTIALS));
-        }
-    }
+    let credentials = proxy.credential_keys().into_iter().map(|key| item(key, mounts::CREDENTIALS)).collect();
     let config = VolumeProjection {
         config_map: Some(ConfigMapProjection {
             name: proxy.name.clone(),
@@ -204,6 +212,12 @@ mod tests {
 
     fn hash(deployment: &Value) -> &str {
         deployment["spec"]["template"]["metadata"]["annotations"][CONFIG_HASH].as_str().unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_not_killed_while_it_drains() {
+        let drain = crate::proxy::config::UNREADY_BEFORE_DRAIN + crate::proxy::config::DRAIN;
+        assert!(u64::try_from(TERMINATION_GRACE).unwrap() > drain.as_secs());
     }
 
     #[test]
@@ -255,7 +269,8 @@ mod tests {
     fn pod_fields() -> Vec<(&'static str, Value, &'static str)> {
         let affinity = json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
             {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}});
-        let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]);
+        let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {"app": "x"}}}]);
         vec![
             ("resources", json!({"limits": {"memory": "1Gi"}}), "/spec/template/spec/containers/0/resources"),
             ("nodeSelector", json!({"disk": "ssd"}), "/spec/template/spec/nodeSelector"),
@@ -299,6 +314,14 @@ mod tests {
         let mut tested: Vec<&str> = pod_fields().into_iter().map(|(field, ..)| field).collect();
         tested.sort_unstable();
         assert_eq!(fields, tested);
+    }
+
+    #[test]
+    fn pods_spread_among_themselves_unless_it_is_said_otherwise() {
+        let deployment = deployment(&json!({"pod": {"topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]}}));
+        let spec = &deployment["spec"]["template"]["spec"]["topologySpreadConstraints"][0];
+        assert_eq!(spec["labelSelector"], deployment["spec"]["selector"]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 mod config_map;
 mod deployment;
 mod labels;
-pub(super) mod mounts;
 mod one_password_item;
 mod role_binding;
 mod service;

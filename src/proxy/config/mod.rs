@@ -4,7 +4,7 @@
 mod signing_keys;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -13,9 +13,18 @@ use thiserror::Error;
 
 use crate::api::{
     Duration, InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl,
-    proxy::{Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, Tokens, Upstream},
+    proxy::{
+        Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, RedirectPolicy, Redirects, Tokens, Upstream,
+        default_idle_ttl, default_max_ttl,
+    },
 };
 pub use signing_keys::{SigningKey, SigningKeys, SigningKeysError};
+
+/// How long a pod that is told to end keeps taking connections: until then a Service's rules may still point to it.
+pub const UNREADY_BEFORE_DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long open requests have to finish after that. Whoever starts proxies gives them longer than both together.
+pub const DRAIN: std::time::Duration = std::time::Duration::from_secs(25);
 
 /// The configuration file of a proxy, in YAML. The parts that an `McpOAuthProxy` has too are spelled as there.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -149,6 +158,10 @@ impl ProxyConfig {
         self.issuer_url()?;
         self.upstream_url()?;
         let paths = self.upstream_paths()?;
+        let Access { policy, emails, domains } = &self.access;
+        let listed = !(emails.is_empty() && domains.is_empty());
+        let Redirects { policy: redirect_policy, hosts } = &self.clients.redirects;
+        let (idle, max) = (&self.sessions.idle_ttl, &self.sessions.max_ttl);
         let rules = [
             (
                 paths.iter().any(PathPattern::is_literal),
@@ -159,21 +172,44 @@ impl ProxyConfig {
                 "identityProvider.scopes must include openid and email: without them nobody can be recognised",
             ),
             (
-                self.access.policy == AccessPolicy::AnyUser
-                    || !(self.access.emails.is_empty() && self.access.domains.is_empty()),
+                *policy == AccessPolicy::AnyUser || listed,
                 "access lets nobody in: list emails or domains, or write policy: AnyUser",
             ),
             (
-                self.sessions.idle_ttl.get() <= self.sessions.max_ttl.get(),
-                "sessions.idleTTL may not be longer than maxTTL",
+                *policy == AccessPolicy::Listed || !listed,
+                "policy AnyUser lets everyone in, whatever is listed: remove emails and domains, or write policy: Listed",
             ),
+            (
+                emails.iter().all(|email| is_email(email)),
+                "each of access.emails must be an address such as ada@example.com",
+            ),
+            (
+                domains.iter().all(|domain| is_host(domain)),
+                "each of access.domains must be a domain such as example.com, without @ or *",
+            ),
+            (
+                *redirect_policy == RedirectPolicy::Known || hosts.is_empty(),
+                "clients.redirects: policy Any takes every https host, whatever is listed: remove hosts, or write policy: Known",
+            ),
+            (
+                hosts.iter().all(|host| is_host(host) && *host == host.to_lowercase()),
+                "each of clients.redirects.hosts must be a host name in lower case, such as chat.example.com, without scheme, port or path",
+            ),
+            (idle.as_secs() >= 300, "sessions.idleTTL must be 5m or longer"),
+            (idle.get() <= max.get(), "sessions.idleTTL may not be longer than maxTTL"),
+            (max.as_secs() <= 8784 * 3600, "sessions.maxTTL may be 8784h (a year) at most"),
             (
                 (120..=86_400).contains(&self.tokens.access_ttl.as_secs()),
                 "tokens.accessTTL must lie between 2m and 24h",
             ),
+            (
+                self.tokens.access_ttl.get() < idle.get(),
+                "tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then",
+            ),
             (self.tokens.refresh_grace.as_secs() <= 300, "tokens.refreshGrace may be 5m at most"),
             (self.workers != Some(0), "workers must be 1 or more"),
         ];
+        self.upstream.identity.check().map_err(ConfigError::Rule)?;
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(ConfigError::Rule(message)),
             None => Ok(()),
@@ -214,19 +250,25 @@ impl ProxyConfig {
 }
 
 fn default_listen() -> SocketAddr {
-    (Ipv4Addr::UNSPECIFIED, 8080).into()
+    (Ipv6Addr::UNSPECIFIED, 8080).into()
 }
 
 fn default_health_listen() -> SocketAddr {
-    (Ipv4Addr::UNSPECIFIED, 8081).into()
+    (Ipv6Addr::UNSPECIFIED, 8081).into()
 }
 
-fn default_idle_ttl() -> Duration {
-    Duration::from_hours(720)
+fn is_email(text: &str) -> bool {
+    text.split_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty())
+        && text.matches('@').count() == 1
+        && !text.contains(' ')
 }
 
-fn default_max_ttl() -> Duration {
-    Duration::from_hours(2160)
+fn is_host(text: &str) -> bool {
+    let end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    end(bytes.first())
+        && end(bytes.last())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
 }
 
 #[cfg(test)]
@@ -271,6 +313,40 @@ sessions: {store: {type: SQLite, path: /var/lib/mcp-oauth-proxy/sessions.db}}
         ] {
             let error = parse(&MINIMAL.replace(from, to)).validate().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_crd_refuses_is_refused_here_too() {
+        let upstream = |identity: &str| format!("upstream: {{url: 'http://gateway:4444', identity: {identity}}}");
+        let sessions = |times: &str| format!("sessions: {{{times}, store: {{");
+        for (from, to, says) in [
+            ("domains: [example.com]", "policy: AnyUser, domains: [example.com]", "AnyUser lets everyone in"),
+            ("domains: [example.com]", "domains: ['@example.com']", "without @"),
+            ("domains: [example.com]", "emails: [ada]", "ada@example.com"),
+            (
+                "upstream: {url: 'http://gateway:4444'}",
+                &upstream("{headers: {user: Mcp-Session-Id}}"),
+                "a meaning of its own",
+            ),
+            (
+                "upstream: {url: 'http://gateway:4444'}",
+                &upstream("{headers: {user: a b}}"),
+                "letters, digits and hyphens",
+            ),
+            ("upstream: {url: 'http://gateway:4444'}", &upstream("{type: None, headers: {}}"), "type: Headers only"),
+            ("sessions: {store: {", &sessions("idleTTL: 0s"), "5m or longer"),
+            ("sessions: {store: {", &sessions("maxTTL: 9000h"), "a year"),
+            ("sessions: {store: {", &sessions("idleTTL: 30m"), "shorter than sessions.idleTTL"),
+        ] {
+            let error = parse(&MINIMAL.replace(from, to)).validate().unwrap_err().to_string();
+            assert!(error.contains(says), "{to}: {error}");
+        }
+        for (redirects, says) in
+            [("{policy: Any, hosts: [a.b]}", "Any takes every"), ("{hosts: ['https://a']}", "lower case")]
+        {
+            let text = format!("{MINIMAL}\nclients: {{redirects: {redirects}}}");
+            assert!(parse(&text).validate().unwrap_err().to_string().contains(says), "{redirects}");
         }
     }
 

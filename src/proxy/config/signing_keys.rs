@@ -43,8 +43,16 @@ pub enum SigningKeysError {
     #[error("no key could be generated")]
     Generate,
     /// The text is not the JSON that `mcp-oauth-operator keys` writes.
-    #[error("the signing keys are not readable: {0}")]
-    Parse(#[from] serde_json::Error),
+    #[error("the signing keys are not readable at line {line}, column {column}")]
+    Parse {
+        /// Where reading stopped. serde's own words are left out: they repeat what is there, and that may be a key.
+        line: usize,
+        /// See `line`.
+        column: usize,
+    },
+    /// The keys cannot be written.
+    #[error("the signing keys cannot be written")]
+    Write,
     /// A key is not an ES256 private key.
     #[error("signing key {kid} is not a P-256 private key in PKCS#8")]
     NotP256 {
@@ -79,7 +87,8 @@ impl SigningKeys {
     /// # Errors
     /// When it is not the JSON that `mcp-oauth-operator keys` writes.
     pub fn parse(json: &[u8]) -> Result<Self, SigningKeysError> {
-        Ok(serde_json::from_slice(json)?)
+        serde_json::from_slice(json)
+            .map_err(|error| SigningKeysError::Parse { line: error.line(), column: error.column() })
     }
 
     /// The file's content.
@@ -87,7 +96,7 @@ impl SigningKeys {
     /// # Errors
     /// None that an input can cause.
     pub fn to_json(&self) -> Result<String, SigningKeysError> {
-        Ok(serde_json::to_string(self)?)
+        serde_json::to_string(self).map_err(|_| SigningKeysError::Write)
     }
 }
 
@@ -122,6 +131,16 @@ mod tests {
         let now: Timestamp = "2026-11-24T12:00:00.9Z".parse().unwrap();
         let second: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         assert_eq!(SigningKeys::generate(now).unwrap().keys[0].use_from, second);
+    }
+
+    #[test]
+    fn a_file_that_is_not_right_is_not_repeated() {
+        for file in [r#"{"keys": ["MARKER"]}"#, r#"{"keys": [{"kid": "MARKER", "privateKey": 1}]}"#, r#"{"MARKER": 1}"#]
+        {
+            let error = SigningKeys::parse(file.as_bytes()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("MARKER"), "{error:?}");
+            assert!(error.to_string().contains("line 1"));
+        }
     }
 
     #[test]

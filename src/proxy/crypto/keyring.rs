@@ -148,6 +148,12 @@ impl Keyring {
         Some(BASE64_URL_SAFE_NO_PAD.encode([&self.key_id[..], nonce.as_ref(), &sealed].concat()))
     }
 
+    /// The length of what [`Self::seal`] makes of a value, which costs no nonce.
+    pub fn sealed_len<T: Serialize>(value: &T) -> Option<usize> {
+        let sealed = KEY_ID_LEN + NONCE_LEN + serde_json::to_vec(value).ok()?.len() + AES_256_GCM.tag_len();
+        base64::encoded_len(sealed, false)
+    }
+
     /// Opens what [`Self::seal`] made for the same purpose; `None` for anything else.
     pub fn open<T: DeserializeOwned>(&self, purpose: Purpose, sealed: &str) -> Option<T> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok()?;

@@ -10,5 +10,5 @@ pub use signing::SigningRing;
 
 #[cfg(test)]
 pub mod testing {
-    pub use super::keyring::tests::keyring;
+    pub use super::{keyring::tests::keyring, signing::tests::ring};
 }

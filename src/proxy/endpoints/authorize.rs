@@ -36,7 +36,7 @@ pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQ
             return redirect_error(&redirect_uri, state.as_deref(), proxy.public_url.as_str(), &error);
         }
     };
-    if !Login::fits(&request, &keyring) {
+    if !Login::fits(&request) {
         let error = OAuthError::invalid_request("state and redirect_uri are too long: 500 characters each will do");
         return page_error(&headers, &error);
     }

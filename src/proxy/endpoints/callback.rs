@@ -5,26 +5,22 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
-use jiff::SignedDuration;
 use url::form_urlencoded;
 
 use super::{
     cookies::Cookies,
-    respond::{page, page_error, redirect_error, redirect_to_client},
+    respond::{login_failed, page, page_error, redirect_error, redirect_to_client},
 };
 use crate::{
-    api::{SessionClaims, SessionPhase, SessionUser},
+    api::{SessionClaims, SessionUser},
     proxy::{
         crypto::Keyring,
         identity::{Credentials, LoginError, Person, check_access, check_email},
-        oauth::{OAuthError, authorize::granted_scopes, code::Code, login::Login},
+        oauth::{OAuthError, code::Code, login::Login},
         session::{Session, SessionId, StoreError},
         state::Proxy,
     },
 };
-
-/// How long a session waits for its code to be redeemed.
-const PENDING: SignedDuration = SignedDuration::from_mins(2);
 
 /// How a login ends that does not succeed.
 enum Failure {
@@ -61,8 +57,8 @@ pub async fn callback(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQu
             page_error(&headers, &OAuthError::invalid_request("the answer comes from another identity provider"))
         }
         (Some(code), None, _) => finish(&proxy, &headers, &keyring, &login, code.to_owned()).await,
-        _ => {
-            let error = OAuthError::access_denied("the login at the identity provider was not finished");
+        (_, error, _) => {
+            let error = refused_by_issuer(error, get("error_description"));
             let request = &login.request;
             redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error)
         }
@@ -71,6 +67,21 @@ pub async fn callback(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQu
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
+}
+
+/// What the client is told of an error that the issuer sent the browser back with (RFC 6749 §4.1.2.1). What it says of our
+/// own request is for whoever runs this server, so it is logged.
+fn refused_by_issuer(error: Option<&str>, description: Option<&str>) -> OAuthError {
+    match error {
+        Some("access_denied") => OAuthError::access_denied("the login at the identity provider was not finished"),
+        Some("temporarily_unavailable") => {
+            OAuthError::temporarily_unavailable("the identity provider is not available")
+        }
+        other => {
+            tracing::warn!(error = other, description, "the identity provider refuses our request");
+            OAuthError::server_error("the identity provider refused this server's request")
+        }
+    }
 }
 
 async fn finish(
@@ -114,17 +125,7 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
         })
         .await
         .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
-        .map_err(|error| {
-            tracing::error!(%error, "a login failed");
-            Failure::Page(match error {
-                LoginError::Unavailable(_) => {
-                    OAuthError::temporarily_unavailable("the identity provider cannot be reached")
-                }
-                LoginError::Refused(_) => {
-                    OAuthError::invalid_request("the identity provider's answer was not accepted")
-                }
-            })
-        })?;
+        .map_err(|error| Failure::Page(login_failed(&error)))?;
     let session = new_session(proxy, keyring, login, person)?;
     let (store, new) = (proxy.store.clone(), session.clone());
     match proxy.on_control(async move { store.create(&new).await }).await {
@@ -135,7 +136,10 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
         Some(Err(StoreError::Exists)) => Err(Failure::Used),
         Some(Err(error)) => {
             tracing::error!(%error, "a login could not be stored");
-            Err(Failure::Page(OAuthError::temporarily_unavailable("the login could not be stored")))
+            Err(Failure::Page(match error {
+                StoreError::Refused(_) => OAuthError::server_error("the login could not be stored"),
+                _ => OAuthError::temporarily_unavailable("the login could not be stored"),
+            }))
         }
         None => Err(Failure::Page(OAuthError::temporarily_unavailable("this server is shutting down"))),
     }
@@ -155,18 +159,7 @@ fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, person: Person) 
             return Err(Failure::Page(OAuthError::access_denied(format!("You logged in, but {denied}."))));
         }
     };
-    let now = proxy.now();
-    Ok(Session {
-        id: SessionId::of_nonce(keyring, &login.nonce),
-        user: SessionUser { issuer: person.issuer, subject: person.subject, email },
-        client: login.request.session_client(),
-        scopes: granted_scopes(),
-        resource: login.request.resource.clone(),
-        created_at: now,
-        phase: SessionPhase::Pending,
-        rotation: 0,
-        rotated_at: now,
-        expires_at: now + PENDING,
-        claims: SessionClaims { hosted_domain: person.hosted_domain, email_verified: person.email_verified },
-    })
+    let user = SessionUser { issuer: person.issuer, subject: person.subject, email };
+    let claims = SessionClaims { hosted_domain: person.hosted_domain, email_verified: person.email_verified };
+    Ok(login.session(SessionId::of_nonce(keyring, &login.nonce), user, claims, proxy.now()))
 }

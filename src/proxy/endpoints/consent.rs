@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     cookies::{Cookies, MAX_LOGINS},
-    respond::{page, page_error, redirect, redirect_error},
+    respond::{login_failed, page, page_error, redirect, redirect_error},
 };
 use crate::proxy::{
     crypto::{Keyring, random_token},
@@ -56,7 +56,7 @@ pub async fn consent(
         return redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error);
     }
     match approve(&proxy, request, &keyring).await {
-        Ok((login, url)) => send_to_issuer(&cookies, &keyring, &proxy, &login, &url),
+        Ok(approved) => send_to_issuer(&cookies, &keyring, &proxy, &approved),
         Err(error) => page_error(&headers, &error),
     }
 }
@@ -68,11 +68,14 @@ fn is_same_origin(headers: &HeaderMap, public_url: &str) -> bool {
     origin && site
 }
 
-async fn approve(
-    proxy: &Arc<Proxy>,
-    request: AuthorizationRequest,
-    keyring: &Keyring,
-) -> Result<(Login, String), OAuthError> {
+/// A login that goes to the issuer.
+struct Approved {
+    state: String,
+    cookie: String,
+    url: String,
+}
+
+async fn approve(proxy: &Arc<Proxy>, request: AuthorizationRequest, keyring: &Keyring) -> Result<Approved, OAuthError> {
     let no_randomness = || OAuthError::temporarily_unavailable("this server has no randomness to give");
     let (Some(state), Some(nonce), Some(verifier)) = (random_token(), random_token(), random_token()) else {
         return Err(no_randomness());
@@ -87,16 +90,14 @@ async fn approve(
         })
         .await
         .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
-        .map_err(|error| {
-            tracing::error!(%error, "nobody can log in");
-            OAuthError::temporarily_unavailable("the identity provider cannot be reached")
-        })?;
-    login.seal(keyring).map(|_| (login, url)).ok_or_else(no_randomness)
+        .map_err(|error| login_failed(&error))?;
+    let cookie = login.seal(keyring).ok_or_else(no_randomness)?;
+    Ok(Approved { state: login.state, cookie, url })
 }
 
-fn send_to_issuer(cookies: &Cookies<'_>, keyring: &Keyring, proxy: &Proxy, login: &Login, url: &str) -> Response {
-    let mut response = redirect(url);
-    let set = login.seal(keyring).and_then(|value| cookies.set_login(&login.state, &value));
+fn send_to_issuer(cookies: &Cookies<'_>, keyring: &Keyring, proxy: &Proxy, approved: &Approved) -> Response {
+    let mut response = redirect(&approved.url);
+    let set = cookies.set_login(&approved.state, &approved.cookie);
     // At most three at once, so that headers stay small: the oldest make room.
     let mut others: Vec<(i64, &str)> = cookies
         .logins()

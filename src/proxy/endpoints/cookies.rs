@@ -8,7 +8,6 @@ use crate::{api::PublicUrl, proxy::oauth::login::Login};
 pub const MAX_LOGINS: usize = 3;
 
 /// The cookies of a request.
-#[derive(Debug)]
 pub struct Cookies<'a> {
     prefix: &'static str,
     secure: bool,

@@ -14,13 +14,11 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::{Method, header},
+    extract::DefaultBodyLimit,
+    http::{HeaderName, Method, header},
     routing::{get, post},
 };
-use tower_http::{
-    cors::{Any, CorsLayer},
-    limit::RequestBodyLimitLayer,
-};
+use tower_http::cors::{Any, CorsLayer};
 
 use super::state::Proxy;
 use crate::api::proxy::DynamicRegistration;
@@ -34,11 +32,7 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            "mcp-protocol-version".parse().unwrap_or(header::ACCEPT),
-        ])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
         .expose_headers([header::WWW_AUTHENTICATE]);
     let mut for_programs = Router::new()
         .route("/.well-known/oauth-authorization-server", get(well_known::authorization_server))
@@ -54,7 +48,9 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .route("/consent", post(consent::consent))
         .route("/callback", get(callback::callback))
         .merge(for_programs.layer(cors))
-        .fallback(respond::not_found)
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .fallback(async || respond::not_found())
+        .method_not_allowed_fallback(async || respond::method_not_allowed())
+        // Not the layer of tower-http, whose refusal is no JSON.
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(proxy)
 }

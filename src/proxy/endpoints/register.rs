@@ -3,16 +3,20 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 
-use super::respond::{json_error, no_store};
+use super::respond::{json_error, no_store, unreadable};
 use crate::proxy::{oauth::client::Client, state::Proxy};
 
 /// `POST /register` (RFC 7591). Nothing is stored.
-pub async fn register(State(proxy): State<Arc<Proxy>>, body: Bytes) -> Response {
+pub async fn register(State(proxy): State<Arc<Proxy>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return unreadable(&rejection),
+    };
     let keyring = proxy.secrets.load().keyring.clone();
     let answer = Client::register(&body, &proxy.config.clients.redirects, proxy.now()).and_then(|client| {
         let id = client.id(&keyring)?;

@@ -2,6 +2,7 @@
 
 use axum::{
     Json,
+    extract::rejection::BytesRejection,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -9,7 +10,10 @@ use serde_json::json;
 use url::Url;
 
 use super::pages::{self, Message};
-use crate::proxy::oauth::{ErrorCode, OAuthError};
+use crate::proxy::{
+    identity::LoginError,
+    oauth::{ErrorCode, OAuthError},
+};
 
 /// Seconds after which a client may try again when something was down.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -19,18 +23,23 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::InvalidClient => StatusCode::UNAUTHORIZED,
         ErrorCode::AccessDenied => StatusCode::FORBIDDEN,
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
     }
+}
+
+/// Says when to try again, where that helps.
+fn with_retry_after(mut response: Response, error: &OAuthError) -> Response {
+    if error.code == ErrorCode::TemporarilyUnavailable {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
 }
 
 /// An error for a program (RFC 6749 §5.2).
 pub fn json_error(error: &OAuthError) -> Response {
     let body = json!({"error": error.code.as_str(), "error_description": error.description});
-    let mut response = (status(error.code), no_store(), Json(body)).into_response();
-    if error.code == ErrorCode::TemporarilyUnavailable {
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-    }
-    response
+    with_retry_after((status(error.code), no_store(), Json(body)).into_response(), error)
 }
 
 /// An error for a person; for a program that asks for JSON, JSON.
@@ -46,15 +55,35 @@ pub fn page_error(headers: &HeaderMap, error: &OAuthError) -> Response {
         ErrorCode::InvalidClient => "This server does not know the program",
         ErrorCode::AccessDenied => "You cannot log in here",
         ErrorCode::TemporarilyUnavailable => "Logging in does not work right now",
+        ErrorCode::ServerError => "Logging in does not work",
         _ => "This link is not right",
     };
     let hint = match error.code {
         ErrorCode::InvalidClient => "Remove the server from your MCP client, add it again, and connect.",
         ErrorCode::AccessDenied => "To use another account, connect again from your MCP client and choose it.",
         ErrorCode::TemporarilyUnavailable => "Wait a moment, then connect again from your MCP client.",
+        ErrorCode::ServerError => "Tell whoever runs this server: its log says why.",
         _ => "Go back to your MCP client and connect again.",
     };
-    page(status(error.code), title, &error.description, hint)
+    with_retry_after(page(status(error.code), title, &error.description, hint), error)
+}
+
+/// What a person or client is told of a login that failed at the issuer; whoever runs this server finds the cause in the log.
+pub fn login_failed(error: &LoginError) -> OAuthError {
+    match error {
+        LoginError::Unavailable(_) => {
+            tracing::error!(%error, "nobody can log in");
+            OAuthError::temporarily_unavailable("the identity provider cannot be reached")
+        }
+        LoginError::Misconfigured(_) => {
+            tracing::error!(%error, "nobody can log in");
+            OAuthError::server_error("the identity provider does not accept this server")
+        }
+        LoginError::Refused(_) => {
+            tracing::warn!(%error, "a login failed");
+            OAuthError::invalid_request("the identity provider's answer was not accepted")
+        }
+    }
 }
 
 /// A page with a message.
@@ -85,12 +114,12 @@ pub fn redirect_to_client(
     redirect(url.as_str())
 }
 
-/// 302 to an address that has been checked.
+/// 303 to an address that has been checked: a form is not sent on (RFC 9700 §4.12).
 pub fn redirect(to: &str) -> Response {
     match HeaderValue::from_str(to) {
         Ok(to) => {
             let headers = [(header::LOCATION, to), (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))];
-            (StatusCode::FOUND, no_store(), headers).into_response()
+            (StatusCode::SEE_OTHER, no_store(), headers).into_response()
         }
         Err(_) => page(StatusCode::BAD_REQUEST, "This link is not right", "The address cannot be sent.", ""),
     }
@@ -102,7 +131,19 @@ pub fn no_store() -> [(header::HeaderName, HeaderValue); 1] {
 }
 
 /// Everything that is not an endpoint.
-pub async fn not_found() -> Response {
+pub fn not_found() -> Response {
     let body = json!({"error": "not_found", "error_description": "there is nothing at this path"});
     (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+/// An endpoint that is asked in another way.
+pub fn method_not_allowed() -> Response {
+    let body = json!({"error": "invalid_request", "error_description": "this endpoint does not know the method"});
+    (StatusCode::METHOD_NOT_ALLOWED, no_store(), Json(body)).into_response()
+}
+
+/// A body that cannot be read: it is too large, or broke off.
+pub fn unreadable(rejection: &BytesRejection) -> Response {
+    let body = json!({"error": "invalid_request", "error_description": "the body is too large, or broke off"});
+    (rejection.status(), no_store(), Json(body)).into_response()
 }

@@ -3,42 +3,56 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     Json,
     body::Bytes,
-    extract::State,
-    http::{HeaderMap, header},
+    extract::{State, rejection::BytesRejection},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use serde_json::Value;
 use url::form_urlencoded;
 
-use super::respond::{json_error, no_store};
-use crate::{
-    api::SessionPhase,
-    proxy::{
-        crypto::{AccessClaims, now_seconds, random_bytes},
-        identity::{Person, check_access},
-        oauth::{
-            OAuthError,
-            client::Client,
-            client_id_hash,
-            code::{self, Activation, Code, Redemption},
-            refresh::{self, Refresh, RefreshToken},
-        },
-        session::{Session, SessionId, StoreError, Stored},
-        state::{Proxy, Secrets},
+use super::respond::{json_error, no_store, unreadable};
+use crate::proxy::{
+    crypto::random_bytes,
+    identity::{Person, check_access},
+    oauth::{
+        ErrorCode, OAuthError,
+        client::Client,
+        client_id_hash,
+        code::{self, Activation, Code, Redemption},
+        refresh::{self, Refresh, RefreshToken},
+        tokens::Mint,
     },
+    session::{Ending, Session, SessionId, StoreError, Stored},
+    state::{Proxy, Secrets},
 };
 
 /// How often a refresh is decided anew when another replica was quicker.
 const ATTEMPTS: usize = 5;
 
 /// `POST /token` (RFC 6749 §3.2). Tokens are given only against what the store says now, never from memory.
-pub async fn token(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Bytes) -> Response {
+pub async fn token(
+    State(proxy): State<Arc<Proxy>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return unreadable(&rejection),
+    };
     match answer(&proxy, &headers, &body).await {
         Ok(answer) => (no_store(), Json(answer)).into_response(),
         Err(error) => {
             tracing::info!(%error, "token refused");
-            json_error(&error)
+            let mut response = json_error(&error);
+            // RFC 6749 §5.2: who tried by Authorization is told the scheme.
+            if error.code == ErrorCode::InvalidClient && headers.contains_key(header::AUTHORIZATION) {
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));
+            }
+            response
         }
     }
 }
@@ -48,12 +62,15 @@ type Parameters = HashMap<String, String>;
 async fn answer(proxy: &Arc<Proxy>, headers: &HeaderMap, body: &[u8]) -> Result<Value, OAuthError> {
     let parameters = parameters(headers, body)?;
     let secrets = proxy.secrets.load_full();
-    let client_id = authenticated_client(headers, &parameters, &secrets)?;
-    let resource = match parameters.get("resource") {
-        Some(resource) => Some(proxy.resources.resolve(Some(resource))?),
-        None => None,
-    };
-    match parameters.get("grant_type").map(String::as_str) {
+    let get = |name: &str| parameters.get(name).map(String::as_str);
+    let client_id = Client::of_token_request(
+        basic_credentials(headers)?,
+        get("client_id"),
+        get("client_secret"),
+        &secrets.keyring,
+    )?;
+    let resource = get("resource").map(|resource| proxy.resources.resolve(Some(resource))).transpose()?;
+    match get("grant_type") {
         Some("authorization_code") => redeem_code(proxy, &secrets, &parameters, &client_id, resource.as_deref()).await,
         Some("refresh_token") => refresh(proxy, &secrets, &parameters, &client_id, resource.as_deref()).await,
         Some(_) => Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token")),
@@ -75,27 +92,6 @@ fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError
         }
     }
     Ok(parameters)
-}
-
-/// The id of the client, which has proved that it is itself. Basic and body may both name it if they agree: the Python
-/// SDK sends both.
-fn authenticated_client(headers: &HeaderMap, parameters: &Parameters, secrets: &Secrets) -> Result<String, OAuthError> {
-    let basic = basic_credentials(headers)?;
-    let (in_body, secret_in_body) = (parameters.get("client_id"), parameters.get("client_secret"));
-    let (id, secret) = match (&basic, in_body) {
-        (Some((id, _)), Some(named)) if id != named => {
-            return Err(OAuthError::invalid_client("Authorization and client_id name two clients"));
-        }
-        (Some((id, secret)), _) => (id, Some(secret)),
-        (None, Some(id)) => (id, secret_in_body),
-        (None, None) => return Err(OAuthError::invalid_client("client_id is missing")),
-    };
-    let client = Client::from_id(id, &secrets.keyring)
-        .ok_or_else(|| OAuthError::invalid_client("this server does not know the client: register again"))?;
-    // Some clients send an empty secret for none.
-    let secret = secret.map(String::as_str).filter(|secret| !secret.is_empty());
-    client.authenticate(id, secret, &secrets.keyring)?;
-    Ok(id.clone())
 }
 
 /// HTTP Basic, whose parts are form-encoded (RFC 6749 §2.3.1).
@@ -131,14 +127,17 @@ async fn redeem_code(
     let redeemed = Code::redeem(code, with, &secrets.keyring, now)?;
     let used = || OAuthError::invalid_grant("the code has been used");
     let stored = read(proxy, redeemed.session).await?.ok_or_else(used)?;
-    match code::activate(&stored.session, now, proxy.idle_ttl(), proxy.max_ttl()) {
-        Activation::First(active) => match replace(proxy, &stored, &active).await? {
-            true => {
-                tracing::info!(session = %active.id, user = active.user.email, "tokens given for a code");
-                tokens(proxy, secrets, &active, client_id, redeemed.refreshes)
+    // Without refresh tokens there is nothing to live on for when the access token has ended.
+    let lifetime = if redeemed.refreshes { proxy.idle_ttl() } else { proxy.access_ttl() };
+    match code::activate(&stored.session, now, lifetime, proxy.max_ttl()) {
+        Activation::First(active) => {
+            let answer = tokens(proxy, secrets, &active, client_id, redeemed.refreshes, now)?;
+            if !replace(proxy, &stored, &active).await? {
+                return Err(used());
             }
-            false => Err(used()),
-        },
+            tracing::info!(session = %active.id, user = active.user.email, "tokens given for a code");
+            Ok(answer)
+        }
         Activation::Lost => Err(used()),
         Activation::Replay => {
             end(proxy, &stored, "its authorization code was used again").await?;
@@ -154,40 +153,31 @@ async fn refresh(
     client_id: &str,
     resource: Option<&str>,
 ) -> Result<Value, OAuthError> {
-    let ended = || OAuthError::invalid_grant("the session has ended: log in again");
     let token =
         parameters.get("refresh_token").ok_or_else(|| OAuthError::invalid_request("refresh_token is missing"))?;
-    let (id, generation) = RefreshToken::open(token, &secrets.keyring).ok_or_else(ended)?;
+    let (id, generation) = RefreshToken::open(token, &secrets.keyring).ok_or_else(refresh::ended)?;
     for _ in 0..ATTEMPTS {
         let now = proxy.now();
-        let stored = read(proxy, id).await?.ok_or_else(ended)?;
+        let stored = read(proxy, id).await?.ok_or_else(refresh::ended)?;
         let session = &stored.session;
-        if session.client.id_hash != client_id_hash(client_id) {
-            return Err(OAuthError::invalid_grant("the refresh token was issued to another client"));
-        }
-        // Before anything is written: a wrong resource must not cost the client its token.
-        if resource.is_some_and(|resource| resource != session.resource) {
-            return Err(OAuthError::invalid_target("resource is not the one of the login"));
-        }
-        if session.phase == SessionPhase::Pending || session.expires_at <= now {
-            return Err(ended());
-        }
+        refresh::check(session, &client_id_hash(client_id), resource, now)?;
         if let Err(denied) = check_access(&proxy.config.access, &person(session)) {
             end(proxy, &stored, &format!("the access rules no longer let this person in: {denied}")).await?;
-            return Err(ended());
+            return Err(refresh::ended());
         }
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
         match refresh::decide(session, generation, now, grace, idle, max) {
             Refresh::Rotate(next) => {
+                let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
                 if replace(proxy, &stored, &next).await? {
-                    return tokens(proxy, secrets, &next, client_id, true);
+                    return Ok(answer);
                 }
                 // Another replica, or another process of the client, was quicker: what it wrote decides.
             }
-            Refresh::Repeat => return tokens(proxy, secrets, session, client_id, true),
+            Refresh::Repeat => return tokens(proxy, secrets, session, client_id, true, now),
             Refresh::End(reason) => {
                 end(proxy, &stored, reason).await?;
-                return Err(ended());
+                return Err(refresh::ended());
             }
         }
     }
@@ -204,44 +194,23 @@ fn person(session: &Session) -> Person {
     }
 }
 
-/// The answer of RFC 6749 §5.1 for the session as it now is.
 fn tokens(
     proxy: &Proxy,
     secrets: &Secrets,
     session: &Session,
     client_id: &str,
     refreshes: bool,
+    now: Timestamp,
 ) -> Result<Value, OAuthError> {
-    let unavailable = || OAuthError::temporarily_unavailable("no token can be signed now");
-    let now = proxy.now();
-    let issued = now_seconds(now);
-    let expires = (issued + proxy.config.tokens.access_ttl.as_secs()).min(now_seconds(session.expires_at));
-    let scope = session.scopes.join(" ");
-    let claims = AccessClaims {
-        iss: proxy.public_url.as_str().to_owned(),
-        sub: session.user.subject.clone(),
-        aud: session.resource.clone(),
-        exp: expires,
-        iat: issued,
-        jti: BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<16>().ok_or_else(unavailable)?),
-        client_id: client_id.to_owned(),
-        sid: session.id.to_string(),
-        scope: scope.clone(),
+    let random = random_bytes::<16>()
+        .ok_or_else(|| OAuthError::temporarily_unavailable("this server has no randomness to give"))?;
+    let mint = Mint {
+        signing: &secrets.signing,
+        keyring: &secrets.keyring,
+        issuer: proxy.public_url.as_str(),
+        access_ttl: proxy.config.tokens.access_ttl.as_secs(),
     };
-    let access_token = secrets.signing.sign(&claims, now).map_err(|error| {
-        tracing::error!(%error, "no token can be signed");
-        unavailable()
-    })?;
-    let mut answer = json!({
-        "access_token": access_token,
-        "token_type": "Bearer",
-        "expires_in": expires.saturating_sub(issued),
-        "scope": scope,
-    });
-    if refreshes {
-        answer["refresh_token"] = RefreshToken::current(session, &secrets.keyring).ok_or_else(unavailable)?.into();
-    }
-    Ok(answer)
+    mint.answer(session, client_id, refreshes, BASE64_URL_SAFE_NO_PAD.encode(random), now)
 }
 
 fn unavailable(error: &StoreError) -> OAuthError {
@@ -271,6 +240,9 @@ async fn replace(proxy: &Proxy, old: &Stored, new: &Session) -> Result<bool, OAu
 
 async fn end(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<(), OAuthError> {
     let (store, stored, reason) = (proxy.store.clone(), stored.clone(), reason.to_owned());
-    let ended = proxy.on_control(async move { store.end(&stored, Some(&reason)).await }).await;
+    let ended = proxy.on_control(async move { store.end(&stored, Ending::Because(&reason)).await }).await;
     ended.ok_or_else(shutting_down)?.map_err(|error| unavailable(&error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub async fn default_resource(State(proxy): State<Arc<Proxy>>) -> Response {
 pub async fn resource(State(proxy): State<Arc<Proxy>>, Path(path): Path<String>) -> Response {
     let path = format!("/{path}");
     if proxy.resources.path(&path).is_none() {
-        return respond::not_found().await;
+        return respond::not_found();
     }
     Json(metadata::protected_resource(&proxy.public_url, &proxy.public_url.join(&path))).into_response()
 }

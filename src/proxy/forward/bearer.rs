@@ -29,8 +29,6 @@ pub struct Caller {
     pub email: HeaderValue,
     /// The session of the token.
     pub session: Arc<LiveSession>,
-    /// Whether the session comes from the live set, so that it will be seen to end.
-    pub watched: bool,
 }
 
 /// Why a request is not forwarded (RFC 6750 §3.1).
@@ -107,7 +105,7 @@ pub async fn verify(proxy: &Proxy, cache: &VerifiedTokens, token: &str, path: &s
             && hit.session.admits(now)
             && *hit.audience == *proxy.resources.audience(path);
         if good {
-            return Ok(Caller { email: hit.email.clone(), session: hit.session.clone(), watched: true });
+            return Ok(Caller { email: hit.email.clone(), session: hit.session.clone() });
         }
         // The long way says why, and lets in a session that was refreshed or came back.
         cache.0.remove(&key);
@@ -122,20 +120,21 @@ pub async fn verify(proxy: &Proxy, cache: &VerifiedTokens, token: &str, path: &s
     }
     let id = SessionId::from_str(&sid).map_err(|_| Refusal::InvalidToken("the access token has no session"))?;
     let secrets = Arc::downgrade(&secrets);
-    let (session, watched) = match proxy.sessions.admit(id, now).await {
+    let (session, is_member) = match proxy.sessions.admit(id, now).await {
         Admission::Live(session) => (session, true),
         Admission::LookedUp(session) => (session, false),
         Admission::Ended => return Err(Refusal::InvalidToken("the session has ended: log in again")),
         Admission::Unknown => return Err(Refusal::Unavailable),
     };
-    let email = HeaderValue::from_bytes(session.email.to_lowercase().as_bytes())
+    let email = HeaderValue::from_str(&session.email)
         .map_err(|_| Refusal::InvalidToken("the e-mail address cannot be put in a header"))?;
-    if watched {
+    // What was only looked up speaks for a second.
+    if is_member {
         let audience = aud.into_boxed_str();
         let entry = Verified { audience, expires: exp, email: email.clone(), session: session.clone(), secrets };
         cache.0.insert(key, Arc::new(entry));
     }
-    Ok(Caller { email, session, watched })
+    Ok(Caller { email, session })
 }
 
 impl Refusal {

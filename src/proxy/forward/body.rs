@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use thiserror::Error;
 
 use super::{handler::Watched, pool::Lease};
 
@@ -30,12 +31,18 @@ pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
     watched: Watched,
+    is_stream: bool,
     ended: bool,
 }
 
+/// An answer was cut because its session ended; half of one must not look like a whole one.
+#[derive(Debug, Error)]
+#[error("the session has ended")]
+struct SessionEnded;
+
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, watched: Watched) -> Self {
-        let mut body = Self { incoming, lease: Some(lease), watched, ended: false };
+    pub(super) fn new(incoming: Incoming, lease: Lease, watched: Watched, is_stream: bool) -> Self {
+        let mut body = Self { incoming, lease: Some(lease), watched, is_stream, ended: false };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -49,14 +56,17 @@ impl UpstreamBody {
     }
 
     /// Without its lease the upstream connection is closed, so the upstream sees that nobody listens any more.
-    fn end<T>(&mut self) -> Poll<Option<T>> {
+    fn end<T>(&mut self) -> Poll<Option<Result<T, BoxError>>> {
         self.ended = true;
         self.lease = None;
-        Poll::Ready(None)
+        Poll::Ready(if self.is_stream { None } else { Some(Err(SessionEnded.into())) })
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.ended || self.watched.has_ended() {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self.watched.has_ended() {
             return self.end();
         }
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
@@ -68,7 +78,7 @@ impl UpstreamBody {
             None => self.give_back(),
             Some(_) => (),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 }
 
@@ -85,7 +95,7 @@ impl HttpBody for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.get_mut() {
-            Self::Upstream(body) => body.poll(cx).map_err(Into::into),
+            Self::Upstream(body) => body.poll(cx),
             Self::Full(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Axum(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Empty => Poll::Ready(None),

@@ -40,9 +40,6 @@ const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
 /// How often an open stream asks whether its session has ended.
 const SESSION_CHECK: Duration = Duration::from_millis(500);
 
-/// How many such checks may pass before the watch must have shown a session that was only looked up.
-const UNWATCHED_CHECKS: u32 = 20;
-
 /// What the workers of a proxy share.
 pub struct Forwarder {
     proxy: Arc<Proxy>,
@@ -138,7 +135,7 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
         return (Outcome::Refused, foreign_mcp_session());
     }
     let Some(target) = worker.forwarder.target(request.uri()) else {
-        return (Outcome::Refused, bad_gateway("the request's path and query are too long"));
+        return (Outcome::Refused, uri_too_long());
     };
     *request.uri_mut() = target;
     *request.version_mut() = http::Version::HTTP_11;
@@ -146,7 +143,7 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
     let (mut response, lease) = match worker.pool.send(request).await {
         Ok(answered) => answered,
         Err(error) => {
-            tracing::warn!(%error, "upstream");
+            tracing::warn!(%error, "the upstream gave no answer");
             return (Outcome::BadGateway, bad_gateway("the upstream cannot be reached or broke off"));
         }
     };
@@ -157,8 +154,12 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
     }
     headers::to_client(response.headers_mut());
     mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
-    let watched = Watched::new(proxy.clone(), caller);
-    (Outcome::Forwarded, response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched))))
+    let is_stream = headers::is_event_stream(response.headers());
+    let watched = Watched { proxy: proxy.clone(), session: caller.session, interval: None };
+    (
+        Outcome::Forwarded,
+        response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched, is_stream))),
+    )
 }
 
 async fn caller(proxy: &Proxy, verified: &VerifiedTokens, request: &Request<Incoming>) -> Result<Caller, Refusal> {
@@ -185,6 +186,11 @@ fn method_not_allowed() -> Response<Body> {
     response
 }
 
+fn uri_too_long() -> Response<Body> {
+    let body = json!({"error": "invalid_request", "error_description": "the request's path and query are too long"});
+    json_response(StatusCode::URI_TOO_LONG, &body)
+}
+
 fn bad_gateway(description: &str) -> Response<Body> {
     json_response(StatusCode::BAD_GATEWAY, &json!({"error": "bad_gateway", "error_description": description}))
 }
@@ -200,17 +206,11 @@ fn foreign_mcp_session() -> Response<Body> {
 pub struct Watched {
     proxy: Arc<Proxy>,
     session: Arc<LiveSession>,
-    unwatched_checks: Option<u32>,
     // Made when a stream has to wait for the first time, which short answers never do.
     interval: Option<Interval>,
 }
 
 impl Watched {
-    fn new(proxy: Arc<Proxy>, caller: Caller) -> Self {
-        let unwatched_checks = (!caller.watched).then_some(UNWATCHED_CHECKS);
-        Self { proxy, session: caller.session, unwatched_checks, interval: None }
-    }
-
     /// Whether the session has ended, as far as it is known.
     pub fn has_ended(&self) -> bool {
         !self.session.admits(self.proxy.now())
@@ -220,15 +220,6 @@ impl Watched {
     pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.interval.get_or_insert_with(session_checks).poll_tick(cx));
-            if let Some(left) = self.unwatched_checks {
-                if let Some(session) = self.proxy.sessions.live().get(&self.session.id) {
-                    (self.session, self.unwatched_checks) = (session, None);
-                } else if left == 0 {
-                    return Poll::Ready(());
-                } else {
-                    self.unwatched_checks = Some(left - 1);
-                }
-            }
             if self.has_ended() {
                 return Poll::Ready(());
             }

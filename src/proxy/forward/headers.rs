@@ -3,9 +3,9 @@ use std::net::IpAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE,
-        EXPECT, FORWARDED, HOST, InvalidHeaderName, InvalidHeaderValue, ORIGIN, REFERER, SERVER, SET_COOKIE, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, AUTHORIZATION, CONNECTION, CONTENT_LENGTH,
+        CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, InvalidHeaderName, InvalidHeaderValue, ORIGIN, REFERER, SERVER,
+        SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
     },
     uri::Authority,
 };
@@ -118,6 +118,12 @@ pub fn to_client(headers: &mut HeaderMap) {
         [WWW_AUTHENTICATE, SET_COOKIE, SERVER].contains(name) || name.as_str().starts_with("access-control-")
     });
     allow_any_origin(headers);
+}
+
+/// Whether a response is a stream of events, which may end anywhere between two of them.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// Lets web pages of any origin read a response. No cookie is ever looked at here, so this gives nothing away.

@@ -9,6 +9,8 @@ use hyper_util::{
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 use thiserror::Error;
 
+use crate::api::IssuerUrl;
+
 /// How long the issuer may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,16 +33,22 @@ pub enum HttpError {
     /// No answer in time.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
+    /// The task that asked is gone.
+    #[error("this server is shutting down")]
+    Stopping,
 }
 
 impl HttpClient {
-    /// A client that trusts the system's roots.
+    /// A client that trusts the system's roots. With an https issuer it speaks https alone, whatever the issuer's discovery
+    /// document names: the client secret goes there.
     ///
     /// # Errors
     /// When the system has none.
-    pub fn new() -> std::io::Result<Self> {
-        // http is for issuers on loopback only, which the configuration has checked.
-        let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
+    pub fn new(issuer: &IssuerUrl) -> std::io::Result<Self> {
+        let builder = HttpsConnectorBuilder::new().with_native_roots()?;
+        let builder =
+            if issuer.as_str().starts_with("https:") { builder.https_only() } else { builder.https_or_http() };
+        let connector = builder.enable_http1().build();
         Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
     }
 
@@ -63,6 +71,6 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
         // The library wants a future that is Sync, which hyper's is not; a task's handle is.
         let client = self.clone();
         let task = tokio::spawn(async move { client.send(request).await });
-        Box::pin(async move { task.await.unwrap_or(Err(HttpError::Timeout)) })
+        Box::pin(async move { task.await.unwrap_or(Err(HttpError::Stopping)) })
     }
 }

@@ -6,7 +6,8 @@ use std::{
 use openidconnect::{
     AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields,
     EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce, PkceCodeChallenge,
-    PkceCodeVerifier, RedirectUrl, Scope, SignatureVerificationError, StandardErrorResponse, StandardTokenResponse,
+    PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope, SignatureVerificationError, StandardErrorResponse,
+    StandardTokenResponse,
     core::{
         CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim,
         CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
@@ -67,12 +68,18 @@ type OidcClient = Client<
     EndpointMaybeSet,
 >;
 
+/// How long a failure to fetch them is answered without another try: who logs in meanwhile does not queue.
+const FAILURE_VALID: Duration = Duration::from_secs(5);
+
 /// Why a login at the issuer came to nothing.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum LoginError {
     /// The issuer cannot be reached or does not speak OpenID Connect: a matter of time, or of configuration.
     #[error("the identity provider cannot be used: {0}")]
     Unavailable(String),
+    /// It does not accept us as its client: a matter of configuration.
+    #[error("the identity provider does not accept the client id and secret that this proxy has for it: {0}")]
+    Misconfigured(String),
     /// It answered, and the answer is not good.
     #[error("the identity provider's answer was refused: {0}")]
     Refused(String),
@@ -93,7 +100,14 @@ pub struct Issuer {
     scopes: Vec<Scope>,
     redirect: RedirectUrl,
     http: HttpClient,
-    metadata: Mutex<Option<(Instant, Arc<CoreProviderMetadata>)>>,
+    metadata: Mutex<Known>,
+}
+
+/// What is known of the issuer.
+#[derive(Debug, Default)]
+struct Known {
+    metadata: Option<(Instant, Arc<CoreProviderMetadata>)>,
+    failure: Option<(Instant, LoginError)>,
 }
 
 impl Issuer {
@@ -149,10 +163,13 @@ impl Issuer {
             .request_async(&self.http)
             .await
             .map_err(|error| match error {
-                openidconnect::RequestTokenError::ServerResponse(answer) => {
-                    LoginError::Refused(format!("it refused the code: {}", answer.error().as_ref()))
-                }
-                openidconnect::RequestTokenError::Request(error) => LoginError::Unavailable(error.to_string()),
+                RequestTokenError::ServerResponse(answer) => match answer.error() {
+                    code @ (CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient) => {
+                        LoginError::Misconfigured(code.as_ref().to_owned())
+                    }
+                    code => LoginError::Refused(format!("it refused the code: {}", code.as_ref())),
+                },
+                RequestTokenError::Request(error) => LoginError::Unavailable(describe(&error)),
                 _ => LoginError::Unavailable("its token endpoint gave something else than a token".to_owned()),
             })?;
         let id_token = answer
@@ -189,18 +206,33 @@ impl Issuer {
 
     async fn metadata(&self, valid: Duration) -> Result<Arc<CoreProviderMetadata>, LoginError> {
         // Held during the fetch: a hundred logins at once ask the issuer once.
-        let mut cached = self.metadata.lock().await;
-        if let Some((fetched, metadata)) = &*cached
+        let mut known = self.metadata.lock().await;
+        if let Some((fetched, metadata)) = &known.metadata
             && fetched.elapsed() < valid
         {
             return Ok(metadata.clone());
         }
-        let metadata = CoreProviderMetadata::discover_async(self.url.clone(), &self.http)
-            .await
-            .map_err(|error| LoginError::Unavailable(describe(&error)))?;
-        let metadata = Arc::new(metadata);
-        *cached = Some((Instant::now(), metadata.clone()));
-        Ok(metadata)
+        let fetched = match &known.failure {
+            Some((failed, error)) if failed.elapsed() < FAILURE_VALID => Err(error.clone()),
+            _ => CoreProviderMetadata::discover_async(self.url.clone(), &self.http)
+                .await
+                .map_err(|error| LoginError::Unavailable(describe(&error))),
+        };
+        match (fetched, &known.metadata) {
+            (Ok(metadata), _) => {
+                let metadata = Arc::new(metadata);
+                *known = Known { metadata: Some((Instant::now(), metadata.clone())), failure: None };
+                Ok(metadata)
+            }
+            (Err(error), old) => {
+                let old = old.as_ref().map(|(_, metadata)| metadata.clone());
+                if known.failure.as_ref().is_none_or(|(failed, _)| failed.elapsed() >= FAILURE_VALID) {
+                    known.failure = Some((Instant::now(), error.clone()));
+                }
+                // Keys and endpoints that were right an hour ago are better than no login.
+                old.ok_or(error)
+            }
+        }
     }
 }
 

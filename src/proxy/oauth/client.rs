@@ -86,7 +86,12 @@ impl Client {
     /// `invalid_client_metadata` or `invalid_redirect_uri`, with what to send instead.
     pub fn register(body: &[u8], rules: &Redirects, now: Timestamp) -> Result<Self, OAuthError> {
         let request: Request = serde_json::from_slice(body).map_err(|error| {
-            OAuthError::invalid_client_metadata(format!("the registration must be a JSON object of RFC 7591: {error}"))
+            // Not serde's own words, which repeat the input.
+            OAuthError::invalid_client_metadata(format!(
+                "the registration must be a JSON object of RFC 7591; line {}, column {} is not",
+                error.line(),
+                error.column()
+            ))
         })?;
         let auth_method = match request.token_endpoint_auth_method.as_deref() {
             Some("none") => AuthMethod::None,
@@ -163,6 +168,32 @@ impl Client {
             (_, Some(false)) => Err(OAuthError::invalid_client("the client secret is wrong")),
             (_, None) => Err(OAuthError::invalid_client("this client registered with a secret and has to send it")),
         }
+    }
+
+    /// The id of the client that sends a token request, which has proved that it is itself. `Authorization: Basic` and the
+    /// body may both name it if they agree: the Python SDK sends both.
+    ///
+    /// # Errors
+    /// `invalid_client`.
+    pub fn of_token_request(
+        basic: Option<(String, String)>,
+        id_in_body: Option<&str>,
+        secret_in_body: Option<&str>,
+        keyring: &Keyring,
+    ) -> Result<String, OAuthError> {
+        let (id, secret) = match (basic, id_in_body) {
+            (Some((id, _)), Some(named)) if id != named => {
+                return Err(OAuthError::invalid_client("Authorization and client_id name two clients"));
+            }
+            (Some((id, secret)), _) => (id, Some(secret)),
+            (None, Some(id)) => (id.to_owned(), secret_in_body.map(str::to_owned)),
+            (None, None) => return Err(OAuthError::invalid_client("client_id is missing")),
+        };
+        let client = Self::from_id(&id, keyring)
+            .ok_or_else(|| OAuthError::invalid_client("this server does not know the client: register again"))?;
+        // Some clients send an empty secret for none.
+        client.authenticate(&id, secret.as_deref().filter(|secret| !secret.is_empty()), keyring)?;
+        Ok(id)
     }
 
     /// Whether the browser may be sent back there.
@@ -258,6 +289,28 @@ pub mod tests {
         assert_eq!(client.authenticate(&id, secret, &keyring), Ok(()));
         for wrong in [None, Some(""), Some("wrong")] {
             assert_eq!(client.authenticate(&id, wrong, &keyring).unwrap_err().code, ErrorCode::InvalidClient);
+        }
+    }
+
+    #[test]
+    fn basic_and_body_may_both_name_the_client_if_they_agree() {
+        let keyring = keyring();
+        let id = register(&json!({"redirect_uris": ["http://127.0.0.1/"]})).unwrap().id(&keyring).unwrap();
+        let secret = Client::secret(&id, &keyring);
+        let of = |basic: Option<(&str, &str)>, id: Option<&str>, secret: Option<&str>| {
+            let basic = basic.map(|(id, secret)| (id.to_owned(), secret.to_owned()));
+            Client::of_token_request(basic, id, secret, &keyring).map_err(|error| error.code)
+        };
+        assert_eq!(of(Some((&id, &secret)), Some(&id), None), Ok(id.clone()));
+        assert_eq!(of(None, Some(&id), Some(&secret)), Ok(id.clone()));
+        for wrong in [
+            of(Some((&id, &secret)), Some("another"), None),
+            of(Some((&id, "wrong")), None, Some(&secret)),
+            of(None, Some(&id), None),
+            of(None, Some("unknown"), None),
+            of(None, None, None),
+        ] {
+            assert_eq!(wrong, Err(ErrorCode::InvalidClient));
         }
     }
 

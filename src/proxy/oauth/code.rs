@@ -19,7 +19,7 @@ const LIFETIME: SignedDuration = SignedDuration::from_secs(60);
 const REPLAY_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a code says.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Code {
     #[serde(rename = "i")]
     session: String,
@@ -38,7 +38,7 @@ pub struct Code {
 }
 
 /// What the client sends along with a code.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Redemption<'a> {
     /// SHA-256 of its id.
     pub client_id_hash: &'a str,
@@ -117,18 +117,20 @@ impl Code {
     }
 }
 
-/// What becomes of the session whose code was redeemed at `now`.
-pub fn activate(session: &Session, now: Timestamp, idle: SignedDuration, max: SignedDuration) -> Activation {
+/// What becomes of the session whose code was redeemed at `now`. It lives for `lifetime` from then on: as long as a client
+/// may go without refreshing or, for one that cannot refresh, as long as its access token.
+pub fn activate(session: &Session, now: Timestamp, lifetime: SignedDuration, max: SignedDuration) -> Activation {
     match session.phase {
         SessionPhase::Pending => Activation::First(Box::new(Session {
             phase: SessionPhase::Active,
             rotation: 1,
             rotated_at: now,
-            expires_at: (now + idle).min(session.created_at + max),
+            expires_at: (now + lifetime).min(session.created_at + max),
             ..session.clone()
         })),
-        // Once it has been refreshed the client has had its answer, so this is not the client trying again.
-        SessionPhase::Active if session.rotation > 1 || now > session.rotated_at + REPLAY_AFTER => Activation::Replay,
+        // If it has been refreshed meanwhile, `rotated_at` is later than the first redemption: then a replay may pass for the
+        // client trying again, but never the other way round.
+        SessionPhase::Active if now > session.rotated_at + REPLAY_AFTER => Activation::Replay,
         SessionPhase::Active => Activation::Lost,
     }
 }
@@ -175,7 +177,7 @@ mod tests {
                 ErrorCode::InvalidTarget,
             ),
         ] {
-            assert_eq!(redeem(with, now).unwrap_err().code, expected, "{with:?}");
+            assert_eq!(redeem(with, now).unwrap_err().code, expected);
         }
         assert_eq!(redeem(good(), now + LIFETIME).unwrap_err().code, ErrorCode::InvalidGrant);
         assert!(Code::redeem("forged", good(), &keyring, now).is_err());
@@ -190,8 +192,10 @@ mod tests {
         assert_eq!(activate(&active, now + REPLAY_AFTER, HOUR, HOUR), Activation::Lost);
         let late = now + REPLAY_AFTER + SignedDuration::from_secs(1);
         assert_eq!(activate(&active, late, HOUR, HOUR), Activation::Replay);
+        // The winner of fifty at once may have refreshed before the last of them arrives.
         let refreshed = Session { rotation: 2, ..*active };
-        assert_eq!(activate(&refreshed, now, HOUR, HOUR), Activation::Replay);
+        assert_eq!(activate(&refreshed, now, HOUR, HOUR), Activation::Lost);
+        assert_eq!(activate(&refreshed, late, HOUR, HOUR), Activation::Replay);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub enum ErrorCode {
     AccessDenied,
     /// RFC 6749 §4.1.2.1: something is down; try again later.
     TemporarilyUnavailable,
+    /// RFC 6749 §4.1.2.1: something is wrong here, and trying again will not help.
+    ServerError,
     /// RFC 8707 §2: not one of our MCP endpoints.
     InvalidTarget,
     /// RFC 7591 §3.2.2: no redirect URI that may be used.
@@ -48,6 +50,7 @@ impl ErrorCode {
             Self::UnsupportedResponseType => "unsupported_response_type",
             Self::AccessDenied => "access_denied",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
+            Self::ServerError => "server_error",
             Self::InvalidTarget => "invalid_target",
             Self::InvalidRedirectUri => "invalid_redirect_uri",
             Self::InvalidClientMetadata => "invalid_client_metadata",
@@ -55,12 +58,21 @@ impl ErrorCode {
     }
 }
 
+/// RFC 6749 §5.2 lets only these characters into a description.
+fn plain(description: Cow<'static, str>) -> Cow<'static, str> {
+    let fits = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+    if description.chars().all(fits) {
+        return description;
+    }
+    description.chars().map(|c| if fits(c) { c } else { '?' }).collect::<String>().into()
+}
+
 macro_rules! constructors {
     ($($name:ident => $code:ident),* $(,)?) => {
         impl OAuthError {
             $(
                 pub(in crate::proxy) fn $name(description: impl Into<Cow<'static, str>>) -> Self {
-                    Self { code: ErrorCode::$code, description: description.into() }
+                    Self { code: ErrorCode::$code, description: plain(description.into()) }
                 }
             )*
         }
@@ -75,7 +87,19 @@ constructors! {
     unsupported_response_type => UnsupportedResponseType,
     access_denied => AccessDenied,
     temporarily_unavailable => TemporarilyUnavailable,
+    server_error => ServerError,
     invalid_target => InvalidTarget,
     invalid_redirect_uri => InvalidRedirectUri,
     invalid_client_metadata => InvalidClientMetadata,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_has_only_the_characters_of_the_rfc() {
+        let error = OAuthError::invalid_request("a \"quote\", a \\ and a line\nof ünïcode");
+        assert_eq!(error.description, "a ?quote?, a ? and a line?of ?n?code");
+    }
 }

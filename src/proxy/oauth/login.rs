@@ -1,10 +1,18 @@
 //! The consent form and the approved login on its way through the issuer: both travel with the browser, sealed.
 
+use std::fmt;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::authorize::AuthorizationRequest;
-use crate::proxy::crypto::{Keyring, Purpose};
+use super::authorize::{AuthorizationRequest, granted_scopes};
+use crate::{
+    api::{SessionClaims, SessionPhase, SessionUser},
+    proxy::{
+        crypto::{Keyring, Purpose},
+        session::{Session, SessionId},
+    },
+};
 
 /// How long a person may take from the consent page to the end of the login.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
@@ -49,8 +57,11 @@ impl ConsentForm {
     }
 }
 
+/// How long a session waits for its code to be redeemed.
+const PENDING: SignedDuration = SignedDuration::from_mins(2);
+
 /// An approved login: what the callback needs to finish it.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Login {
     /// What was approved.
     #[serde(rename = "q")]
@@ -66,6 +77,12 @@ pub struct Login {
     pub verifier: String,
     #[serde(rename = "e")]
     expires_at: i64,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
 }
 
 impl Login {
@@ -90,15 +107,32 @@ impl Login {
     }
 
     /// Whether the cookie of a login for this request will be small enough.
-    pub fn fits(request: &AuthorizationRequest, keyring: &Keyring) -> bool {
+    pub fn fits(request: &AuthorizationRequest) -> bool {
         let random = "r".repeat(43);
         let login = Self::new(request.clone(), random.clone(), random.clone(), random, Timestamp::MAX - LIFETIME);
-        login.seal(keyring).is_some_and(|cookie| cookie.len() <= MAX_COOKIE)
+        Keyring::sealed_len(&login).is_some_and(|length| length <= MAX_COOKIE)
+    }
+
+    /// The session that this login makes at `now`.
+    pub fn session(&self, id: SessionId, user: SessionUser, claims: SessionClaims, now: Timestamp) -> Session {
+        Session {
+            id,
+            user,
+            client: self.request.session_client(),
+            scopes: granted_scopes(),
+            resource: self.request.resource.clone(),
+            created_at: now,
+            phase: SessionPhase::Pending,
+            rotation: 0,
+            rotated_at: now,
+            expires_at: now + PENDING,
+            claims,
+        }
     }
 
     /// The last part of the cookie's name: which login it is, without its state.
     pub fn cookie_suffix(state: &str) -> String {
-        super::client_id_hash(state).chars().take(16).collect()
+        super::sha256_text(state).chars().take(16).collect()
     }
 }
 
@@ -143,7 +177,9 @@ pub mod tests {
     fn what_does_not_fit_a_cookie_is_known_beforehand() {
         let keyring = keyring();
         let sized = |length| AuthorizationRequest { state: Some("x".repeat(length)), ..request() };
-        assert!(Login::fits(&sized(512), &keyring));
-        assert!(!Login::fits(&sized(2000), &keyring));
+        assert!(Login::fits(&sized(512)));
+        assert!(!Login::fits(&sized(2000)));
+        let login = Login::new(sized(512), "s".to_owned(), "n".to_owned(), "v".to_owned(), Timestamp::UNIX_EPOCH);
+        assert_eq!(Keyring::sealed_len(&login), Some(login.seal(&keyring).unwrap().len()));
     }
 }

@@ -1,5 +1,5 @@
 //! The core of the authorization server: what a request means and what the answer is. No HTTP, no I/O, no clock and no
-//! randomness of its own; `endpoints` brings those.
+//! randomness of its own (but for the nonces of sealed values); `endpoints` brings those.
 
 pub mod authorize;
 pub mod client;
@@ -11,15 +11,21 @@ pub mod pkce;
 pub mod redirect_uri;
 pub mod refresh;
 pub mod resource;
+pub mod tokens;
 
 pub use error::{ErrorCode, OAuthError};
 
 /// The one scope there is: to use the MCP server. Clients ask for all sorts of others, which are narrowed to it.
 pub const SCOPE: &str = "mcp";
 
-/// SHA-256 of a client id in base64url: names a client in records without repeating its registration.
-pub fn client_id_hash(client_id: &str) -> String {
+/// SHA-256 of a text in base64url.
+pub fn sha256_text(text: &str) -> String {
     use aws_lc_rs::digest::{SHA256, digest};
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, client_id.as_bytes()))
+    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+}
+
+/// Names a client in records without repeating its registration.
+pub fn client_id_hash(client_id: &str) -> String {
+    sha256_text(client_id)
 }

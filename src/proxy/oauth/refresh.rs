@@ -4,9 +4,13 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::{
-    crypto::{Keyring, Purpose},
-    session::{Session, SessionId},
+use super::OAuthError;
+use crate::{
+    api::SessionPhase,
+    proxy::{
+        crypto::{Keyring, Purpose},
+        session::{Session, SessionId},
+    },
 };
 
 /// What a refresh token says.
@@ -29,6 +33,34 @@ impl RefreshToken {
         let token: Self = keyring.open(Purpose::RefreshToken, token)?;
         Some((token.session.parse().ok()?, token.generation))
     }
+}
+
+/// Checks that a session can be refreshed by this client at `now`, for this resource if it names one. Nothing happens to the
+/// session when a check fails: a wrong resource must not cost the client its token.
+///
+/// # Errors
+/// `invalid_grant`, or `invalid_target` for a resource other than the login's.
+pub fn check(
+    session: &Session,
+    client_id_hash: &str,
+    resource: Option<&str>,
+    now: Timestamp,
+) -> Result<(), OAuthError> {
+    if session.client.id_hash != client_id_hash {
+        return Err(OAuthError::invalid_grant("the refresh token was issued to another client"));
+    }
+    if resource.is_some_and(|resource| resource != session.resource) {
+        return Err(OAuthError::invalid_target("resource is not the one of the login"));
+    }
+    if session.phase == SessionPhase::Pending || session.expires_at <= now {
+        return Err(ended());
+    }
+    Ok(())
+}
+
+/// The session of a refresh token is no more.
+pub fn ended() -> OAuthError {
+    OAuthError::invalid_grant("the session has ended: log in again")
 }
 
 /// What a refresh comes to.
@@ -75,10 +107,7 @@ pub fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::SessionPhase,
-        proxy::{crypto::testing::keyring, session::testing::session},
-    };
+    use crate::proxy::{crypto::testing::keyring, oauth::ErrorCode, session::testing::session};
 
     const GRACE: SignedDuration = SignedDuration::from_secs(60);
     const IDLE: SignedDuration = SignedDuration::from_hours(1);
@@ -98,6 +127,20 @@ mod tests {
         let token = RefreshToken::current(&session, &keyring()).unwrap();
         assert_eq!(RefreshToken::open(&token, &keyring()), Some((session.id, 7)));
         assert_eq!(RefreshToken::open("forged", &keyring()), None);
+    }
+
+    #[test]
+    fn a12_a_refresh_is_for_the_sessions_client_and_resource_while_it_lives() {
+        let session = at_generation(1);
+        let (client, resource, now) = (session.client.id_hash.as_str(), session.resource.as_str(), session.rotated_at);
+        assert_eq!(check(&session, client, None, now), Ok(()));
+        assert_eq!(check(&session, client, Some(resource), now), Ok(()));
+        let code = |checked: Result<(), OAuthError>| checked.unwrap_err().code;
+        assert_eq!(code(check(&session, "another", None, now)), ErrorCode::InvalidGrant);
+        assert_eq!(code(check(&session, client, Some("https://mcp.example.com/x"), now)), ErrorCode::InvalidTarget);
+        assert_eq!(code(check(&session, client, None, session.expires_at)), ErrorCode::InvalidGrant);
+        let pending = Session { phase: SessionPhase::Pending, ..session.clone() };
+        assert_eq!(code(check(&pending, client, None, now)), ErrorCode::InvalidGrant);
     }
 
     #[test]

@@ -3,30 +3,23 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, channel::mpsc as channel};
 use http::{HeaderMap, StatusCode, Uri, header::WWW_AUTHENTICATE};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
     api::SessionPhase,
     proxy::{
-        config::{ProxyConfig, SigningKeys},
+        config::SigningKeys,
         crypto::{AccessClaims, now_seconds},
         forward::testing::{VerifiedTokens, verify},
-        identity::{HttpClient, Issuer},
-        metrics::Metrics,
-        oauth::resource::Resources,
-        session::{
-            LiveSet, Session, SessionEvent, Sessions, SqliteStore,
-            testing::{keys, session},
-        },
-        state::Secrets,
+        session::{LiveSet, Session, SessionEvent, testing::session},
+        state::{Secrets, testing::proxy, wall_clock},
     },
 };
 
@@ -66,6 +59,7 @@ impl Upstream {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let refuses = parts.uri.query() == Some("refuse");
+        let parts_are_events = parts.uri.query() != Some("json");
         self.seen.lock().unwrap().push((parts.uri, parts.headers, body.clone()));
         let events = self.events.lock().unwrap().take();
         let reply = match events {
@@ -77,6 +71,9 @@ impl Upstream {
             *response.status_mut() = StatusCode::UNAUTHORIZED;
         }
         response.headers_mut().insert("mcp-session-id", "upstream-id".parse().unwrap());
+        if parts_are_events {
+            response.headers_mut().insert("content-type", "text/event-stream; charset=utf-8".parse().unwrap());
+        }
         response
     }
 
@@ -110,48 +107,10 @@ impl Bed {
 
     async fn with(live: LiveSet) -> Self {
         let (upstream, upstream_address, listening) = Upstream::start().await;
-        let directory = tempfile::tempdir().unwrap();
-        let at = directory.path();
-        let signing = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
-        for (file, text) in [
-            ("OAUTH_CLIENT_ID", "client"),
-            ("OAUTH_CLIENT_SECRET", "secret"),
-            ("ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
-            ("keys.json", &serde_json::to_string(&signing).unwrap()),
-        ] {
-            std::fs::write(at.join(file), text).unwrap();
-        }
-        let config: ProxyConfig = serde_yaml::from_str(&format!(
-            "
-publicURL: https://mcp.example.com
-workers: 1
-identityProvider: {{issuerURL: https://accounts.google.com}}
-credentials: {{directory: {0}}}
-signingKeys: {0}/keys.json
-access: {{domains: [example.com]}}
-upstream: {{url: 'http://{upstream_address}/base'}}
-sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
-",
-            at.display()
-        ))
-        .unwrap();
-        let secrets = Secrets::load(&config).unwrap();
-        let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), keys()).await.unwrap());
+        let (directory, proxy) = proxy(&format!("http://{upstream_address}/base"), live, wall_clock()).await;
+        let proxy = Arc::new(proxy);
         let expires_at = Timestamp::now() + SignedDuration::from_hours(1);
         let session = Session { phase: SessionPhase::Active, expires_at, ..session("a") };
-        let public_url: crate::api::PublicUrl = config.public_url().unwrap();
-        let issuer = Issuer::new(&config.identity_provider, &public_url, HttpClient::new().unwrap()).unwrap();
-        let proxy = Arc::new(Proxy {
-            issuer: Arc::new(issuer),
-            resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
-            public_url,
-            secrets: ArcSwap::from_pointee(secrets),
-            sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current()),
-            store,
-            control: Handle::current(),
-            metrics: Metrics::default(),
-            config,
-        });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -298,12 +257,10 @@ async fn a_session_that_was_only_looked_up_admits_but_is_not_cached() {
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![]));
     bed.proxy.store.create(&bed.session).await.unwrap();
     let verified = VerifiedTokens::default();
-    let caller = verify(&bed.proxy, &verified, bed.token(), "/mcp").await.unwrap();
-    assert!(!caller.watched);
+    verify(&bed.proxy, &verified, bed.token(), "/mcp").await.unwrap();
     assert_eq!(verified.len(), 0);
     bed.proxy.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
-    let caller = verify(&bed.proxy, &verified, bed.token(), "/mcp").await.unwrap();
-    assert!(caller.watched);
+    verify(&bed.proxy, &verified, bed.token(), "/mcp").await.unwrap();
     assert_eq!(verified.len(), 1);
 }
 
@@ -328,8 +285,8 @@ async fn before_the_first_complete_list_a_valid_token_is_told_to_wait_and_the_po
     assert_eq!(ready(false).await, StatusCode::OK);
     assert_eq!(ready(true).await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(bed.call().await.status(), StatusCode::OK);
-    let metrics = bed.proxy.metrics.text(1).unwrap();
-    assert!(metrics.contains("mcp_oauth_proxy_requests_total{outcome=\"Forwarded\"} 1"), "{metrics}");
+    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    assert!(metrics.contains("mcp_oauth_proxy_requests_total{outcome=\"forwarded\"} 1"), "{metrics}");
 }
 
 #[tokio::test]
@@ -346,6 +303,19 @@ async fn events_arrive_one_by_one_and_end_with_the_session() {
     bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
     let ended = tokio::time::timeout(Duration::from_secs(2), body.next()).await;
     assert!(ended.expect("the stream ends soon").is_none());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_by_the_end_of_its_session_does_not_look_whole() {
+    let bed = Bed::new().await;
+    let (mut part, receiver) = channel::unbounded();
+    *bed.upstream.events.lock().unwrap() = Some(receiver);
+    let response = bed.send(bed.request("/mcp?json").body("{}").unwrap()).await;
+    let mut body = response.into_body().into_data_stream();
+    part.send(Ok(Frame::data(Bytes::from("{\"half\":")))).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), "{\"half\":");
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    assert!(body.next().await.unwrap().is_err());
 }
 
 #[tokio::test]

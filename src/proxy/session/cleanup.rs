@@ -1,35 +1,72 @@
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{LiveSet, SessionStore};
-use crate::proxy::crypto::random_bytes;
+use super::{Ending, LiveSet, SessionStore, StoreError};
+use crate::proxy::{crypto::random_bytes, state::Clock};
+
+/// How many looks for expired sessions go by before the store is read whole for what is no session any more.
+const LOOKS_BETWEEN_LISTS: u32 = 60;
 
 /// Deletes sessions whose time is over, until the task is dropped. Every replica does it at moments of its own; who comes
 /// second finds nothing to delete.
-pub async fn delete_expired(live: Arc<LiveSet>, store: Arc<dyn SessionStore>) {
-    loop {
+pub async fn clean_up(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, clock: Clock, max_ttl: SignedDuration) {
+    for look in 1_u32.. {
         tokio::time::sleep(pause()).await;
-        for id in live.expired(Timestamp::now()) {
-            // Read again: it may have been refreshed at another replica.
-            match store.get(id).await {
-                Ok(Some(stored)) if stored.session.expires_at <= Timestamp::now() => {
-                    if let Err(error) = store.end(&stored, None).await {
-                        tracing::warn!(session = %id, %error, "an expired session could not be deleted");
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "expired sessions cannot be deleted now");
-                    break;
-                }
-            }
+        let mut done = delete_expired(&live, &*store, clock()).await;
+        if done.is_ok() && look.is_multiple_of(LOOKS_BETWEEN_LISTS) {
+            done = store.delete_dead(clock(), max_ttl).await;
+        }
+        if let Err(error) = done {
+            tracing::warn!(%error, "expired sessions cannot be deleted now");
         }
     }
+}
+
+/// Deletes what is over at `now`.
+async fn delete_expired(live: &LiveSet, store: &dyn SessionStore, now: Timestamp) -> Result<(), StoreError> {
+    for id in live.expired(now) {
+        // Read again: it may have been refreshed at another replica.
+        if let Some(stored) = store.get(id).await?
+            && stored.session.expires_at <= now
+        {
+            store.end(&stored, Ending::Expired).await?;
+        }
+    }
+    Ok(())
 }
 
 /// 30 to 90 seconds.
 fn pause() -> Duration {
     let jitter = random_bytes::<1>().map_or(0, |[byte]| u64::from(byte));
     Duration::from_millis(30_000 + jitter * 60_000 / 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::session::{
+        Session, SessionEvent, SqliteStore,
+        testing::{keys, session},
+    };
+
+    #[tokio::test]
+    async fn what_is_over_is_deleted_unless_it_was_refreshed_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        let (over, refreshed) = (session("over"), session("refreshed"));
+        let live = LiveSet::default();
+        live.apply(SessionEvent::All(vec![over.clone(), refreshed.clone()]));
+        store.create(&over).await.unwrap();
+        store
+            .create(&Session { expires_at: refreshed.expires_at + SignedDuration::from_hours(1), ..refreshed.clone() })
+            .await
+            .unwrap();
+        let a_moment_before = over.expires_at - SignedDuration::from_secs(1);
+        delete_expired(&live, &store, a_moment_before).await.unwrap();
+        assert!(store.get(over.id).await.unwrap().is_some());
+        delete_expired(&live, &store, over.expires_at).await.unwrap();
+        assert!(store.get(over.id).await.unwrap().is_none());
+        assert!(store.get(refreshed.id).await.unwrap().is_some());
+    }
 }

@@ -1,30 +1,51 @@
-use std::str::FromStr;
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use http::Response;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::ObjectReference,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    client::{ClientBuilder, DynBody},
     runtime::{
         WatchStreamExt,
         events::{Event, EventType, Recorder, Reporter},
+        utils::Backoff,
         watcher,
     },
 };
 use serde_json::json;
+use tower::util::MapResponseLayer;
 
-use super::{RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
+use super::{Ending, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
 
 /// How long a watch lasts before it is renewed, in seconds, so that one that was cut without a word is noticed.
 const WATCH_SECONDS: u32 = 10;
+
+/// How long the API server may take for one answer: a client that waits for its tokens is told to come back instead.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Without a word from the API server for this long, a connection is dead. Longer than a watch lasts.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How soon a watch that broke is begun again: soon, because until then ended sessions go on living here.
+const WATCH_AGAIN: Duration = Duration::from_secs(2);
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -35,6 +56,8 @@ pub struct KubernetesStore {
     keys: RecordKeys,
     owner: Owner,
     recorder: Recorder,
+    /// When the API server last answered, in seconds since 1970. The watch is renewed often, so it is never long ago.
+    contact: Arc<AtomicI64>,
 }
 
 /// The `McpOAuthProxy` that the sessions belong to and are deleted with.
@@ -70,16 +93,65 @@ impl Owner {
     }
 }
 
+/// Begins a watch again after the same time, however often it broke.
+struct Again;
+
+impl Iterator for Again {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(WATCH_AGAIN)
+    }
+}
+
+impl Backoff for Again {
+    fn reset(&mut self) {}
+}
+
 impl KubernetesStore {
-    /// For the sessions of the `McpOAuthProxy` of that name and uid.
-    pub fn new(client: &Client, keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> Self {
+    /// For the sessions of the `McpOAuthProxy` of that name and uid, at the API server that this process belongs to.
+    ///
+    /// # Errors
+    /// When there is no cluster around us.
+    pub async fn connect(keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
+        let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+        // kube would repeat a write whose answer was lost, and take its own first try for somebody else's.
+        config.default_retry = false;
+        config.read_timeout = Some(READ_TIMEOUT);
+        let contact = Arc::new(AtomicI64::default());
+        let heard = contact.clone();
+        let note = MapResponseLayer::new(move |response: Response<Box<DynBody>>| {
+            if response.status().is_success() {
+                heard.store(Timestamp::now().as_second(), Ordering::Relaxed);
+            }
+            response
+        });
+        let client = ClientBuilder::try_from(config)?.with_layer(&note).build();
         let reporter =
             Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
-        Self {
+        Ok(Self {
             api: Api::namespaced(client.clone(), namespace),
             keys,
             owner: Owner { namespace: namespace.to_owned(), name: proxy.to_owned(), uid: uid.to_owned() },
-            recorder: Recorder::new(client.clone(), reporter),
+            recorder: Recorder::new(client, reporter),
+            contact,
+        })
+    }
+
+    fn of_proxy(&self) -> ListParams {
+        ListParams::default().fields(&format!("spec.proxy={}", self.owner.name)).limit(PAGE)
+    }
+
+    /// Deletes this very object, if it is still there and, with `version`, as it was read. Says whether it did.
+    async fn delete(&self, name: &str, uid: Option<String>, version: Option<String>) -> Result<bool, StoreError> {
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid, resource_version: version }),
+            ..DeleteParams::default()
+        };
+        match in_time(self.api.delete(name, &parameters)).await? {
+            Ok(_) => Ok(true),
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(false),
+            Err(error) => Err(failed(error)),
         }
     }
 }
@@ -90,6 +162,17 @@ fn read(keys: &RecordKeys, owner: &Owner, object: &McpOAuthSession) -> Option<(S
     let owned = object.owner_references().iter().any(|reference| reference.uid == owner.uid);
     let live = owned && object.metadata.deletion_timestamp.is_none();
     Some((id, live.then(|| keys.session(id, &object.spec)).flatten()))
+}
+
+async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> Result<kube::Result<T>, StoreError> {
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(StoreError::unavailable)
+}
+
+fn failed(error: kube::Error) -> StoreError {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 422) => StoreError::Refused(status.message.clone()),
+        other => StoreError::unavailable(other),
+    }
 }
 
 fn is_status(error: &kube::Error, code: u16) -> bool {
@@ -107,15 +190,15 @@ impl SessionStore for KubernetesStore {
             },
             spec: self.keys.record(session),
         };
-        match self.api.create(&PostParams::default(), &object).await {
+        match in_time(self.api.create(&PostParams::default(), &object)).await? {
             Ok(_) => Ok(()),
             Err(error) if is_status(&error, 409) => Err(StoreError::Exists),
-            Err(error) => Err(StoreError::unavailable(error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
     async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError> {
-        let Some(object) = self.api.get_opt(&id.to_string()).await.map_err(StoreError::unavailable)? else {
+        let Some(object) = in_time(self.api.get_opt(&id.to_string())).await?.map_err(failed)? else {
             return Ok(None);
         };
         let session = read(&self.keys, &self.owner, &object).and_then(|(_, session)| session);
@@ -139,25 +222,18 @@ impl SessionStore for KubernetesStore {
                 "mac": record.mac,
             },
         });
-        match self.api.patch(&new.id.to_string(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        match in_time(self.api.patch(&new.id.to_string(), &PatchParams::default(), &Patch::Merge(patch))).await? {
             Ok(_) => Ok(()),
             Err(error) if is_status(&error, 409) || is_status(&error, 404) => Err(StoreError::Conflict),
-            Err(error) => Err(StoreError::unavailable(error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
-    async fn end(&self, stored: &Stored, reason: Option<&str>) -> Result<(), StoreError> {
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError> {
         let id = stored.session.id;
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(stored.uid.clone()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        match self.api.delete(&id.to_string(), &parameters).await {
-            Ok(_) => {}
-            Err(error) if is_status(&error, 404) || is_status(&error, 409) => return Ok(()),
-            Err(error) => return Err(StoreError::unavailable(error)),
-        }
-        if let Some(reason) = reason {
+        let version = matches!(why, Ending::Expired).then(|| stored.version.clone());
+        let deleted = self.delete(&id.to_string(), Some(stored.uid.clone()), version).await?;
+        if let (true, Ending::Because(reason)) = (deleted, why) {
             tracing::warn!(session = %id, user = stored.session.user.email, reason, "session ended");
             let event = Event {
                 type_: EventType::Warning,
@@ -166,11 +242,32 @@ impl SessionStore for KubernetesStore {
                 action: "EndSession".to_owned(),
                 secondary: None,
             };
-            if let Err(error) = self.recorder.publish(&event, &self.owner.object()).await {
+            if let Err(error) = in_time(self.recorder.publish(&event, &self.owner.object())).await? {
                 tracing::warn!(%error, "the event could not be written");
             }
         }
         Ok(())
+    }
+
+    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration) -> Result<(), StoreError> {
+        let mut page = self.of_proxy();
+        loop {
+            let list = in_time(self.api.list(&page)).await?.map_err(failed)?;
+            for object in &list.items {
+                let lives = read(&self.keys, &self.owner, object).is_some_and(|(_, session)| session.is_some());
+                if !lives && RecordKeys::is_over(&object.spec, now, max_ttl) {
+                    self.delete(&object.name_any(), object.uid(), object.resource_version()).await?;
+                }
+            }
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = self.of_proxy().continue_token(&token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn last_contact(&self) -> i64 {
+        self.contact.load(Ordering::Relaxed)
     }
 
     fn watch(&self) -> BoxStream<'static, SessionEvent> {
@@ -178,7 +275,7 @@ impl SessionStore for KubernetesStore {
             .fields(&format!("spec.proxy={}", self.owner.name))
             .timeout(WATCH_SECONDS)
             .page_size(PAGE);
-        let objects = watcher(self.api.clone(), config).default_backoff().boxed();
+        let objects = watcher(self.api.clone(), config).backoff(Again).boxed();
         let (keys, owner) = (self.keys.clone(), self.owner.clone());
         stream::unfold((objects, Vec::new(), keys, owner), |(mut objects, mut listed, keys, owner)| async move {
             loop {
@@ -215,9 +312,8 @@ impl SessionStore for KubernetesStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use k8s_openapi::api::core::v1::Namespace;
+    use kube::Client;
     use serde_json::json;
 
     use super::*;
@@ -247,7 +343,7 @@ mod tests {
         }))
         .unwrap();
         let uid = proxies.create(&PostParams::default(), &proxy).await.unwrap().uid().unwrap();
-        let store = KubernetesStore::new(&client, keys(), &namespace, "mcp", &uid);
+        let store = KubernetesStore::connect(keys(), &namespace, "mcp", &uid).await.unwrap();
         contract::run(Arc::new(store)).await;
         namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
     }

@@ -1,21 +1,41 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
 use jiff::Timestamp;
+use quick_cache::sync::Cache;
 
 use super::{Session, SessionEvent, SessionId};
 use crate::api::SessionPhase;
 
+/// How many names of ended sessions are remembered, so that their tokens are refused without asking the store.
+const REMEMBERED_ENDS: usize = 10_000;
+
 /// The sessions that are live, kept by the store's watch alone. Asking it costs a read lock and no I/O.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LiveSet {
-    sessions: RwLock<HashMap<SessionId, Arc<LiveSession>>>,
+    known: RwLock<Known>,
+    // A name is an HMAC of a login's nonce: what has ended under it does not come back. (Unless from a backup; then the
+    // watch shows it, and members come first.)
+    ended: Cache<SessionId, ()>,
     complete: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    members: HashMap<SessionId, Arc<LiveSession>>,
+    /// Read from the store before the watch has shown them. No members, but whoever holds one shall see it end.
+    looked_up: HashMap<SessionId, Weak<LiveSession>>,
+}
+
+impl Default for LiveSet {
+    fn default() -> Self {
+        Self { known: RwLock::default(), ended: Cache::new(REMEMBERED_ENDS), complete: AtomicBool::new(false) }
+    }
 }
 
 /// What the request path needs to know of a session. Whoever holds one sees it end.
@@ -70,52 +90,101 @@ impl LiveSet {
 
     /// The session of that name, if the watch has shown it.
     pub fn get(&self, id: &SessionId) -> Option<Arc<LiveSession>> {
-        self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.read().members.get(id).cloned()
+    }
+
+    /// Whether the session of that name is known to have ended.
+    pub fn has_ended(&self, id: &SessionId) -> bool {
+        self.ended.contains_key(id)
+    }
+
+    /// Takes in what the store said of a session that the watch has not shown: `None` if it has ended. It does not become a
+    /// member, but will be told when the watch shows its end.
+    pub fn looked_up(&self, id: SessionId, session: Option<&Session>) -> Option<Arc<LiveSession>> {
+        let mut known = self.write();
+        let Some(session) = session else {
+            self.ended.insert(id, ());
+            return None;
+        };
+        // The watch was quicker than the answer.
+        if let Some(member) = known.members.get(&id) {
+            return Some(member.clone());
+        }
+        if self.has_ended(&id) {
+            return None;
+        }
+        let live = Arc::new(LiveSession::new(session));
+        known.looked_up.retain(|_, held| held.strong_count() > 0);
+        known.looked_up.insert(id, Arc::downgrade(&live));
+        Some(live)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.sessions.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.read().members.len()
     }
 
     /// The names of those whose time was over at `now`.
     pub fn expired(&self, now: Timestamp) -> Vec<SessionId> {
-        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
         let over = |session: &LiveSession| session.expires_at.load(Ordering::Acquire) <= now.as_second();
-        sessions.values().filter(|session| over(session)).map(|session| session.id).collect()
+        self.read().members.values().filter(|session| over(session)).map(|session| session.id).collect()
     }
 
     /// Takes in what the watch says.
     pub fn apply(&self, event: SessionEvent) {
-        let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.write();
         match event {
-            SessionEvent::Is(session) => Self::insert(&mut sessions, &session),
+            SessionEvent::Is(session) => known.insert(&session),
             SessionEvent::Ended(id) => {
-                if let Some(ended) = sessions.remove(&id) {
-                    ended.end();
-                }
+                let Known { members, looked_up } = &mut *known;
+                members
+                    .remove(&id)
+                    .into_iter()
+                    .chain(looked_up.remove(&id).and_then(|held| held.upgrade()))
+                    .for_each(|ended| ended.end());
+                self.ended.insert(id, ());
             }
             SessionEvent::All(all) => {
-                let mut before = std::mem::take(&mut *sessions);
+                let mut before = std::mem::take(&mut *known);
                 for session in &all {
-                    if let Some(known) = before.remove(&session.id) {
-                        sessions.insert(session.id, known);
+                    if let Some(member) = before.members.remove(&session.id) {
+                        known.members.insert(session.id, member);
+                    } else if let Some(held) = before.looked_up.remove(&session.id) {
+                        known.looked_up.insert(session.id, held);
                     }
-                    Self::insert(&mut sessions, session);
+                    known.insert(session);
                 }
-                before.values().for_each(|missing| missing.end());
+                for missing in before.members.values() {
+                    missing.end();
+                    self.ended.insert(missing.id, ());
+                }
+                // Perhaps newer than the list: whoever holds one asks again, so its name is not remembered.
+                before.looked_up.values().filter_map(Weak::upgrade).for_each(|held| held.end());
                 self.complete.store(true, Ordering::Release);
             }
         }
     }
 
-    fn insert(sessions: &mut HashMap<SessionId, Arc<LiveSession>>, session: &Session) {
-        match sessions.get(&session.id) {
-            Some(known) => known.update(session),
-            None => {
-                sessions.insert(session.id, Arc::new(LiveSession::new(session)));
-            }
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn insert(&mut self, session: &Session) {
+        if let Some(member) = self.members.get(&session.id) {
+            member.update(session);
+            return;
         }
+        // One object for one session: who holds it from a look-up sees what the watch says from now on.
+        let held = self.looked_up.remove(&session.id).and_then(|held| held.upgrade());
+        let member = held.unwrap_or_else(|| Arc::new(LiveSession::new(session)));
+        member.update(session);
+        self.members.insert(session.id, member);
     }
 }
 
@@ -178,6 +247,40 @@ mod tests {
         set.apply(SessionEvent::Ended(session.id));
         set.apply(SessionEvent::Is(session.clone()));
         assert!(!held.admits(before_expiry(&session)));
+        assert!(set.get(&session.id).unwrap().admits(before_expiry(&session)));
+    }
+
+    #[test]
+    fn who_holds_a_session_that_was_only_looked_up_sees_it_end_and_it_is_no_member() {
+        let set = LiveSet::default();
+        let session = active("a");
+        let held = set.looked_up(session.id, Some(&session)).unwrap();
+        assert!(held.admits(before_expiry(&session)));
+        assert!(set.get(&session.id).is_none());
+        set.apply(SessionEvent::Ended(session.id));
+        assert!(!held.admits(before_expiry(&session)));
+        // An answer that was on its way when it ended.
+        assert!(set.looked_up(session.id, Some(&session)).is_none());
+    }
+
+    #[test]
+    fn the_watch_makes_a_member_of_what_was_looked_up() {
+        let set = LiveSet::default();
+        let session = active("a");
+        let held = set.looked_up(session.id, Some(&session)).unwrap();
+        set.apply(SessionEvent::Is(session.clone()));
+        assert!(Arc::ptr_eq(&held, &set.get(&session.id).unwrap()));
+        set.apply(SessionEvent::All(vec![]));
+        assert!(!held.admits(before_expiry(&session)));
+    }
+
+    #[test]
+    fn what_the_store_does_not_have_is_remembered_as_ended() {
+        let set = LiveSet::default();
+        let session = active("a");
+        assert!(set.looked_up(session.id, None).is_none() && set.has_ended(&session.id));
+        // Restored from a backup.
+        set.apply(SessionEvent::Is(session.clone()));
         assert!(set.get(&session.id).unwrap().admits(before_expiry(&session)));
     }
 }

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -8,16 +9,18 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::Timestamp;
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 
 use super::{LiveSession, LiveSet, SessionId, SessionStore};
 
 /// How long a look-up speaks for a session that the watch has not shown yet.
 const LOOKUP_VALID: Duration = Duration::from_secs(1);
 
-/// How many look-ups may be under way at once; more would let a flood of old tokens reach the store.
-const CONCURRENT_LOOKUPS: usize = 16;
+/// How many look-ups a second reach the store, for long and at once; more would let a flood of old tokens do so.
+const LOOKUPS_A_SECOND: NonZeroU32 = NonZeroU32::new(50).unwrap();
+const LOOKUPS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
 /// How long a look-up may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,9 +28,9 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is known of the session of a valid token.
 #[derive(Clone, Debug)]
 pub enum Admission {
-    /// It is live, and will be seen to end.
+    /// It is live.
     Live(Arc<LiveSession>),
-    /// It was live when the store was asked, a second ago at most; its end will not be seen.
+    /// It was live when the store was asked, a second ago at most; the watch has not shown it yet.
     LookedUp(Arc<LiveSession>),
     /// It has ended.
     Ended,
@@ -44,7 +47,7 @@ pub struct Sessions {
     store: Arc<dyn SessionStore>,
     control: Handle,
     lookups: Mutex<HashMap<SessionId, (Instant, Lookup)>>,
-    slots: Arc<Semaphore>,
+    rate: DefaultDirectRateLimiter,
 }
 
 impl std::fmt::Debug for Sessions {
@@ -56,8 +59,8 @@ impl std::fmt::Debug for Sessions {
 impl Sessions {
     /// Look-ups run on `control`.
     pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle) -> Self {
-        let slots = Arc::new(Semaphore::new(CONCURRENT_LOOKUPS));
-        Self { live, store, control, lookups: Mutex::default(), slots }
+        let rate = RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND).allow_burst(LOOKUPS_AT_ONCE));
+        Self { live, store, control, lookups: Mutex::default(), rate }
     }
 
     /// The live set alone.
@@ -71,37 +74,160 @@ impl Sessions {
             return Admission::Unknown;
         }
         match self.live.get(&id) {
-            Some(session) if session.admits(now) => Admission::Live(session),
+            Some(session) if session.admits(now) => return Admission::Live(session),
+            None if self.live.has_ended(&id) => return Admission::Ended,
             // Expired here means expired everywhere only if the record is the newest; a refresh at another replica may be
             // on its way to us, just as a login may be.
-            _ => {
-                let lookup = self.lookup(id);
-                match lookup.await {
-                    Admission::LookedUp(session) if !session.admits(now) => Admission::Ended,
-                    other => other,
-                }
-            }
+            _ => (),
+        }
+        let Some(lookup) = self.lookup(id) else { return Admission::Unknown };
+        match lookup.await {
+            Admission::LookedUp(session) if !session.admits(now) => Admission::Ended,
+            other => other,
         }
     }
 
-    /// One look-up a session and second, shared by all who ask.
-    fn lookup(&self, id: SessionId) -> Lookup {
+    /// One look-up a session and second, shared by all who ask; `None` if there are too many.
+    fn lookup(&self, id: SessionId) -> Option<Lookup> {
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        // A few hundred at most, by the rate and the time that each may take.
         lookups.retain(|_, (started, lookup)| started.elapsed() < LOOKUP_VALID || lookup.peek().is_none());
-        let (_, lookup) = lookups.entry(id).or_insert_with(|| (Instant::now(), self.start(id)));
-        lookup.clone()
+        if let Some((_, lookup)) = lookups.get(&id) {
+            return Some(lookup.clone());
+        }
+        self.rate.check().ok()?;
+        let lookup = self.start(id);
+        lookups.insert(id, (Instant::now(), lookup.clone()));
+        Some(lookup)
     }
 
     fn start(&self, id: SessionId) -> Lookup {
-        let (store, slots) = (self.store.clone(), self.slots.clone());
+        let (store, live) = (self.store.clone(), self.live.clone());
         let task = self.control.spawn(async move {
-            let Ok(_slot) = slots.try_acquire() else { return Admission::Unknown };
             match tokio::time::timeout(LOOKUP_TIMEOUT, store.get(id)).await {
-                Ok(Ok(Some(stored))) => Admission::LookedUp(Arc::new(LiveSession::new(&stored.session))),
-                Ok(Ok(None)) => Admission::Ended,
+                Ok(Ok(stored)) => live
+                    .looked_up(id, stored.map(|stored| stored.session).as_ref())
+                    .map_or(Admission::Ended, Admission::LookedUp),
                 Ok(Err(_)) | Err(_) => Admission::Unknown,
             }
         });
         task.map(|admission| admission.unwrap_or(Admission::Unknown)).boxed().shared()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use futures::stream::{self, BoxStream, StreamExt};
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{
+        api::SessionPhase,
+        proxy::session::{Ending, Session, SessionEvent, StoreError, Stored, testing::session},
+    };
+
+    /// Holds one session, counts who asks, and may be down.
+    #[derive(Default)]
+    struct Store {
+        session: Option<Session>,
+        asked: AtomicUsize,
+        down: AtomicBool,
+    }
+
+    #[async_trait]
+    impl SessionStore for Store {
+        async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            if self.down.load(Ordering::SeqCst) {
+                return Err(StoreError::unavailable("down"));
+            }
+            let session = self.session.clone().filter(|session| session.id == id);
+            Ok(session.map(|session| Stored { session, version: String::new(), uid: String::new() }))
+        }
+
+        async fn create(&self, _: &Session) -> Result<(), StoreError> {
+            unreachable!("a look-up writes nothing")
+        }
+
+        async fn replace(&self, _: &Stored, _: &Session) -> Result<(), StoreError> {
+            unreachable!("a look-up writes nothing")
+        }
+
+        async fn end(&self, _: &Stored, _: Ending<'_>) -> Result<(), StoreError> {
+            unreachable!("a look-up writes nothing")
+        }
+
+        async fn delete_dead(&self, _: Timestamp, _: SignedDuration) -> Result<(), StoreError> {
+            unreachable!("a look-up writes nothing")
+        }
+
+        fn last_contact(&self) -> i64 {
+            0
+        }
+
+        fn watch(&self) -> BoxStream<'static, SessionEvent> {
+            stream::empty().boxed()
+        }
+    }
+
+    fn active() -> Session {
+        Session { phase: SessionPhase::Active, ..session("a") }
+    }
+
+    fn sessions(store: Store) -> (Sessions, Arc<Store>, Timestamp) {
+        let store = Arc::new(store);
+        let live = Arc::new(LiveSet::default());
+        live.apply(SessionEvent::All(vec![]));
+        (Sessions::new(live, store.clone(), Handle::current()), store, active().created_at)
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_at_once_share_one_look_up() {
+        let (sessions, store, now) = sessions(Store { session: Some(active()), ..Store::default() });
+        let all = futures::future::join_all((0..50).map(|_| sessions.admit(active().id, now))).await;
+        assert!(all.iter().all(|admission| matches!(admission, Admission::LookedUp(_))));
+        assert_eq!(store.asked.load(Ordering::SeqCst), 1);
+        assert_eq!(sessions.live().len(), 0, "a look-up makes no member");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_fails_says_nothing_of_the_session() {
+        let (sessions, store, now) = sessions(Store { session: Some(active()), ..Store::default() });
+        store.down.store(true, Ordering::SeqCst);
+        assert!(matches!(sessions.admit(active().id, now).await, Admission::Unknown));
+        assert!(!sessions.live().has_ended(&active().id));
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_asked_for_once() {
+        let (sessions, store, now) = sessions(Store::default());
+        for _ in 0..3 {
+            assert!(matches!(sessions.admit(active().id, now).await, Admission::Ended));
+            sessions.lookups.lock().unwrap().clear();
+        }
+        assert_eq!(store.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_unknown_sessions_does_not_reach_the_store() {
+        let (sessions, store, now) = sessions(Store::default());
+        let ids = (0..1000).map(|number| session(&number.to_string()).id);
+        let all = futures::future::join_all(ids.map(|id| sessions.admit(id, now))).await;
+        let asked = store.asked.load(Ordering::SeqCst);
+        assert!((100..1000).contains(&asked), "{asked}");
+        let unknown = all.iter().filter(|admission| matches!(admission, Admission::Unknown)).count();
+        assert_eq!(unknown, 1000 - asked);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_the_watch_shows_ends_what_a_look_up_admitted() {
+        let (sessions, _, now) = sessions(Store { session: Some(active()), ..Store::default() });
+        assert!(matches!(sessions.admit(active().id, now).await, Admission::LookedUp(_)));
+        sessions.live().apply(SessionEvent::Ended(active().id));
+        assert!(matches!(sessions.admit(active().id, now).await, Admission::Ended));
     }
 }

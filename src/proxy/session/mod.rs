@@ -10,13 +10,13 @@ mod record;
 mod sqlite;
 mod store;
 
-pub use cleanup::delete_expired;
+pub use cleanup::clean_up;
 pub use kubernetes::KubernetesStore;
 pub use live::{LiveSession, LiveSet};
 pub use lookup::{Admission, Sessions};
 pub use record::{RecordKeys, Session, SessionId};
-pub use sqlite::SqliteStore;
-pub use store::{SessionEvent, SessionStore, StoreError, Stored};
+pub use sqlite::{OpenError, SqliteStore};
+pub use store::{Ending, SessionEvent, SessionStore, StoreError, Stored};
 
 #[cfg(test)]
 pub mod testing {

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{McpOAuthSessionSpec, SessionClaims, SessionClient, SessionPhase, SessionUser},
@@ -135,6 +135,16 @@ impl RecordKeys {
             expires_at: unsigned.expires_at.parse().ok()?,
             claims: unsigned.claims,
         })
+    }
+
+    /// Whether a record that is no session would be over at `now` if it were one, and has been for an hour: replicas of two
+    /// configurations may run side by side for a while, and what is dead to one lives for the other.
+    pub(super) fn is_over(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap_or(Timestamp::MIN);
+        // What the record says of its end may have been edited.
+        let longest = time(&spec.created_at).saturating_add(max_ttl).unwrap_or(Timestamp::MAX);
+        let over = time(&spec.expires_at).min(longest);
+        over.saturating_add(SignedDuration::from_hours(1)).is_ok_and(|over| over <= now)
     }
 
     fn mac(&self, id: &SessionId, unsigned: &McpOAuthSessionSpec) -> String {

@@ -1,17 +1,30 @@
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use jiff::{SignedDuration, Timestamp};
 use sqlx::{
     Row, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
-use tokio::sync::broadcast;
+use thiserror::Error;
+use tokio::{
+    sync::broadcast,
+    time::{Interval, MissedTickBehavior, interval},
+};
 
-use super::{RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
+use super::{Ending, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
+use crate::api::McpOAuthSessionSpec;
 
 /// How often the file is looked at for changes by other programs (`sqlite3 sessions.db 'DELETE ...'`).
 const FOREIGN_CHANGES: Duration = Duration::from_millis(200);
@@ -27,6 +40,14 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sessions (
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID";
 
+/// The database cannot be opened.
+#[derive(Debug, Error)]
+#[error("cannot open the database {}: {source}; its folder must exist and be writable", .path.display())]
+pub struct OpenError {
+    path: PathBuf,
+    source: sqlx::Error,
+}
+
 /// Sessions as rows of an SQLite database: for one process, outside a cluster.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
@@ -34,6 +55,7 @@ pub struct SqliteStore {
     pool: SqlitePool,
     keys: RecordKeys,
     events: broadcast::Sender<SessionEvent>,
+    contact: Arc<AtomicI64>,
 }
 
 impl SqliteStore {
@@ -41,7 +63,8 @@ impl SqliteStore {
     ///
     /// # Errors
     /// When the file cannot be opened or is something else.
-    pub async fn open(path: &Path, keys: RecordKeys) -> Result<Self, StoreError> {
+    pub async fn open(path: &Path, keys: RecordKeys) -> Result<Self, OpenError> {
+        let cannot = |source| OpenError { path: path.to_owned(), source };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -55,9 +78,9 @@ impl SqliteStore {
             .max_lifetime(None)
             .connect_with(options)
             .await
-            .map_err(StoreError::unavailable)?;
-        sqlx::query(SCHEMA).execute(&pool).await.map_err(StoreError::unavailable)?;
-        Ok(Self { pool, keys, events: broadcast::channel(BACKLOG).0 })
+            .map_err(cannot)?;
+        sqlx::query(SCHEMA).execute(&pool).await.map_err(cannot)?;
+        Ok(Self { pool, keys, events: broadcast::channel(BACKLOG).0, contact: Arc::default() })
     }
 
     fn announce(&self, event: SessionEvent) {
@@ -81,7 +104,10 @@ impl SqliteStore {
     }
 
     async fn foreign_version(&self) -> Result<i64, StoreError> {
-        sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.pool).await.map_err(StoreError::unavailable)
+        let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.pool).await;
+        let version = version.map_err(StoreError::unavailable)?;
+        self.contact.store(Timestamp::now().as_second(), Ordering::Relaxed);
+        Ok(version)
     }
 
     fn json(&self, session: &Session) -> Result<String, StoreError> {
@@ -94,6 +120,8 @@ struct Watch {
     store: SqliteStore,
     events: broadcast::Receiver<SessionEvent>,
     foreign_version: Option<i64>,
+    // Ticks also while our own events keep coming.
+    looks: Interval,
 }
 
 impl Watch {
@@ -109,11 +137,13 @@ impl Watch {
                     }
                 }
             }
-            match tokio::time::timeout(FOREIGN_CHANGES, self.events.recv()).await {
-                Ok(Ok(event)) => return event,
-                // Fell behind: begin anew.
-                Ok(Err(_)) => self.foreign_version = None,
-                Err(_) => {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Ok(event) => return event,
+                    // Fell behind: begin anew.
+                    Err(_) => self.foreign_version = None,
+                },
+                _ = self.looks.tick() => {
                     if self.store.foreign_version().await.ok() != self.foreign_version {
                         self.foreign_version = None;
                     }
@@ -179,22 +209,47 @@ impl SessionStore for SqliteStore {
         Ok(())
     }
 
-    async fn end(&self, stored: &Stored, reason: Option<&str>) -> Result<(), StoreError> {
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError> {
         let id = stored.session.id;
-        sqlx::query("DELETE FROM sessions WHERE id = ?")
-            .bind(id.to_string())
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::unavailable)?;
-        if let Some(reason) = reason {
+        let delete = match why {
+            Ending::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
+                .bind(id.to_string())
+                .bind(stored.version.parse::<i64>().map_err(StoreError::unavailable)?),
+            Ending::Because(_) => sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string()),
+        };
+        let deleted = delete.execute(&self.pool).await.map_err(StoreError::unavailable)?;
+        if deleted.rows_affected() == 0 {
+            return Ok(());
+        }
+        if let Ending::Because(reason) = why {
             tracing::warn!(session = %id, user = stored.session.user.email, reason, "session ended");
         }
         self.announce(SessionEvent::Ended(id));
         Ok(())
     }
 
+    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration) -> Result<(), StoreError> {
+        let rows = sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await;
+        for row in rows.map_err(StoreError::unavailable)?.iter().filter(|row| self.decode(row).is_none()) {
+            let record: Option<McpOAuthSessionSpec> =
+                row.try_get::<String, _>("record").ok().and_then(|text| serde_json::from_str(&text).ok());
+            if record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
+                let id: String = row.try_get("id").map_err(StoreError::unavailable)?;
+                let delete = sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id).execute(&self.pool).await;
+                delete.map_err(StoreError::unavailable)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn last_contact(&self) -> i64 {
+        self.contact.load(Ordering::Relaxed)
+    }
+
     fn watch(&self) -> BoxStream<'static, SessionEvent> {
-        let watch = Watch { store: self.clone(), events: self.events.subscribe(), foreign_version: None };
+        let mut looks = interval(FOREIGN_CHANGES);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watch = Watch { store: self.clone(), events: self.events.subscribe(), foreign_version: None, looks };
         stream::unfold(watch, |mut watch| async move {
             let event = watch.next().await;
             Some((event, watch))
@@ -205,8 +260,6 @@ impl SessionStore for SqliteStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::proxy::session::{
         record::tests::{keys, session},
@@ -251,5 +304,32 @@ mod tests {
             }
         }
         assert!(store.get(edited.id).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_session_is_deleted_when_it_would_be_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions.db");
+        let (lives, session) = (session("lives"), session("dead"));
+        let other = RecordKeys::new(Arc::new(crate::proxy::crypto::testing::keyring()), "another");
+        SqliteStore::open(&path, other).await.unwrap().create(&session).await.unwrap();
+        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        store.create(&lives).await.unwrap();
+        let rows = async || {
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sessions").fetch_one(&store.pool).await.unwrap()
+        };
+        let hour = SignedDuration::from_hours(1);
+        store.delete_dead(session.expires_at, hour * 100).await.unwrap();
+        assert_eq!(rows().await, 2);
+        store.delete_dead(session.expires_at + hour, hour * 100).await.unwrap();
+        assert_eq!(rows().await, 1);
+        assert!(store.get(lives.id).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_opened_is_named() {
+        let missing = Path::new("/nonexistent/folder/sessions.db");
+        let error = SqliteStore::open(missing, keys()).await.unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/folder/sessions.db") && error.contains("folder must exist"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
 use super::{Session, SessionId};
@@ -27,6 +28,15 @@ pub enum SessionEvent {
     Ended(SessionId),
 }
 
+/// Why a session is to end.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending<'a> {
+    /// Its time was over when it was read: it ends only if it has not been refreshed since.
+    Expired,
+    /// For this reason, whatever has become of it. People who look after the proxy are told.
+    Because(&'a str),
+}
+
 /// Why a store did not do what was asked.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -36,6 +46,9 @@ pub enum StoreError {
     /// Somebody else wrote, or deleted, in between.
     #[error("the session has been changed in between")]
     Conflict,
+    /// The record is not one that can be kept: trying again changes nothing.
+    #[error("the session store refuses the record: {0}")]
+    Refused(String),
     /// The store cannot be reached or is broken; nothing is known.
     #[error("the session store cannot be reached: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -60,8 +73,16 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Replaces what `old` was read as; [`StoreError::Conflict`] if it has been changed or deleted since.
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError>;
 
-    /// Ends a session. With `reason`, people who look after the proxy are told why. It is fine if it is gone already.
-    async fn end(&self, stored: &Stored, reason: Option<&str>) -> Result<(), StoreError>;
+    /// Ends a session. It is fine if it is gone already.
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError>;
+
+    /// Deletes what is no session of ours (sealed with another key, or edited) once it would be over at `now` if it were:
+    /// no watch and no list of sessions shows such records, so nobody else would.
+    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration) -> Result<(), StoreError>;
+
+    /// When the store was last heard of, in seconds since 1970; 0 before the first time. As long as it is in contact the
+    /// watch is, too.
+    fn last_contact(&self) -> i64;
 
     /// All sessions, then every change. It heals itself: a stream that broke off begins with [`SessionEvent::All`] again.
     fn watch(&self) -> BoxStream<'static, SessionEvent>;
@@ -74,7 +95,6 @@ pub mod contract {
     use std::sync::Arc;
 
     use futures::StreamExt;
-    use jiff::SignedDuration;
 
     use super::*;
     use crate::{api::SessionPhase, proxy::session::testing::session};
@@ -108,8 +128,11 @@ pub mod contract {
         assert!(matches!(store.replace(&read, &active).await, Err(StoreError::Conflict)));
         let now = store.get(pending.id).await.unwrap().unwrap();
         assert_eq!(now.session, active);
-        store.end(&now, None).await.unwrap();
-        store.end(&now, None).await.unwrap();
+        // It was refreshed after it had been read as expired.
+        store.end(&read, Ending::Expired).await.unwrap();
+        assert_eq!(store.get(pending.id).await.unwrap().unwrap().session, active);
+        store.end(&now, Ending::Expired).await.unwrap();
+        store.end(&now, Ending::Expired).await.unwrap();
         assert!(store.get(pending.id).await.unwrap().is_none());
         assert!(matches!(store.replace(&now, &active).await, Err(StoreError::Conflict)));
     }
@@ -138,7 +161,7 @@ pub mod contract {
         store.replace(&read, &active).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Is(active.clone())));
         let read = store.get(active.id).await.unwrap().unwrap();
-        store.end(&read, Some("a test ends it")).await.unwrap();
+        store.end(&read, Ending::Because("a test ends it")).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Ended(active.id)));
     }
 }

@@ -1,21 +1,21 @@
 //! Where things are inside the pods: the configuration names these places, the Deployment puts the files there.
 
 /// Where clients are served.
-pub(in crate::operator) const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 /// Where the kubelet asks.
-pub(in crate::operator) const HEALTH_PORT: u16 = 8081;
+pub(super) const HEALTH_PORT: u16 = 8081;
 /// The folder of all files.
-pub(in crate::operator) const FOLDER: &str = "/etc/mcp-oauth-proxy";
+pub(super) const FOLDER: &str = "/etc/mcp-oauth-proxy";
 /// The configuration's file name, and its key in the `ConfigMap`.
-pub(in crate::operator) const CONFIG_FILE: &str = "config.yaml";
+pub(super) const CONFIG_FILE: &str = "config.yaml";
 /// The folder, within [`FOLDER`], of the client id, the client secret and the encryption key.
-pub(in crate::operator) const CREDENTIALS: &str = "credentials";
+pub(super) const CREDENTIALS: &str = "credentials";
 /// The folder, within [`FOLDER`], of the signing keys.
-pub(in crate::operator) const SIGNING_KEYS: &str = "signing-keys";
+pub(super) const SIGNING_KEYS: &str = "signing-keys";
 /// The signing keys' file name, and their key in the Secret.
-pub(in crate::operator) const SIGNING_KEYS_FILE: &str = "keys.json";
+pub(super) const SIGNING_KEYS_FILE: &str = "keys.json";
 
 /// The absolute path of a file or folder within [`FOLDER`].
-pub(in crate::operator) fn path(relative: &str) -> String {
+pub(super) fn path(relative: &str) -> String {
     format!("{FOLDER}/{relative}")
 }

@@ -1,0 +1,57 @@
+use std::{collections::BTreeMap, str::FromStr};
+
+use thiserror::Error;
+
+/// Which 1Password items a namespace's resources may name: whoever may write one could otherwise read every item that the
+/// 1Password operator can.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct AllowedItemPaths(Option<BTreeMap<String, Vec<String>>>);
+
+/// The option is not right.
+#[derive(Debug, Error)]
+#[error("write {{\"NAMESPACE\": [\"vaults/VAULT/items/ITEM\"]}}, with * for ITEM to mean all of the vault: {0}")]
+pub(super) struct InvalidItemPaths(#[from] serde_json::Error);
+
+impl AllowedItemPaths {
+    /// Whether resources of the namespace may name the item. Without any setting, they may.
+    pub(super) fn allow(&self, namespace: &str, item_path: &str) -> bool {
+        let Some(by_namespace) = &self.0 else { return true };
+        by_namespace.get(namespace).into_iter().flatten().any(|allowed| match allowed.strip_suffix("/items/*") {
+            Some(vault) => item_path.strip_prefix(vault).is_some_and(|rest| rest.starts_with("/items/")),
+            None => allowed == item_path,
+        })
+    }
+}
+
+impl FromStr for AllowedItemPaths {
+    type Err = InvalidItemPaths;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A chart's empty value.
+        if text.trim().is_empty() { Ok(Self(None)) } else { Ok(Self(Some(serde_json::from_str(text)?))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_setting_every_item_may_be_named() {
+        assert!("".parse::<AllowedItemPaths>().unwrap().allow("a", "vaults/v/items/i"));
+    }
+
+    #[test]
+    fn with_one_only_what_is_listed_for_the_namespace() {
+        let allowed: AllowedItemPaths = r#"{"a": ["vaults/v/items/i"], "b": ["vaults/v/items/*"]}"#.parse().unwrap();
+        assert!(allowed.allow("a", "vaults/v/items/i") && !allowed.allow("a", "vaults/v/items/j"));
+        assert!(allowed.allow("b", "vaults/v/items/j") && !allowed.allow("b", "vaults/vv/items/j"));
+        assert!(!allowed.allow("c", "vaults/v/items/i"));
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_to_write() {
+        let error = "vaults/v/items/i".parse::<AllowedItemPaths>().unwrap_err().to_string();
+        assert!(error.contains("NAMESPACE"), "{error}");
+    }
+}

@@ -44,20 +44,32 @@ $(CARGO_DENY):
 	rm -rf $(MCP_OAUTH_CACHE)/build/cargo-deny
 
 .PHONY: deny
-deny: $(CARGO_DENY) ## Check the dependencies' licences, sources and bans, and advisories if their database can be had
+deny: $(CARGO_DENY) ## Check the dependencies' licences, sources and bans, and advisories where their database can be had
 	$(CARGO_DENY) --log-level error check bans licenses sources
+	@if $(CARGO_DENY) --log-level off fetch db >/dev/null 2>&1; \
+	then echo "$(CARGO_DENY) check advisories" && $(CARGO_DENY) --log-level error check advisories; \
+	else echo "ADVISORIES NOT CHECKED: the database of RustSec cannot be fetched from here"; fi
+
+# All packages at once: built apart, they would have their dependencies with other features, and so build them again.
+BUILD := cargo build --quiet --workspace --bins
+PROGRAMS := $(CARGO_TARGET_DIR)/debug
 
 .PHONY: generate
 generate: ## Write the CRDs, and what the chart has in common with config/
-	cargo run --quiet --bin mcp-oauth-operator -- crds --directory crds
+	@$(BUILD)
+	$(PROGRAMS)/mcp-oauth-operator crds --directory crds
 	hack/generate-chart.sh
 
 .PHONY: check-generated
-check-generated: generate ## Fail if what is generated has not been committed
-	@git add --intent-to-add crds charts
-	git diff --exit-code -- crds charts
+check-generated: ## Fail if what is generated is not up to date; it is afterwards
+	@before=$$(mktemp -d) && trap 'rm -rf "$$before"' EXIT && cp -r crds charts "$$before" \
+	&& $(MAKE) --no-print-directory generate \
+	&& diff -r "$$before/crds" crds && diff -r "$$before/charts" charts \
+	|| { echo "what is generated was not up to date; it is now: commit it"; exit 1; }
 
-E2E := cargo run --quiet --package e2e --bin e2e --
+E2E := $(BUILD) && $(PROGRAMS)/e2e
+# One clone at a time builds and runs, for all share the cache. What it starts and leaves running does not keep the others.
+LOCKED := mkdir -p $(CARGO_TARGET_DIR) && flock --close $(CARGO_TARGET_DIR)/in-use $(MAKE) --no-print-directory
 
 .PHONY: cluster-up
 cluster-up: ## Bring up a Kubernetes cluster on this machine (needs root; RUN=name for another one beside it)
@@ -69,25 +81,43 @@ cluster-down: ## End that cluster and all that runs with it
 
 .PHONY: demo
 demo: ## Show the main job end to end on real parts, and leave it running to try (needs root on Linux)
+	@$(LOCKED) demo-steps
+
+.PHONY: demo-steps
+demo-steps:
+	@echo "building the demo's own programs (4 minutes the first time)"
 	@$(E2E) demo up $(if $(RUN),--run $(RUN))
 
 .PHONY: demo-down
 demo-down: ## End the demo and leave nothing behind
 	@$(E2E) demo down $(if $(RUN),--run $(RUN))
 
+.PHONY: image
+image: ## Build the operator's image, and say where it lies (docker load, ctr image import and kind take it)
+	@$(E2E) image
+
 .PHONY: bench
 bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (needs nginx and wrk)
-	$(E2E) bench
+	@$(LOCKED) bench-steps
+
+.PHONY: bench-steps
+bench-steps:
+	@$(E2E) bench
 
 .PHONY: test
 test: ## Set up what is needed and run every test (needs root on Linux)
-	@echo "[1/4] formatting, lints, dependencies"
+	@$(LOCKED) test-steps
+
+.PHONY: test-steps
+test-steps:
+	@echo "[1/5] formatting, lints, dependencies"
 	@$(MAKE) --no-print-directory lint
-	@echo "[2/4] what is generated"
+	@echo "[2/5] what is generated"
 	@$(MAKE) --no-print-directory check-generated
-	@echo "[3/4] unit tests"
+	@echo "[3/5] unit tests"
 	cargo test --workspace --lib --bins
-	cargo build --bin mcp-oauth-operator
-	@echo "[4/4] tests on the bed: a real Kubernetes, issuer, browser, clients and Context Forge"
-	cargo test --package e2e --test cluster --test standalone
+	@echo "[4/5] what the test bed is made of: built and fetched once, 10 minutes the first time"
+	@$(E2E) prepare
+	@echo "[5/5] tests on the bed: a real Kubernetes, issuer, browser, clients and Context Forge"
+	cargo test --workspace --test cluster --test standalone --test dev
 	$(E2E) test

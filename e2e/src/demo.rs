@@ -1,8 +1,9 @@
 //! `make demo`: the main job, end to end, on real parts, and then left running to try.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 
 use crate::{
     cluster::Cluster,
@@ -14,8 +15,9 @@ use crate::{
         json_lines::Person,
         mcp_remote::McpRemote,
     },
-    progress::{Progress, catch_interrupts},
-    run::Name,
+    prepare::prepare,
+    progress::{Progress, catch_interrupts, interrupted},
+    run::{Name, Run},
     stage::{Front, NAMESPACE, Stage},
 };
 
@@ -41,7 +43,11 @@ impl Args {
         match self.action {
             Action::Up(name) => {
                 catch_interrupts();
-                tokio::runtime::Runtime::new()?.block_on(up(&name))
+                let runtime = tokio::runtime::Runtime::new()?;
+                let done = runtime.block_on(up(&name));
+                // Work on other threads that was given up needs nobody to wait for it.
+                runtime.shutdown_background();
+                done
             }
             Action::Down(name) => Cluster::down(&name.open()?, false),
         }
@@ -49,26 +55,45 @@ impl Args {
 }
 
 async fn up(name: &Name) -> Result<()> {
+    let run = name.open()?;
+    let done = tokio::select! {
+        done = show(&run) => done,
+        error = interrupted() => Err(error),
+    };
+    done.with_context(|| {
+        format!(
+            "the demo is not complete. What came up stays: `make demo-down` ends it, `make demo` goes on. Logs: {}",
+            run.logs().display()
+        )
+    })
+}
+
+async fn show(run: &Run) -> Result<()> {
     let progress = Progress::default();
-    let stage = Stage::set(&name.open()?, Installer::Helm).await?;
+    spawn_blocking(move || prepare(&progress)).await??;
+    let stage = Stage::set(run, Installer::Helm).await?;
     let front = stage.front(NAME, |_| ()).await?;
     progress.say(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", front.url()));
-    try_it(&stage, &front).await?;
-    progress.say("mcp-remote logged in through the browser and the tool answered");
+    let logins = try_it(&stage, &front).await?;
+    progress.say(match logins {
+        0 => "the tool answered; mcp-remote had its tokens from before",
+        _ => "mcp-remote logged in through the browser and the tool answered",
+    });
     print(&stage, &front)
 }
 
 /// The whole login with the real mcp-remote and the real browser, and a call of the tool.
-async fn try_it(stage: &Stage, front: &Front) -> Result<()> {
+async fn try_it(stage: &Stage, front: &Front) -> Result<usize> {
     let browser = Browser::start(&stage.run).await?;
     let person = Person { browser: &browser, email: MEMBERS[0] };
     let client = McpRemote::install(&stage.run, "demo").await?;
     let mut connection = client.connect(&front.url(), Some(person), &[]).await?;
     let answer = connection.call(TOOL, json!({"message": "hello from the demo"})).await?;
+    let logins = connection.logins();
     drop(connection);
     browser.close().await?;
     println!("\n  {TOOL} answered {}: {answer}", MEMBERS[0]);
-    if answer.contains("hello from the demo") { Ok(()) } else { bail!("the tool did not answer: {answer}") }
+    if answer.contains("hello from the demo") { Ok(logins) } else { bail!("the tool did not answer: {answer}") }
 }
 
 fn print(stage: &Stage, front: &Front) -> Result<()> {
@@ -84,7 +109,7 @@ It stays up. Try it:
   a client       NODE_EXTRA_CA_CERTS={authority} npx mcp-remote {url}
                  (the certificate is the demo's own: your browser warns once)
 
-  kubectl        export KUBECONFIG={kubeconfig}
+  kubectl        export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
                  kubectl get mop,pods --namespace {NAMESPACE}
                  kubectl get mcpsessions --namespace {NAMESPACE}      # delete one: that client is logged out at once
 
@@ -92,6 +117,7 @@ It stays up. Try it:
   the end        make demo-down",
         authority = authority.display(),
         kubeconfig = kubeconfig.display(),
+        programs = stage.cluster.programs().display(),
         logs = stage.run.logs().display(),
     );
     Ok(())

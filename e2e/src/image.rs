@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::{progress::Progress, run::cache_directory};
 
@@ -123,7 +123,7 @@ pub fn build(name: &str, binary: &Path, certificates: Option<&Path>) -> Result<I
 
 /// The image of that name for that content.
 fn at(name: &str, content: &[u8]) -> Result<Image> {
-    let digest: String = Sha256::digest(content).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = digest(&SHA256, content).as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let directory = cache_directory()?.join("images");
     fs::create_dir_all(&directory)?;
     Ok(Image {
@@ -168,9 +168,10 @@ fn pack(image: &Image, name: &str, binary: &Path, certificates: Option<&Path>) -
     let partial = work.path().join("image.tar");
     let target = format!("docker-archive:{}:{}", partial.display(), image.reference);
     buildah(work.path(), &["push", &image.reference, &target])?;
-    let beside = image.archive.with_extension(format!("{}.partial", std::process::id()));
-    fs::copy(&partial, &beside)?;
-    fs::rename(&beside, &image.archive)?;
+    let directory = image.archive.parent().context("an archive is in a folder")?;
+    let beside = tempfile::NamedTempFile::new_in(directory)?;
+    fs::copy(&partial, beside.path())?;
+    beside.persist(&image.archive)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub mod forward;
 pub mod image;
 pub mod operator;
 pub mod peers;
+pub mod prepare;
 pub mod progress;
 pub mod run;
 pub mod stage;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use e2e::{bench, cluster, demo, forward, image, operator, peers, testing};
+use e2e::{bench, cluster, demo, forward, image, operator, peers, prepare, testing};
 
 #[derive(Parser)]
 #[command(about = "The test bed: real components on one machine", version)]
@@ -20,6 +20,8 @@ enum Command {
     Demo(demo::Args),
     /// The operator, as a pod of the cluster.
     Operator(operator::Args),
+    /// Build and fetch what the bed is made of, once.
+    Prepare(prepare::Args),
     /// Run the tests that need the bed, on a bed of their own.
     Test(testing::Args),
     /// Measure the proxy beside nginx, and write bench/RESULTS.md.
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Cluster(args) => args.run(),
         Command::Demo(args) => args.run(),
         Command::Operator(args) => args.run(),
+        Command::Prepare(args) => args.run(),
         Command::Test(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Image(args) => args.run(),

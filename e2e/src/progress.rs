@@ -37,9 +37,16 @@ impl Progress {
 
 /// Looks until it is true. Fails after the time, on a Ctrl-C, and when the look itself fails.
 pub fn wait_until(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_out(what, limit, || {
+        stop_if_interrupted()?;
+        look()
+    })
+}
+
+/// As [`wait_until`], whatever a person presses: for the undoing of what was begun.
+pub fn wait_out(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !look()? {
-        stop_if_interrupted()?;
         if Instant::now() > deadline {
             bail!("waited {} s in vain: {what}", limit.as_secs());
         }
@@ -49,17 +56,19 @@ pub fn wait_until(what: &str, limit: Duration, mut look: impl FnMut() -> Result<
 }
 
 /// From now on a Ctrl-C (or SIGTERM) does not end this process but makes [`stop_if_interrupted`] fail, so that what was
-/// begun is undone.
+/// begun is undone. A second one ends it as usual.
 pub fn catch_interrupts() {
     static CAUGHT: Once = Once::new();
     CAUGHT.call_once(|| {
-        thread::spawn(|| -> Result<()> {
+        thread::spawn(|| -> Result<std::convert::Infallible> {
             tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
                 let mut interrupt = signal(SignalKind::interrupt())?;
                 let mut terminate = signal(SignalKind::terminate())?;
                 tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
                 INTERRUPTED.store(true, Ordering::SeqCst);
-                Ok(())
+                eprintln!("interrupted: stopping in good order (once more ends this at once)");
+                tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+                std::process::exit(130)
             })
         });
     });
@@ -68,6 +77,16 @@ pub fn catch_interrupts() {
 /// Fails once the person wants to stop.
 pub fn stop_if_interrupted() -> Result<()> {
     if INTERRUPTED.load(Ordering::SeqCst) { bail!("interrupted") } else { Ok(()) }
+}
+
+/// Done, with an error, once the person wants to stop.
+pub async fn interrupted() -> anyhow::Error {
+    loop {
+        if let Err(error) = stop_if_interrupted() {
+            return error;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// The last lines of a log, indented, for the end of an error message.

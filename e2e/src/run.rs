@@ -88,19 +88,49 @@ impl Run {
     /// All runs that have a folder.
     pub fn all() -> Result<Vec<Self>> {
         let Ok(entries) = fs::read_dir(runs_directory()?) else { return Ok(Vec::new()) };
-        let names = entries
-            .flatten()
-            .filter(|entry| entry.path().is_dir())
-            .filter_map(|entry| entry.file_name().into_string().ok());
-        names.map(|name| Self::open(&name)).collect()
+        // Nothing is made here: a run may be on its way out.
+        let runs = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        Ok(runs
+            .filter_map(|directory| {
+                let name = directory.file_name()?.to_str()?.to_owned();
+                Some(Self { name, directory })
+            })
+            .collect())
     }
 
     /// Holds others off that want to start or end the same run, until the file is dropped.
     pub fn lock(&self) -> Result<File> {
         // Beside the folder, not in it: the folder is removed while the lock is held.
-        let file = File::create(self.directory.with_file_name(format!(".{}.lock", self.name)))?;
+        let file = File::create(self.lock_file())?;
         file.lock()?;
         Ok(file)
+    }
+
+    /// For when the run is gone. Whoever waits for the lock meanwhile finds nothing of the run, as they should.
+    pub fn remove_lock(&self) {
+        let _ = fs::remove_file(self.lock_file());
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.directory.with_file_name(format!(".{}.lock", self.name))
+    }
+
+    /// Says that this process looks after the run, until the file is dropped. A run that nobody looks after any more, and that
+    /// is not one that a person keeps, has been abandoned.
+    pub fn own(&self) -> Result<File> {
+        let file = File::create(self.owner_file())?;
+        file.try_lock().with_context(|| format!("run {} belongs to another process", self.name))?;
+        Ok(file)
+    }
+
+    /// Whether whoever looked after the run is gone without having ended it.
+    pub fn is_abandoned(&self) -> bool {
+        let owned = File::open(self.owner_file());
+        owned.is_ok_and(|file| file.try_lock().is_ok()) && !self.made().is_empty()
+    }
+
+    fn owner_file(&self) -> PathBuf {
+        self.directory.join("owner")
     }
 
     /// The folder of the logs.
@@ -244,7 +274,8 @@ pub fn cache_directory() -> Result<PathBuf> {
     Ok(base.join("mcp-oauth-operator"))
 }
 
-fn runs_directory() -> Result<PathBuf> {
+/// The folder of all runs.
+pub fn runs_directory() -> Result<PathBuf> {
     Ok(cache_directory()?.join("runs"))
 }
 

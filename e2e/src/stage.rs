@@ -42,11 +42,11 @@ pub const NAMESPACE: &str = "mcp-gateway";
 const GATEWAY: &str = "context-forge-mcp-stack-mcpgateway";
 
 /// What the issuer calls all our proxies.
-const CLIENT_ID: &str = "mcp-oauth-proxy";
-const CLIENT_SECRET: &str = "the-bed-knows-no-secrets-but-this-one";
+pub const CLIENT_ID: &str = "mcp-oauth-proxy";
+pub const CLIENT_SECRET: &str = "the-bed-knows-no-secrets-but-this-one";
 
 /// 32 bytes that are as good as any for a cluster of an hour.
-const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Whose fields of the resources are whose.
 const FIELD_MANAGER: &str = "e2e";
@@ -80,16 +80,16 @@ impl Stage {
     pub async fn set(run: &Run, installer: Installer) -> Result<Self> {
         let progress = Progress::default();
         let (name, image) = (run.clone(), spawn_blocking(image::operator));
+        let image = async { image.await? };
         let cluster = spawn_blocking(move || Cluster::up(&name)).await??;
         // Opened anew: now it has a network namespace.
         let run = Run::open(run.name())?;
         let login = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None };
         let provider = async { Provider::up(&run, &login).await };
-        let (provider, context_forge) = tokio::try_join!(provider, ContextForge::up(&run))?;
+        let (provider, context_forge, image) = tokio::try_join!(provider, ContextForge::up(&run), image)?;
         let tap = Tap::up(&run, &context_forge.address).await?;
         let port = tap.address.rsplit_once(':').context("the tap has no port")?.1.parse()?;
         cluster.name_program(GATEWAY, NAMESPACE, 80, port)?;
-        let image = image.await??;
         let installing = cluster.clone();
         spawn_blocking(move || operator::install(&installing, &image, installer)).await??;
         progress.say("the scene is set");
@@ -161,6 +161,11 @@ impl Stage {
         self.apply_credentials(&client, name).await?;
         self.apply(&client, name, spec).await?;
         self.wait_ready(name)?;
+        self.routed(name, edge).await
+    }
+
+    /// A proxy that is ready, once its edge reaches it.
+    pub async fn routed(&self, name: &str, edge: Edge) -> Result<Front> {
         self.wait_routed(&edge).await?;
         Ok(Front { name: name.to_owned(), edge })
     }
@@ -169,7 +174,7 @@ impl Stage {
     async fn wait_routed(&self, edge: &Edge) -> Result<()> {
         let client = http::client(Some(&Certificates::of(&self.run)?.authority()))?;
         let metadata = format!("{}/.well-known/oauth-authorization-server", edge.url);
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(90);
         while !client.get(&metadata).send().await.is_ok_and(|answer| answer.status().is_success()) {
             if Instant::now() > deadline {
                 bail!("{} leads nowhere", edge.url);

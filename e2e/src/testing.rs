@@ -1,17 +1,22 @@
 //! `e2e test`: sets a stage for the tests, runs them, and ends it, also when they fail.
 
-use std::process::Command;
+use std::{fs, os::unix::process::CommandExt, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     cluster::Cluster,
     image::workspace,
     operator::Installer,
-    progress::{Progress, catch_interrupts},
+    prepare::prepare,
+    progress::{Progress, catch_interrupts, stop_if_interrupted, wait_until},
     run::Run,
     stage::Stage,
 };
+
+/// Several times what the tests take.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,18 +30,30 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<()> {
         catch_interrupts();
+        Cluster::down_abandoned()?;
         let run = Run::open(&format!("test-{}", std::process::id()))?;
-        let tested = self.test(&run);
+        let owner = run.own()?;
+        let tested = self.test(&run).and_then(|()| stop_if_interrupted());
+        if let (Err(_), Ok(cluster)) = (&tested, Cluster::attach(&run)) {
+            cluster.save_state();
+        }
         if self.keep {
             eprintln!("run {} stays up; its logs are in {}", run.name(), run.logs().display());
-            return tested;
+            // It is the person's now.
+            return Ok(fs::remove_file(run.directory().join("owner"))?).and(tested);
         }
         // Logs are for failures.
-        Cluster::down(&run, tested.is_err())?;
-        tested.with_context(|| format!("the logs of the run are in {}", run.logs().display()))
+        let ended = Cluster::down(&run, tested.is_err());
+        drop(owner);
+        if let (Err(_), Err(error)) = (&tested, &ended) {
+            eprintln!("error: {error:#}");
+        }
+        tested.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
+        ended
     }
 
     fn test(&self, run: &Run) -> Result<()> {
+        prepare(&Progress::default())?;
         let stage = tokio::runtime::Runtime::new()?.block_on(Stage::set(run, Installer::Helm))?;
         Progress::default().say("running the tests of the bed");
         let cargo = |arguments: &[&str]| {
@@ -48,10 +65,27 @@ impl Args {
         let filter = self.filter.as_deref().unwrap_or_default();
         // Two at a time: each has a proxy's pods and a browser, and there may be two cores only.
         let on_the_bed =
-            cargo(&["test", "--package", "e2e", "--test", "bed", "--", "--test-threads=2", filter]).status()?;
+            within(&mut cargo(&["test", "--workspace", "--test", "bed", "--", "--test-threads=2", filter]))?;
         // The contract of the session stores, with the one that needs an API server.
-        let needs_cluster =
-            cargo(&["test", "--package", "mcp-oauth-operator", "--lib", "--", "--ignored", filter]).status()?;
-        if on_the_bed.success() && needs_cluster.success() { Ok(()) } else { bail!("tests failed") }
+        let needs_cluster = within(&mut cargo(&["test", "--workspace", "--lib", "--", "--ignored", filter]))?;
+        if on_the_bed && needs_cluster { Ok(()) } else { bail!("tests failed") }
     }
+}
+
+/// Whether the tests pass. One that hangs must not take the logs of the others with it.
+fn within(command: &mut Command) -> Result<bool> {
+    let mut child = command.process_group(0).spawn().context("cannot run cargo")?;
+    let mut status = None;
+    let waited = wait_until("the tests to end", LIMIT, || {
+        status = child.try_wait()?;
+        Ok(status.is_some())
+    });
+    if let Err(error) = waited {
+        if let Some(group) = Pid::from_raw(i32::try_from(child.id())?) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        child.wait()?;
+        return Err(error);
+    }
+    Ok(status.is_some_and(|status| status.success()))
 }

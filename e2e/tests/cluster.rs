@@ -9,13 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::{
     cluster::{Cluster, leftovers},
     image::{self, Image},
+    peers::{http, inside::inside},
     progress::wait_until,
     run::{Made, Run},
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Ends the run also when the test fails, and keeps the logs then.
 struct Ended(Run);
@@ -26,7 +28,9 @@ impl Drop for Ended {
         if failed {
             eprintln!("logs are kept in {}", self.0.logs().display());
         }
-        Cluster::down(&self.0, failed).unwrap();
+        let ended = Cluster::down(&self.0, failed);
+        // A second panic would end the other tests, and leave their clusters.
+        if failed { eprintln!("{ended:?}") } else { ended.unwrap() }
     }
 }
 
@@ -64,9 +68,10 @@ fn deployment(image: &Image) -> String {
 
 /// The body of an answer, asked for in the run's network namespace.
 fn get(run: &Run, url: &str) -> Result<String> {
-    let output = run.command("curl").args(["--silent", "--fail", "--max-time", "5", url]).output().context("curl")?;
-    ensure!(output.status.success(), "{url}: {}", output.status);
-    Ok(String::from_utf8(output.stdout)?)
+    let url = url.to_owned();
+    tokio::runtime::Runtime::new()?.block_on(inside(run, move || async move {
+        Ok(http::client(None)?.get(&url).send().await?.error_for_status()?.text().await?)
+    }))
 }
 
 #[test]
@@ -78,14 +83,14 @@ fn pods_of_a_deployment_answer_by_service_and_by_name() {
     let kubectl = cluster.kubectl_program();
     let begun = Instant::now();
     kubectl.apply(&deployment(&image)).unwrap();
-    kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=60s"]).unwrap();
+    kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=120s"]).unwrap();
     eprintln!("both pods ready after {:.1} s", begun.elapsed().as_secs_f32());
 
     let address = kubectl.output(&["get", "service", "probe", "--output", "jsonpath={.spec.clusterIP}"]).unwrap();
     let by_service = |path: &str| get(&run, &format!("http://{address}/{path}"));
     let eventually = |path: &str, wanted: &dyn Fn(&str) -> bool| {
         let what = format!("the right answer to {path}");
-        wait_until(&what, Duration::from_secs(20), || Ok(by_service(path).is_ok_and(|answer| wanted(&answer))))
+        wait_until(&what, Duration::from_secs(90), || Ok(by_service(path).is_ok_and(|answer| wanted(&answer))))
             .unwrap();
     };
     eventually("", &|answer| answer.starts_with("probe-"));
@@ -125,11 +130,11 @@ fn a_killed_run_is_undone_by_the_next_one_and_leaves_nothing() {
     cluster.load_image(&image.archive, &image.reference).unwrap();
     let kubectl = cluster.kubectl_program();
     kubectl.apply(&deployment(&image)).unwrap();
-    kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=60s"]).unwrap();
+    kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=120s"]).unwrap();
     let sysctls: Vec<(String, String)> = run.made().into_iter().filter_map(sysctl).collect();
     assert!(!sysctls.is_empty(), "the kubelet's changes are noted");
     for (_, pid) in run.components() {
-        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
     let left = leftovers(&run);
     assert!(left.iter().any(|what| what.starts_with("process")), "pods outlive their kubelet: {left:?}");

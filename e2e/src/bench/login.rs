@@ -11,7 +11,7 @@ const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 const REDIRECT_URI: &str = "http://localhost:9/callback";
 
 /// Logs in at a proxy run by `dev`, page by page, and returns the access token.
-pub async fn token(proxy: &str) -> Result<String> {
+pub async fn token(proxy: &str, email: &str) -> Result<String> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::builder()
         .no_proxy()
@@ -35,7 +35,7 @@ pub async fn token(proxy: &str) -> Result<String> {
     let to_issuer = location(&client.post(format!("{proxy}/consent")).form(&form).send().await?)?;
     let login = client.get(to_issuer.clone()).send().await?;
     let mut form = fields(&login.text().await?);
-    form.insert("email".to_owned(), "bench@example.com".to_owned());
+    form.insert("email".to_owned(), email.to_owned());
     let back = location(&client.post(to_issuer.join("/login")?).form(&form).send().await?)?;
     let to_client = location(&client.get(back).send().await?)?;
     let code = to_client.query_pairs().find(|(name, _)| name == "code").context("no code")?.1.into_owned();

@@ -1,7 +1,7 @@
 //! `make bench`: what the proxy costs, beside nginx in the same run. Writes bench/RESULTS.md. Figures of a shared machine
 //! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
 
-mod login;
+pub mod login;
 mod measure;
 
 use std::{
@@ -68,7 +68,7 @@ async fn measure(run: &Run) -> Result<String> {
     progress.say("building the static binary that is shipped");
     let binary = static_binary("release")?;
     let proxy_pid = start_proxy(run, &binary, ours, upstream).await?;
-    let token = login::token(&format!("http://127.0.0.1:{ours}")).await?;
+    let token = login::token(&format!("http://127.0.0.1:{ours}"), "bench@example.com").await?;
     let idle = resident_kib(proxy_pid)?;
 
     let contender = |name, pid, port, token| -> Result<Contender> {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    progress::wait_until,
+    progress::wait_out,
     run::{Made, Run},
 };
 
@@ -61,7 +61,7 @@ pub fn processes(path: &str) -> Vec<i32> {
 
 /// Removes a cgroup from every hierarchy. No process may be left in it.
 pub fn remove(path: &str) -> Result<()> {
-    wait_until(&format!("the cgroup {path} to be removable"), Duration::from_secs(10), || {
+    wait_out(&format!("the cgroup {path} to be removable"), Duration::from_secs(60), || {
         for group in hierarchies().iter().flat_map(|hierarchy| tree(&below(hierarchy, path))) {
             // A process that has just been killed is counted a moment longer.
             let _ = fs::remove_dir(group);

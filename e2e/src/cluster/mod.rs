@@ -7,7 +7,7 @@ mod dns;
 mod foreign;
 mod kubeconfig;
 mod kubectl;
-mod needs;
+pub mod needs;
 mod network;
 mod node;
 mod outside;
@@ -72,6 +72,29 @@ impl Cluster {
         bed::down(run, keep_logs)
     }
 
+    /// Builds or fetches the programs of a cluster that the cache does not have.
+    pub fn prepare(progress: &Progress) -> Result<()> {
+        Tools::ready(progress).map(drop)
+    }
+
+    /// Writes what there is in the cluster, and what has happened, beside the logs: for the person who looks at a failure.
+    pub fn save_state(&self) {
+        let kinds = "mop,mcpsessions,deployments,pods,services,endpointslices,events";
+        match self.kubectl_program().output(&["get", kinds, "--all-namespaces", "-o", "yaml"]) {
+            Ok(text) => drop(std::fs::write(self.run.logs().join("objects.yaml"), text)),
+            Err(error) => eprintln!("the cluster's objects cannot be saved: {error:#}"),
+        }
+    }
+
+    /// Undoes runs whose owners were killed. Their logs stay.
+    pub fn down_abandoned() -> Result<()> {
+        for run in Run::all()?.into_iter().filter(Run::is_abandoned) {
+            eprintln!("run {} was killed: undoing it, its logs stay in {}", run.name(), run.logs().display());
+            bed::down(&run, true)?;
+        }
+        Ok(())
+    }
+
     pub fn run(&self) -> &Run {
         &self.run
     }
@@ -105,6 +128,11 @@ impl Cluster {
     /// kubectl, with this cluster's kubeconfig.
     pub fn kubectl(&self, arguments: &[&str]) -> Command {
         self.kubectl_program().command(arguments)
+    }
+
+    /// The folder with kubectl.
+    pub fn programs(&self) -> PathBuf {
+        self.tools.kubernetes("")
     }
 
     pub fn kubectl_program(&self) -> Kubectl {

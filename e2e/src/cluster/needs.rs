@@ -1,11 +1,16 @@
 //! What the bed needs on the machine, said at once and with the command that brings it.
 
-use std::{env, path::Path};
+use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-/// Programs of the Debian packages that make a node, each with its package.
-const NODE: &[(&str, &str)] = &[
+use crate::peers::program;
+
+/// A program, and the Debian package that brings it.
+type Need = (&'static str, &'static str);
+
+/// What makes a node.
+const NODE: &[Need] = &[
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("containerd-shim-runc-v2", "containerd"),
@@ -16,46 +21,88 @@ const NODE: &[(&str, &str)] = &[
     ("buildah", "buildah"),
 ];
 
+/// What the peers run on.
+const PEERS: &[Need] = &[("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("nginx", "nginx-light")];
+
 /// Where Debian puts the CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
 
+/// The certificate authorities of the public web, which go into the image.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Fails, naming all that is missing, unless this machine can run a node.
 pub fn check_node() -> Result<()> {
-    if !cfg!(target_os = "linux") {
-        bail!(
-            "the bed's own cluster needs Linux; name another one with E2E_KUBECONFIG and E2E_CONTEXT, or try `make dev`"
-        );
+    check_system()?;
+    say(node_packages(), Vec::new())
+}
+
+/// Fails, naming all that is missing, unless this machine can run the whole stage.
+pub fn check_stage() -> Result<()> {
+    check_system()?;
+    let mut packages = node_packages();
+    packages.extend(missing(PEERS));
+    if !Path::new(CERTIFICATES).exists() {
+        packages.push("ca-certificates");
     }
-    if !rustix::process::geteuid().is_root() {
-        bail!(
-            "the bed's own cluster needs root (network namespaces, cgroups, mounts): run it with sudo, \
-             name another cluster with E2E_KUBECONFIG and E2E_CONTEXT, or try `make dev`"
-        );
+    if !succeeds("python3", &["-c", "import ensurepip, venv"]) {
+        packages.push("python3-venv");
     }
-    let mut packages: Vec<&str> =
-        NODE.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
-    if !Path::new(CNI_PLUGINS).join("bridge").exists() {
-        packages.push("containernetworking-plugins");
+    let mut others = Vec::new();
+    if !succeeds("go", &["version"]) {
+        others.push("Go 1.26 or newer (https://go.dev/dl; its bin folder has to be on PATH)");
     }
-    packages.dedup();
-    if packages.is_empty() {
-        return Ok(());
+    if !succeeds("npm", &["--version"]) {
+        others.push("Node 20 or newer with npm (https://nodejs.org)");
     }
-    bail!(
-        "missing on this machine: {}; bring them with: apt-get install --yes --no-install-recommends {}",
-        packages.join(", "),
-        packages.join(" ")
-    )
+    if !succeeds("python3", &["-c", "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"]) {
+        others.push("Python 3.11, 3.12 or 3.13, which has to be the first python3 on PATH");
+    }
+    say(packages, others)
 }
 
 /// Fails unless Go is there.
 pub fn check_go() -> Result<()> {
-    if on_path("go") {
+    if succeeds("go", &["version"]) {
         return Ok(());
     }
     bail!("Go is missing (1.26 or newer): https://go.dev/dl, then put its bin folder on PATH")
 }
 
-fn on_path(program: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|place| place.join(program).is_file())
+fn check_system() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        bail!("the test bed needs Linux; `make dev` tries the proxy without it");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "the test bed needs root (network namespaces, cgroups, mounts): run it with sudo, or try the proxy without it: `make dev`"
+        );
+    }
+    Ok(())
+}
+
+fn node_packages() -> Vec<&'static str> {
+    let mut packages = missing(NODE);
+    if !Path::new(CNI_PLUGINS).join("bridge").exists() {
+        packages.push("containernetworking-plugins");
+    }
+    packages
+}
+
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    needs.iter().filter(|(name, package)| program::find(name, package).is_err()).map(|(_, package)| *package).collect()
+}
+
+fn say(mut packages: Vec<&'static str>, others: Vec<&'static str>) -> Result<()> {
+    packages.dedup();
+    let mut lines = Vec::new();
+    if !packages.is_empty() {
+        let list = packages.join(" ");
+        lines.push(format!("of Debian's packages {list}: apt-get install --yes --no-install-recommends {list}"));
+    }
+    lines.extend(others.into_iter().map(str::to_owned));
+    if lines.is_empty() { Ok(()) } else { bail!("missing on this machine:\n    {}", lines.join("\n    ")) }
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
 }

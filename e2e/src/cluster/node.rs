@@ -124,7 +124,7 @@ pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<()> {
         // Changed Secrets are in the pods after this at the latest.
         "syncFrequency": "10s",
         "configMapAndSecretChangeDetectionStrategy": "Watch",
-        "podLogsDir": bed.path("pod-logs"),
+        "podLogsDir": bed.run.logs().join("pods"),
         "volumePluginDir": bed.path("volume-plugins"),
         // The machine's disk may well be nearly full.
         "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },

@@ -101,7 +101,9 @@ impl Family {
     }
 
     fn build(&self, source: &Path, version: &str, built: &Path) -> Result<()> {
-        let partial = built.with_extension("partial");
+        let mut partial = built.to_owned().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(&partial)?;
         // The output folder needs the trailing slash to be taken for one.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{cgroup, network};
 use crate::{
-    progress::wait_until,
+    progress::wait_out,
     run::{Made, Run, end},
 };
 
@@ -36,6 +36,7 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 
 /// Notes the sysctls that the kubelet will change. If another run's kubelet has changed them, what they were before it.
 pub fn remember_sysctls(run: &Run) -> Result<()> {
+    let _lock = lock_sysctls()?;
     let others = sysctls_of_others(run)?;
     for &key in KUBELET_SYSCTLS {
         let Ok(now) = fs::read_to_string(sysctl_file(key)) else { continue };
@@ -48,7 +49,9 @@ pub fn remember_sysctls(run: &Run) -> Result<()> {
 /// Undoes all of it and removes the run's folder.
 pub fn everything(run: &Run) -> Result<()> {
     machine(run)?;
-    remove_folder(run, run.directory())
+    remove_folder(run, run.directory())?;
+    run.remove_lock();
+    Ok(())
 }
 
 /// Undoes all of it; of the run's folder, the logs stay.
@@ -75,37 +78,60 @@ pub fn leftovers(run: &Run) -> Vec<String> {
 
 fn machine(run: &Run) -> Result<()> {
     let made = run.made();
+    // One thing that cannot be undone is no reason to leave the rest.
+    let mut failures: Vec<String> = Vec::new();
+    let mut attempt = |done: Result<()>| {
+        if let Err(error) = done {
+            failures.push(format!("{error:#}"));
+        }
+    };
     // The newest first: an API server that loses etcd hangs for minutes, a pod that loses its kubelet does not.
     for entry in made.iter().rev() {
         if let Made::Process { name, pid, started } = entry {
             if name == "kube-apiserver" {
                 // It waits for those who watch, and an operator in a pod watches as long as it lives. The kubelet, which
                 // would start it again, has ended before.
-                kill_until_gone("the pods", || cgroup::processes(&format!("/{}", run.machine_name())))?;
+                attempt(kill_until_gone("the pods", || cgroup::processes(&format!("/{}", run.machine_name()))));
             }
-            end(name, *pid, *started)?;
+            attempt(end(name, *pid, *started));
         }
     }
-    kill_until_gone("what is left of the pods", || strays(run))?;
+    attempt(kill_until_gone("what is left of the pods", || strays(run)));
+    let containers = containers(run);
     remove_shim_sockets(run);
-    unmount_all(run)?;
+    attempt(unmount_all(run));
+    // Two runs that go at once must not each leave the sysctls to the other.
+    let _lock = lock_sysctls()?;
     for entry in &made {
         match entry {
-            Made::Cgroup { path } => cgroup::remove(path)?,
-            Made::NetworkNamespace { name } => network::remove(name)?,
-            Made::Sysctl { key, before } => restore(run, key, before)?,
+            Made::Cgroup { path } => attempt(cgroup::remove(path)),
+            Made::NetworkNamespace { name } => attempt(network::remove(name)),
+            Made::Sysctl { key, before } => attempt(restore(run, key, before)),
             Made::Process { .. } => (),
         }
     }
-    remove_traces(run);
-    let left = leftovers(run);
-    if !left.is_empty() {
-        bail!("these are left of run {}:\n    {}", run.name(), left.join("\n    "));
+    remove_traces(run, &containers);
+    failures.extend(leftovers(run));
+    if !failures.is_empty() {
+        bail!("this is left of run {}:\n    {}", run.name(), failures.join("\n    "));
     }
     for entry in &made {
         run.forget(entry)?;
     }
     Ok(())
+}
+
+fn lock_sysctls() -> Result<File> {
+    let file = File::create(crate::run::runs_directory()?.join(".sysctls.lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// The ids of the run's containers and sandboxes.
+fn containers(run: &Run) -> Vec<String> {
+    let bundles = run.directory().join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    let entries = fs::read_dir(bundles).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Pods' processes, their shims, and whatever else runs in the run's network namespace.
@@ -127,7 +153,7 @@ fn strays(run: &Run) -> BTreeSet<i32> {
 }
 
 fn kill_until_gone<P: IntoIterator<Item = i32>>(what: &str, find: impl Fn() -> P) -> Result<()> {
-    wait_until(&format!("{what} to end"), Duration::from_secs(20), || {
+    wait_out(&format!("{what} to end"), Duration::from_secs(20), || {
         let found: Vec<i32> = find().into_iter().filter(|pid| !is_gone(*pid)).collect();
         for pid in found.iter().filter_map(|pid| Pid::from_raw(*pid)) {
             // It may have ended by itself between the look and the signal.
@@ -149,7 +175,7 @@ fn remove_shim_sockets(run: &Run) {
 }
 
 fn unmount_all(run: &Run) -> Result<()> {
-    wait_until("the run's mounts to be gone", Duration::from_secs(10), || {
+    wait_out("the run's mounts to be gone", Duration::from_secs(60), || {
         for mount in mounts_below(run.directory()).iter().rev() {
             unmount(mount, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", mount.display()))?;
         }
@@ -188,14 +214,16 @@ fn sysctl_file(key: &str) -> PathBuf {
 }
 
 /// Links and notes that name the run, in folders that are not configurable.
-fn remove_traces(run: &Run) {
+fn remove_traces(run: &Run, containers: &[String]) {
     for entry in fs::read_dir(CONTAINER_LOGS).into_iter().flatten().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(run.directory())) {
             let _ = fs::remove_file(entry.path());
         }
     }
     for entry in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{}-", run.machine_name())) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The plugin for loopback calls its network by a name of its own.
+        if name.starts_with(&format!("{}-", run.machine_name())) || containers.iter().any(|id| name.contains(id)) {
             let _ = fs::remove_file(entry.path());
         }
     }

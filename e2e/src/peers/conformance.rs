@@ -17,6 +17,9 @@ use tokio::{
 use super::{certificates::Certificates, http, json_lines::Person, node::Node};
 use crate::{forward::free_port, progress::tail, run::Run};
 
+/// What both of its scenarios check. A third, on client id metadata documents, is a warning until there are any.
+const CHECKS: [&str; 2] = ["authorization-server-metadata", "authorization-code-grant"];
+
 /// What the suite found.
 #[derive(Clone, Debug)]
 pub struct Verdict {
@@ -27,6 +30,17 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Fails unless the suite has run its scenarios for authorization servers, and found no fault.
+    pub fn check(&self) -> Result<()> {
+        let failures = self.with_status("FAILURE");
+        let ran = |id: &str| self.with_status("SUCCESS").iter().any(|check| check["id"] == json!(id));
+        let missing: Vec<_> = CHECKS.iter().filter(|id| !ran(id)).collect();
+        if failures.is_empty() && missing.is_empty() {
+            return Ok(());
+        }
+        bail!("failures {failures:?}, not run {missing:?}: {}", self.report)
+    }
+
     /// The checks with this status: `SUCCESS`, `FAILURE`, `WARNING`...
     pub fn with_status(&self, status: &str) -> Vec<&Value> {
         self.checks.iter().filter(|check| check["status"] == json!(status)).collect()
@@ -72,7 +86,11 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
         sleep(Duration::from_millis(100)).await;
     };
     person.browser.login(&address, person.email).await?;
-    timeout(Duration::from_secs(60), child.wait()).await.context("the conformance suite does not end")??;
+    let ended =
+        timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite does not end")??;
+    if !ended.success() {
+        bail!("the conformance suite ended with {ended}. Its log {}:{}", log.display(), tail(&log));
+    }
     Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
 }
 

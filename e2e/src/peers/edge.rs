@@ -42,7 +42,7 @@ impl Edge {
         command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
         run.spawn(&component, &mut command)?;
         let ready = format!("http://127.0.0.1:{health}/");
-        http::wait_until_ready(run, &component, &ready, Duration::from_secs(10)).await?;
+        http::wait_until_ready(run, &component, &ready, Duration::from_secs(60)).await?;
         outside::publish(run, &component, port).await?;
         let edge = Self { name: name.to_owned(), url: format!("https://localhost:{port}"), target: target.to_owned() };
         kept::keep(run, &component, &edge)?;

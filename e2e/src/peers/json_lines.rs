@@ -66,7 +66,12 @@ impl Program {
         format!("the client has ended. Its log {}:{}", self.log.display(), tail(&self.log))
     }
 
-    fn silent(&self) -> String {
-        format!("the client says nothing for {} s. Its log {}:{}", LIMIT.as_secs(), self.log.display(), tail(&self.log))
+    pub(super) fn silent(&self) -> String {
+        format!(
+            "the client gave no answer for {} s. Its log {}:{}",
+            LIMIT.as_secs(),
+            self.log.display(),
+            tail(&self.log)
+        )
     }
 }

@@ -10,11 +10,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use tokio::{process::Command, task::spawn_blocking, time::interval};
+use tokio::{
+    process::Command,
+    task::spawn_blocking,
+    time::{interval, timeout},
+};
 
 use super::{
     certificates::Certificates,
-    json_lines::{Person, Program},
+    json_lines::{LIMIT, Person, Program},
     node::Node,
 };
 use crate::run::Run;
@@ -53,7 +57,8 @@ impl McpRemote {
         command
             .arg(self.node.file("mcp-remote/dist/proxy.js"))
             .arg(url)
-            .args(["--auth-timeout", "60"])
+            // Longer than we wait, so that the one who gives up is the one who says why.
+            .args(["--auth-timeout", "120"])
             .args(options)
             .env_remove("DISPLAY")
             .env("HOME", &self.folder)
@@ -68,11 +73,6 @@ impl McpRemote {
         connection.request("initialize", hello).await?;
         connection.program.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await?;
         Ok(connection)
-    }
-
-    /// Where it keeps its tokens.
-    pub fn store(&self) -> PathBuf {
-        self.folder.join("store")
     }
 }
 
@@ -114,13 +114,18 @@ impl Connection<'_> {
         self.requests += 1;
         let request = json!({"jsonrpc": "2.0", "id": self.requests, "method": method, "params": parameters});
         self.program.say(&request.to_string()).await?;
+        let id = self.requests;
+        timeout(LIMIT, self.answer(id, method)).await.with_context(|| self.program.silent())?
+    }
+
+    async fn answer(&mut self, id: u32, method: &str) -> Result<Value> {
         let mut look = interval(Duration::from_millis(50));
         loop {
             // Both branches may be dropped halfway: reading a line keeps what it has read.
             tokio::select! {
                 message = self.program.hear() => {
                     let mut message = message?;
-                    if message["id"] != json!(self.requests) || message.get("method").is_some() {
+                    if message["id"] != json!(id) || message.get("method").is_some() {
                         continue;
                     }
                     if let Some(error) = message.get("error") {

@@ -16,7 +16,7 @@ pub async fn publish(run: &Run, component: &str, port: u16) -> Result<()> {
     }
     let carrier = carrier(component);
     run.forward(&carrier, &[(port, &format!("{NODE_ADDRESS}:{port}"))])?;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         if run.running(&carrier).is_none() || Instant::now() > deadline {
             bail!("127.0.0.1:{port} does not lead into the run's network. The log: {}", run.log(&carrier).display());

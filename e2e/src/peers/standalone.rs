@@ -54,7 +54,17 @@ pub async fn up(run: &Run, listen: &str, between: Between<'_>, change: impl FnOn
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     run.stop(NAME)?;
     run.spawn(NAME, run.command(binary).arg("proxy").arg("--config").arg(file))?;
-    http::wait_until_ready(run, NAME, &format!("http://{health}/readyz"), Duration::from_secs(20)).await?;
+    http::wait_until_ready(run, NAME, &format!("http://{health}/readyz"), Duration::from_secs(60)).await?;
     eprintln!("proxy         {} · log {}", between.public_url, run.log(NAME).display());
     Ok(())
+}
+
+/// How many sessions the proxy's database has of clients of this name.
+pub fn sessions_of(run: &Run, client: &str) -> Result<usize> {
+    let script = "import sqlite3, sys; \
+        print(sqlite3.connect(sys.argv[1]).execute(\
+        \"SELECT count(*) FROM sessions WHERE json_extract(record, '$.client.name') = ?\", [sys.argv[2]]).fetchone()[0])";
+    let database = run.directory().join(NAME).join("sessions.db");
+    let counted = program::output(Command::new("python3").args(["-c", script]).arg(database).arg(client))?;
+    Ok(counted.trim().parse()?)
 }

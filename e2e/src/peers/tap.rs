@@ -68,12 +68,12 @@ impl Tap {
         }
         run.stop(NAME)?;
         let address = format!("{}:{}", run.address(), free_port()?);
-        let tap = Self { address, records: run.directory().join("tap.jsonl") };
+        let tap = Self { address, records: run.logs().join("tap.jsonl") };
         File::create(&tap.records)?;
         let mut command = run.command(this_program()?);
         command.args(["tap", "serve", "--listen", &tap.address, "--upstream", upstream, "--records"]);
         run.spawn(NAME, command.arg(&tap.records))?;
-        http::wait_until_ready(run, NAME, &format!("http://{}{HEALTH}", tap.address), Duration::from_secs(10)).await?;
+        http::wait_until_ready(run, NAME, &format!("http://{}{HEALTH}", tap.address), Duration::from_secs(60)).await?;
         kept::keep(run, NAME, &tap)?;
         eprintln!("tap           {} before {upstream} · records {}", tap.address, tap.records.display());
         Ok(tap)
@@ -92,7 +92,9 @@ impl Tap {
     /// All requests so far.
     pub fn arrived(&self) -> Result<Vec<Arrived>> {
         let text = fs::read_to_string(&self.records)?;
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        // The last line may be half written.
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        complete.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::support::{eventually, stage};
 
 const KINDS: &str = "deployment,service,serviceaccount,rolebinding,configmap,secret";
 
-/// Kind and resource version of each object that the resource owns.
+/// Kind and version of each object that the resource owns. The Deployment's is its generation, since its status moves too.
 fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
     let items = objects["items"].as_array().unwrap().iter();
     items
@@ -16,8 +16,9 @@ fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
             owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid && owner["controller"] == true))
         })
         .map(|object| {
-            let version = object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-            (object["kind"].as_str().unwrap().to_owned(), version)
+            let kind = object["kind"].as_str().unwrap().to_owned();
+            let field = if kind == "Deployment" { "generation" } else { "resourceVersion" };
+            (kind, object["metadata"][field].to_string())
         })
         .collect()
 }

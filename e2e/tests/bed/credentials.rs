@@ -1,7 +1,6 @@
 use e2e::stage::{NAMESPACE, credentials_name};
-use serde_json::Value;
 
-use crate::support::{eventually, stage};
+use crate::support::{Condition, eventually, stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_or_key_is_named_and_its_appearance_is_enough() {
@@ -10,21 +9,16 @@ async fn a_missing_secret_or_key_is_named_and_its_appearance_is_enough() {
     let edge = stage.edge(name).await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     let kubectl = stage.cluster.kubectl_program();
-    let condition = |kind: &str| -> Value {
-        let object = kubectl.output(&["--namespace", NAMESPACE, "get", "mop", name, "-o", "json"]).unwrap();
-        let object: Value = serde_json::from_str(&object).unwrap();
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
-    };
+    let condition = |kind: &str| Condition::of(&kubectl, name, kind);
     let mut spec = stage.spec(name, &edge);
     spec.replicas = 1;
     stage.apply(&client, name, spec).await.unwrap();
     eventually("the condition says which Secret is missing", || async {
         let ready = condition("CredentialsReady");
-        ready["reason"] == "SecretNotFound" && ready["message"].to_string().contains(&credentials_name(name))
+        ready.reason == "SecretNotFound" && ready.message.contains(&credentials_name(name))
     })
     .await;
-    assert_eq!(condition("Ready")["status"], "False");
+    assert_eq!(condition("Ready").status, "False");
 
     let secret = credentials_name(name);
     let incomplete =
@@ -32,7 +26,7 @@ async fn a_missing_secret_or_key_is_named_and_its_appearance_is_enough() {
     kubectl.output(&incomplete).unwrap();
     eventually("the condition says which key is missing", || async {
         let ready = condition("CredentialsReady");
-        ready["reason"] == "SecretKeyMissing" && ready["message"].to_string().contains("OAUTH_CLIENT_SECRET")
+        ready.reason == "SecretKeyMissing" && ready.message.contains("OAUTH_CLIENT_SECRET")
     })
     .await;
 

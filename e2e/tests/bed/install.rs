@@ -10,7 +10,8 @@ struct Own(Run);
 
 impl Drop for Own {
     fn drop(&mut self) {
-        if let Err(error) = Cluster::down(&self.0, false) {
+        let failed = std::thread::panicking();
+        if let Err(error) = Cluster::down(&self.0, failed) {
             eprintln!("{error:#}");
         }
     }

@@ -2,10 +2,12 @@
 //! without a stage they fail and say so.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod changes;
 mod children;
 mod credentials;
 mod install;
 mod login;
+mod one_password;
 mod protocol;
 mod refusals;
 mod sessions;

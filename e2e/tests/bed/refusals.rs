@@ -32,7 +32,7 @@ async fn a_thousand_registrations_and_authorizations_leave_nothing() {
     let scripted = Scripted::register(&stage, &front).await.unwrap();
     let http = client(&stage);
     let objects = || {
-        let kinds = "mcpsessions,secrets,configmaps,events";
+        let kinds = "mcpsessions,secrets,configmaps";
         stage.cluster.kubectl_program().output(&["--namespace", e2e::stage::NAMESPACE, "get", kinds, "-o", "name"])
     };
     let flood_objects = |text: String| text.lines().filter(|line| line.contains("flood")).count();

@@ -33,6 +33,9 @@ async fn an_edited_or_forged_session_is_an_ended_one() {
     assert!(refused.contains("delete the session, the person logs in again"), "{refused}");
     assert_eq!(status(tokens.access.clone()).await, StatusCode::OK);
 
+    let tokens = client.refresh(&tokens.refresh).await.unwrap();
+    assert_eq!(status(tokens.access.clone()).await, StatusCode::OK);
+
     // What can be edited ends it.
     let later = json!({"spec": {"expiresAt": "2099-01-01T00:00:00Z"}});
     api.patch(&name, &PatchParams::default(), &Patch::Merge(&later)).await.unwrap();
@@ -52,6 +55,10 @@ async fn an_edited_or_forged_session_is_an_ended_one() {
     forged.metadata.resource_version = None;
     forged.metadata.uid = None;
     api.create(&PostParams::default(), &forged).await.unwrap();
+    // A pod that has seen nothing but the forged object.
+    let kubectl = stage.cluster.kubectl_program();
+    kubectl.output(&["--namespace", NAMESPACE, "rollout", "restart", "deployment/forged"]).unwrap();
+    kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", "deployment/forged", "--timeout=120s"]).unwrap();
     eventually("a forged session is refused", || async {
         status(tokens.access.clone()).await == StatusCode::UNAUTHORIZED
     })

@@ -4,13 +4,15 @@ use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use e2e::{
-    peers::{browser::Browser, certificates::Certificates, http},
+    cluster::Kubectl,
+    peers::{browser::Browser, certificates::Certificates, http, inside::inside},
     run::Run,
     stage::{Front, NAMESPACE, Stage},
 };
 use kube::{Api, api::ListParams};
 use mcp_oauth_operator::api::McpOAuthSession;
 use reqwest::{Client, Response, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -25,15 +27,34 @@ pub fn client(stage: &Stage) -> Client {
     http::client(Some(&Certificates::of(&stage.run).unwrap().authority())).unwrap()
 }
 
-/// Looks every 200 ms until it holds; the test fails with `what` after a minute.
+/// Looks every 200 ms until it holds; the test fails with `what` after two and a half minutes, which is longer than the
+/// operator waits between two looks.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() -> F) {
-    for _ in 0..300 {
+    for _ in 0..750 {
         if look().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    panic!("waited a minute in vain: {what}");
+    panic!("waited in vain: {what}");
+}
+
+/// A condition of a proxy's status; empty if it is not there.
+#[derive(Debug, Default, Deserialize)]
+pub struct Condition {
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+}
+
+impl Condition {
+    pub fn of(kubectl: &Kubectl, proxy: &str, kind: &str) -> Self {
+        let object = kubectl.output(&["--namespace", NAMESPACE, "get", "mop", proxy, "-o", "json"]).unwrap();
+        let object: Value = serde_json::from_str(&object).unwrap();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.into_iter().find(|condition| condition["type"] == kind);
+        found.map(|condition| serde_json::from_value(condition).unwrap()).unwrap_or_default()
+    }
 }
 
 /// The sessions of a proxy.
@@ -112,6 +133,17 @@ impl Scripted {
         }
         let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
         Ok(Tokens { access: text("access_token"), refresh: text("refresh_token") })
+    }
+
+    /// The status of an MCP request with a token to one pod, past the edge and the Service.
+    pub async fn call_pod(&self, stage: &Stage, pod: &str, access: &str) -> StatusCode {
+        let (url, access) = (format!("http://{pod}:8080/mcp"), access.to_owned());
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+        let asked = inside(&stage.run, move || async move {
+            let request = http::client(None)?.post(url).bearer_auth(access).json(&body);
+            Ok(request.header("accept", "application/json, text/event-stream").send().await?.status())
+        });
+        asked.await.unwrap()
     }
 
     /// An MCP request with a token.

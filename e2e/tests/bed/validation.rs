@@ -1,7 +1,5 @@
-use mcp_oauth_operator::api::{
-    McpOAuthProxySpec,
-    proxy::{OnePasswordSource, SecretReference},
-};
+use e2e::image::workspace;
+use mcp_oauth_operator::api::{McpOAuthProxySpec, proxy::OnePasswordSource};
 
 use crate::support::stage;
 
@@ -11,7 +9,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 11] = [
         (|spec| spec.access.domains.clear(), "access lets nobody in: list emails or domains, or write policy: AnyUser"),
         (
             |spec| {
@@ -24,6 +22,12 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         (|spec| spec.upstream.paths = vec!["/token".to_owned()], "may not take the place of our own endpoints"),
         (|spec| spec.image = Some("proxy:latest".to_owned()), "image needs a tag other than latest, or a digest"),
         (|spec| spec.tokens.access_ttl = "1m".parse().unwrap(), "accessTTL must lie between 2m and 24h"),
+        (|spec| spec.sessions.idle_ttl = "30m".parse().unwrap(), "accessTTL must be shorter than sessions.idleTTL"),
+        (
+            |spec| spec.public_url = "https://mcp.example.com:443".to_owned(),
+            "without the port that goes without saying",
+        ),
+        (|spec| spec.credentials.keys.client_id = "..".to_owned(), "does not begin with .."),
         (
             |spec| {
                 spec.credentials.secret_ref = None;
@@ -38,14 +42,19 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         let refused = stage.apply(&client, "validation", spec).await.unwrap_err().to_string();
         assert!(refused.contains(says), "{refused}");
     }
-    let too_long = "n".repeat(53);
-    let spec = McpOAuthProxySpec {
-        credentials: mcp_oauth_operator::api::proxy::Credentials {
-            secret_ref: Some(SecretReference { name: "x".to_owned() }),
-            ..stage.spec("validation", &edge).credentials
-        },
-        ..stage.spec("validation", &edge)
-    };
-    let refused = stage.apply(&client, &too_long, spec).await.unwrap_err().to_string();
-    assert!(refused.contains("52 characters at most"), "{refused}");
+    for name in [&"n".repeat(53), "my.proxy", "1mcp"] {
+        let refused = stage.apply(&client, name, stage.spec(name, &edge)).await.unwrap_err().to_string();
+        assert!(refused.contains("52 characters at most, lower-case letters"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_and_its_overlay_for_argo_cd_are_taken_by_the_api_server() {
+    let kubectl = stage().cluster.kubectl_program();
+    for folder in ["config/samples", "config/argocd/overlay"] {
+        let folder = workspace().join(folder).display().to_string();
+        let applied =
+            kubectl.output(&["apply", "--server-side", "--dry-run=server", "-o", "yaml", "-k", &folder]).unwrap();
+        assert!(applied.contains("kind: McpOAuthProxy"), "{applied}");
+    }
 }

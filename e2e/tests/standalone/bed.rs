@@ -6,7 +6,7 @@ use std::{
     process,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
 };
@@ -68,7 +68,9 @@ impl Drop for Held {
 
 impl Bed {
     async fn up() -> Result<Self> {
-        let run = Run::open(&format!("standalone-{}", process::id()))?;
+        // One bed may still be ending while the next begins.
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let run = Run::open(&format!("standalone-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))?;
         let ending = Ending(run.clone());
         let (provider, context_forge) =
             tokio::try_join!(async { Provider::up(&run, &Options::default()).await }, ContextForge::up(&run))?;
@@ -81,6 +83,16 @@ impl Bed {
         Ok(Self { run, context_forge, tap, edge, failed: AtomicBool::new(false) })
     }
 
+    /// How many sessions the database has of clients of this name; [`Bed::authorize_url`] registers them as `e2e`.
+    pub fn sessions_of(&self, client: &str) -> usize {
+        standalone::sessions_of(&self.run, client).unwrap()
+    }
+
+    /// A client that trusts the edge.
+    pub fn client(&self) -> reqwest::Client {
+        http::client(Some(&Certificates::of(&self.run).unwrap().authority())).unwrap()
+    }
+
     /// A path at the edge.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.edge.url)
@@ -88,11 +100,10 @@ impl Bed {
 
     /// The address at which a new client asks for a login.
     pub async fn authorize_url(&self) -> String {
-        let authority = Certificates::of(&self.run).unwrap().authority();
         let redirect = "http://127.0.0.1:9/callback";
         let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
-        let client = http::client(Some(&authority)).unwrap();
-        let answer = client.post(self.url("/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
+        let answer =
+            self.client().post(self.url("/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
         let id = answer.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
         let resource = self.url("/mcp");
         let query = [

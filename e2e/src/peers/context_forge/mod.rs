@@ -83,6 +83,12 @@ impl ContextForge {
         Ok(running)
     }
 
+    /// Makes what [`Self::up`] takes from the cache.
+    pub async fn prepare() -> Result<()> {
+        let programs = spawn_blocking(|| python::CONTEXT_FORGE.install()).await??;
+        migrated(&programs).await.map(drop)
+    }
+
     /// Context Forge, if it runs.
     pub fn find(run: &Run) -> Option<Self> {
         run.running(UPSTREAM)?;

@@ -5,8 +5,8 @@ use std::{path::Path, process::Command};
 /// The administrator, as Context Forge makes it at its first start.
 pub const ADMINISTRATOR: &str = "admin@example.com";
 
-/// To be changed with whatever changes the prepared database.
-pub const FINGERPRINT: &str = "1";
+/// A database is prepared anew when anything here changes.
+pub const FINGERPRINT: &str = include_str!("settings.rs");
 
 /// Header mode: identity comes from `X-Forwarded-User`, from whoever can reach the port. Since 1.0.0 that takes
 /// `TRUST_PROXY_AUTH_DANGEROUSLY`, since 1.0.7 also that CSRF protection is off (reference/context-forge.md §2).
@@ -45,6 +45,8 @@ pub fn apply(command: &mut Command, programs: &Path, folder: &Path) {
         .env_clear()
         .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
         .env("HOME", folder)
+        // It leaves a lock file of its migrations there.
+        .env("TMPDIR", folder)
         .env("DATABASE_URL", format!("sqlite:///{}", folder.join("mcp.db").display()))
         .envs(SETTINGS)
         .envs(HEADER_MODE);

@@ -81,6 +81,7 @@ impl OnePassword {
 
     /// Makes or changes an item.
     pub fn put(&self, path: &str, fields: &[(&str, &str)]) -> Result<()> {
+        let _lock = kept::alone(self.items.parent().context("the items are in a folder")?)?;
         let mut items = read(&self.items)?;
         let item = items.entry(path.to_owned()).or_default();
         item.version += 1;

@@ -1,0 +1,140 @@
+//! What the operator and the pods make of changes: of the resource, of its Secret, and of objects of its name.
+
+use e2e::{
+    cluster::Kubectl,
+    peers::{browser::Browser, context_forge::MEMBERS},
+    stage::{CLIENT_SECRET, NAMESPACE, credentials_name},
+};
+use serde_json::{Value, json};
+
+use crate::support::{Condition, Scripted, eventually, stage};
+
+fn namespaced(kubectl: &Kubectl, arguments: &[&str]) -> String {
+    kubectl.output(&[&["--namespace", NAMESPACE], arguments].concat()).unwrap()
+}
+
+fn patch(kubectl: &Kubectl, object: &str, patch: &Value) {
+    namespaced(kubectl, &["patch", object, "--type=merge", "--patch", &patch.to_string()]);
+}
+
+/// Uid and restarts of each pod.
+fn pods(kubectl: &Kubectl, proxy: &str) -> Vec<(String, u64)> {
+    let selector = format!("app.kubernetes.io/name={proxy}");
+    let list: Value =
+        serde_json::from_str(&namespaced(kubectl, &["get", "pods", "--selector", &selector, "-o", "json"])).unwrap();
+    let pods = list["items"].as_array().unwrap().iter();
+    pods.map(|pod| {
+        let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or_default();
+        (pod["metadata"]["uid"].as_str().unwrap().to_owned(), restarts)
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_somebody_else_under_our_name_is_left_alone_and_named() {
+    let stage = stage();
+    let name = "conflict";
+    let kubectl = stage.cluster.kubectl_program();
+    let edge = stage.edge(name).await.unwrap();
+    let client = stage.cluster.client().await.unwrap();
+    namespaced(&kubectl, &["create", "configmap", name, "--from-literal=theirs=yes"]);
+    stage.apply_credentials(&client, name).await.unwrap();
+    let mut spec = stage.spec(name, &edge);
+    spec.replicas = 1;
+    stage.apply(&client, name, spec).await.unwrap();
+    eventually("the conflict is named", || async {
+        let ready = Condition::of(&kubectl, name, "Ready");
+        ready.reason == "NameConflict" && ready.message.contains("ConfigMap conflict")
+    })
+    .await;
+    assert_eq!(Condition::of(&kubectl, name, "Stalled").status, "True");
+    let theirs = namespaced(&kubectl, &["get", "configmap", name, "-o", "jsonpath={.data}"]);
+    assert_eq!(theirs, r#"{"theirs":"yes"}"#);
+    assert_eq!(pods(&kubectl, name), []);
+
+    namespaced(&kubectl, &["delete", "configmap", name]);
+    stage.wait_ready(name).unwrap();
+    assert_eq!(Condition::of(&kubectl, name, "Stalled").status, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_resource_replaces_the_pods_and_a_wrong_image_can_be_corrected() {
+    let stage = stage();
+    let name = "changes";
+    let kubectl = stage.cluster.kubectl_program();
+    let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let before = pods(&kubectl, name);
+
+    // Not ready as long as no pod with the present spec answers; the old one goes on serving.
+    let resource = format!("mop/{name}");
+    patch(&kubectl, &resource, &json!({"spec": {"image": "localhost/nowhere:1"}}));
+    eventually("it is not ready with an image that is not there", || async {
+        let ready = Condition::of(&kubectl, name, "Ready");
+        ready.status == "False" && ["RollingOut", "RolloutStuck"].contains(&ready.reason.as_str())
+    })
+    .await;
+    assert_eq!(Condition::of(&kubectl, name, "Available").status, "True");
+
+    // Corrected, with other access rules: who could log in before no longer can.
+    let corrected = json!({"spec": {"image": null, "access": {"domains": null, "emails": ["carol@example.com"]}}});
+    patch(&kubectl, &resource, &corrected);
+    eventually("the pods are others", || async {
+        let now = pods(&kubectl, name);
+        now.len() == 1 && now[0].0 != before[0].0 && Condition::of(&kubectl, name, "Ready").status == "True"
+    })
+    .await;
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let landing = browser.login(client.authorize_url().as_str(), "alice@example.com").await.unwrap();
+    assert_eq!(landing.status, 403, "{landing:?}");
+    browser.close().await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    client.login(&browser, MEMBERS[1]).await.unwrap();
+    browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_secret_is_taken_over_by_the_pods_that_run() {
+    let stage = stage();
+    let name = "reload";
+    let kubectl = stage.cluster.kubectl_program();
+    let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let before = pods(&kubectl, name);
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+
+    // A secret that the issuer does not know: logins fail as soon as the pods have read it.
+    let secret = format!("secret/{}", credentials_name(name));
+    patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": "not-the-issuers"}}));
+    eventually("the pods use the changed secret", || async {
+        let landing = browser.login(client.authorize_url().as_str(), MEMBERS[0]).await.unwrap();
+        landing.status == 500 && landing.text.contains("does not accept this server")
+    })
+    .await;
+    patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": CLIENT_SECRET}}));
+    eventually("the pods use the secret that was put back", || async {
+        client.login(&browser, MEMBERS[0]).await.is_ok()
+    })
+    .await;
+    assert_eq!(pods(&kubectl, name), before, "no pod was replaced or restarted");
+    browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_somebody_deletes_or_edits_comes_back() {
+    let stage = stage();
+    let name = "repaired";
+    let kubectl = stage.cluster.kubectl_program();
+    stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let config = || namespaced(&kubectl, &["get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data}"]);
+    let before = config();
+    patch(&kubectl, &format!("configmap/{name}"), &json!({"data": {"config.yaml": "edited"}}));
+    eventually("the edited ConfigMap is put right", || async { config() == before }).await;
+    for child in ["configmap", "service", "rolebinding", "serviceaccount"] {
+        namespaced(&kubectl, &["delete", child, name]);
+        eventually(&format!("the deleted {child} is made again"), || async {
+            !namespaced(&kubectl, &["get", child, name, "--ignore-not-found", "-o", "name"]).is_empty()
+        })
+        .await;
+    }
+}

@@ -82,6 +82,6 @@ async fn a_consent_page_of_one_browser_cannot_be_posted_from_another() {
     assert_eq!(post(Some(own.clone()), "https://evil.example").await.status(), StatusCode::FORBIDDEN);
     assert_eq!(post(Some(own.clone()), "null").await.status(), StatusCode::FORBIDDEN);
     let approved = post(Some(own), &front.edge.url).await;
-    assert_eq!(approved.status(), StatusCode::FOUND);
+    assert_eq!(approved.status(), StatusCode::SEE_OTHER);
     assert!(approved.headers()["location"].to_str().unwrap().starts_with(&stage.provider.issuer));
 }

@@ -9,6 +9,7 @@ pub mod api;
 pub mod cli;
 pub mod dev;
 pub mod keys;
+mod listener;
 pub mod operator;
 pub mod proxy;
 pub mod telemetry;

@@ -144,6 +144,9 @@ fn check_upstream_url(written: &str) -> Result<(), &'static str> {
 const OWN_PATHS: [&str; 8] =
     ["/.well-known", "/authorize", "/callback", "/consent", "/jwks", "/register", "/revoke", "/token"];
 
+/// The longest segment that a `*` stands for, in bytes: the resource's URL becomes part of codes, cookies and records.
+const MAX_SEGMENT: usize = 128;
+
 fn check_path_pattern(written: &str) -> Result<(), &'static str> {
     let segments = written.strip_prefix('/').ok_or("an upstream path must begin with a slash, such as /mcp")?;
     for segment in segments.split('/') {
@@ -195,7 +198,11 @@ impl PathPattern {
         let mut segments = path.split('/');
         let all = self.0.split('/').all(|wanted| {
             segments.next().is_some_and(|segment| match wanted {
-                "*" => !segment.is_empty() && !matches!(segment, "." | "..") && segment.chars().all(plain),
+                "*" => {
+                    (1..=MAX_SEGMENT).contains(&segment.len())
+                        && !matches!(segment, "." | "..")
+                        && segment.chars().all(plain)
+                }
                 literal => segment == literal,
             })
         });
@@ -251,6 +258,7 @@ mod tests {
             "/servers/a/mcp/more",
             "/servers/a;x/mcp",
             "/Servers/a/mcp",
+            &format!("/servers/{}/mcp", "a".repeat(129)),
         ] {
             assert!(!pattern.matches(path), "{path}");
         }

@@ -329,9 +329,13 @@ mod tests {
         apply_to(&api, &with_item(), &Credentials::NotFound).await;
         let proxy = validated(&json!({}));
         apply_to(&api, &proxy, &Credentials::NotFound).await;
-        assert!(api.get(ITEM).is_some());
+        let mut item = api.get(ITEM).unwrap();
+        item["metadata"]["uid"] = json!("of-the-item");
+        api.put(ITEM, item);
+        api.writes();
         apply_to(&api, &proxy, &Credentials::Complete).await;
         assert!(api.get(ITEM).is_none());
+        assert!(api.writes().contains(&format!("DELETE {ITEM} if its uid is of-the-item")));
     }
 
     #[tokio::test]

@@ -63,7 +63,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let client = Client::try_from(config).map_err(|error| Error::Config(Box::new(error)))?;
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::new(metrics.clone()));
-    health.clone().serve(options.health_listen).await?;
+    health.clone().serve(options.health_listen)?;
 
     let (store, writer) = reflector::store::<Guarded>();
     let all = store.clone();

@@ -48,7 +48,7 @@ impl FakeApi {
         self.0.lock().unwrap().objects.get(path).cloned()
     }
 
-    /// What was asked to be changed since the last call, as `METHOD path`.
+    /// What was asked to be changed since the last call, as `METHOD path`, and for a DELETE of which object only.
     pub(super) fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().writes)
     }
@@ -62,7 +62,11 @@ impl FakeApi {
             let found = state.groups.get(&path).or_else(|| state.objects.get(&path));
             return found.map_or_else(not_found, |object| respond(StatusCode::OK, object));
         }
-        state.writes.push(format!("{} {path}", parts.method));
+        let body_of_delete: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match body_of_delete["preconditions"]["uid"].as_str().filter(|_| parts.method == Method::DELETE) {
+            Some(uid) => state.writes.push(format!("DELETE {path} if its uid is {uid}")),
+            None => state.writes.push(format!("{} {path}", parts.method)),
+        }
         match parts.method {
             Method::PATCH => {
                 let object: Value = serde_json::from_slice(&body).unwrap();

@@ -1,5 +1,4 @@
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc,
@@ -7,12 +6,11 @@ use std::{
     },
 };
 
-use http::{Request, Response, StatusCode, header};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use axum::Router;
+use http::{Response, StatusCode, Uri, header};
 
 use super::{error::Error, metrics::Metrics};
+use crate::listener;
 
 /// Answers the kubelet and Prometheus.
 #[derive(Debug)]
@@ -35,29 +33,12 @@ impl Health {
     }
 
     /// Opens the port and serves it for as long as the process lives.
-    pub(super) async fn serve(self: Arc<Self>, address: SocketAddr) -> Result<(), Error> {
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-        tokio::spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else {
-                    // Out of file descriptors, most likely: the probes will tell.
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                    continue;
-                };
-                let health = self.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let answer = health.answer(request.uri().path());
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    let connection =
-                        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a health connection broke");
-                    }
-                });
-            }
-        });
+    pub(super) fn serve(self: Arc<Self>, address: SocketAddr) -> Result<(), Error> {
+        let listener = listener::listen(address)
+            .and_then(tokio::net::TcpListener::from_std)
+            .map_err(|source| Error::Listen { address, source })?;
+        let router = Router::new().fallback(async move |uri: Uri| self.answer(uri.path()));
+        tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(())
     }
 

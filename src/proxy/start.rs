@@ -1,8 +1,7 @@
 //! From a configuration to a running proxy, and from a signal to its end.
 
 use std::{
-    io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +22,7 @@ use super::{
     session::{KubernetesStore, LiveSet, OpenError, RecordKeys, SessionStore, Sessions, SqliteStore, clean_up},
     state::{Proxy, Secrets, SecretsError, wall_clock},
 };
-use crate::api::InvalidUrl;
+use crate::{api::InvalidUrl, listener};
 
 /// How often the mounted Secrets are looked at. The kubelet swaps them by symbolic link, which no file watch sees well.
 const SECRETS_POLL: Duration = Duration::from_secs(5);
@@ -139,20 +138,12 @@ pub async fn serve(
     }
 }
 
-/// A socket that is ready to be served from. Where there is no IPv6, every address means every IPv4 address.
+/// Opens a socket for [`serve`].
 ///
 /// # Errors
 /// When the address is taken or not ours.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    let bound = TcpListener::bind(address).or_else(|error| match address {
-        SocketAddr::V6(any) if any.ip().is_unspecified() && error.kind() != ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, any.port()))
-        }
-        _ => Err(error),
-    });
-    let listener = bound.map_err(|source| RunError::Listen { address, source })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    listener::listen(address).map_err(|source| RunError::Listen { address, source })
 }
 
 async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {

@@ -4,6 +4,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
+use super::Foreign;
 use crate::peers::program;
 
 /// A program, and the Debian package that brings it.
@@ -38,6 +39,11 @@ pub fn check_node() -> Result<()> {
 
 /// Fails, naming all that is missing, unless this machine can run the whole stage.
 pub fn check_stage() -> Result<()> {
+    if Foreign::named()?.is_some() {
+        bail!(
+            "E2E_KUBECONFIG names a cluster, but demo and tests need the bed's own: its pods have to reach the issuer and Context Forge on this machine. Unset it, or try the proxy without a cluster: `make dev`"
+        );
+    }
     check_system()?;
     let mut packages = node_packages();
     packages.extend(missing(PEERS));

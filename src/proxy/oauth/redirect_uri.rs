@@ -40,7 +40,7 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Refusal> {
         return Err("the redirect URI is not an absolute URI".into());
     };
     if uri.contains('#') || !url.username().is_empty() || url.password().is_some() || uri.contains('@') {
-        return Err("a redirect URI may have no fragment and no user name".into());
+        return Err("a redirect URI may have no fragment, no user name and no @".into());
     }
     match (url.scheme(), url.host()) {
         ("http", Some(_)) if is_loopback(&url) => Ok(()),

@@ -2,11 +2,16 @@
 
 mod authorize;
 mod callback;
+mod client_request;
 mod consent;
 mod cookies;
 mod pages;
 mod register;
 mod respond;
+mod revoke;
+mod stored;
+#[cfg(test)]
+mod testing;
 mod token;
 mod well_known;
 
@@ -36,10 +41,12 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .expose_headers([header::WWW_AUTHENTICATE]);
     let mut for_programs = Router::new()
         .route("/.well-known/oauth-authorization-server", get(well_known::authorization_server))
+        .route("/.well-known/openid-configuration", get(well_known::authorization_server))
         .route("/.well-known/oauth-protected-resource", get(well_known::default_resource))
         .route("/.well-known/oauth-protected-resource/{*path}", get(well_known::resource))
         .route("/jwks", get(well_known::jwks))
-        .route("/token", post(token::token));
+        .route("/token", post(token::token))
+        .route("/revoke", post(revoke::revoke));
     if proxy.config.clients.dynamic_registration == DynamicRegistration::Enabled {
         for_programs = for_programs.route("/register", post(register::register));
     }

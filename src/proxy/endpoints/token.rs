@@ -1,30 +1,31 @@
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderValue, header},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use serde_json::Value;
-use url::form_urlencoded;
 
-use super::respond::{json_error, no_store, unreadable};
+use super::{
+    client_request::{ClientRequest, refuse},
+    respond::no_store,
+    stored::{end, read, replace},
+};
 use crate::proxy::{
     crypto::random_bytes,
     identity::{Person, check_access},
     oauth::{
-        ErrorCode, OAuthError,
-        client::Client,
-        client_id_hash,
+        OAuthError, client_id_hash,
         code::{self, Activation, Code, Redemption},
         refresh::{self, Refresh, RefreshToken},
         tokens::Mint,
     },
-    session::{Ending, Session, SessionId, StoreError, Stored},
+    session::Session,
     state::{Proxy, Secrets},
 };
 
@@ -37,90 +38,40 @@ pub async fn token(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => return unreadable(&rejection),
+    let secrets = proxy.secrets.load_full();
+    let request = match ClientRequest::read(&headers, body, &secrets.keyring) {
+        Ok(request) => request,
+        Err(refusal) => return *refusal,
     };
-    match answer(&proxy, &headers, &body).await {
+    match answer(&proxy, &secrets, &request).await {
         Ok(answer) => (no_store(), Json(answer)).into_response(),
         Err(error) => {
             tracing::info!(%error, "token refused");
-            let mut response = json_error(&error);
-            // RFC 6749 §5.2: who tried by Authorization is told the scheme.
-            if error.code == ErrorCode::InvalidClient && headers.contains_key(header::AUTHORIZATION) {
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));
-            }
-            response
+            refuse(&headers, &error)
         }
     }
 }
 
-type Parameters = HashMap<String, String>;
-
-async fn answer(proxy: &Arc<Proxy>, headers: &HeaderMap, body: &[u8]) -> Result<Value, OAuthError> {
-    let parameters = parameters(headers, body)?;
-    let secrets = proxy.secrets.load_full();
-    let get = |name: &str| parameters.get(name).map(String::as_str);
-    let client_id = Client::of_token_request(
-        basic_credentials(headers)?,
-        get("client_id"),
-        get("client_secret"),
-        &secrets.keyring,
-    )?;
-    let resource = get("resource").map(|resource| proxy.resources.resolve(Some(resource))).transpose()?;
-    match get("grant_type") {
-        Some("authorization_code") => redeem_code(proxy, &secrets, &parameters, &client_id, resource.as_deref()).await,
-        Some("refresh_token") => refresh(proxy, &secrets, &parameters, &client_id, resource.as_deref()).await,
-        Some(_) => Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token")),
-        None => Err(OAuthError::invalid_request("grant_type is missing")),
+async fn answer(proxy: &Arc<Proxy>, secrets: &Secrets, request: &ClientRequest) -> Result<Value, OAuthError> {
+    let resource = request.get("resource").map(|resource| proxy.resources.resolve(Some(resource))).transpose()?;
+    match request.required("grant_type")? {
+        "authorization_code" => redeem_code(proxy, secrets, request, resource.as_deref()).await,
+        "refresh_token" => refresh(proxy, secrets, request, resource.as_deref()).await,
+        _ => Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token")),
     }
-}
-
-/// The parameters of the body, each of which may be there once (RFC 6749 §3.2).
-fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(OAuthError::invalid_request("the body must be application/x-www-form-urlencoded"));
-    }
-    let mut parameters = Parameters::new();
-    for (name, value) in form_urlencoded::parse(body) {
-        if !value.is_empty() && parameters.insert(name.into_owned(), value.into_owned()).is_some() {
-            return Err(OAuthError::invalid_request("a parameter may be sent once only"));
-        }
-    }
-    Ok(parameters)
-}
-
-/// HTTP Basic, whose parts are form-encoded (RFC 6749 §2.3.1).
-fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OAuthError> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let decode = || {
-        let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-        let text = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(encoded.trim()).ok())??;
-        let (id, secret) = std::str::from_utf8(&text).ok()?.split_once(':')?;
-        let plain = |part: &str| {
-            form_urlencoded::parse(format!("x={part}").as_bytes()).next().map(|(_, value)| value.into_owned())
-        };
-        Some((plain(id)?, plain(secret)?))
-    };
-    decode().map(Some).ok_or_else(|| OAuthError::invalid_client("Authorization must be Basic with id and secret"))
 }
 
 async fn redeem_code(
     proxy: &Arc<Proxy>,
     secrets: &Secrets,
-    parameters: &Parameters,
-    client_id: &str,
+    request: &ClientRequest,
     resource: Option<&str>,
 ) -> Result<Value, OAuthError> {
-    let code = parameters.get("code").ok_or_else(|| OAuthError::invalid_request("code is missing"))?;
+    let (code, client_id) = (request.required("code")?, request.client_id.as_str());
     let with = Redemption {
         client_id_hash: &client_id_hash(client_id),
-        redirect_uri: parameters.get("redirect_uri").map(String::as_str),
-        verifier: parameters.get("code_verifier").map(String::as_str),
+        redirect_uri: request.get("redirect_uri"),
+        verifier: request.get("code_verifier"),
         resource,
     };
     let now = proxy.now();
@@ -140,7 +91,7 @@ async fn redeem_code(
         }
         Activation::Lost => Err(used()),
         Activation::Replay => {
-            end(proxy, &stored, "its authorization code was used again").await?;
+            end(proxy, &stored, Some("its authorization code was used again")).await?;
             Err(used())
         }
     }
@@ -149,12 +100,10 @@ async fn redeem_code(
 async fn refresh(
     proxy: &Arc<Proxy>,
     secrets: &Secrets,
-    parameters: &Parameters,
-    client_id: &str,
+    request: &ClientRequest,
     resource: Option<&str>,
 ) -> Result<Value, OAuthError> {
-    let token =
-        parameters.get("refresh_token").ok_or_else(|| OAuthError::invalid_request("refresh_token is missing"))?;
+    let (token, client_id) = (request.required("refresh_token")?, request.client_id.as_str());
     let (id, generation) = RefreshToken::open(token, &secrets.keyring).ok_or_else(refresh::ended)?;
     for _ in 0..ATTEMPTS {
         let now = proxy.now();
@@ -162,7 +111,7 @@ async fn refresh(
         let session = &stored.session;
         refresh::check(session, &client_id_hash(client_id), resource, now)?;
         if let Err(denied) = check_access(&proxy.config.access, &person(session)) {
-            end(proxy, &stored, &format!("the access rules no longer let this person in: {denied}")).await?;
+            end(proxy, &stored, Some(&format!("the access rules no longer let this person in: {denied}"))).await?;
             return Err(refresh::ended());
         }
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
@@ -176,7 +125,7 @@ async fn refresh(
             }
             Refresh::Repeat => return tokens(proxy, secrets, session, client_id, true, now),
             Refresh::End(reason) => {
-                end(proxy, &stored, reason).await?;
+                end(proxy, &stored, Some(reason)).await?;
                 return Err(refresh::ended());
             }
         }
@@ -211,37 +160,6 @@ fn tokens(
         access_ttl: proxy.config.tokens.access_ttl.as_secs(),
     };
     mint.answer(session, client_id, refreshes, BASE64_URL_SAFE_NO_PAD.encode(random), now)
-}
-
-fn unavailable(error: &StoreError) -> OAuthError {
-    tracing::error!(%error, "the token endpoint cannot reach the sessions");
-    OAuthError::temporarily_unavailable("the sessions cannot be reached: try again")
-}
-
-fn shutting_down() -> OAuthError {
-    OAuthError::temporarily_unavailable("this server is shutting down")
-}
-
-async fn read(proxy: &Proxy, id: SessionId) -> Result<Option<Stored>, OAuthError> {
-    let store = proxy.store.clone();
-    let read = proxy.on_control(async move { store.get(id).await }).await;
-    read.ok_or_else(shutting_down)?.map_err(|error| unavailable(&error))
-}
-
-/// Whether it was written; `false` if somebody else was quicker.
-async fn replace(proxy: &Proxy, old: &Stored, new: &Session) -> Result<bool, OAuthError> {
-    let (store, old, new) = (proxy.store.clone(), old.clone(), new.clone());
-    match proxy.on_control(async move { store.replace(&old, &new).await }).await.ok_or_else(shutting_down)? {
-        Ok(()) => Ok(true),
-        Err(StoreError::Conflict) => Ok(false),
-        Err(error) => Err(unavailable(&error)),
-    }
-}
-
-async fn end(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<(), OAuthError> {
-    let (store, stored, reason) = (proxy.store.clone(), stored.clone(), reason.to_owned());
-    let ended = proxy.on_control(async move { store.end(&stored, Ending::Because(&reason)).await }).await;
-    ended.ok_or_else(shutting_down)?.map_err(|error| unavailable(&error))
 }
 
 #[cfg(test)]

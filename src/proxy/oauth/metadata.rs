@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use super::SCOPE;
 use crate::api::{PublicUrl, proxy::DynamicRegistration};
 
+/// The ways in which clients may prove themselves. Named, because left out it would mean `client_secret_basic` alone.
+const AUTH_METHODS: [&str; 3] = ["none", "client_secret_post", "client_secret_basic"];
+
 /// The authorization server's metadata (RFC 8414 §2). Everything is at the root: clients of 2025-03-26 look nowhere else,
 /// and some ignore what is advertised.
 pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistration) -> Value {
@@ -12,12 +15,14 @@ pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistr
         "issuer": public_url.as_str(),
         "authorization_endpoint": public_url.join("/authorize"),
         "token_endpoint": public_url.join("/token"),
+        "revocation_endpoint": public_url.join("/revoke"),
         "jwks_uri": public_url.join("/jwks"),
         "scopes_supported": [SCOPE],
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported": ["authorization_code", "refresh_token"],
-        "token_endpoint_auth_methods_supported": ["none", "client_secret_post", "client_secret_basic"],
+        "token_endpoint_auth_methods_supported": AUTH_METHODS,
+        "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": true,
     });

@@ -215,7 +215,7 @@ impl SessionStore for SqliteStore {
             Ending::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
                 .bind(id.to_string())
                 .bind(stored.version.parse::<i64>().map_err(StoreError::unavailable)?),
-            Ending::Because(_) => sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string()),
+            Ending::Asked | Ending::Because(_) => sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string()),
         };
         let deleted = delete.execute(&self.pool).await.map_err(StoreError::unavailable)?;
         if deleted.rows_affected() == 0 {

@@ -33,6 +33,8 @@ pub enum SessionEvent {
 pub enum Ending<'a> {
     /// Its time was over when it was read: it ends only if it has not been refreshed since.
     Expired,
+    /// Its client has no more use for it.
+    Asked,
     /// For this reason, whatever has become of it. People who look after the proxy are told.
     Because(&'a str),
 }

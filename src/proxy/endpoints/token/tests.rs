@@ -1,106 +1,15 @@
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use axum::{body::Body, http::Request};
-use http_body_util::BodyExt;
 use jiff::SignedDuration;
-use serde_json::json;
 use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    api::{SessionPhase, proxy::Redirects},
-    proxy::{
-        endpoints::router,
-        oauth::authorize,
-        session::{LiveSet, testing::session},
-        state::testing::proxy,
+    api::SessionPhase,
+    proxy::endpoints::{
+        router,
+        testing::{Bed, REFRESHES, error},
     },
 };
-
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-const REDIRECT_URI: &str = "http://localhost:1234/callback";
-
-/// A proxy, a registered client, a session that waits for its code, and a clock to turn.
-struct Bed {
-    _directory: tempfile::TempDir,
-    proxy: Arc<Proxy>,
-    clock: Arc<AtomicI64>,
-    client_id: String,
-    session: Session,
-    code: String,
-}
-
-impl Bed {
-    async fn new(grant_types: &[&str]) -> Self {
-        let begin = session("a").created_at;
-        let clock = Arc::new(AtomicI64::new(begin.as_second()));
-        let reading = clock.clone();
-        let now = move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap();
-        let (directory, proxy) = proxy("http://upstream", LiveSet::default(), Arc::new(now)).await;
-        let keyring = proxy.secrets.load().keyring.clone();
-        let registration = json!({
-            "redirect_uris": ["http://localhost/callback"],
-            "token_endpoint_auth_method": "none",
-            "grant_types": grant_types,
-        });
-        let client = Client::register(registration.to_string().as_bytes(), &Redirects::default(), begin).unwrap();
-        let client_id = client.id(&keyring).unwrap();
-        let query = [
-            ("response_type", "code"),
-            ("client_id", client_id.as_str()),
-            ("redirect_uri", REDIRECT_URI),
-            ("code_challenge", CHALLENGE),
-            ("code_challenge_method", "S256"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let request = authorize::check(&query, &keyring, &Redirects::default(), &proxy.resources).unwrap();
-        let session = Session { client: request.session_client(), ..session("a") };
-        proxy.store.create(&session).await.unwrap();
-        let code = Code::new(session.id, &request, begin).seal(&keyring).unwrap();
-        Self { _directory: directory, proxy: Arc::new(proxy), clock, client_id, session, code }
-    }
-
-    fn wait(&self, time: SignedDuration) {
-        self.clock.fetch_add(time.as_secs(), Ordering::SeqCst);
-    }
-
-    /// Status and body of a request with these parameters, and the client's id unless it is among them.
-    async fn ask(&self, parameters: &[(&str, &str)]) -> (u16, Value) {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.extend_pairs(parameters);
-        if !parameters.iter().any(|(name, _)| *name == "client_id") {
-            form.append_pair("client_id", &self.client_id);
-        }
-        let request = Request::post("/token")
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(Body::from(form.finish()))
-            .unwrap();
-        let answer = router(self.proxy.clone()).oneshot(request).await.unwrap();
-        assert_eq!(answer.headers()["cache-control"], "no-store");
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&body).unwrap())
-    }
-
-    async fn redeem(&self) -> (u16, Value) {
-        self.ask(&[("grant_type", "authorization_code"), ("code", &self.code), ("code_verifier", VERIFIER)]).await
-    }
-
-    async fn refresh(&self, token: &Value) -> (u16, Value) {
-        self.ask(&[("grant_type", "refresh_token"), ("refresh_token", token.as_str().unwrap())]).await
-    }
-
-    async fn stored(&self) -> Option<Session> {
-        self.proxy.store.get(self.session.id).await.unwrap().map(|stored| stored.session)
-    }
-}
-
-fn error((status, body): &(u16, Value)) -> (u16, &str) {
-    (*status, body["error"].as_str().unwrap())
-}
-
-const REFRESHES: [&str; 2] = ["authorization_code", "refresh_token"];
 
 #[tokio::test]
 async fn a_code_gives_tokens_and_a_refresh_gives_the_next_ones() {
@@ -173,10 +82,7 @@ async fn a_refresh_token_of_another_client_is_nothing_here() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
     let refresh_token = tokens["refresh_token"].as_str().unwrap();
-    let keyring = bed.proxy.secrets.load().keyring.clone();
-    let other = json!({"redirect_uris": ["http://localhost/x"], "token_endpoint_auth_method": "none"});
-    let other = Client::register(other.to_string().as_bytes(), &Redirects::default(), bed.session.created_at).unwrap();
-    let id = other.id(&keyring).unwrap();
+    let id = bed.register_another();
     let asked = bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", &id)]).await;
     assert_eq!(error(&asked), (400, "invalid_grant"));
     assert_eq!(bed.refresh(&tokens["refresh_token"]).await.0, 200);

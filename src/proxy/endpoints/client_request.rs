@@ -1,0 +1,104 @@
+//! What a client sends to an endpoint at which it proves itself (RFC 6749 §3.2, RFC 7009 §2.1).
+
+use std::collections::HashMap;
+
+use axum::{
+    body::Bytes,
+    extract::rejection::BytesRejection,
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use url::form_urlencoded;
+
+use super::respond::{json_error, unreadable};
+use crate::proxy::{
+    crypto::Keyring,
+    oauth::{ErrorCode, OAuthError, client::Client},
+};
+
+type Parameters = HashMap<String, String>;
+
+/// The parameters of a client that has proved that it is itself.
+pub struct ClientRequest {
+    /// The client's id.
+    pub client_id: String,
+    parameters: Parameters,
+}
+
+impl ClientRequest {
+    /// Reads the body and checks the client.
+    ///
+    /// # Errors
+    /// The answer that says what is wrong.
+    pub fn read(
+        headers: &HeaderMap,
+        body: Result<Bytes, BytesRejection>,
+        keyring: &Keyring,
+    ) -> Result<Self, Box<Response>> {
+        let body = body.map_err(|rejection| Box::new(unreadable(&rejection)))?;
+        Self::parse(headers, &body, keyring).map_err(|error| Box::new(refuse(headers, &error)))
+    }
+
+    fn parse(headers: &HeaderMap, body: &[u8], keyring: &Keyring) -> Result<Self, OAuthError> {
+        let parameters = parameters(headers, body)?;
+        let get = |name: &str| parameters.get(name).map(String::as_str);
+        let basic = basic_credentials(headers)?;
+        let client_id = Client::of_token_request(basic, get("client_id"), get("client_secret"), keyring)?;
+        Ok(Self { client_id, parameters })
+    }
+
+    /// A parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// A parameter that must be there.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn required(&self, name: &str) -> Result<&str, OAuthError> {
+        self.get(name).ok_or_else(|| OAuthError::invalid_request(format!("{name} is missing")))
+    }
+}
+
+/// The answer to a request that is refused.
+pub fn refuse(headers: &HeaderMap, error: &OAuthError) -> Response {
+    let mut response = json_error(error);
+    // RFC 6749 §5.2: who tried by Authorization is told the scheme.
+    if error.code == ErrorCode::InvalidClient && headers.contains_key(header::AUTHORIZATION) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));
+    }
+    response
+}
+
+/// The parameters of the body, each of which may be there once (RFC 6749 §3.2).
+fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(OAuthError::invalid_request("the body must be application/x-www-form-urlencoded"));
+    }
+    let mut parameters = Parameters::new();
+    for (name, value) in form_urlencoded::parse(body) {
+        if !value.is_empty() && parameters.insert(name.into_owned(), value.into_owned()).is_some() {
+            return Err(OAuthError::invalid_request("a parameter may be sent once only"));
+        }
+    }
+    Ok(parameters)
+}
+
+/// HTTP Basic, whose parts are form-encoded (RFC 6749 §2.3.1).
+fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OAuthError> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let decode = || {
+        let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+        let text = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(encoded.trim()).ok())??;
+        let (id, secret) = std::str::from_utf8(&text).ok()?.split_once(':')?;
+        let plain = |part: &str| {
+            form_urlencoded::parse(format!("x={part}").as_bytes()).next().map(|(_, value)| value.into_owned())
+        };
+        Some((plain(id)?, plain(secret)?))
+    };
+    decode().map(Some).ok_or_else(|| OAuthError::invalid_client("Authorization must be Basic with id and secret"))
+}

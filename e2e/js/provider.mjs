@@ -48,7 +48,7 @@ const provider = new Provider(issuer, {
   findAccount,
   jwks: signingKeys(),
   cookies: { keys: [randomUUID()] },
-  claims: { openid: ['sub', 'hd'], email: ['email', 'email_verified'], profile: ['name', 'picture'] },
+  claims: { openid: ['sub', 'hd', 'groups'], email: ['email', 'email_verified'], profile: ['name', 'picture'] },
   // Google puts the claims of the scopes into the ID token.
   conformIdTokenClaims: false,
   extraParams: ['access_type', 'hd', 'include_granted_scopes'],

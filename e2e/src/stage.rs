@@ -12,8 +12,8 @@ use kube::{
 use mcp_oauth_operator::api::{
     McpOAuthProxy, McpOAuthProxySpec,
     proxy::{
-        Access, AccessPolicy, Clients, CredentialKeys, Credentials, Identity, IdentityProvider, SecretReference,
-        Service, Sessions, Tokens, Upstream,
+        Access, AccessPolicy, Clients, CredentialKeys, Credentials, EmailVerified, Identity, IdentityProvider,
+        SecretReference, Service, Sessions, Tokens, Upstream,
     },
 };
 use tokio::task::spawn_blocking;
@@ -115,6 +115,8 @@ impl Stage {
             identity_provider: IdentityProvider {
                 issuer_url: self.provider.issuer.clone(),
                 scopes: ["openid", "email", "profile"].map(str::to_owned).to_vec(),
+                groups_claim: None,
+                email_verified: EmailVerified::default(),
             },
             credentials: Credentials {
                 one_password: None,
@@ -125,6 +127,8 @@ impl Stage {
                 policy: AccessPolicy::Listed,
                 emails: Vec::new(),
                 domains: vec!["example.com".to_owned()],
+                groups: Vec::new(),
+                blocked: Vec::new(),
             },
             upstream: Upstream {
                 url: format!("http://{GATEWAY}.{NAMESPACE}.svc.cluster.local:80"),

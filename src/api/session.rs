@@ -118,4 +118,8 @@ pub struct SessionClaims {
     pub hosted_domain: Option<String>,
     /// Whether the issuer says that the address is the person's.
     pub email_verified: bool,
+    /// The person's groups, if access.groups asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 256)))]
+    pub groups: Vec<String>,
 }

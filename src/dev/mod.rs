@@ -75,6 +75,9 @@ pub enum DevError {
     /// The home folder is unknown.
     #[error("HOME is not set: say with --state where to keep keys and logins")]
     NoHome,
+    /// Not a time.
+    #[error("sessions.notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")]
+    NotBefore,
     /// The resource is not right.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -188,6 +191,14 @@ fn config(
         sessions: SessionsConfig {
             idle_ttl: spec.sessions.idle_ttl,
             max_ttl: spec.sessions.max_ttl,
+            max_per_user: spec.sessions.max_per_user,
+            max: spec.sessions.max,
+            not_before: spec
+                .sessions
+                .not_before
+                .map(|time| time.parse())
+                .transpose()
+                .map_err(|_| DevError::NotBefore)?,
             store: StoreConfig::Sqlite { path: state.join("sessions.db") },
         },
     })

@@ -1,3 +1,4 @@
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use thiserror::Error;
@@ -97,6 +98,9 @@ pub enum InvalidProxy {
     /// Not a port.
     #[error("service.port must lie between 1 and 65535")]
     ServicePort,
+    /// Not a time.
+    #[error("sessions.notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")]
+    NotBefore,
     /// What the API server would have filled in.
     #[error("the object has no {0}: it does not come from an API server")]
     Incomplete(&'static str),
@@ -121,7 +125,10 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     if !(1..=65535).contains(&spec.service.port) {
         return Err(InvalidProxy::ServicePort);
     }
-    let config = configuration(spec, &name, &namespace, &uid);
+    let not_before = spec.sessions.not_before.as_deref().map(str::parse).transpose();
+    let not_before = not_before.map_err(|_| InvalidProxy::NotBefore)?;
+    let store = StoreConfig::Kubernetes { namespace: namespace.clone(), proxy: name.clone(), uid: uid.clone() };
+    let config = configuration(spec, not_before, store);
     config.validate()?;
     let paths = config.upstream_paths().map_err(ConfigError::from)?;
     let first = paths.iter().find(|path| PathPattern::is_literal(path)).map_or("", |path| path.as_str());
@@ -195,7 +202,7 @@ fn credentials(
 }
 
 /// The file that the pods are started from.
-fn configuration(spec: &McpOAuthProxySpec, name: &str, namespace: &str, uid: &str) -> ProxyConfig {
+fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store: StoreConfig) -> ProxyConfig {
     ProxyConfig {
         public_url: spec.public_url.clone(),
         listen: (std::net::Ipv6Addr::UNSPECIFIED, mounts::PORT).into(),
@@ -214,11 +221,10 @@ fn configuration(spec: &McpOAuthProxySpec, name: &str, namespace: &str, uid: &st
         sessions: SessionsConfig {
             idle_ttl: spec.sessions.idle_ttl.clone(),
             max_ttl: spec.sessions.max_ttl.clone(),
-            store: StoreConfig::Kubernetes {
-                namespace: namespace.to_owned(),
-                proxy: name.to_owned(),
-                uid: uid.to_owned(),
-            },
+            max_per_user: spec.sessions.max_per_user,
+            max: spec.sessions.max,
+            not_before,
+            store,
         },
     }
 }

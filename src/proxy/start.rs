@@ -19,8 +19,11 @@ use super::{
     metrics::Metrics,
     oauth::resource::Resources,
     server,
-    session::{KubernetesStore, LiveSet, OpenError, RecordKeys, SessionStore, Sessions, SqliteStore, clean_up},
-    state::{Proxy, Secrets, SecretsError, wall_clock},
+    session::{
+        Ending, KubernetesStore, LiveSet, OpenError, RecordKeys, Session, SessionEvent, SessionId, SessionStore,
+        Sessions, SqliteStore, StoreError, clean_up,
+    },
+    state::{Proxy, Secrets, SecretsError, check_session, wall_clock},
 };
 use crate::{api::InvalidUrl, listener};
 
@@ -150,6 +153,8 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     let public_url = config.public_url()?;
     let secrets = Secrets::load(&config)?;
     let control = Handle::current();
+    let rules = config.clone();
+    let rule = Arc::new(move |session: &Session| check_session(&rules, session).is_ok());
     let store: Arc<dyn SessionStore> = match &config.sessions.store {
         StoreConfig::Sqlite { path } => {
             Arc::new(SqliteStore::open(path, RecordKeys::new(secrets.keyring.clone(), "standalone")).await?)
@@ -166,7 +171,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         public_url,
         issuer: Arc::new(issuer),
         secrets: ArcSwap::from_pointee(secrets),
-        sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone()),
+        sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rule),
         store,
         control,
         metrics: Metrics::default(),
@@ -175,10 +180,46 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     })
 }
 
+/// Keeps the live set up to date, and ends the sessions that the rules no longer let go on: they may have changed since.
 async fn watch_sessions(proxy: Arc<Proxy>) {
     let mut events = proxy.store.watch();
     while let Some(event) = events.next().await {
+        let (event, refused) = sift(&proxy, event);
         proxy.sessions.live().apply(event);
+        for (id, reason) in refused {
+            if let Err(error) = end_refused(&proxy, id, &reason).await {
+                tracing::warn!(%error, session = %id, "a session that may not go on could not be deleted");
+            }
+        }
+    }
+}
+
+/// An event without the sessions that may not go on; those apart, each with the reason.
+fn sift(proxy: &Proxy, event: SessionEvent) -> (SessionEvent, Vec<(SessionId, String)>) {
+    match event {
+        SessionEvent::Is(session) => match proxy.check_session(&session) {
+            Ok(()) => (SessionEvent::Is(session), Vec::new()),
+            Err(reason) => (SessionEvent::Ended(session.id), vec![(session.id, reason)]),
+        },
+        SessionEvent::All(all) => {
+            let mut refused = Vec::new();
+            let may_go_on = |session: &Session| match proxy.check_session(session) {
+                Ok(()) => true,
+                Err(reason) => {
+                    refused.push((session.id, reason));
+                    false
+                }
+            };
+            (SessionEvent::All(all.into_iter().filter(may_go_on).collect()), refused)
+        }
+        ended @ SessionEvent::Ended(_) => (ended, Vec::new()),
+    }
+}
+
+async fn end_refused(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), StoreError> {
+    match proxy.store.get(id).await? {
+        Some(stored) => proxy.store.end(&stored, Ending::Because(reason)).await,
+        None => Ok(()),
     }
 }
 

@@ -11,10 +11,10 @@ use tokio::runtime::Handle;
 use super::{
     config::{CredentialFiles, ProxyConfig, SigningKeys, SigningKeysError},
     crypto::{InvalidEncryptionKey, Keyring, SigningRing},
-    identity::Issuer,
+    identity::{Denied, Issuer, Person, check_access},
     metrics::Metrics,
     oauth::resource::Resources,
-    session::{SessionStore, Sessions},
+    session::{Session, SessionStore, Sessions},
 };
 use crate::api::{InvalidUrl, PublicUrl};
 
@@ -40,6 +40,18 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// What time it is, in whole seconds as tokens and records have it.
     pub clock: Clock,
+}
+
+/// [`Proxy::check_session`], for what there is before there is a proxy.
+///
+/// # Errors
+/// Why not.
+pub fn check_session(config: &ProxyConfig, session: &Session) -> Result<(), String> {
+    if config.sessions.not_before.is_some_and(|not_before| session.created_at < not_before) {
+        return Err("it was begun before sessions.notBefore".to_owned());
+    }
+    check_access(&config.access, config.identity_provider.email_verified, &Person::of_session(session))
+        .map_err(|denied| format!("the access rules no longer let this person in: {denied}"))
 }
 
 /// Says what time it is.
@@ -69,6 +81,22 @@ impl Proxy {
     /// How long a replaced refresh token is still answered once its successor has been used.
     pub fn refresh_grace(&self) -> SignedDuration {
         signed(&self.config.tokens.refresh_grace)
+    }
+
+    /// Whether the access rules let a person in.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_access(&self, person: &Person) -> Result<(), Denied> {
+        check_access(&self.config.access, self.config.identity_provider.email_verified, person)
+    }
+
+    /// Whether a session may go on under the rules as they are now.
+    ///
+    /// # Errors
+    /// Why not, for whoever looks after the proxy.
+    pub fn check_session(&self, session: &Session) -> Result<(), String> {
+        check_session(&self.config, session)
     }
 
     /// Runs I/O where it belongs: on the control runtime. `None` if that is shutting down.
@@ -219,7 +247,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
             resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
             public_url,
             secrets: ArcSwap::from_pointee(secrets),
-            sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current()),
+            sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current(), Arc::new(|_| true)),
             store,
             control: Handle::current(),
             metrics: Metrics::default(),

@@ -27,6 +27,7 @@ pub struct Account {
     /// The Workspace domain, as at Google.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hd: Option<String>,
+    pub groups: Vec<String>,
 }
 
 /// A relying party: ours.
@@ -145,6 +146,11 @@ pub fn accounts() -> Vec<Account> {
         name: format!("{} Doe", email.split('@').next().unwrap_or_default()),
         picture: format!("https://pictures.invalid/{sub}.png"),
         hd: Some(hd.to_owned()),
+        groups: if sub == "100001" {
+            vec!["staff".to_owned(), "gateway-users".to_owned()]
+        } else {
+            vec!["staff".to_owned()]
+        },
     };
     vec![
         account("100001", "alice@example.com", true, "example.com"),

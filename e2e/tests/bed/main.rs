@@ -2,6 +2,7 @@
 //! without a stage they fail and say so.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod access;
 mod changes;
 mod children;
 mod credentials;

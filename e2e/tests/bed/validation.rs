@@ -9,8 +9,13 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 11] = [
-        (|spec| spec.access.domains.clear(), "access lets nobody in: list emails or domains, or write policy: AnyUser"),
+    let cases: [(Change, &str); 13] = [
+        (
+            |spec| spec.access.domains.clear(),
+            "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
+        ),
+        (|spec| spec.access.groups = vec!["staff".to_owned()], "access.groups needs identityProvider.groupsClaim"),
+        (|spec| spec.sessions.not_before = Some("yesterday".to_owned()), "notBefore must be a time with its zone"),
         (
             |spec| {
                 spec.credentials.one_password = Some(OnePasswordSource { item_path: "vaults/a/items/b".to_owned() });

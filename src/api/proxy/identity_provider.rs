@@ -1,4 +1,5 @@
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The OpenID Connect issuer that people log in at.
@@ -23,6 +24,27 @@ pub struct IdentityProvider {
             .message("scopes must include openid and email: without them nobody can be recognised")
     )]
     pub scopes: Vec<String>,
+
+    /// The claim that names a person's groups, such as groups: looked for in the ID token, then at the issuer's userinfo
+    /// endpoint. access.groups needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub groups_claim: Option<String>,
+
+    /// Whether the issuer has to say that an address is verified. TrustIssuer is for issuers whose addresses are
+    /// all their own and that leave the claim out or always say false (Entra, authentik).
+    #[serde(default)]
+    pub email_verified: EmailVerified,
+}
+
+/// Whether an address has to be verified.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum EmailVerified {
+    /// Only an account whose ID token says email_verified: true may log in.
+    #[default]
+    Required,
+    /// Every address that the issuer names is believed.
+    TrustIssuer,
 }
 
 fn default_scopes() -> Vec<String> {

@@ -51,11 +51,37 @@ pub struct Sessions {
         validation = Rule::new("duration(self) <= duration('8784h')").message("maxTTL may be 8784h (a year) at most")
     )]
     pub max_ttl: Duration,
+
+    /// How many sessions one person may have. At one more, the one that has gone longest without a refresh ends.
+    #[serde(default = "default_max_per_user")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_per_user: u32,
+
+    /// How many sessions there may be in all. Beyond it nobody new can log in.
+    #[serde(default = "default_max")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max: u32,
+
+    /// Sessions begun before this time (such as 2026-11-23T00:00:00Z) end at once, and everybody logs in again: also for
+    /// after a restore from a backup, which brings ended sessions back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$')")
+            .message("notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")
+    )]
+    pub not_before: Option<String>,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { idle_ttl: default_idle_ttl(), max_ttl: default_max_ttl() }
+        Self {
+            idle_ttl: default_idle_ttl(),
+            max_ttl: default_max_ttl(),
+            max_per_user: default_max_per_user(),
+            max: default_max(),
+            not_before: None,
+        }
     }
 }
 
@@ -67,6 +93,14 @@ pub(crate) fn default_idle_ttl() -> Duration {
 /// 90 days.
 pub(crate) fn default_max_ttl() -> Duration {
     Duration::from_hours(2160)
+}
+
+pub(crate) const fn default_max_per_user() -> u32 {
+    20
+}
+
+pub(crate) const fn default_max() -> u32 {
+    10_000
 }
 
 fn default_access_ttl() -> Duration {

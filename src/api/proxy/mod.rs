@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 pub use access::{Access, AccessPolicy};
 pub use clients::{Clients, DynamicRegistration, RedirectPolicy, Redirects};
 pub use credentials::{CredentialKeys, Credentials, OnePasswordSource, SecretReference};
-pub use identity_provider::IdentityProvider;
+pub use identity_provider::{EmailVerified, IdentityProvider};
 pub use lifetimes::{Sessions, Tokens};
-pub(crate) use lifetimes::{default_idle_ttl, default_max_ttl};
+pub(crate) use lifetimes::{default_idle_ttl, default_max, default_max_per_user, default_max_ttl};
 pub use status::McpOAuthProxyStatus;
 pub use upstream::{Identity, IdentityHeaders, IdentityType, Upstream};
 pub use workload::{Pod, Service, ServiceType};
@@ -54,6 +54,8 @@ pub use workload::{Pod, Service, ServiceType};
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
+    validation = Rule::new("!has(self.access.groups) || size(self.access.groups) == 0 || has(self.identityProvider.groupsClaim)")
+        .message("access.groups needs identityProvider.groupsClaim: the claim in which the issuer names a person's groups, such as groups"),
     validation = Rule::new("duration(self.tokens.accessTTL) < duration(self.sessions.idleTTL)")
         .message("tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then")
 )]

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -15,7 +16,7 @@ use crate::api::{
     Duration, InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl,
     proxy::{
         Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, RedirectPolicy, Redirects, Tokens, Upstream,
-        default_idle_ttl, default_max_ttl,
+        default_idle_ttl, default_max, default_max_per_user, default_max_ttl,
     },
 };
 pub use signing_keys::{SigningKey, SigningKeys, SigningKeysError};
@@ -83,6 +84,15 @@ pub struct SessionsConfig {
     /// How long a login lasts at most.
     #[serde(default = "default_max_ttl", rename = "maxTTL")]
     pub max_ttl: Duration,
+    /// How many sessions one person may have.
+    #[serde(default = "default_max_per_user")]
+    pub max_per_user: u32,
+    /// How many sessions there may be in all.
+    #[serde(default = "default_max")]
+    pub max: u32,
+    /// Sessions begun before this time have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// Where logins are remembered.
     pub store: StoreConfig,
 }
@@ -158,8 +168,8 @@ impl ProxyConfig {
         self.issuer_url()?;
         self.upstream_url()?;
         let paths = self.upstream_paths()?;
-        let Access { policy, emails, domains } = &self.access;
-        let listed = !(emails.is_empty() && domains.is_empty());
+        let Access { policy, emails, domains, groups, blocked } = &self.access;
+        let listed = !(emails.is_empty() && domains.is_empty() && groups.is_empty());
         let Redirects { policy: redirect_policy, hosts } = &self.clients.redirects;
         let (idle, max) = (&self.sessions.idle_ttl, &self.sessions.max_ttl);
         let rules = [
@@ -173,15 +183,19 @@ impl ProxyConfig {
             ),
             (
                 *policy == AccessPolicy::AnyUser || listed,
-                "access lets nobody in: list emails or domains, or write policy: AnyUser",
+                "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
             ),
             (
                 *policy == AccessPolicy::Listed || !listed,
-                "policy AnyUser lets everyone in, whatever is listed: remove emails and domains, or write policy: Listed",
+                "policy AnyUser lets everyone in, whatever is listed: remove emails, domains and groups, or write policy: Listed",
             ),
             (
-                emails.iter().all(|email| is_email(email)),
-                "each of access.emails must be an address such as ada@example.com",
+                groups.is_empty() || self.identity_provider.groups_claim.is_some(),
+                "access.groups needs identityProvider.groupsClaim: the claim in which the issuer names a person's groups, such as groups",
+            ),
+            (
+                emails.iter().chain(blocked).all(|email| is_email(email)),
+                "each of access.emails and access.blocked must be an address such as ada@example.com",
             ),
             (
                 domains.iter().all(|domain| is_host(domain)),
@@ -197,6 +211,8 @@ impl ProxyConfig {
             ),
             (idle.as_secs() >= 300, "sessions.idleTTL must be 5m or longer"),
             (idle.get() <= max.get(), "sessions.idleTTL may not be longer than maxTTL"),
+            (self.sessions.max_per_user > 0, "sessions.maxPerUser must be 1 or more"),
+            ((1..=10_000).contains(&self.sessions.max), "sessions.max must lie between 1 and 10000"),
             (max.as_secs() <= 8784 * 3600, "sessions.maxTTL may be 8784h (a year) at most"),
             (
                 (120..=86_400).contains(&self.tokens.access_ttl.as_secs()),

@@ -10,12 +10,13 @@ use url::form_urlencoded;
 use super::{
     cookies::Cookies,
     respond::{login_failed, page, page_error, redirect_error, redirect_to_client},
+    stored::{end, read},
 };
 use crate::{
     api::{SessionClaims, SessionUser},
     proxy::{
         crypto::Keyring,
-        identity::{Credentials, LoginError, Person, check_access, check_email},
+        identity::{Credentials, LoginError, Person, check_email},
         oauth::{OAuthError, code::Code, login::Login},
         session::{Session, SessionId, StoreError},
         state::Proxy,
@@ -127,9 +128,16 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
         .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
         .map_err(|error| Failure::Page(login_failed(&error)))?;
     let session = new_session(proxy, keyring, login, person)?;
+    if proxy.sessions.live().len() >= proxy.config.sessions.max as usize {
+        tracing::error!(max = proxy.config.sessions.max, "nobody new can log in: sessions.max is reached");
+        return Err(Failure::Page(OAuthError::temporarily_unavailable(
+            "as many people are logged in as this server takes",
+        )));
+    }
     let (store, new) = (proxy.store.clone(), session.clone());
     match proxy.on_control(async move { store.create(&new).await }).await {
         Some(Ok(())) => {
+            make_room(proxy, &session).await;
             tracing::info!(session = %session.id, user = session.user.email, client = session.client.name, "logged in");
             Ok(session)
         }
@@ -145,9 +153,27 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
     }
 }
 
+/// Ends what a person has too many of: the sessions that have gone longest without a refresh.
+async fn make_room(proxy: &Arc<Proxy>, new: &Session) {
+    let surplus = proxy.sessions.live().surplus(new, proxy.config.sessions.max_per_user as usize);
+    let reason =
+        format!("the person has more than {} sessions (sessions.maxPerUser)", proxy.config.sessions.max_per_user);
+    for id in surplus {
+        let ended = match read(proxy, id).await {
+            Ok(Some(stored)) => end(proxy, &stored, Some(&reason)).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            // The login itself is good; the next one makes room.
+            tracing::warn!(%error, session = %id, "a surplus session could not be ended");
+        }
+    }
+}
+
 fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, person: Person) -> Result<Session, Failure> {
     let email = check_email(&person.email);
-    let allowed = check_access(&proxy.config.access, &person);
+    let allowed = proxy.check_access(&person);
     let email = match (email, allowed) {
         (Ok(email), Ok(())) => email,
         (Ok(email), Err(denied)) => {
@@ -160,6 +186,10 @@ fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, person: Person) 
         }
     };
     let user = SessionUser { issuer: person.issuer, subject: person.subject, email };
-    let claims = SessionClaims { hosted_domain: person.hosted_domain, email_verified: person.email_verified };
+    let claims = SessionClaims {
+        hosted_domain: person.hosted_domain,
+        email_verified: person.email_verified,
+        groups: person.groups,
+    };
     Ok(login.session(SessionId::of_nonce(keyring, &login.nonce), user, claims, proxy.now()))
 }

@@ -18,7 +18,6 @@ use super::{
 };
 use crate::proxy::{
     crypto::random_bytes,
-    identity::{Person, check_access},
     oauth::{
         OAuthError, client_id_hash,
         code::{self, Activation, Code, Redemption},
@@ -110,8 +109,8 @@ async fn refresh(
         let stored = read(proxy, id).await?.ok_or_else(refresh::ended)?;
         let session = &stored.session;
         refresh::check(session, &client_id_hash(client_id), resource, now)?;
-        if let Err(denied) = check_access(&proxy.config.access, &person(session)) {
-            end(proxy, &stored, Some(&format!("the access rules no longer let this person in: {denied}"))).await?;
+        if let Err(reason) = proxy.check_session(session) {
+            end(proxy, &stored, Some(&reason)).await?;
             return Err(refresh::ended());
         }
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
@@ -131,16 +130,6 @@ async fn refresh(
         }
     }
     Err(OAuthError::temporarily_unavailable("too many refreshes at once: try again"))
-}
-
-fn person(session: &Session) -> Person {
-    Person {
-        issuer: session.user.issuer.clone(),
-        subject: session.user.subject.clone(),
-        email: session.user.email.clone(),
-        email_verified: session.claims.email_verified,
-        hosted_domain: session.claims.hosted_domain.clone(),
-    }
 }
 
 fn tokens(

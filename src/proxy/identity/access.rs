@@ -1,6 +1,9 @@
 use thiserror::Error;
 
-use crate::api::proxy::{Access, AccessPolicy};
+use crate::{
+    api::proxy::{Access, AccessPolicy, EmailVerified},
+    proxy::session::Session,
+};
 
 /// Google's issuer: there only the `hd` claim says that a domain vouches for an account
 /// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
@@ -19,6 +22,22 @@ pub struct Person {
     pub email_verified: bool,
     /// Google's `hd`.
     pub hosted_domain: Option<String>,
+    /// What the groups claim says.
+    pub groups: Vec<String>,
+}
+
+impl Person {
+    /// Whoever logged in to a session, as the issuer described them then.
+    pub fn of_session(session: &Session) -> Self {
+        Self {
+            issuer: session.user.issuer.clone(),
+            subject: session.user.subject.clone(),
+            email: session.user.email.clone(),
+            email_verified: session.claims.email_verified,
+            hosted_domain: session.claims.hosted_domain.clone(),
+            groups: session.claims.groups.clone(),
+        }
+    }
 }
 
 /// Why a person may not come in, in words for that person.
@@ -30,6 +49,9 @@ pub enum Denied {
     /// The issuer does not vouch for the address.
     #[error("the identity provider says that this account's e-mail address is not verified")]
     EmailNotVerified,
+    /// Whoever runs the server has shut this account out.
+    #[error("this account has been blocked")]
+    Blocked,
     /// In no list.
     #[error("this account is not among those that may use this server")]
     NotListed,
@@ -55,11 +77,14 @@ pub fn check_email(email: &str) -> Result<String, Denied> {
 ///
 /// # Errors
 /// Why not.
-pub fn check_access(access: &Access, person: &Person) -> Result<(), Denied> {
-    if !person.email_verified {
+pub fn check_access(access: &Access, verified: EmailVerified, person: &Person) -> Result<(), Denied> {
+    let email = check_email(&person.email)?;
+    if access.blocked.iter().any(|blocked| blocked.eq_ignore_ascii_case(&email)) {
+        return Err(Denied::Blocked);
+    }
+    if !person.email_verified && verified == EmailVerified::Required {
         return Err(Denied::EmailNotVerified);
     }
-    let email = check_email(&person.email)?;
     if access.policy == AccessPolicy::AnyUser {
         return Ok(());
     }
@@ -69,7 +94,8 @@ pub fn check_access(access: &Access, person: &Person) -> Result<(), Denied> {
         email.split_once('@').map(|(_, domain)| domain)
     };
     let listed = access.emails.iter().any(|listed| listed.eq_ignore_ascii_case(&email))
-        || domain.is_some_and(|domain| access.domains.iter().any(|listed| listed.eq_ignore_ascii_case(domain)));
+        || domain.is_some_and(|domain| access.domains.iter().any(|listed| listed.eq_ignore_ascii_case(domain)))
+        || access.groups.iter().any(|listed| person.groups.contains(listed));
     if listed { Ok(()) } else { Err(Denied::NotListed) }
 }
 
@@ -78,11 +104,11 @@ mod tests {
     use super::*;
 
     fn access() -> Access {
-        Access {
-            policy: AccessPolicy::Listed,
-            emails: vec!["Ada@Other.example".to_owned()],
-            domains: vec!["example.com".to_owned()],
-        }
+        serde_json::from_str(r#"{"emails": ["Ada@Other.example"], "domains": ["example.com"]}"#).unwrap()
+    }
+
+    fn check_access(access: &Access, person: &Person) -> Result<(), Denied> {
+        super::check_access(access, EmailVerified::Required, person)
     }
 
     fn person(issuer: &str, email: &str, hosted_domain: Option<&str>) -> Person {
@@ -92,6 +118,7 @@ mod tests {
             email: email.to_owned(),
             email_verified: true,
             hosted_domain: hosted_domain.map(str::to_owned),
+            groups: vec![],
         }
     }
 
@@ -129,9 +156,40 @@ mod tests {
         assert_eq!(check_access(&access(), &person(idp, "bob@example.com", None)), Ok(()));
         assert_eq!(check_access(&access(), &person(idp, "bob@sub.example.com", None)), Err(Denied::NotListed));
         assert_eq!(check_access(&access(), &person(idp, "bob@notexample.com", None)), Err(Denied::NotListed));
-        let any = Access { policy: AccessPolicy::AnyUser, emails: vec![], domains: vec![] };
+        let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
         assert_eq!(check_access(&any, &person(idp, "who@ever.example", None)), Ok(()));
         let unverified = Person { email_verified: false, ..person(idp, "bob@example.com", None) };
         assert_eq!(check_access(&any, &unverified), Err(Denied::EmailNotVerified));
+    }
+
+    #[test]
+    fn a_group_lets_in_whoever_is_in_it() {
+        let access: Access = serde_json::from_str(r#"{"groups": ["gateway-users"]}"#).unwrap();
+        let outside = person("https://idp.example.net", "bob@any.example", None);
+        assert_eq!(check_access(&access, &outside), Err(Denied::NotListed));
+        let groups = vec!["staff".to_owned(), "gateway-users".to_owned()];
+        assert_eq!(check_access(&access, &Person { groups, ..outside.clone() }), Ok(()));
+        let groups = vec!["Gateway-Users".to_owned()];
+        assert_eq!(check_access(&access, &Person { groups, ..outside }), Err(Denied::NotListed));
+    }
+
+    #[test]
+    fn who_is_blocked_stays_out_whatever_else_holds() {
+        for access in [
+            r#"{"policy": "AnyUser", "blocked": ["Bob@example.com"]}"#,
+            r#"{"emails": ["bob@example.com"], "blocked": ["bob@example.com"]}"#,
+        ] {
+            let access: Access = serde_json::from_str(access).unwrap();
+            let bob = person("https://idp.example.net", "bob@example.com", None);
+            assert_eq!(check_access(&access, &bob), Err(Denied::Blocked));
+        }
+    }
+
+    #[test]
+    fn an_issuer_that_is_trusted_need_not_say_verified() {
+        let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
+        let silent = Person { email_verified: false, ..person("https://idp.example.net", "bob@example.com", None) };
+        assert_eq!(super::check_access(&any, EmailVerified::TrustIssuer, &silent), Ok(()));
+        assert_eq!(super::check_access(&any, EmailVerified::Required, &silent), Err(Denied::EmailNotVerified));
     }
 }

@@ -1,13 +1,15 @@
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use openidconnect::{
-    AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields,
-    EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce, PkceCodeChallenge,
-    PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope, SignatureVerificationError, StandardErrorResponse,
-    StandardTokenResponse,
+    AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken,
+    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce,
+    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    SignatureVerificationError, StandardErrorResponse, StandardTokenResponse, SubjectIdentifier, UserInfoClaims,
+    UserInfoError,
     core::{
         CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim,
         CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
@@ -31,11 +33,32 @@ const METADATA_VALID: Duration = Duration::from_secs(3600);
 /// How soon they may be fetched again because a key is unknown: the issuer has rotated, or somebody makes us ask.
 const REFETCH_AFTER: Duration = Duration::from_secs(10);
 
-/// Google's own claim.
+/// How many groups of a person are kept, and how long a group's name may be: a session is a small object.
+const MAX_GROUPS: usize = 256;
+const MAX_GROUP: usize = 256;
+
+/// Claims beyond the standard ones.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct ExtraClaims {
+    /// Google's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hd: Option<String>,
+    /// Any other; the groups are among them.
+    #[serde(flatten)]
+    others: HashMap<String, serde_json::Value>,
+}
+
+impl ExtraClaims {
+    /// The groups that a claim names: a list, or one alone. `None` if the claim is not there.
+    fn groups(&self, claim: &str) -> Option<Vec<String>> {
+        let named = match self.others.get(claim)? {
+            serde_json::Value::Array(values) => values.iter().filter_map(serde_json::Value::as_str).collect(),
+            serde_json::Value::String(one) => vec![one.as_str()],
+            _ => Vec::new(),
+        };
+        let kept = named.into_iter().filter(|group| group.len() <= MAX_GROUP).take(MAX_GROUPS);
+        Some(kept.map(str::to_owned).collect())
+    }
 }
 
 impl openidconnect::AdditionalClaims for ExtraClaims {}
@@ -99,6 +122,7 @@ pub struct Issuer {
     url: IssuerUrl,
     scopes: Vec<Scope>,
     redirect: RedirectUrl,
+    groups_claim: Option<String>,
     http: HttpClient,
     metadata: Mutex<Known>,
 }
@@ -121,6 +145,7 @@ impl Issuer {
             // openid is asked for by the library itself.
             scopes: config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new).collect(),
             redirect: RedirectUrl::new(public_url.join("/callback"))?,
+            groups_claim: config.groups_claim.clone(),
             http,
             metadata: Mutex::default(),
         })
@@ -186,13 +211,38 @@ impl Issuer {
             claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), &nonce).cloned();
         }
         let claims = claims.map_err(|error| LoginError::Refused(format!("its ID token is not good: {error}")))?;
+        let groups = match &self.groups_claim {
+            None => Vec::new(),
+            Some(claim) => match claims.additional_claims().groups(claim) {
+                Some(groups) => groups,
+                None => self.userinfo_groups(&client, answer.access_token(), claims.subject(), claim).await?,
+            },
+        };
         Ok(Person {
+            groups,
             issuer: self.url.as_str().to_owned(),
             subject: claims.subject().as_str().to_owned(),
             email: claims.email().map(|email| email.as_str().to_owned()).unwrap_or_default(),
             email_verified: claims.email_verified().unwrap_or(false),
             hosted_domain: claims.additional_claims().hd.clone(),
         })
+    }
+
+    /// The groups that the userinfo endpoint names (OIDC Core §5.3); none if it, or the issuer, knows no such claim.
+    async fn userinfo_groups(
+        &self,
+        client: &OidcClient,
+        token: &AccessToken,
+        subject: &SubjectIdentifier,
+        claim: &str,
+    ) -> Result<Vec<String>, LoginError> {
+        let Ok(request) = client.user_info(token.clone(), Some(subject.clone())) else { return Ok(Vec::new()) };
+        let answer: UserInfoClaims<ExtraClaims, CoreGenderClaim> =
+            request.request_async(&self.http).await.map_err(|error| match error {
+                UserInfoError::Request(error) => LoginError::Unavailable(describe(&error)),
+                error => LoginError::Refused(format!("its userinfo is not good: {}", describe(&error))),
+            })?;
+        Ok(answer.additional_claims().groups(claim).unwrap_or_default())
     }
 
     fn client(&self, metadata: &CoreProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
@@ -245,4 +295,26 @@ fn describe(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn groups_are_a_list_or_one_alone_and_bounded() {
+        let groups = |claims: serde_json::Value| {
+            serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups")
+        };
+        assert_eq!(groups(json!({"hd": "x"})), None);
+        assert_eq!(groups(json!({"https://example.com/groups": ["a", 1, "b"]})), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(groups(json!({"https://example.com/groups": "a"})), Some(vec!["a".into()]));
+        assert_eq!(groups(json!({"https://example.com/groups": null})), Some(vec![]));
+        let many: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+        assert_eq!(groups(json!({"https://example.com/groups": many})).unwrap().len(), MAX_GROUPS);
+        let long = "x".repeat(MAX_GROUP + 1);
+        assert_eq!(groups(json!({"https://example.com/groups": [long]})), Some(vec![]));
+    }
 }

@@ -4,6 +4,6 @@ mod access;
 mod http_client;
 mod issuer;
 
-pub use access::{Person, check_access, check_email};
+pub use access::{Denied, Person, check_access, check_email};
 pub use http_client::HttpClient;
 pub use issuer::{Credentials, Issuer, LoginError};

@@ -175,6 +175,17 @@ fn failed(error: kube::Error) -> StoreError {
     }
 }
 
+/// What the API server said; kube prints its whole answer, twice.
+fn brief(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn is_status(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
@@ -299,7 +310,8 @@ impl SessionStore for KubernetesStore {
                         None => continue,
                     },
                     Err(error) => {
-                        tracing::warn!(%error, "the watch of sessions broke off and is begun again");
+                        let error = brief(&error);
+                        tracing::warn!(error, "the watch of sessions broke off and is begun again");
                         continue;
                     }
                 };

@@ -50,6 +50,7 @@ pub struct LiveSession {
     active: AtomicBool,
     ended: AtomicBool,
     expires_at: AtomicI64,
+    rotated_at: AtomicI64,
 }
 
 impl LiveSession {
@@ -58,10 +59,11 @@ impl LiveSession {
         Self {
             id: session.id,
             email: session.user.email.as_str().into(),
-            user: format!("{} {}", session.user.issuer, session.user.subject).into(),
+            user: user(session).into(),
             active: AtomicBool::new(session.phase == SessionPhase::Active),
             ended: AtomicBool::new(false),
             expires_at: AtomicI64::new(session.expires_at.as_second()),
+            rotated_at: AtomicI64::new(session.rotated_at.as_second()),
         }
     }
 
@@ -74,12 +76,17 @@ impl LiveSession {
 
     fn update(&self, session: &Session) {
         self.expires_at.store(session.expires_at.as_second(), Ordering::Release);
+        self.rotated_at.store(session.rotated_at.as_second(), Ordering::Release);
         self.active.store(session.phase == SessionPhase::Active, Ordering::Release);
     }
 
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
     }
+}
+
+fn user(session: &Session) -> String {
+    format!("{} {}", session.user.issuer, session.user.subject)
 }
 
 impl LiveSet {
@@ -122,6 +129,18 @@ impl LiveSet {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.read().members.len()
+    }
+
+    /// The sessions that a person has beyond `most`, counting `new`, which may not be among the members yet: those that have
+    /// gone longest without a refresh.
+    pub fn surplus(&self, new: &Session, most: usize) -> Vec<SessionId> {
+        let user = user(new);
+        let known = self.read();
+        let mut others: Vec<&Arc<LiveSession>> =
+            known.members.values().filter(|member| *member.user == *user && member.id != new.id).collect();
+        others.sort_by_key(|member| member.rotated_at.load(Ordering::Acquire));
+        let surplus = (others.len() + 1).saturating_sub(most);
+        others.iter().take(surplus).map(|member| member.id).collect()
     }
 
     /// The names of those whose time was over at `now`.
@@ -282,5 +301,21 @@ mod tests {
         // Restored from a backup.
         set.apply(SessionEvent::Is(session.clone()));
         assert!(set.get(&session.id).unwrap().admits(before_expiry(&session)));
+    }
+
+    #[test]
+    fn beyond_the_cap_the_longest_idle_sessions_of_the_same_person_are_surplus() {
+        let set = LiveSet::default();
+        let at = |nonce: &str, minutes: i64| {
+            let base = active(nonce);
+            Session { rotated_at: base.rotated_at + jiff::SignedDuration::from_mins(minutes), ..base }
+        };
+        let mut other = at("other", 0);
+        other.user.subject = "5678".to_owned();
+        let (idle, fresh, new) = (at("idle", 1), at("fresh", 9), at("new", 10));
+        set.apply(SessionEvent::All(vec![fresh.clone(), idle.clone(), other, new.clone()]));
+        assert_eq!(set.surplus(&new, 3), []);
+        assert_eq!(set.surplus(&new, 2), [idle.id]);
+        assert_eq!(set.surplus(&new, 1), [idle.id, fresh.id]);
     }
 }

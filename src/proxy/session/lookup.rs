@@ -13,7 +13,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 
-use super::{LiveSession, LiveSet, SessionId, SessionStore};
+use super::{LiveSession, LiveSet, Session, SessionId, SessionStore};
 
 /// How long a look-up speaks for a session that the watch has not shown yet.
 const LOOKUP_VALID: Duration = Duration::from_secs(1);
@@ -48,7 +48,11 @@ pub struct Sessions {
     control: Handle,
     lookups: Mutex<HashMap<SessionId, (Instant, Lookup)>>,
     rate: DefaultDirectRateLimiter,
+    may_go_on: Rule,
 }
+
+/// Whether the rules as they are now let a session go on.
+pub type Rule = Arc<dyn Fn(&Session) -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Sessions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,10 +61,10 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    /// Look-ups run on `control`.
-    pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle) -> Self {
+    /// Look-ups run on `control`; `may_go_on` is asked of what they find, as of what the watch shows.
+    pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle, may_go_on: Rule) -> Self {
         let rate = RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND).allow_burst(LOOKUPS_AT_ONCE));
-        Self { live, store, control, lookups: Mutex::default(), rate }
+        Self { live, store, control, lookups: Mutex::default(), rate, may_go_on }
     }
 
     /// The live set alone.
@@ -102,11 +106,11 @@ impl Sessions {
     }
 
     fn start(&self, id: SessionId) -> Lookup {
-        let (store, live) = (self.store.clone(), self.live.clone());
+        let (store, live, may_go_on) = (self.store.clone(), self.live.clone(), self.may_go_on.clone());
         let task = self.control.spawn(async move {
             match tokio::time::timeout(LOOKUP_TIMEOUT, store.get(id)).await {
                 Ok(Ok(stored)) => live
-                    .looked_up(id, stored.map(|stored| stored.session).as_ref())
+                    .looked_up(id, stored.map(|stored| stored.session).filter(|session| may_go_on(session)).as_ref())
                     .map_or(Admission::Ended, Admission::LookedUp),
                 Ok(Err(_)) | Err(_) => Admission::Unknown,
             }
@@ -182,7 +186,7 @@ mod tests {
         let store = Arc::new(store);
         let live = Arc::new(LiveSet::default());
         live.apply(SessionEvent::All(vec![]));
-        (Sessions::new(live, store.clone(), Handle::current()), store, active().created_at)
+        (Sessions::new(live, store.clone(), Handle::current(), Arc::new(|_| true)), store, active().created_at)
     }
 
     #[tokio::test]

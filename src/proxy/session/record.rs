@@ -218,7 +218,11 @@ pub mod tests {
             rotation: 0,
             rotated_at: now,
             expires_at: now + jiff::SignedDuration::from_mins(2),
-            claims: SessionClaims { hosted_domain: Some("example.com".to_owned()), email_verified: true },
+            claims: SessionClaims {
+                hosted_domain: Some("example.com".to_owned()),
+                email_verified: true,
+                groups: vec!["staff".to_owned()],
+            },
         }
     }
 

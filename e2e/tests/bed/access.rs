@@ -1,0 +1,95 @@
+//! Who may come in, and who has to go when that changes.
+
+use e2e::{
+    peers::{browser::Browser, context_forge::MEMBERS},
+    stage::NAMESPACE,
+};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::{Scripted, eventually, sessions, stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_the_issuer_lets_in_whoever_is_in_it_and_nobody_else() {
+    let stage = stage();
+    let front = stage
+        .front("groups", |spec| {
+            spec.replicas = 1;
+            spec.identity_provider.groups_claim = Some("groups".to_owned());
+            spec.access.domains.clear();
+            spec.access.groups = vec!["gateway-users".to_owned()];
+        })
+        .await
+        .unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+    assert_eq!(client.call(&tokens.access, &[]).await.status(), StatusCode::OK);
+    // The groups are carried in the session: a refresh asks for them again.
+    assert!(sessions(&stage, "groups").await[0].spec.claims.groups.contains(&"gateway-users".to_owned()));
+    client.refresh(&tokens.refresh).await.unwrap();
+
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let landing = browser.login(client.authorize_url().as_str(), MEMBERS[1]).await.unwrap();
+    assert_eq!(landing.status, 403, "{landing:?}");
+    browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caps_and_changed_rules_end_the_sessions_they_mean_and_no_others() {
+    let stage = stage();
+    let name = "rules";
+    let front = stage
+        .front(name, |spec| {
+            spec.replicas = 1;
+            spec.sessions.max_per_user = 2;
+        })
+        .await
+        .unwrap();
+    let kubectl = stage.cluster.kubectl_program();
+    let patch = |patch: &Value| {
+        let patch = patch.to_string();
+        kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", name, "--type=merge", "--patch", &patch]).unwrap();
+    };
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let status = |access: String| {
+        let client = &client;
+        async move { client.call(&access, &[]).await.status() }
+    };
+
+    // Three logins of one person: the first ends.
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let mut alice = Vec::new();
+    for _ in 0..3 {
+        alice.push(client.login(&browser, MEMBERS[0]).await.unwrap());
+        // Which one has gone longest without a refresh is told in whole seconds.
+        let before = jiff::Timestamp::now().as_second();
+        eventually("the next second", || async { jiff::Timestamp::now().as_second() > before }).await;
+    }
+    browser.close().await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let carol = client.login(&browser, MEMBERS[1]).await.unwrap();
+    browser.close().await.unwrap();
+    eventually("the first of three sessions ends", || async {
+        status(alice[0].access.clone()).await == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    assert_eq!(status(alice[1].access.clone()).await, StatusCode::OK);
+    assert_eq!(status(alice[2].access.clone()).await, StatusCode::OK);
+
+    // Who is blocked is logged out; others are not.
+    patch(&json!({"spec": {"access": {"blocked": [MEMBERS[0]]}}}));
+    eventually("all sessions of the blocked person are gone", || async {
+        sessions(&stage, name).await.iter().all(|session| session.spec.user.email == MEMBERS[1])
+    })
+    .await;
+    assert_eq!(sessions(&stage, name).await.len(), 1);
+    assert!(client.refresh(&alice[2].refresh).await.is_err());
+    eventually("the other one's calls go on", || async { status(carol.access.clone()).await == StatusCode::OK }).await;
+
+    // Mass logout.
+    patch(&json!({"spec": {"sessions": {"notBefore": jiff::Timestamp::now().to_string()}}}));
+    eventually("every session is gone", || async { sessions(&stage, name).await.is_empty() }).await;
+    assert!(client.refresh(&carol.refresh).await.is_err());
+}

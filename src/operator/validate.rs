@@ -240,7 +240,7 @@ impl ValidatedProxy {
 
     /// The keys that Secret must have, each once.
     pub(super) fn credential_keys(&self) -> Vec<&str> {
-        let CredentialKeys { client_id, client_secret, encryption_key } = &self.config.credentials.keys;
+        let CredentialKeys { client_id, client_secret, encryption_key, .. } = &self.config.credentials.keys;
         let mut keys = Vec::new();
         for key in [client_id, client_secret, encryption_key] {
             if !keys.contains(&key.as_str()) {
@@ -248,6 +248,12 @@ impl ValidatedProxy {
             }
         }
         keys
+    }
+
+    /// The key that Secret may have, unless it is one of those that it must have.
+    pub(super) fn optional_credential_key(&self) -> Option<&str> {
+        let previous = self.config.credentials.keys.previous_encryption_key.as_str();
+        (!self.credential_keys().contains(&previous)).then_some(previous)
     }
 
     /// The Secret that holds the signing keys.

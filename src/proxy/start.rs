@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -23,12 +23,16 @@ use super::{
         Ending, KubernetesStore, LiveSet, OpenError, RecordKeys, Session, SessionEvent, SessionId, SessionStore,
         Sessions, SqliteStore, StoreError, clean_up,
     },
-    state::{Proxy, Secrets, SecretsError, check_session, wall_clock},
+    state::{EncryptionKey, Proxy, Secrets, SecretsError, check_session, wall_clock},
 };
 use crate::{api::InvalidUrl, listener};
 
 /// How often the mounted Secrets are looked at. The kubelet swaps them by symbolic link, which no file watch sees well.
 const SECRETS_POLL: Duration = Duration::from_secs(5);
+
+/// How long a changed encryption key is accepted before it is used: until then other replicas may not have read it. The
+/// kubelet brings a changed Secret within about a minute and a half.
+const ACCEPTED_BEFORE_USED: Duration = Duration::from_secs(5 * 60);
 
 /// Why a proxy cannot start, or cannot go on.
 #[derive(Debug, Error)]
@@ -151,17 +155,20 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 
 async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     let public_url = config.public_url()?;
-    let secrets = Secrets::load(&config)?;
+    let secrets = Secrets::load(&config, EncryptionKey::Previous)?;
     let control = Handle::current();
     let rules = config.clone();
     let rule = Arc::new(move |session: &Session| check_session(&rules, session).is_ok());
+    let name = match &config.sessions.store {
+        StoreConfig::Sqlite { .. } => "standalone",
+        StoreConfig::Kubernetes { proxy, .. } => proxy,
+    };
+    let record_keys = RecordKeys::new(secrets.keyring.clone(), name);
     let store: Arc<dyn SessionStore> = match &config.sessions.store {
-        StoreConfig::Sqlite { path } => {
-            Arc::new(SqliteStore::open(path, RecordKeys::new(secrets.keyring.clone(), "standalone")).await?)
-        }
+        StoreConfig::Sqlite { path } => Arc::new(SqliteStore::open(path, record_keys.clone()).await?),
         StoreConfig::Kubernetes { namespace, proxy, uid } => {
-            let keys = RecordKeys::new(secrets.keyring.clone(), proxy);
-            Arc::new(KubernetesStore::connect(keys, namespace, proxy, uid).await.map_err(Box::new)?)
+            let connected = KubernetesStore::connect(record_keys.clone(), namespace, proxy, uid).await;
+            Arc::new(connected.map_err(Box::new)?)
         }
     };
     let http = HttpClient::new(&config.issuer_url()?).map_err(RunError::Roots)?;
@@ -174,6 +181,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rule),
         store,
         control,
+        record_keys,
         metrics: Metrics::default(),
         clock: wall_clock(),
         config,
@@ -223,35 +231,77 @@ async fn end_refused(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), S
     }
 }
 
-/// Takes over changed credentials and signing keys, until what cannot be taken over has changed: another encryption key
-/// makes every session and client id void.
+/// Takes over changed credentials and keys, until what cannot be taken over has changed: an encryption key without the one
+/// before it makes every session and client id void.
 async fn reload_secrets(proxy: Arc<Proxy>) -> RunError {
-    let mut said = String::new();
+    let mut reload = Reload::new(Instant::now());
     loop {
         tokio::time::sleep(SECRETS_POLL).await;
-        let current = proxy.secrets.load_full();
-        match Secrets::load(&proxy.config) {
-            Ok(new) if !new.keyring.is_same_as(&current.keyring) => return RunError::EncryptionKeyChanged,
-            Ok(new) => {
-                said.clear();
-                if !new.same_as(&current) {
-                    tracing::info!("changed credentials or signing keys are in use");
-                    proxy.secrets.store(Arc::new(new));
-                }
-            }
-            // Kept working with what was read before; said once, not every five seconds.
-            Err(error) if error.to_string() == said => {}
-            Err(error) => {
-                tracing::error!(%error, "changed secrets cannot be used; the former ones stay in use");
-                said = error.to_string();
-            }
+        if let Err(error) = reload.look(&proxy, Instant::now()) {
+            return error;
         }
+    }
+}
+
+/// What the reloading of secrets remembers from one look to the next.
+struct Reload {
+    /// Since when the secrets have been as they are.
+    since: Instant,
+    /// Which encryption key makes new values.
+    using: EncryptionKey,
+    /// The last complaint, which is not repeated every five seconds.
+    said: String,
+}
+
+impl Reload {
+    fn new(now: Instant) -> Self {
+        Self { since: now, using: EncryptionKey::Previous, said: String::new() }
+    }
+
+    /// Looks at the files.
+    fn look(&mut self, proxy: &Proxy, now: Instant) -> Result<(), RunError> {
+        let current = proxy.secrets.load_full();
+        let changed = match Secrets::load(&proxy.config, self.using) {
+            Ok(new) => !new.same_as(&current),
+            Err(error) => {
+                // Kept working with what was read before.
+                if self.said != error.to_string() {
+                    tracing::error!(%error, "changed secrets cannot be used; the former ones stay in use");
+                    self.said = error.to_string();
+                }
+                return Ok(());
+            }
+        };
+        self.said.clear();
+        if changed {
+            (self.since, self.using) = (now, EncryptionKey::Previous);
+        } else if self.using == EncryptionKey::Previous && now.duration_since(self.since) >= ACCEPTED_BEFORE_USED {
+            self.using = EncryptionKey::Current;
+        } else {
+            return Ok(());
+        }
+        // If they have changed once more in this moment, the next look sees it.
+        let Ok(new) = Secrets::load(&proxy.config, self.using) else { return Ok(()) };
+        if !new.keyring.succeeds(&current.keyring) {
+            return Err(RunError::EncryptionKeyChanged);
+        }
+        if changed {
+            tracing::info!("changed credentials or keys are in use");
+        }
+        proxy.record_keys.use_keyring(new.keyring.clone());
+        proxy.secrets.store(Arc::new(new));
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::{
+        crypto::{Keyring, Purpose},
+        session::testing::session,
+        state::testing::proxy,
+    };
 
     #[tokio::test]
     async fn a_proxy_that_cannot_serve_ends_and_says_why() {
@@ -284,5 +334,40 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = listen(taken.local_addr().unwrap()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("cannot listen on {}", taken.local_addr().unwrap())), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_changed_encryption_key_is_accepted_at_once_used_later_and_no_client_notices() {
+        let (folder, proxy) = proxy("http://upstream", LiveSet::default(), wall_clock()).await;
+        let begun = Instant::now();
+        let mut reload = Reload::new(begun);
+        reload.look(&proxy, begun + ACCEPTED_BEFORE_USED).unwrap();
+        let before = proxy.secrets.load().keyring.clone();
+        let sealed = before.seal(Purpose::RefreshToken, &1).unwrap();
+        let session = session("a");
+        proxy.store.create(&session).await.unwrap();
+
+        let key = |name: &str, key: &str| std::fs::write(folder.path().join(name), key).unwrap();
+        let other = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        key("PREVIOUS_ENCRYPTION_KEY", &std::fs::read_to_string(folder.path().join("ENCRYPTION_KEY")).unwrap());
+        key("ENCRYPTION_KEY", other);
+        let changed = begun + ACCEPTED_BEFORE_USED * 2;
+        reload.look(&proxy, changed).unwrap();
+        let keyring = proxy.secrets.load().keyring.clone();
+        let newest = Keyring::new(other, proxy.public_url.as_str()).unwrap();
+        assert_eq!(keyring.open::<u8>(Purpose::Code, &newest.seal(Purpose::Code, &2).unwrap()), Some(2));
+        // Whoever has not read the change yet opens what we make.
+        assert_eq!(before.open::<u8>(Purpose::Code, &keyring.seal(Purpose::Code, &3).unwrap()), Some(3));
+
+        reload.look(&proxy, changed + ACCEPTED_BEFORE_USED).unwrap();
+        let keyring = proxy.secrets.load().keyring.clone();
+        assert_eq!(newest.open::<u8>(Purpose::Code, &keyring.seal(Purpose::Code, &4).unwrap()), Some(4));
+        assert_eq!(keyring.open::<u8>(Purpose::RefreshToken, &sealed), Some(1));
+        assert_eq!(proxy.store.get(session.id).await.unwrap().unwrap().session, session);
+
+        // Without the one before, the change cannot be taken over.
+        std::fs::remove_file(folder.path().join("PREVIOUS_ENCRYPTION_KEY")).unwrap();
+        key("ENCRYPTION_KEY", "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=");
+        assert!(matches!(reload.look(&proxy, changed), Err(RunError::EncryptionKeyChanged)));
     }
 }

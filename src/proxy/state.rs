@@ -1,6 +1,6 @@
 //! What all parts of a running proxy share: the checked configuration, the loaded secrets and the sessions.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io::ErrorKind, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +14,7 @@ use super::{
     identity::{Denied, Issuer, Person, check_access},
     metrics::Metrics,
     oauth::resource::Resources,
-    session::{Session, SessionStore, Sessions},
+    session::{RecordKeys, Session, SessionStore, Sessions},
 };
 use crate::api::{InvalidUrl, PublicUrl};
 
@@ -36,6 +36,8 @@ pub struct Proxy {
     pub store: Arc<dyn SessionStore>,
     /// The runtime for everything that is not the request path.
     pub control: Handle,
+    /// The keys of the sessions' records, which follow those of `secrets`.
+    pub record_keys: RecordKeys,
     /// What is counted.
     pub metrics: Metrics,
     /// What time it is, in whole seconds as tokens and records have it.
@@ -131,6 +133,15 @@ pub struct Secrets {
     fingerprint: [u8; 32],
 }
 
+/// Which encryption key makes new values, while there are two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EncryptionKey {
+    /// The present one.
+    Current,
+    /// The one before: other replicas may not have read the present one yet.
+    Previous,
+}
+
 /// Why the secrets cannot be used. No message holds any of a secret.
 #[derive(Debug, Error)]
 pub enum SecretsError {
@@ -167,11 +178,12 @@ pub enum SecretsError {
 }
 
 impl Secrets {
-    /// Reads the files that a configuration names.
+    /// Reads the files that a configuration names. If there is an encryption key before the present one, `using` says which
+    /// of the two makes new values.
     ///
     /// # Errors
     /// Which file is missing or not right.
-    pub fn load(config: &ProxyConfig) -> Result<Self, SecretsError> {
+    pub fn load(config: &ProxyConfig, using: EncryptionKey) -> Result<Self, SecretsError> {
         let CredentialFiles { directory, keys } = &config.credentials;
         let read = |path: PathBuf| match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => Err(SecretsError::Empty(path)),
@@ -181,16 +193,35 @@ impl Secrets {
         let (_, client_id) = read(directory.join(&keys.client_id))?;
         let (_, client_secret) = read(directory.join(&keys.client_secret))?;
         let (key_path, encryption_key) = read(directory.join(&keys.encryption_key))?;
+        let previous = match read(directory.join(&keys.previous_encryption_key)) {
+            Ok(previous) => Some(previous),
+            Err(SecretsError::Empty(_)) => None,
+            Err(SecretsError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
         let (signing_path, signing_keys) = read(config.signing_keys.clone())?;
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        for part in [&client_id, &client_secret, &encryption_key, &signing_keys] {
+        let previous_key = previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default();
+        for part in [&client_id, &client_secret, &encryption_key, &previous_key, &signing_keys] {
             digest.update(&(part.len() as u64).to_be_bytes());
             digest.update(part.as_bytes());
         }
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(digest.finish().as_ref());
-        let keyring = Keyring::new(&encryption_key, config.public_url()?.as_str())
-            .map_err(|source| SecretsError::EncryptionKey { path: key_path, source })?;
+        let public_url = config.public_url()?;
+        let issuer = public_url.as_str();
+        let wrong = |path: PathBuf| move |source| SecretsError::EncryptionKey { path, source };
+        let current = Keyring::new(&encryption_key, issuer).map_err(wrong(key_path.clone()))?;
+        let keyring = match previous {
+            None => current,
+            Some((path, previous)) if using == EncryptionKey::Current => {
+                current.beside(&previous, issuer).map_err(wrong(path))?
+            }
+            Some((path, previous)) => {
+                let keyring = Keyring::new(&previous, issuer).map_err(wrong(path))?;
+                keyring.beside(&encryption_key, issuer).map_err(wrong(key_path))?
+            }
+        };
         let signing = SigningKeys::parse(signing_keys.as_bytes())
             .and_then(|keys| SigningRing::new(&keys))
             .map_err(|source| SecretsError::SigningKeys { path: signing_path, source })?;
@@ -238,8 +269,9 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
             at.display()
         ))
         .unwrap();
-        let secrets = Secrets::load(&config).unwrap();
-        let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), keys()).await.unwrap());
+        let secrets = Secrets::load(&config, EncryptionKey::Current).unwrap();
+        let record_keys = keys();
+        let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());
         let public_url = config.public_url().unwrap();
         let http = HttpClient::new(&config.issuer_url().unwrap()).unwrap();
         let proxy = Proxy {
@@ -250,6 +282,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
             sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current(), Arc::new(|_| true)),
             store,
             control: Handle::current(),
+            record_keys,
             metrics: Metrics::default(),
             clock,
             config,

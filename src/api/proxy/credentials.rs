@@ -71,11 +71,17 @@ pub struct CredentialKeys {
     pub client_secret: String,
 
     /// Holds 32 random bytes in base64 (openssl rand -base64 32): seals client ids, codes and refresh tokens. Who changes
-    /// it logs everyone out.
+    /// it keeps the former one under previousEncryptionKey; otherwise everybody has to log in again.
     #[serde(default = "default_encryption_key")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = key_rule())]
     pub encryption_key: String,
+
+    /// Holds the encryption key before the present one, and may be absent: what it has sealed goes on being good.
+    #[serde(default = "default_previous_encryption_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = key_rule())]
+    pub previous_encryption_key: String,
 }
 
 impl Default for CredentialKeys {
@@ -84,6 +90,7 @@ impl Default for CredentialKeys {
             client_id: default_client_id(),
             client_secret: default_client_secret(),
             encryption_key: default_encryption_key(),
+            previous_encryption_key: default_previous_encryption_key(),
         }
     }
 }
@@ -98,4 +105,8 @@ fn default_client_secret() -> String {
 
 fn default_encryption_key() -> String {
     "ENCRYPTION_KEY".to_owned()
+}
+
+fn default_previous_encryption_key() -> String {
+    "PREVIOUS_ENCRYPTION_KEY".to_owned()
 }

@@ -163,16 +163,16 @@ fn resources() -> ResourceRequirements {
     }
 }
 
-/// One volume for all files: they change together, and no mount lies within another. No source is optional: the kubelet
-/// waits for what is missing, and starts the pod when it appears.
+/// One volume for all files: they change together, and no mount lies within another. No source is optional but the key
+/// before the present one: the kubelet waits for what is missing, and starts the pod when it appears.
 fn files(proxy: &ValidatedProxy) -> Volume {
     let item = |key: &str, folder: &str| KeyToPath {
         key: key.to_owned(),
         path: if folder.is_empty() { key.to_owned() } else { format!("{folder}/{key}") },
         mode: None,
     };
-    let secret = |name: &str, items: Vec<KeyToPath>| VolumeProjection {
-        secret: Some(SecretProjection { name: name.to_owned(), items: Some(items), optional: None }),
+    let secret = |name: &str, items: Vec<KeyToPath>, optional: Option<bool>| VolumeProjection {
+        secret: Some(SecretProjection { name: name.to_owned(), items: Some(items), optional }),
         ..VolumeProjection::default()
     };
     // A 1Password item has more fields than ours (notes, a password): those stay out of the pods.
@@ -185,16 +185,18 @@ fn files(proxy: &ValidatedProxy) -> Volume {
         }),
         ..VolumeProjection::default()
     };
+    let signing_keys = vec![item(mounts::SIGNING_KEYS_FILE, mounts::SIGNING_KEYS)];
+    let mut sources = vec![
+        config,
+        secret(proxy.credentials_secret(), credentials, None),
+        secret(&proxy.signing_keys_secret(), signing_keys, None),
+    ];
+    if let Some(key) = proxy.optional_credential_key() {
+        sources.push(secret(proxy.credentials_secret(), vec![item(key, mounts::CREDENTIALS)], Some(true)));
+    }
     Volume {
         name: "files".to_owned(),
-        projected: Some(ProjectedVolumeSource {
-            default_mode: Some(FILE_MODE),
-            sources: Some(vec![
-                config,
-                secret(proxy.credentials_secret(), credentials),
-                secret(&proxy.signing_keys_secret(), vec![item(mounts::SIGNING_KEYS_FILE, mounts::SIGNING_KEYS)]),
-            ]),
-        }),
+        projected: Some(ProjectedVolumeSource { default_mode: Some(FILE_MODE), sources: Some(sources) }),
         ..Volume::default()
     }
 }
@@ -253,7 +255,10 @@ mod tests {
         let keys: Vec<_> =
             sources[1]["secret"]["items"].as_array().unwrap().iter().map(|item| item["path"].clone()).collect();
         assert_eq!(keys, ["credentials/id", "credentials/OAUTH_CLIENT_SECRET", "credentials/ENCRYPTION_KEY"]);
-        assert!(!deployment.to_string().contains("optional"));
+        // Only the key before the present one may be missing.
+        let optional: Vec<_> = sources.as_array().unwrap().iter().filter(|s| s["secret"]["optional"] == true).collect();
+        assert_eq!(optional.len(), 1);
+        assert_eq!(optional[0]["secret"]["items"][0]["path"], "credentials/PREVIOUS_ENCRYPTION_KEY");
     }
 
     #[test]

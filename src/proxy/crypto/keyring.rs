@@ -64,8 +64,15 @@ const SHORT_MAC_LEN: usize = 16;
 #[error("the encryption key must be 32 random bytes in base64; make one with: openssl rand -base64 32")]
 pub struct InvalidEncryptionKey;
 
-/// The keys derived from an ENCRYPTION_KEY for one issuer: a value of another proxy is nothing here.
+/// The keys derived from an ENCRYPTION_KEY, and from the one before it if there is one, for one issuer: a value of another
+/// proxy is nothing here. One of the two makes new values, either opens what it made.
 pub struct Keyring {
+    active: KeySet,
+    other: Option<KeySet>,
+}
+
+/// What is derived from one ENCRYPTION_KEY.
+struct KeySet {
     key_id: [u8; KEY_ID_LEN],
     keys: Vec<PurposeKeys>,
 }
@@ -90,13 +97,8 @@ impl KeyType for KeyLength {
     }
 }
 
-impl Keyring {
-    /// Derives the keys from `encryption_key` (32 bytes in base64, either alphabet, white space around it ignored) for
-    /// `issuer`.
-    ///
-    /// # Errors
-    /// When the key is anything else.
-    pub fn new(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
+impl KeySet {
+    fn derive(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
         let text = encryption_key.trim();
         let master = STANDARD
             .decode(text)
@@ -130,22 +132,64 @@ impl Keyring {
         Ok(Self { key_id, keys })
     }
 
-    /// Whether both were derived from the same key for the same issuer.
-    pub fn is_same_as(&self, other: &Self) -> bool {
-        self.key_id == other.key_id
-    }
-
     fn keys(&self, purpose: Purpose) -> &PurposeKeys {
         // PURPOSES lists the variants in their order; a test holds it to that.
         &self.keys[purpose as usize]
+    }
+
+    fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.keys(purpose).mac);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut mac = [0; 32];
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
+
+    fn mac_text(&self, purpose: Purpose, parts: &[&[u8]]) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.mac(purpose, parts))
+    }
+}
+
+impl Keyring {
+    /// Derives the keys from `encryption_key` (32 bytes in base64, either alphabet, white space around it ignored) for
+    /// `issuer`.
+    ///
+    /// # Errors
+    /// When the key is anything else.
+    pub fn new(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
+        Ok(Self { active: KeySet::derive(encryption_key, issuer)?, other: None })
+    }
+
+    /// With a second key, which makes nothing new but opens what it has made. With both of one value there is but one.
+    ///
+    /// # Errors
+    /// When it is no key.
+    pub fn beside(mut self, other: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
+        let other = KeySet::derive(other, issuer)?;
+        self.other = (other.key_id != self.active.key_id).then_some(other);
+        Ok(self)
+    }
+
+    /// Whether it opens what the active key of `former` makes.
+    pub fn succeeds(&self, former: &Self) -> bool {
+        self.sets().any(|set| set.key_id == former.active.key_id)
+    }
+
+    /// The active keys, then the others.
+    fn sets(&self) -> impl Iterator<Item = &KeySet> {
+        std::iter::once(&self.active).chain(&self.other)
     }
 
     /// Encrypts and authenticates a value: base64url of key id, nonce, ciphertext and tag. `None` only if the system
     /// gives no randomness.
     pub fn seal<T: Serialize>(&self, purpose: Purpose, value: &T) -> Option<String> {
         let mut sealed = serde_json::to_vec(value).ok()?;
-        let nonce = self.keys(purpose).seal.seal_in_place_append_tag(Aad::from(self.key_id), &mut sealed).ok()?;
-        Some(BASE64_URL_SAFE_NO_PAD.encode([&self.key_id[..], nonce.as_ref(), &sealed].concat()))
+        let KeySet { key_id, .. } = self.active;
+        let nonce = self.active.keys(purpose).seal.seal_in_place_append_tag(Aad::from(key_id), &mut sealed).ok()?;
+        Some(BASE64_URL_SAFE_NO_PAD.encode([&key_id[..], nonce.as_ref(), &sealed].concat()))
     }
 
     /// The length of what [`Self::seal`] makes of a value, which costs no nonce.
@@ -159,12 +203,10 @@ impl Keyring {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (key_id, rest) = bytes.split_at_checked(KEY_ID_LEN)?;
         let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN)?;
-        if key_id != self.key_id {
-            return None;
-        }
+        let set = self.sets().find(|set| set.key_id == key_id)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut ciphertext = ciphertext.to_vec();
-        let plain = self.keys(purpose).seal.open_in_place(nonce, Aad::from(self.key_id), &mut ciphertext).ok()?;
+        let plain = set.keys(purpose).seal.open_in_place(nonce, Aad::from(set.key_id), &mut ciphertext).ok()?;
         serde_json::from_slice(plain).ok()
     }
 
@@ -172,7 +214,7 @@ impl Keyring {
     pub fn sign<T: Serialize>(&self, purpose: Purpose, value: &T) -> Option<String> {
         let json = serde_json::to_vec(value).ok()?;
         let mac = self.mac(purpose, &[&json]);
-        Some(BASE64_URL_SAFE_NO_PAD.encode([&self.key_id[..], &mac[..SHORT_MAC_LEN], &json].concat()))
+        Some(BASE64_URL_SAFE_NO_PAD.encode([&self.active.key_id[..], &mac[..SHORT_MAC_LEN], &json].concat()))
     }
 
     /// Reads what [`Self::sign`] made for the same purpose; `None` for anything else.
@@ -180,30 +222,28 @@ impl Keyring {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(signed).ok()?;
         let (key_id, rest) = bytes.split_at_checked(KEY_ID_LEN)?;
         let (mac, json) = rest.split_at_checked(SHORT_MAC_LEN)?;
-        let expected = self.mac(purpose, &[json]);
-        (key_id == self.key_id && equal(mac, &expected[..SHORT_MAC_LEN])).then(|| serde_json::from_slice(json).ok())?
+        let set = self.sets().find(|set| set.key_id == key_id)?;
+        equal(mac, &set.mac(purpose, &[json])[..SHORT_MAC_LEN]).then(|| serde_json::from_slice(json).ok())?
     }
 
-    /// HMAC-SHA256 over the parts, each with its length before it so that no two lists of parts look alike.
+    /// HMAC-SHA256 by the active key over the parts, each with its length before it so that no two lists of parts look alike.
     pub fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.keys(purpose).mac);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut mac = [0; 32];
-        mac.copy_from_slice(context.sign().as_ref());
-        mac
+        self.active.mac(purpose, parts)
     }
 
     /// [`Self::mac`] in base64url.
     pub fn mac_text(&self, purpose: Purpose, parts: &[&[u8]]) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.mac(purpose, parts))
+        self.active.mac_text(purpose, parts)
     }
 
-    /// Whether `text` is [`Self::mac_text`] of the parts, compared in constant time.
+    /// Whether `text` is the [`Self::mac_text`] of the parts by either key, compared in constant time.
     pub fn verify_mac_text(&self, purpose: Purpose, parts: &[&[u8]], text: &str) -> bool {
-        equal(text.as_bytes(), self.mac_text(purpose, parts).as_bytes())
+        self.sets().any(|set| equal(text.as_bytes(), set.mac_text(purpose, parts).as_bytes()))
+    }
+
+    /// [`Self::verify_mac_text`] for a text that has only the first `length` characters.
+    pub fn verify_mac_start(&self, purpose: Purpose, parts: &[&[u8]], text: &[u8], length: usize) -> bool {
+        self.sets().any(|set| set.mac_text(purpose, parts).as_bytes().get(..length).is_some_and(|mac| equal(text, mac)))
     }
 }
 
@@ -267,6 +307,27 @@ pub mod tests {
             assert_eq!(keyring.open::<String>(Purpose::Code, short), None);
             assert_eq!(keyring.read::<String>(Purpose::Code, short), None);
         }
+    }
+
+    #[test]
+    fn the_key_before_goes_on_opening_what_it_made_and_makes_nothing_new() {
+        const ISSUER: &str = "https://mcp.example.com";
+        let other_key = STANDARD.encode([7; 32]);
+        let (before, parts) = (keyring(), [&b"part"[..]]);
+        let now = Keyring::new(&other_key, ISSUER).unwrap().beside(KEY, ISSUER).unwrap();
+        assert!(now.succeeds(&before) && !before.succeeds(&now));
+        let (sealed, signed) = (before.seal(Purpose::Code, &1).unwrap(), before.sign(Purpose::ClientId, &2).unwrap());
+        assert_eq!(now.open::<u8>(Purpose::Code, &sealed), Some(1));
+        assert_eq!(now.read::<u8>(Purpose::ClientId, &signed), Some(2));
+        let mac = before.mac_text(Purpose::SessionRecord, &parts);
+        assert!(now.verify_mac_text(Purpose::SessionRecord, &parts, &mac));
+        assert!(now.verify_mac_start(Purpose::SessionRecord, &parts, &mac.as_bytes()[..22], 22));
+        assert!(!now.verify_mac_start(Purpose::SessionRecord, &parts, b"", 22));
+        // What is made now is nothing to who knows only the key before.
+        assert_eq!(before.open::<u8>(Purpose::Code, &now.seal(Purpose::Code, &1).unwrap()), None);
+        assert_ne!(now.mac_text(Purpose::SessionRecord, &parts), mac);
+        // Without the key before, what it made is nothing.
+        assert_eq!(Keyring::new(&other_key, ISSUER).unwrap().open::<u8>(Purpose::Code, &sealed), None);
     }
 
     #[test]

@@ -1,4 +1,3 @@
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::proxy::crypto::{Keyring, Purpose};
@@ -34,8 +33,11 @@ pub fn unbind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) -> Result<
     }
     let dot = bound.len().checked_sub(MAC_LEN + 1).ok_or(ForeignMcpSession)?;
     let (id, tag) = bound.as_bytes().split_at(dot);
-    let expected = [b".", mac(keyring, user, id).as_bytes()].concat();
-    verify_slices_are_equal(tag, &expected).map_err(|_| ForeignMcpSession)?;
+    let (dot, tag) = tag.split_at(1);
+    let parts = [id, user.as_bytes()];
+    if dot != b"." || !keyring.verify_mac_start(Purpose::McpSessionId, &parts, tag, MAC_LEN) {
+        return Err(ForeignMcpSession);
+    }
     let id = HeaderValue::from_bytes(id).map_err(|_| ForeignMcpSession)?;
     headers.insert(MCP_SESSION_ID, id);
     Ok(())

@@ -19,7 +19,7 @@ use crate::{
         crypto::{AccessClaims, now_seconds},
         forward::testing::{VerifiedTokens, verify},
         session::{LiveSet, Session, SessionEvent, testing::session},
-        state::{Secrets, testing::proxy, wall_clock},
+        state::{EncryptionKey, Secrets, testing::proxy, wall_clock},
     },
 };
 
@@ -247,7 +247,7 @@ async fn a_token_that_was_cached_is_worth_nothing_once_its_signing_key_is_gone()
     assert_eq!(bed.send(token.clone()).await.status(), StatusCode::OK);
     let other = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
     std::fs::write(&bed.proxy.config.signing_keys, serde_json::to_string(&other).unwrap()).unwrap();
-    bed.proxy.secrets.store(Arc::new(Secrets::load(&bed.proxy.config).unwrap()));
+    bed.proxy.secrets.store(Arc::new(Secrets::load(&bed.proxy.config, EncryptionKey::Current).unwrap()));
     assert_eq!(bed.send(token).await.status(), StatusCode::UNAUTHORIZED);
 }
 

@@ -1,5 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -80,17 +81,22 @@ pub struct Session {
     pub claims: SessionClaims,
 }
 
-/// Turns sessions into records and back. A record whose MAC does not fit is no session.
+/// Turns sessions into records and back. A record whose MAC does not fit is no session. Clones use the same keys.
 #[derive(Clone, Debug)]
 pub struct RecordKeys {
-    keyring: Arc<Keyring>,
+    keyring: Arc<ArcSwap<Keyring>>,
     proxy: String,
 }
 
 impl RecordKeys {
     /// For the sessions of the proxy of that name.
     pub fn new(keyring: Arc<Keyring>, proxy: impl Into<String>) -> Self {
-        Self { keyring, proxy: proxy.into() }
+        Self { keyring: Arc::new(ArcSwap::new(keyring)), proxy: proxy.into() }
+    }
+
+    /// Goes on with other keys.
+    pub fn use_keyring(&self, keyring: Arc<Keyring>) {
+        self.keyring.store(keyring);
     }
 
     /// The record of a session, with its MAC.
@@ -119,7 +125,7 @@ impl RecordKeys {
         let mac = std::mem::take(&mut unsigned.mac);
         let parts = self.parts(&id, &unsigned);
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        if spec.proxy != self.proxy || !self.keyring.verify_mac_text(Purpose::SessionRecord, &parts, &mac) {
+        if spec.proxy != self.proxy || !self.keyring.load().verify_mac_text(Purpose::SessionRecord, &parts, &mac) {
             return None;
         }
         Some(Session {
@@ -150,7 +156,7 @@ impl RecordKeys {
     fn mac(&self, id: &SessionId, unsigned: &McpOAuthSessionSpec) -> String {
         let parts = self.parts(id, unsigned);
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        self.keyring.mac_text(Purpose::SessionRecord, &parts)
+        self.keyring.load().mac_text(Purpose::SessionRecord, &parts)
     }
 
     /// What is authenticated: the name and each field in the order of the type. JSON of a field that is a struct is

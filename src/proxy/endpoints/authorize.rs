@@ -66,6 +66,107 @@ pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQ
     response
 }
 
-fn host_of(url: &str) -> String {
+/// The host of an address, for people to read.
+pub(super) fn host_of(url: &str) -> String {
     Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::endpoints::testing::{Bed, REFRESHES, text};
+
+    fn cookies(answer: &Response) -> Vec<String> {
+        let set = answer.headers().get_all(header::SET_COOKIE).iter();
+        set.map(|cookie| cookie.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a4_before_consent_the_browser_gets_a_name_and_no_login_and_keeps_it() {
+        let bed = Bed::new(&REFRESHES).await;
+        let first = bed.get(&bed.authorize(&[]), &[]).await;
+        let set = cookies(&first);
+        assert!(set.len() == 1 && set[0].starts_with("__Host-mcp-browser="), "{set:?}");
+        assert!(set[0].ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{set:?}");
+        let cookie = set[0].split(';').next().unwrap();
+        let again = bed.get(&bed.authorize(&[]), &[("cookie", cookie)]).await;
+        assert_eq!(cookies(&again)[0].split(';').next(), Some(cookie));
+    }
+
+    #[tokio::test]
+    async fn a5_the_consent_page_may_not_be_framed_or_kept_and_its_form_may_lead_to_the_issuer() {
+        let bed = Bed::new(&REFRESHES).await;
+        let page = bed.get(&bed.authorize(&[]), &[]).await;
+        let header = |name: &str| page.headers()[name].to_str().unwrap();
+        let policy = header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("form-action"), "{policy}");
+        assert_eq!((header("x-frame-options"), header("cache-control")), ("DENY", "no-store"));
+        assert_eq!(header("referrer-policy"), "same-origin");
+        let html = text(page).await;
+        assert!(html.contains("Continue to accounts.google.com") && html.contains("<dd>localhost</dd>"), "{html}");
+    }
+
+    #[tokio::test]
+    async fn a8_an_unknown_client_is_told_so_and_its_browser_is_sent_nowhere() {
+        let bed = Bed::new(&REFRESHES).await;
+        let unknown = bed.authorize(&[("client_id", Some("unknown"))]);
+        let page = bed.get(&unknown, &[("accept", "text/html")]).await;
+        assert_eq!((page.status(), page.headers().get("location")), (StatusCode::UNAUTHORIZED, None));
+        // As mcp-remote looks first whether its registration is still known.
+        let preflight = bed.get(&unknown, &[("accept", "application/json")]).await;
+        assert_eq!(preflight.status(), StatusCode::UNAUTHORIZED);
+        assert!(text(preflight).await.starts_with("{\"error\":\"invalid_client\""));
+        let elsewhere = bed.authorize(&[("redirect_uri", Some("http://localhost:1/other"))]);
+        let page = bed.get(&elsewhere, &[]).await;
+        assert_eq!((page.status(), page.headers().get("location")), (StatusCode::BAD_REQUEST, None));
+    }
+
+    #[tokio::test]
+    async fn a9_an_error_goes_back_with_our_issuer_and_the_clients_state() {
+        let bed = Bed::new(&REFRESHES).await;
+        let answer = bed.get(&bed.authorize(&[("code_challenge_method", Some("plain"))]), &[]).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        let location = Url::parse(answer.headers()["location"].to_str().unwrap()).unwrap();
+        let parameter = |name: &str| location.query_pairs().find(|(known, _)| known == name).unwrap().1.into_owned();
+        assert_eq!((location.host_str(), location.port()), (Some("localhost"), Some(1234)));
+        assert_eq!(parameter("error"), "invalid_request");
+        assert_eq!((parameter("iss").as_str(), parameter("state").as_str()), ("https://mcp.example.com", "the-state"));
+    }
+
+    #[tokio::test]
+    async fn a18_no_header_of_a_request_changes_what_we_say_of_ourselves() {
+        let bed = Bed::new(&REFRESHES).await;
+        for path in [
+            "/.well-known/oauth-authorization-server",
+            "/.well-known/openid-configuration",
+            "/.well-known/oauth-protected-resource",
+            "/.well-known/oauth-protected-resource/mcp",
+        ] {
+            let plain = text(bed.get(path, &[]).await).await;
+            let evil =
+                [("host", "evil.example"), ("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")];
+            assert_eq!(text(bed.get(path, &evil).await).await, plain);
+            assert!(plain.contains("https://mcp.example.com"));
+        }
+    }
+
+    #[tokio::test]
+    async fn parameters_that_would_not_fit_a_cookie_are_refused_with_a_message() {
+        let bed = Bed::new(&REFRESHES).await;
+        let long = "x".repeat(3000);
+        let page = bed.get(&bed.authorize(&[("state", Some(&long))]), &[]).await;
+        assert_eq!(page.status(), StatusCode::BAD_REQUEST);
+        assert!(text(page).await.contains("too long"));
+    }
+
+    #[tokio::test]
+    async fn a2_the_issuers_answer_is_nothing_in_a_browser_that_has_not_consented() {
+        let bed = Bed::new(&REFRESHES).await;
+        for headers in [&[][..], &[("cookie", "__Host-mcp-login-0123456789abcdef=forged")][..]] {
+            let page = bed.get("/callback?code=stolen&state=somebody-elses", headers).await;
+            assert_eq!(page.status(), StatusCode::FORBIDDEN);
+            assert!(text(page).await.contains("connect again"));
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod callback;
 mod client_request;
 mod consent;
 mod cookies;
+mod landing;
 mod pages;
 mod register;
 mod respond;
@@ -51,6 +52,7 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         for_programs = for_programs.route("/register", post(register::register));
     }
     Router::new()
+        .route("/", get(landing::landing))
         .route("/authorize", get(authorize::authorize))
         .route("/consent", post(consent::consent))
         .route("/callback", get(callback::callback))

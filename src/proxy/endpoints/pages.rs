@@ -34,6 +34,17 @@ pub struct Consent<'a> {
     pub binding: &'a str,
 }
 
+/// Tells a person who came here with a browser how to connect.
+#[derive(Template)]
+#[template(path = "landing.html")]
+pub struct Landing<'a> {
+    pub style: &'a str,
+    pub host: &'a str,
+    pub issuer_host: &'a str,
+    pub url: &'a str,
+    pub name: &'a str,
+}
+
 /// Says something to a person.
 #[derive(Template)]
 #[template(path = "message.html")]

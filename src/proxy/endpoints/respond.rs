@@ -88,7 +88,15 @@ pub fn login_failed(error: &LoginError) -> OAuthError {
 
 /// A page with a message.
 pub fn page(status: StatusCode, title: &str, text: &str, hint: &str) -> Response {
-    pages::render(status, &Message { style: pages::STYLE, title, text, hint })
+    pages::render(status, &Message { style: pages::STYLE, title, text: &sentence(text), hint })
+}
+
+/// An `error_description` as a sentence for a person.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase()).into_iter();
+    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    first.chain(letters).chain(end.chars()).collect()
 }
 
 /// Sends the browser back to the client with an error (RFC 6749 §4.1.2.1, RFC 9207).

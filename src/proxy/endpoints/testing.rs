@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use axum::{body::Body, http::Request};
+use axum::{body::Body, http::Request, response::Response};
 use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -66,6 +66,30 @@ impl Bed {
         Self { _directory: directory, proxy: Arc::new(proxy), clock, client_id, session, code }
     }
 
+    /// The address of an authorization request, with some parameters changed or, with `None`, left out.
+    pub fn authorize(&self, changes: &[(&str, Option<&str>)]) -> String {
+        let mut query = vec![
+            ("response_type", "code"),
+            ("client_id", self.client_id.as_str()),
+            ("redirect_uri", REDIRECT_URI),
+            ("state", "the-state"),
+            ("code_challenge", CHALLENGE),
+            ("code_challenge_method", "S256"),
+        ];
+        query.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+        query.extend(changes.iter().filter_map(|(name, value)| Some((*name, (*value)?))));
+        format!("/authorize?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish())
+    }
+
+    /// What a GET of a path is answered with.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router(self.proxy.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
     pub fn wait(&self, time: SignedDuration) {
         self.clock.fetch_add(time.as_secs(), Ordering::SeqCst);
     }
@@ -119,3 +143,8 @@ pub fn error((status, body): &(u16, Value)) -> (u16, &str) {
 
 /// What clients that refresh register.
 pub const REFRESHES: [&str; 2] = ["authorization_code", "refresh_token"];
+
+/// The whole body of an answer.
+pub async fn text(answer: Response) -> String {
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OAuthError, SCOPE, client::Client, client_id_hash, pkce, redirect_uri, resource::Resources};
+use super::{
+    OAuthError, OFFLINE_ACCESS, SCOPE, client::Client, client_id_hash, pkce, redirect_uri, resource::Resources,
+};
 use crate::{
     api::{SessionClient, proxy::Redirects},
     proxy::crypto::Keyring,
@@ -127,7 +129,7 @@ pub fn check(
         challenge,
         resource,
         refreshes: client.refreshes
-            || get("scope").is_some_and(|scope| scope.split(' ').any(|scope| scope == "offline_access")),
+            || get("scope").is_some_and(|scope| scope.split(' ').any(|scope| scope == OFFLINE_ACCESS)),
     })
 }
 

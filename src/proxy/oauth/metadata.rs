@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::SCOPE;
+use super::{OFFLINE_ACCESS, SCOPE};
 use crate::api::{PublicUrl, proxy::DynamicRegistration};
 
 /// The ways in which clients may prove themselves. Named, because left out it would mean `client_secret_basic` alone.
@@ -17,7 +17,9 @@ pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistr
         "token_endpoint": public_url.join("/token"),
         "revocation_endpoint": public_url.join("/revoke"),
         "jwks_uri": public_url.join("/jwks"),
-        "scopes_supported": [SCOPE],
+        // Here only, and not where an MCP endpoint describes itself: what it stands for is between client and us (MCP
+        // 2026-07-28, refresh tokens).
+        "scopes_supported": [SCOPE, OFFLINE_ACCESS],
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported": ["authorization_code", "refresh_token"],

@@ -18,6 +18,9 @@ pub use error::{ErrorCode, OAuthError};
 /// The one scope there is: to use the MCP server. Clients ask for all sorts of others, which are narrowed to it.
 pub const SCOPE: &str = "mcp";
 
+/// Asks for refresh tokens (OIDC Core §11), for clients that did not register for them.
+pub const OFFLINE_ACCESS: &str = "offline_access";
+
 /// SHA-256 of a text in base64url.
 pub fn sha256_text(text: &str) -> String {
     use aws_lc_rs::digest::{SHA256, digest};

@@ -138,6 +138,7 @@ impl Stage {
             clients: Clients::default(),
             tokens: Tokens::default(),
             sessions: Sessions::default(),
+            trusted_proxies: Vec::new(),
             replicas: 2,
             image: None,
             pod: None,

@@ -201,6 +201,8 @@ fn config(
                 .map_err(|_| DevError::NotBefore)?,
             store: StoreConfig::Sqlite { path: state.join("sessions.db") },
         },
+        // Nobody stands in front of it.
+        trusted_proxies: Vec::new(),
     })
 }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::api::McpOAuthProxyStatus;
 
 /// The types of conditions that are ours. Others are left alone.
-pub(super) const TYPES: [&str; 4] = [READY, "CredentialsReady", "Available", STALLED];
+pub(super) const TYPES: [&str; 5] = [READY, "CredentialsReady", "Available", "ClientAddressKnown", STALLED];
 
 /// Sums up the others.
 pub(super) const READY: &str = "Ready";
@@ -27,6 +27,8 @@ const STALLED: &str = "Stalled";
 
 /// The reasons that conditions give. They are an interface: people and scripts match them.
 mod reasons {
+    pub(super) const ADDRESS_FROM_TRUSTED_PROXIES: &str = "AddressFromTrustedProxies";
+    pub(super) const TRUSTED_PROXIES_NOT_SET: &str = "TrustedProxiesNotSet";
     pub(super) const APPLY_FORBIDDEN: &str = "ApplyForbidden";
     pub(super) const CREDENTIALS_COMPLETE: &str = "CredentialsComplete";
     pub(super) const FORMER_CHILDREN_TERMINATING: &str = "FormerChildrenTerminating";
@@ -80,6 +82,7 @@ pub(super) struct Findings {
     ready: Option<Verdict>,
     credentials: Option<Verdict>,
     available: Option<Verdict>,
+    client_address: Option<Verdict>,
     stalled: Option<Verdict>,
 }
 
@@ -103,6 +106,7 @@ impl Findings {
             label_selector: Some(
                 selector(&proxy.name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
             ),
+            client_address: Some(client_address(proxy)),
             ..Self::default()
         };
         match applied {
@@ -186,7 +190,7 @@ impl Findings {
         generation: Option<i64>,
         now: Timestamp,
     ) -> McpOAuthProxyStatus {
-        let verdicts = [&self.ready, &self.credentials, &self.available, &self.stalled];
+        let verdicts = [&self.ready, &self.credentials, &self.available, &self.client_address, &self.stalled];
         let conditions = TYPES.iter().zip(verdicts).filter_map(|(type_, verdict)| {
             let before = old.conditions.iter().find(|condition| condition.type_ == *type_);
             let Some(verdict) = verdict else {
@@ -276,6 +280,19 @@ fn availability(proxy: &ValidatedProxy, deployment: &Deployment) -> (Verdict, Ve
         availability.clone()
     };
     (availability, ready)
+}
+
+/// Whether requests can be limited for each client.
+fn client_address(proxy: &ValidatedProxy) -> Verdict {
+    if proxy.config.trusted_proxies.is_empty() {
+        Verdict::is(
+            false,
+            reasons::TRUSTED_PROXIES_NOT_SET,
+            "requests are limited for all clients together: name the addresses of the tunnel or ingress in trustedProxies to limit them for each",
+        )
+    } else {
+        Verdict::is(true, reasons::ADDRESS_FROM_TRUSTED_PROXIES, "requests are limited for each client")
+    }
 }
 
 fn rolling_out(proxy: &ValidatedProxy) -> Verdict {

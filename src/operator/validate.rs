@@ -1,3 +1,4 @@
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
@@ -101,6 +102,9 @@ pub enum InvalidProxy {
     /// Not a time.
     #[error("sessions.notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")]
     NotBefore,
+    /// Not ranges of addresses.
+    #[error("each of trustedProxies must be a range of addresses, such as 10.42.0.0/16, 192.0.2.7/32 or fd00::/8")]
+    TrustedProxies,
     /// What the API server would have filled in.
     #[error("the object has no {0}: it does not come from an API server")]
     Incomplete(&'static str),
@@ -127,8 +131,10 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     }
     let not_before = spec.sessions.not_before.as_deref().map(str::parse).transpose();
     let not_before = not_before.map_err(|_| InvalidProxy::NotBefore)?;
+    let trusted_proxies: Result<Vec<IpNet>, _> = spec.trusted_proxies.iter().map(|range| range.parse()).collect();
+    let trusted_proxies = trusted_proxies.map_err(|_| InvalidProxy::TrustedProxies)?;
     let store = StoreConfig::Kubernetes { namespace: namespace.clone(), proxy: name.clone(), uid: uid.clone() };
-    let config = configuration(spec, not_before, store);
+    let config = ProxyConfig { trusted_proxies, ..configuration(spec, not_before, store) };
     config.validate()?;
     let paths = config.upstream_paths().map_err(ConfigError::from)?;
     let first = paths.iter().find(|path| PathPattern::is_literal(path)).map_or("", |path| path.as_str());
@@ -226,6 +232,7 @@ fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store:
             not_before,
             store,
         },
+        trusted_proxies: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The data plane: the authorization server that MCP clients log in at, and the forwarder behind it.
 
+mod client_address;
 pub mod config;
 pub(crate) mod crypto;
 mod endpoints;

@@ -9,7 +9,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 13] = [
+    let cases: [(Change, &str); 14] = [
         (
             |spec| spec.access.domains.clear(),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
@@ -33,6 +33,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
             "without the port that goes without saying",
         ),
         (|spec| spec.credentials.keys.client_id = "..".to_owned(), "does not begin with .."),
+        (|spec| spec.trusted_proxies = vec!["10.0.0.1".to_owned()], "a range of addresses, such as 10.42.0.0/16"),
         (
             |spec| {
                 spec.credentials.secret_ref = None;

@@ -94,6 +94,18 @@ pub struct McpOAuthProxySpec {
     #[serde(default)]
     pub sessions: Sessions,
 
+    /// The addresses of the proxies in front of this one (a tunnel, an ingress), such as 10.42.0.0/16: only what these say of
+    /// a client's address is believed. Without them the address of a client is not known, and requests are limited for all
+    /// clients together instead of for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 4, max = 64)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(range, isCIDR(range))")
+            .message("each of trustedProxies must be a range of addresses, such as 10.42.0.0/16, 192.0.2.7/32 or fd00::/8")
+    )]
+    pub trusted_proxies: Vec<String>,
+
     /// How many pods serve it.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 100))]

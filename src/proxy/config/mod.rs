@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -61,6 +62,9 @@ pub struct ProxyConfig {
     pub tokens: Tokens,
     /// How long a login lasts, and where logins are remembered.
     pub sessions: SessionsConfig,
+    /// The addresses of the proxies in front: only what these say of a client's address is believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// One file a credential, as a mounted Secret has them.

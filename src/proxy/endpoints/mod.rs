@@ -6,6 +6,7 @@ mod client_request;
 mod consent;
 mod cookies;
 mod landing;
+mod limits;
 mod pages;
 mod register;
 mod respond;
@@ -22,9 +23,12 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderName, Method, header},
+    middleware::from_fn_with_state,
     routing::{get, post},
 };
 use tower_http::cors::{Any, CorsLayer};
+
+use self::limits::{Limits, limit};
 
 use super::state::Proxy;
 use crate::api::proxy::DynamicRegistration;
@@ -40,23 +44,27 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
         .expose_headers([header::WWW_AUTHENTICATE]);
-    let mut for_programs = Router::new()
+    let limits = Arc::new(Limits::new(&proxy.config.trusted_proxies));
+    let limited = from_fn_with_state(limits, limit);
+    let mut for_clients = Router::new().route("/token", post(token::token)).route("/revoke", post(revoke::revoke));
+    if proxy.config.clients.dynamic_registration == DynamicRegistration::Enabled {
+        for_clients = for_clients.route("/register", post(register::register));
+    }
+    let metadata = Router::new()
         .route("/.well-known/oauth-authorization-server", get(well_known::authorization_server))
         .route("/.well-known/openid-configuration", get(well_known::authorization_server))
         .route("/.well-known/oauth-protected-resource", get(well_known::default_resource))
         .route("/.well-known/oauth-protected-resource/{*path}", get(well_known::resource))
-        .route("/jwks", get(well_known::jwks))
-        .route("/token", post(token::token))
-        .route("/revoke", post(revoke::revoke));
-    if proxy.config.clients.dynamic_registration == DynamicRegistration::Enabled {
-        for_programs = for_programs.route("/register", post(register::register));
-    }
-    Router::new()
-        .route("/", get(landing::landing))
+        .route("/jwks", get(well_known::jwks));
+    let for_people = Router::new()
         .route("/authorize", get(authorize::authorize))
         .route("/consent", post(consent::consent))
-        .route("/callback", get(callback::callback))
-        .merge(for_programs.layer(cors))
+        .route("/callback", get(callback::callback));
+    Router::new()
+        .route("/", get(landing::landing))
+        .merge(for_people.route_layer(limited.clone()))
+        // The limit within, so that a page of a client in a browser may read the refusal.
+        .merge(for_clients.route_layer(limited).merge(metadata).layer(cors))
         .fallback(async || respond::not_found())
         .method_not_allowed_fallback(async || respond::method_not_allowed())
         // Not the layer of tower-http, whose refusal is no JSON.

@@ -68,6 +68,14 @@ pub fn page_error(headers: &HeaderMap, error: &OAuthError) -> Response {
     with_retry_after(page(status(error.code), title, &error.description, hint), error)
 }
 
+/// The answer to who asks too often (RFC 6585 §4).
+pub fn too_many_requests(headers: &HeaderMap) -> Response {
+    let error = OAuthError::temporarily_unavailable("too many requests from this address: wait a moment");
+    let mut response = page_error(headers, &error);
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    response
+}
+
 /// What a person or client is told of a login that failed at the issuer; whoever runs this server finds the cause in the log.
 pub fn login_failed(error: &LoginError) -> OAuthError {
     match error {

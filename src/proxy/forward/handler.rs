@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::InvalidUrl,
-    proxy::{metrics::Outcome, session::LiveSession, state::Proxy},
+    proxy::{client_address::client_address, metrics::Outcome, session::LiveSession, state::Proxy},
 };
 
 /// The methods of an MCP endpoint. Nothing else is forwarded.
@@ -139,7 +139,8 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
     };
     *request.uri_mut() = target;
     *request.version_mut() = http::Version::HTTP_11;
-    rules.to_upstream(request.headers_mut(), peer.ip(), &caller.email);
+    let client = client_address(peer.ip(), request.headers(), &proxy.config.trusted_proxies);
+    rules.to_upstream(request.headers_mut(), client, &caller.email);
     let (mut response, lease) = match worker.pool.send(request).await {
         Ok(answered) => answered,
         Err(error) => {

@@ -81,7 +81,7 @@ impl HeaderRules {
 
     /// Makes a client's request headers ours. The order is the point: what `Connection` names goes first, ours come last,
     /// so a client cannot name ours away (golang/go#50580).
-    pub fn to_upstream(&self, headers: &mut HeaderMap, peer: IpAddr, email: &HeaderValue) {
+    pub fn to_upstream(&self, headers: &mut HeaderMap, client: IpAddr, email: &HeaderValue) {
         remove_hop_by_hop(headers);
         remove_where(headers, |name| self.is_ours(name));
         for name in &self.identity {
@@ -90,8 +90,8 @@ impl HeaderRules {
         headers.insert(HOST, self.host.clone());
         headers.insert(X_FORWARDED_HOST, self.forwarded_host.clone());
         headers.insert(X_FORWARDED_PROTO, self.forwarded_proto.clone());
-        if let Ok(peer) = HeaderValue::from_str(&peer.to_canonical().to_string()) {
-            headers.insert(X_FORWARDED_FOR, peer);
+        if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
+            headers.insert(X_FORWARDED_FOR, client);
         }
     }
 

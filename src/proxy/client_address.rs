@@ -1,0 +1,97 @@
+//! Whose request it is, as far as an address tells: what is in front of us is believed only if it is said to be there.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
+
+/// The address of the client behind the proxies that are trusted: the right-most hop of `X-Forwarded-For` that is not one of
+/// them. What stands to the left of it the client may have written. Cloudflare's own header is taken where there are no hops,
+/// because a proxy that adds hops passes a client's copy of it on.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|range| range.contains(address));
+    let mut nearest = peer.to_canonical();
+    if !is_trusted(&nearest) {
+        return nearest;
+    }
+    let texts: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    if texts.is_empty() {
+        let mut named = headers.get_all(CF_CONNECTING_IP).iter();
+        return match (named.next(), named.next()) {
+            (Some(one), None) => one.to_str().ok().and_then(parse).unwrap_or(nearest),
+            _ => nearest,
+        };
+    }
+    for hop in texts.iter().flat_map(|text| text.split(',')).rev() {
+        match parse(hop) {
+            Some(hop) if is_trusted(&hop) => nearest = hop,
+            Some(hop) => return hop,
+            // Whatever a trusted proxy has put there says nothing: its own address is the best that is known.
+            None => break,
+        }
+    }
+    nearest
+}
+
+/// An address, with or without a port (some proxies write one).
+fn parse(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let address = text
+        .parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
+        .or_else(|_| text.trim_matches(['[', ']']).parse::<IpAddr>());
+    address.ok().map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(peer: &str, headers: &[(&str, &str)]) -> String {
+        let trusted: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"].map(|range| range.parse().unwrap()).to_vec();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        client_address(peer.parse().unwrap(), &map, &trusted).to_string()
+    }
+
+    #[test]
+    fn b7_who_is_not_a_trusted_proxy_says_nothing_of_its_address() {
+        assert_eq!(address("192.0.2.1", &[("x-forwarded-for", "198.51.100.7")]), "192.0.2.1");
+        assert_eq!(address("192.0.2.1", &[("cf-connecting-ip", "198.51.100.7")]), "192.0.2.1");
+        assert_eq!(address("::ffff:192.0.2.1", &[]), "192.0.2.1");
+    }
+
+    #[test]
+    fn b7_the_right_most_hop_that_is_not_trusted_is_the_client() {
+        for (forwarded, client) in [
+            ("198.51.100.7", "198.51.100.7"),
+            // The first is what the client has written itself.
+            ("203.0.113.9, 198.51.100.7", "198.51.100.7"),
+            ("203.0.113.9, 198.51.100.7, 10.1.1.1", "198.51.100.7"),
+            ("198.51.100.7:4711, [2001:db8::1]:443, 10.1.1.1", "2001:db8::1"),
+            ("10.2.2.2, 10.1.1.1", "10.2.2.2"),
+            ("198.51.100.7, unknown", "10.9.9.9"),
+            ("", "10.9.9.9"),
+        ] {
+            assert_eq!(address("10.9.9.9", &[("x-forwarded-for", forwarded)]), client, "{forwarded}");
+        }
+        assert_eq!(
+            address("fd00::1", &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "198.51.100.7")]),
+            "198.51.100.7"
+        );
+    }
+
+    #[test]
+    fn b7_cloudflares_header_counts_where_there_are_no_hops() {
+        assert_eq!(address("10.9.9.9", &[("cf-connecting-ip", "198.51.100.7")]), "198.51.100.7");
+        let both = [("cf-connecting-ip", "203.0.113.9"), ("x-forwarded-for", "198.51.100.7")];
+        assert_eq!(address("10.9.9.9", &both), "198.51.100.7");
+        let twice = [("cf-connecting-ip", "203.0.113.9"), ("cf-connecting-ip", "198.51.100.7")];
+        assert_eq!(address("10.9.9.9", &twice), "10.9.9.9");
+    }
+}

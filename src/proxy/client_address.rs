@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -17,15 +17,16 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
     if !is_trusted(&nearest) {
         return nearest;
     }
-    let texts: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    if texts.is_empty() {
+    if !headers.contains_key(X_FORWARDED_FOR) {
         let mut named = headers.get_all(CF_CONNECTING_IP).iter();
         return match (named.next(), named.next()) {
-            (Some(one), None) => one.to_str().ok().and_then(parse).unwrap_or(nearest),
+            (Some(one), None) => parse(one.as_bytes()).unwrap_or(nearest),
             _ => nearest,
         };
     }
-    for hop in texts.iter().flat_map(|text| text.split(',')).rev() {
+    // Bytes, because a client may write anything there, and the proxy's own hop behind it counts all the same.
+    let values: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    for hop in values.iter().flat_map(|value| value.split(|byte| *byte == b',')).rev() {
         match parse(hop) {
             Some(hop) if is_trusted(&hop) => nearest = hop,
             Some(hop) => return hop,
@@ -37,8 +38,8 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
 }
 
 /// An address, with or without a port (some proxies write one).
-fn parse(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
+fn parse(bytes: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
     let address = text
         .parse::<IpAddr>()
         .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
@@ -91,6 +92,12 @@ mod tests {
         assert_eq!(address("10.9.9.9", &[("cf-connecting-ip", "198.51.100.7")]), "198.51.100.7");
         let both = [("cf-connecting-ip", "203.0.113.9"), ("x-forwarded-for", "198.51.100.7")];
         assert_eq!(address("10.9.9.9", &both), "198.51.100.7");
+        // What a client has written before the proxy's hop does not make the hop go away.
+        let mut odd = HeaderMap::new();
+        odd.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xff, 198.51.100.7").unwrap());
+        odd.insert(CF_CONNECTING_IP, HeaderValue::from_static("203.0.113.9"));
+        let found = client_address("10.9.9.9".parse().unwrap(), &odd, &["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(found.to_string(), "198.51.100.7");
         let twice = [("cf-connecting-ip", "203.0.113.9"), ("cf-connecting-ip", "198.51.100.7")];
         assert_eq!(address("10.9.9.9", &twice), "10.9.9.9");
     }

@@ -21,9 +21,9 @@ use super::{
     server,
     session::{
         Ending, KubernetesStore, LiveSet, OpenError, RecordKeys, Session, SessionEvent, SessionId, SessionStore,
-        Sessions, SqliteStore, StoreError, clean_up,
+        Sessions, SqliteStore, clean_up,
     },
-    state::{EncryptionKey, Proxy, Secrets, SecretsError, check_session, wall_clock},
+    state::{EncryptionKey, Judgement, Proxy, Rules, Secrets, SecretsError, wall_clock},
 };
 use crate::{api::InvalidUrl, listener};
 
@@ -108,12 +108,7 @@ pub async fn serve(
     let health_listener = tokio::net::TcpListener::from_std(health_listener)?;
     let mut background = JoinSet::new();
     background.spawn(watch_sessions(proxy.clone()));
-    background.spawn(clean_up(
-        proxy.sessions.live().clone(),
-        proxy.store.clone(),
-        proxy.clock.clone(),
-        proxy.max_ttl(),
-    ));
+    background.spawn(clean_up(proxy.clone()));
     background.spawn(async move {
         let _ = axum::serve(health_listener, health).await;
     });
@@ -157,8 +152,8 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     let public_url = config.public_url()?;
     let secrets = Secrets::load(&config, EncryptionKey::Previous)?;
     let control = Handle::current();
-    let rules = config.clone();
-    let rule = Arc::new(move |session: &Session| check_session(&rules, session).is_ok());
+    let clock = wall_clock();
+    let rules = Arc::new(Rules::new(&config, clock()));
     let name = match &config.sessions.store {
         StoreConfig::Sqlite { .. } => "standalone",
         StoreConfig::Kubernetes { proxy, .. } => proxy,
@@ -172,18 +167,19 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         }
     };
     let http = HttpClient::new(&config.issuer_url()?).map_err(RunError::Roots)?;
-    let issuer = Issuer::new(&config.identity_provider, &public_url, http)?;
+    let issuer = Issuer::new(&config, &public_url, http)?;
     Ok(Proxy {
         resources: Resources::new(public_url.clone(), config.upstream_paths()?),
         public_url,
         issuer: Arc::new(issuer),
         secrets: ArcSwap::from_pointee(secrets),
-        sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rule),
+        sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rules.clone()),
+        rules,
         store,
         control,
         record_keys,
         metrics: Metrics::default(),
-        clock: wall_clock(),
+        clock,
         config,
     })
 }
@@ -193,41 +189,53 @@ async fn watch_sessions(proxy: Arc<Proxy>) {
     let mut events = proxy.store.watch();
     while let Some(event) = events.next().await {
         let (event, refused) = sift(&proxy, event);
-        proxy.sessions.live().apply(event);
-        for (id, reason) in refused {
-            if let Err(error) = end_refused(&proxy, id, &reason).await {
-                tracing::warn!(%error, session = %id, "a session that may not go on could not be deleted");
-            }
+        if let Some(event) = event {
+            proxy.sessions.live().apply(event);
+        }
+        if !refused.is_empty() {
+            // Apart: after a mass logout this takes minutes, and other sessions' ends must not wait for it.
+            tokio::spawn(end_refused(proxy.store.clone(), refused));
         }
     }
 }
 
-/// An event without the sessions that may not go on; those apart, each with the reason.
-fn sift(proxy: &Proxy, event: SessionEvent) -> (SessionEvent, Vec<(SessionId, String)>) {
+/// An event without the sessions that may not go on, if anything is left of it; and those that end, each with the reason.
+fn sift(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(SessionId, String)>) {
     match event {
-        SessionEvent::Is(session) => match proxy.check_session(&session) {
-            Ok(()) => (SessionEvent::Is(session), Vec::new()),
-            Err(reason) => (SessionEvent::Ended(session.id), vec![(session.id, reason)]),
+        SessionEvent::Is(session) => match proxy.judge(&session) {
+            Judgement::GoOn => (Some(SessionEvent::Is(session)), Vec::new()),
+            Judgement::Withhold => (None, Vec::new()),
+            Judgement::End(reason) => (Some(SessionEvent::Ended(session.id)), vec![(session.id, reason)]),
         },
         SessionEvent::All(all) => {
             let mut refused = Vec::new();
-            let may_go_on = |session: &Session| match proxy.check_session(session) {
-                Ok(()) => true,
-                Err(reason) => {
+            let goes_on = |session: &Session| {
+                let judgement = proxy.judge(session);
+                let goes_on = judgement == Judgement::GoOn;
+                if let Judgement::End(reason) = judgement {
                     refused.push((session.id, reason));
-                    false
                 }
+                goes_on
             };
-            (SessionEvent::All(all.into_iter().filter(may_go_on).collect()), refused)
+            (Some(SessionEvent::All(all.into_iter().filter(goes_on).collect())), refused)
         }
-        ended @ SessionEvent::Ended(_) => (ended, Vec::new()),
+        ended @ SessionEvent::Ended(_) => (Some(ended), Vec::new()),
     }
 }
 
-async fn end_refused(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), StoreError> {
-    match proxy.store.get(id).await? {
-        Some(stored) => proxy.store.end(&stored, Ending::Because(reason)).await,
-        None => Ok(()),
+async fn end_refused(store: Arc<dyn SessionStore>, refused: Vec<(SessionId, String)>) {
+    for (id, reason) in refused {
+        let ended = match store.get(id).await {
+            Ok(Some(stored)) => store.end(&stored, Ending::Quietly).await,
+            // Another replica was quicker.
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => tracing::info!(session = %id, reason, "session ended"),
+            // It is not admitted here; its clean-up comes later.
+            Err(error) => tracing::warn!(%error, session = %id, "a session that may not go on could not be deleted"),
+        }
     }
 }
 
@@ -261,8 +269,8 @@ impl Reload {
     /// Looks at the files.
     fn look(&mut self, proxy: &Proxy, now: Instant) -> Result<(), RunError> {
         let current = proxy.secrets.load_full();
-        let changed = match Secrets::load(&proxy.config, self.using) {
-            Ok(new) => !new.same_as(&current),
+        let (changed, keys_changed) = match Secrets::load(&proxy.config, self.using) {
+            Ok(new) => (!new.same_as(&current), !new.same_keys_as(&current)),
             Err(error) => {
                 // Kept working with what was read before.
                 if self.said != error.to_string() {
@@ -273,18 +281,24 @@ impl Reload {
             }
         };
         self.said.clear();
-        if changed {
-            (self.since, self.using) = (now, EncryptionKey::Previous);
-        } else if self.using == EncryptionKey::Previous && now.duration_since(self.since) >= ACCEPTED_BEFORE_USED {
-            self.using = EncryptionKey::Current;
-        } else {
+        let old_enough = now.duration_since(self.since) >= ACCEPTED_BEFORE_USED;
+        let using = match self.using {
+            _ if keys_changed => EncryptionKey::Previous,
+            EncryptionKey::Previous if old_enough => EncryptionKey::Current,
+            using => using,
+        };
+        if !changed && using == self.using {
             return Ok(());
         }
         // If they have changed once more in this moment, the next look sees it.
-        let Ok(new) = Secrets::load(&proxy.config, self.using) else { return Ok(()) };
+        let Ok(new) = Secrets::load(&proxy.config, using) else { return Ok(()) };
         if !new.keyring.succeeds(&current.keyring) {
             return Err(RunError::EncryptionKeyChanged);
         }
+        if keys_changed {
+            self.since = now;
+        }
+        self.using = using;
         if changed {
             tracing::info!("changed credentials or keys are in use");
         }

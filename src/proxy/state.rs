@@ -16,7 +16,10 @@ use super::{
     oauth::resource::Resources,
     session::{RecordKeys, Session, SessionStore, Sessions},
 };
-use crate::api::{InvalidUrl, PublicUrl};
+use crate::api::{
+    InvalidUrl, PublicUrl,
+    proxy::{Access, EmailVerified},
+};
 
 /// A running proxy.
 pub struct Proxy {
@@ -38,22 +41,63 @@ pub struct Proxy {
     pub control: Handle,
     /// The keys of the sessions' records, which follow those of `secrets`.
     pub record_keys: RecordKeys,
+    /// What sessions have to keep to.
+    pub rules: Arc<Rules>,
     /// What is counted.
     pub metrics: Metrics,
     /// What time it is, in whole seconds as tokens and records have it.
     pub clock: Clock,
 }
 
-/// [`Proxy::check_session`], for what there is before there is a proxy.
-///
-/// # Errors
-/// Why not.
-pub fn check_session(config: &ProxyConfig, session: &Session) -> Result<(), String> {
-    if config.sessions.not_before.is_some_and(|not_before| session.created_at < not_before) {
-        return Err("it was begun before sessions.notBefore".to_owned());
+/// What the rules say of a session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Judgement {
+    /// It goes on.
+    GoOn,
+    /// It was begun after this process: only a replica with other rules can have let it in. Which of the two is the newer
+    /// one shows when the roll-out is over; until then it is neither admitted here nor ended.
+    Withhold,
+    /// It ends, for this reason.
+    End(String),
+}
+
+/// The rules that sessions have to keep to, as this process was started with them.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    access: Access,
+    email_verified: EmailVerified,
+    not_before: Option<Timestamp>,
+    started: Timestamp,
+}
+
+impl Rules {
+    /// The rules of a configuration, for a process that started at this time.
+    pub fn new(config: &ProxyConfig, started: Timestamp) -> Self {
+        Self {
+            access: config.access.clone(),
+            email_verified: config.identity_provider.email_verified,
+            not_before: config.sessions.not_before,
+            started,
+        }
     }
-    check_access(&config.access, config.identity_provider.email_verified, &Person::of_session(session))
-        .map_err(|denied| format!("the access rules no longer let this person in: {denied}"))
+
+    /// See [`Judgement`].
+    pub fn judge(&self, session: &Session) -> Judgement {
+        match self.refuse(session) {
+            None => Judgement::GoOn,
+            Some(_) if session.created_at >= self.started => Judgement::Withhold,
+            Some(reason) => Judgement::End(reason),
+        }
+    }
+
+    /// Why a session may not go on, whenever it was begun.
+    pub fn refuse(&self, session: &Session) -> Option<String> {
+        if self.not_before.is_some_and(|not_before| session.created_at < not_before) {
+            return Some("it was begun before sessions.notBefore".to_owned());
+        }
+        let denied = check_access(&self.access, self.email_verified, &Person::of_session(session)).err()?;
+        Some(format!("the access rules do not let this person in: {denied}"))
+    }
 }
 
 /// Says what time it is.
@@ -94,11 +138,8 @@ impl Proxy {
     }
 
     /// Whether a session may go on under the rules as they are now.
-    ///
-    /// # Errors
-    /// Why not, for whoever looks after the proxy.
-    pub fn check_session(&self, session: &Session) -> Result<(), String> {
-        check_session(&self.config, session)
+    pub fn judge(&self, session: &Session) -> Judgement {
+        self.rules.judge(session)
     }
 
     /// Runs I/O where it belongs: on the control runtime. `None` if that is shutting down.
@@ -129,8 +170,9 @@ pub struct Secrets {
     pub keyring: Arc<Keyring>,
     /// The keys that access tokens are signed with.
     pub signing: SigningRing,
-    /// What the files held, to see whether they have changed.
+    /// What the files held, to see whether they have changed: all of them, and those of the encryption keys.
     fingerprint: [u8; 32],
+    keys_fingerprint: [u8; 32],
 }
 
 /// Which encryption key makes new values, while there are two.
@@ -200,14 +242,9 @@ impl Secrets {
             Err(error) => return Err(error),
         };
         let (signing_path, signing_keys) = read(config.signing_keys.clone())?;
-        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         let previous_key = previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default();
-        for part in [&client_id, &client_secret, &encryption_key, &previous_key, &signing_keys] {
-            digest.update(&(part.len() as u64).to_be_bytes());
-            digest.update(part.as_bytes());
-        }
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest.finish().as_ref());
+        let fingerprint = fingerprint(&[&client_id, &client_secret, &encryption_key, &previous_key, &signing_keys]);
+        let keys_fingerprint = self::fingerprint(&[&encryption_key, &previous_key]);
         let public_url = config.public_url()?;
         let issuer = public_url.as_str();
         let wrong = |path: PathBuf| move |source| SecretsError::EncryptionKey { path, source };
@@ -225,13 +262,37 @@ impl Secrets {
         let signing = SigningKeys::parse(signing_keys.as_bytes())
             .and_then(|keys| SigningRing::new(&keys))
             .map_err(|source| SecretsError::SigningKeys { path: signing_path, source })?;
-        Ok(Self { client_id, client_secret: client_secret.into(), keyring: Arc::new(keyring), signing, fingerprint })
+        Ok(Self {
+            client_id,
+            client_secret: client_secret.into(),
+            keyring: Arc::new(keyring),
+            signing,
+            fingerprint,
+            keys_fingerprint,
+        })
+    }
+
+    /// Whether the files of the encryption keys held the same when `other` was read.
+    pub fn same_keys_as(&self, other: &Self) -> bool {
+        self.keys_fingerprint == other.keys_fingerprint
     }
 
     /// Whether the files held the same when `other` was read.
     pub fn same_as(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
     }
+}
+
+/// SHA-256 over the parts, each with its length before it.
+fn fingerprint(parts: &[&str]) -> [u8; 32] {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        digest.update(&(part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest.finish().as_ref());
+    fingerprint
 }
 
 #[cfg(test)]
@@ -274,12 +335,14 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());
         let public_url = config.public_url().unwrap();
         let http = HttpClient::new(&config.issuer_url().unwrap()).unwrap();
+        let rules = Arc::new(Rules::new(&config, Timestamp::MAX));
         let proxy = Proxy {
-            issuer: Arc::new(Issuer::new(&config.identity_provider, &public_url, http).unwrap()),
+            issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),
             resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
             public_url,
             secrets: ArcSwap::from_pointee(secrets),
-            sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current(), Arc::new(|_| true)),
+            sessions: Sessions::new(Arc::new(live), store.clone(), Handle::current(), rules.clone()),
+            rules,
             store,
             control: Handle::current(),
             record_keys,

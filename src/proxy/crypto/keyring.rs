@@ -173,9 +173,11 @@ impl Keyring {
         Ok(self)
     }
 
-    /// Whether it opens what the active key of `former` makes.
+    /// Whether nothing is lost by going on with it after `former` that a fresh start would keep: it opens what `former`
+    /// makes, or makes what `former` opens.
     pub fn succeeds(&self, former: &Self) -> bool {
         self.sets().any(|set| set.key_id == former.active.key_id)
+            || former.sets().any(|set| set.key_id == self.active.key_id)
     }
 
     /// The active keys, then the others.
@@ -315,7 +317,8 @@ pub mod tests {
         let other_key = STANDARD.encode([7; 32]);
         let (before, parts) = (keyring(), [&b"part"[..]]);
         let now = Keyring::new(&other_key, ISSUER).unwrap().beside(KEY, ISSUER).unwrap();
-        assert!(now.succeeds(&before) && !before.succeeds(&now));
+        assert!(now.succeeds(&before) && Keyring::new(&other_key, ISSUER).unwrap().succeeds(&now));
+        assert!(!Keyring::new(&other_key, ISSUER).unwrap().succeeds(&before));
         let (sealed, signed) = (before.seal(Purpose::Code, &1).unwrap(), before.sign(Purpose::ClientId, &2).unwrap());
         assert_eq!(now.open::<u8>(Purpose::Code, &sealed), Some(1));
         assert_eq!(now.read::<u8>(Purpose::ClientId, &signed), Some(2));

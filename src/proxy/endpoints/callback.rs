@@ -128,6 +128,11 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
         .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
         .map_err(|error| Failure::Page(login_failed(&error)))?;
     let session = new_session(proxy, keyring, login, person)?;
+    if let Some(not_before) = proxy.config.sessions.not_before.filter(|not_before| session.created_at < *not_before) {
+        tracing::error!(%not_before, "nobody can log in: sessions.notBefore lies ahead");
+        let wait = format!("nobody can log in before {not_before}");
+        return Err(Failure::Page(OAuthError::temporarily_unavailable(wait)));
+    }
     if proxy.sessions.live().len() >= proxy.config.sessions.max as usize {
         tracing::error!(max = proxy.config.sessions.max, "nobody new can log in: sessions.max is reached");
         return Err(Failure::Page(OAuthError::temporarily_unavailable(
@@ -137,7 +142,8 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
     let (store, new) = (proxy.store.clone(), session.clone());
     match proxy.on_control(async move { store.create(&new).await }).await {
         Some(Ok(())) => {
-            make_room(proxy, &session).await;
+            // Apart: the browser need not wait for it.
+            proxy.control.spawn(make_room(proxy.clone(), session.clone()));
             tracing::info!(session = %session.id, user = session.user.email, client = session.client.name, "logged in");
             Ok(session)
         }
@@ -154,19 +160,20 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
 }
 
 /// Ends what a person has too many of: the sessions that have gone longest without a refresh.
-async fn make_room(proxy: &Arc<Proxy>, new: &Session) {
-    let surplus = proxy.sessions.live().surplus(new, proxy.config.sessions.max_per_user as usize);
-    let reason =
-        format!("the person has more than {} sessions (sessions.maxPerUser)", proxy.config.sessions.max_per_user);
+async fn make_room(proxy: Arc<Proxy>, new: Session) {
+    let surplus = proxy.sessions.live().surplus(&new, proxy.config.sessions.max_per_user as usize);
     for id in surplus {
-        let ended = match read(proxy, id).await {
-            Ok(Some(stored)) => end(proxy, &stored, Some(&reason)).await,
+        let ended = match read(&proxy, id).await {
+            Ok(Some(stored)) => end(&proxy, &stored, None).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(error) = ended {
+        match ended {
+            Ok(()) => {
+                tracing::info!(session = %id, user = new.user.email, "ended: the person has more than sessions.maxPerUser");
+            }
             // The login itself is good; the next one makes room.
-            tracing::warn!(%error, session = %id, "a surplus session could not be ended");
+            Err(error) => tracing::warn!(%error, session = %id, "a surplus session could not be ended"),
         }
     }
 }

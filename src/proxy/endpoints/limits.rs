@@ -66,9 +66,14 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Refuses what is too much, before it costs anything.
-pub async fn limit(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
-    if limits.admit(&request) { next.run(request).await } else { too_many_requests(request.headers()) }
+/// Refuses what is too much, before it costs anything, for endpoints that programs ask.
+pub async fn limit_programs(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+    if limits.admit(&request) { next.run(request).await } else { too_many_requests(None) }
+}
+
+/// The same for pages.
+pub async fn limit_people(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+    if limits.admit(&request) { next.run(request).await } else { too_many_requests(Some(request.headers())) }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use axum::{
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use self::limits::{Limits, limit};
+use self::limits::{Limits, limit_people, limit_programs};
 
 use super::state::Proxy;
 use crate::api::proxy::DynamicRegistration;
@@ -45,7 +45,6 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
         .expose_headers([header::WWW_AUTHENTICATE]);
     let limits = Arc::new(Limits::new(&proxy.config.trusted_proxies));
-    let limited = from_fn_with_state(limits, limit);
     let mut for_clients = Router::new().route("/token", post(token::token)).route("/revoke", post(revoke::revoke));
     if proxy.config.clients.dynamic_registration == DynamicRegistration::Enabled {
         for_clients = for_clients.route("/register", post(register::register));
@@ -62,9 +61,9 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .route("/callback", get(callback::callback));
     Router::new()
         .route("/", get(landing::landing))
-        .merge(for_people.route_layer(limited.clone()))
+        .merge(for_people.route_layer(from_fn_with_state(limits.clone(), limit_people)))
         // The limit within, so that a page of a client in a browser may read the refusal.
-        .merge(for_clients.route_layer(limited).merge(metadata).layer(cors))
+        .merge(for_clients.route_layer(from_fn_with_state(limits, limit_programs)).merge(metadata).layer(cors))
         .fallback(async || respond::not_found())
         .method_not_allowed_fallback(async || respond::method_not_allowed())
         // Not the layer of tower-http, whose refusal is no JSON.

@@ -68,10 +68,10 @@ pub fn page_error(headers: &HeaderMap, error: &OAuthError) -> Response {
     with_retry_after(page(status(error.code), title, &error.description, hint), error)
 }
 
-/// The answer to who asks too often (RFC 6585 §4).
-pub fn too_many_requests(headers: &HeaderMap) -> Response {
-    let error = OAuthError::temporarily_unavailable("too many requests from this address: wait a moment");
-    let mut response = page_error(headers, &error);
+/// The answer to who asks too often (RFC 6585 §4): JSON, or for a page's headers a page.
+pub fn too_many_requests(headers: Option<&HeaderMap>) -> Response {
+    let error = OAuthError::temporarily_unavailable("too many requests: wait a moment");
+    let mut response = headers.map_or_else(|| json_error(&error), |headers| page_error(headers, &error));
     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
     response
 }

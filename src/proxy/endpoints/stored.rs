@@ -37,7 +37,7 @@ pub async fn end(proxy: &Proxy, stored: &Stored, reason: Option<&str>) -> Result
     let (store, stored, reason) = (proxy.store.clone(), stored.clone(), reason.map(str::to_owned));
     let ended = proxy
         .on_control(async move {
-            let why = reason.as_deref().map_or(Ending::Asked, Ending::Because);
+            let why = reason.as_deref().map_or(Ending::Quietly, Ending::Because);
             store.end(&stored, why).await
         })
         .await;

@@ -24,8 +24,8 @@ use crate::proxy::{
         refresh::{self, Refresh, RefreshToken},
         tokens::Mint,
     },
-    session::Session,
-    state::{Proxy, Secrets},
+    session::{Session, Stored},
+    state::{Judgement, Proxy, Secrets},
 };
 
 /// How often a refresh is decided anew when another replica was quicker.
@@ -77,6 +77,7 @@ async fn redeem_code(
     let redeemed = Code::redeem(code, with, &secrets.keyring, now)?;
     let used = || OAuthError::invalid_grant("the code has been used");
     let stored = read(proxy, redeemed.session).await?.ok_or_else(used)?;
+    may_go_on(proxy, &stored).await?;
     // Without refresh tokens there is nothing to live on for when the access token has ended.
     let lifetime = if redeemed.refreshes { proxy.idle_ttl() } else { proxy.access_ttl() };
     match code::activate(&stored.session, now, lifetime, proxy.max_ttl()) {
@@ -109,10 +110,7 @@ async fn refresh(
         let stored = read(proxy, id).await?.ok_or_else(refresh::ended)?;
         let session = &stored.session;
         refresh::check(session, &client_id_hash(client_id), resource, now)?;
-        if let Err(reason) = proxy.check_session(session) {
-            end(proxy, &stored, Some(&reason)).await?;
-            return Err(refresh::ended());
-        }
+        may_go_on(proxy, &stored).await?;
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
         match refresh::decide(session, generation, now, grace, idle, max) {
             Refresh::Rotate(next) => {
@@ -130,6 +128,21 @@ async fn refresh(
         }
     }
     Err(OAuthError::temporarily_unavailable("too many refreshes at once: try again"))
+}
+
+/// Ends a session that the rules no longer let go on.
+async fn may_go_on(proxy: &Proxy, stored: &Stored) -> Result<(), OAuthError> {
+    match proxy.judge(&stored.session) {
+        Judgement::GoOn => Ok(()),
+        Judgement::Withhold => {
+            Err(OAuthError::temporarily_unavailable("the access rules are being changed: try again in a minute"))
+        }
+        Judgement::End(reason) => {
+            end(proxy, stored, None).await?;
+            tracing::info!(session = %stored.session.id, user = stored.session.user.email, reason, "session ended");
+            Err(refresh::ended())
+        }
+    }
 }
 
 fn tokens(

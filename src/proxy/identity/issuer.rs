@@ -23,8 +23,8 @@ use tokio::sync::Mutex;
 
 use super::{HttpClient, Person};
 use crate::{
-    api::{PublicUrl, proxy::IdentityProvider},
-    proxy::oauth::login::Login,
+    api::PublicUrl,
+    proxy::{config::ProxyConfig, oauth::login::Login},
 };
 
 /// How long a discovery document and its keys are used before they are fetched again.
@@ -32,10 +32,6 @@ const METADATA_VALID: Duration = Duration::from_secs(3600);
 
 /// How soon they may be fetched again because a key is unknown: the issuer has rotated, or somebody makes us ask.
 const REFETCH_AFTER: Duration = Duration::from_secs(10);
-
-/// How many groups of a person are kept, and how long a group's name may be: a session is a small object.
-const MAX_GROUPS: usize = 256;
-const MAX_GROUP: usize = 256;
 
 /// Claims beyond the standard ones.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -49,15 +45,15 @@ struct ExtraClaims {
 }
 
 impl ExtraClaims {
-    /// The groups that a claim names: a list, or one alone. `None` if the claim is not there.
-    fn groups(&self, claim: &str) -> Option<Vec<String>> {
+    /// Those of the groups `asked` for that a claim names: a list, or one alone. `None` if the claim is not there. A person may
+    /// have hundreds of others, and a session is a small object.
+    fn groups(&self, claim: &str, asked: &[String]) -> Option<Vec<String>> {
         let named = match self.others.get(claim)? {
             serde_json::Value::Array(values) => values.iter().filter_map(serde_json::Value::as_str).collect(),
             serde_json::Value::String(one) => vec![one.as_str()],
             _ => Vec::new(),
         };
-        let kept = named.into_iter().filter(|group| group.len() <= MAX_GROUP).take(MAX_GROUPS);
-        Some(kept.map(str::to_owned).collect())
+        Some(asked.iter().filter(|group| named.contains(&group.as_str())).cloned().collect())
     }
 }
 
@@ -123,6 +119,8 @@ pub struct Issuer {
     scopes: Vec<Scope>,
     redirect: RedirectUrl,
     groups_claim: Option<String>,
+    /// The groups that the access rules ask for.
+    groups: Vec<String>,
     http: HttpClient,
     metadata: Mutex<Known>,
 }
@@ -139,8 +137,11 @@ impl Issuer {
     ///
     /// # Errors
     /// When an address is not one.
-    pub fn new(config: &IdentityProvider, public_url: &PublicUrl, http: HttpClient) -> Result<Self, url::ParseError> {
+    pub fn new(config: &ProxyConfig, public_url: &PublicUrl, http: HttpClient) -> Result<Self, url::ParseError> {
+        let groups = config.access.groups.clone();
+        let config = &config.identity_provider;
         Ok(Self {
+            groups,
             url: IssuerUrl::new(config.issuer_url.clone())?,
             // openid is asked for by the library itself.
             scopes: config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new).collect(),
@@ -211,9 +212,9 @@ impl Issuer {
             claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), &nonce).cloned();
         }
         let claims = claims.map_err(|error| LoginError::Refused(format!("its ID token is not good: {error}")))?;
-        let groups = match &self.groups_claim {
+        let groups = match self.groups_claim.as_ref().filter(|_| !self.groups.is_empty()) {
             None => Vec::new(),
-            Some(claim) => match claims.additional_claims().groups(claim) {
+            Some(claim) => match claims.additional_claims().groups(claim, &self.groups) {
                 Some(groups) => groups,
                 None => self.userinfo_groups(&client, answer.access_token(), claims.subject(), claim).await?,
             },
@@ -242,7 +243,7 @@ impl Issuer {
                 UserInfoError::Request(error) => LoginError::Unavailable(describe(&error)),
                 error => LoginError::Refused(format!("its userinfo is not good: {}", describe(&error))),
             })?;
-        Ok(answer.additional_claims().groups(claim).unwrap_or_default())
+        Ok(answer.additional_claims().groups(claim, &self.groups).unwrap_or_default())
     }
 
     fn client(&self, metadata: &CoreProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
@@ -304,17 +305,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_a_list_or_one_alone_and_bounded() {
+    fn of_a_persons_groups_those_are_kept_that_the_rules_ask_for() {
+        let asked = ["a".to_owned(), "c".to_owned()];
         let groups = |claims: serde_json::Value| {
-            serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups")
+            serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups", &asked)
         };
         assert_eq!(groups(json!({"hd": "x"})), None);
-        assert_eq!(groups(json!({"https://example.com/groups": ["a", 1, "b"]})), Some(vec!["a".into(), "b".into()]));
-        assert_eq!(groups(json!({"https://example.com/groups": "a"})), Some(vec!["a".into()]));
+        assert_eq!(groups(json!({"https://example.com/groups": ["b", 1, "a"]})), Some(vec!["a".into()]));
+        assert_eq!(groups(json!({"https://example.com/groups": "c"})), Some(vec!["c".into()]));
         assert_eq!(groups(json!({"https://example.com/groups": null})), Some(vec![]));
-        let many: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
-        assert_eq!(groups(json!({"https://example.com/groups": many})).unwrap().len(), MAX_GROUPS);
-        let long = "x".repeat(MAX_GROUP + 1);
-        assert_eq!(groups(json!({"https://example.com/groups": [long]})), Some(vec![]));
+        let mut many: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+        many.push("c".to_owned());
+        assert_eq!(groups(json!({"https://example.com/groups": many})), Some(vec!["c".into()]));
     }
 }

@@ -26,6 +26,9 @@ pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistr
         "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
         "code_challenge_methods_supported": ["S256"],
+        // OpenID Connect Discovery §3 wants these of the document that it names.
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
         "authorization_response_iss_parameter_supported": true,
     });
     if registration == DynamicRegistration::Enabled {

@@ -1,21 +1,23 @@
 use std::{sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::{Ending, LiveSet, SessionStore, StoreError};
-use crate::proxy::{crypto::random_bytes, state::Clock};
+use super::{Ending, LiveSet, Session, SessionStore, StoreError};
+use crate::proxy::{crypto::random_bytes, state::Proxy};
 
 /// How many looks for expired sessions go by before the store is read whole for what is no session any more.
 const LOOKS_BETWEEN_LISTS: u32 = 60;
 
 /// Deletes sessions whose time is over, until the task is dropped. Every replica does it at moments of its own; who comes
 /// second finds nothing to delete.
-pub async fn clean_up(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, clock: Clock, max_ttl: SignedDuration) {
+pub async fn clean_up(proxy: Arc<Proxy>) {
     for look in 1_u32.. {
         tokio::time::sleep(pause()).await;
-        let mut done = delete_expired(&live, &*store, clock()).await;
+        let mut done = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now()).await;
         if done.is_ok() && look.is_multiple_of(LOOKS_BETWEEN_LISTS) {
-            done = store.delete_dead(clock(), max_ttl).await;
+            // By now every other replica has the same rules.
+            let is_over = |session: &Session| proxy.rules.refuse(session).is_some();
+            done = proxy.store.delete_dead(proxy.now(), proxy.max_ttl(), &is_over).await;
         }
         if let Err(error) = done {
             tracing::warn!(%error, "expired sessions cannot be deleted now");
@@ -44,9 +46,11 @@ fn pause() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
     use crate::proxy::session::{
-        Session, SessionEvent, SqliteStore,
+        SessionEvent, SqliteStore,
         testing::{keys, session},
     };
 

@@ -32,7 +32,7 @@ use kube::{
 use serde_json::json;
 use tower::util::MapResponseLayer;
 
-use super::{Ending, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
+use super::{Ending, IsOver, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
 
 /// How long a watch lasts before it is renewed, in seconds, so that one that was cut without a word is noticed.
@@ -260,13 +260,18 @@ impl SessionStore for KubernetesStore {
         Ok(())
     }
 
-    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration) -> Result<(), StoreError> {
+    async fn delete_dead(
+        &self,
+        now: Timestamp,
+        max_ttl: SignedDuration,
+        is_over: IsOver<'_>,
+    ) -> Result<(), StoreError> {
         let mut page = self.of_proxy();
         loop {
             let list = in_time(self.api.list(&page)).await?.map_err(failed)?;
             for object in &list.items {
-                let lives = read(&self.keys, &self.owner, object).is_some_and(|(_, session)| session.is_some());
-                if !lives && RecordKeys::is_over(&object.spec, now, max_ttl) {
+                let session = read(&self.keys, &self.owner, object).and_then(|(_, session)| session);
+                if session.as_ref().is_some_and(is_over) || RecordKeys::is_over(&object.spec, now, max_ttl) {
                     self.delete(&object.name_any(), object.uid(), object.resource_version()).await?;
                 }
             }

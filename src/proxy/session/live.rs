@@ -113,8 +113,12 @@ impl LiveSet {
             self.ended.insert(id, ());
             return None;
         };
-        // The watch was quicker than the answer.
+        // A member: the watch was quicker than the answer, or the record is newer than what the watch has shown.
         if let Some(member) = known.members.get(&id) {
+            let newer = session.rotated_at.as_second() >= member.rotated_at.load(Ordering::Acquire);
+            if newer && session.phase == SessionPhase::Active {
+                member.update(session);
+            }
             return Some(member.clone());
         }
         if self.has_ended(&id) {
@@ -317,5 +321,23 @@ mod tests {
         assert_eq!(set.surplus(&new, 3), []);
         assert_eq!(set.surplus(&new, 2), [idle.id]);
         assert_eq!(set.surplus(&new, 1), [idle.id, fresh.id]);
+    }
+
+    #[test]
+    fn a_member_that_is_behind_its_record_is_brought_up_to_it() {
+        let set = LiveSet::default();
+        let pending = session("a");
+        set.apply(SessionEvent::All(vec![pending.clone()]));
+        let looked_up = set.looked_up(pending.id, Some(&active("a"))).unwrap();
+        assert!(looked_up.admits(before_expiry(&pending)));
+        // An answer that is older than what the watch has shown changes nothing.
+        let refreshed = Session {
+            rotated_at: pending.rotated_at + jiff::SignedDuration::from_mins(1),
+            expires_at: pending.expires_at + jiff::SignedDuration::from_mins(1),
+            ..active("a")
+        };
+        set.apply(SessionEvent::Is(refreshed.clone()));
+        set.looked_up(pending.id, Some(&active("a")));
+        assert!(set.get(&pending.id).unwrap().admits(before_expiry(&refreshed)));
     }
 }

@@ -13,7 +13,8 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 
-use super::{LiveSession, LiveSet, Session, SessionId, SessionStore};
+use super::{LiveSession, LiveSet, SessionId, SessionStore};
+use crate::proxy::state::{Judgement, Rules};
 
 /// How long a look-up speaks for a session that the watch has not shown yet.
 const LOOKUP_VALID: Duration = Duration::from_secs(1);
@@ -48,11 +49,8 @@ pub struct Sessions {
     control: Handle,
     lookups: Mutex<HashMap<SessionId, (Instant, Lookup)>>,
     rate: DefaultDirectRateLimiter,
-    may_go_on: Rule,
+    rules: Arc<Rules>,
 }
-
-/// Whether the rules as they are now let a session go on.
-pub type Rule = Arc<dyn Fn(&Session) -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Sessions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,10 +59,10 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    /// Look-ups run on `control`; `may_go_on` is asked of what they find, as of what the watch shows.
-    pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle, may_go_on: Rule) -> Self {
+    /// Look-ups run on `control`; what they find has to keep to the rules, like what the watch shows.
+    pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle, rules: Arc<Rules>) -> Self {
         let rate = RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND).allow_burst(LOOKUPS_AT_ONCE));
-        Self { live, store, control, lookups: Mutex::default(), rate, may_go_on }
+        Self { live, store, control, lookups: Mutex::default(), rate, rules }
     }
 
     /// The live set alone.
@@ -106,14 +104,18 @@ impl Sessions {
     }
 
     fn start(&self, id: SessionId) -> Lookup {
-        let (store, live, may_go_on) = (self.store.clone(), self.live.clone(), self.may_go_on.clone());
+        let (store, live, rules) = (self.store.clone(), self.live.clone(), self.rules.clone());
         let task = self.control.spawn(async move {
-            match tokio::time::timeout(LOOKUP_TIMEOUT, store.get(id)).await {
-                Ok(Ok(stored)) => live
-                    .looked_up(id, stored.map(|stored| stored.session).filter(|session| may_go_on(session)).as_ref())
-                    .map_or(Admission::Ended, Admission::LookedUp),
-                Ok(Err(_)) | Err(_) => Admission::Unknown,
-            }
+            let found = match tokio::time::timeout(LOOKUP_TIMEOUT, store.get(id)).await {
+                Ok(Ok(stored)) => stored.map(|stored| stored.session),
+                Ok(Err(_)) | Err(_) => return Admission::Unknown,
+            };
+            let session = match found.as_ref().map(|session| rules.judge(session)) {
+                Some(Judgement::Withhold) => return Admission::Unknown,
+                Some(Judgement::GoOn) => found.as_ref(),
+                Some(Judgement::End(_)) | None => None,
+            };
+            live.looked_up(id, session).map_or(Admission::Ended, Admission::LookedUp)
         });
         task.map(|admission| admission.unwrap_or(Admission::Unknown)).boxed().shared()
     }
@@ -130,7 +132,10 @@ mod tests {
     use super::*;
     use crate::{
         api::SessionPhase,
-        proxy::session::{Ending, Session, SessionEvent, StoreError, Stored, testing::session},
+        proxy::{
+            config::ProxyConfig,
+            session::{Ending, IsOver, Session, SessionEvent, StoreError, Stored, testing::session},
+        },
     };
 
     /// Holds one session, counts who asks, and may be down.
@@ -165,7 +170,7 @@ mod tests {
             unreachable!("a look-up writes nothing")
         }
 
-        async fn delete_dead(&self, _: Timestamp, _: SignedDuration) -> Result<(), StoreError> {
+        async fn delete_dead(&self, _: Timestamp, _: SignedDuration, _: IsOver<'_>) -> Result<(), StoreError> {
             unreachable!("a look-up writes nothing")
         }
 
@@ -182,11 +187,20 @@ mod tests {
         Session { phase: SessionPhase::Active, ..session("a") }
     }
 
+    /// The rules of a process that started a minute after the session was begun.
+    fn rules(policy: &str) -> Arc<Rules> {
+        let config: ProxyConfig = serde_yaml::from_str(&format!(
+            "{{publicURL: 'https://mcp.example.com', identityProvider: {{issuerURL: 'https://idp'}}, credentials: {{directory: .}}, signingKeys: k, access: {{policy: {policy}}}, upstream: {{url: 'http://u'}}, sessions: {{store: {{type: SQLite, path: s}}}}}}"
+        ))
+        .unwrap();
+        Arc::new(Rules::new(&config, active().created_at + SignedDuration::from_mins(1)))
+    }
+
     fn sessions(store: Store) -> (Sessions, Arc<Store>, Timestamp) {
         let store = Arc::new(store);
         let live = Arc::new(LiveSet::default());
         live.apply(SessionEvent::All(vec![]));
-        (Sessions::new(live, store.clone(), Handle::current(), Arc::new(|_| true)), store, active().created_at)
+        (Sessions::new(live, store.clone(), Handle::current(), rules("AnyUser")), store, active().created_at)
     }
 
     #[tokio::test]
@@ -233,5 +247,16 @@ mod tests {
         assert!(matches!(sessions.admit(active().id, now).await, Admission::LookedUp(_)));
         sessions.live().apply(SessionEvent::Ended(active().id));
         assert!(matches!(sessions.admit(active().id, now).await, Admission::Ended));
+    }
+
+    #[tokio::test]
+    async fn what_the_rules_do_not_let_in_has_ended_or_waits_if_it_is_younger_than_they_are() {
+        let (mut sessions, _, now) = sessions(Store { session: Some(active()), ..Store::default() });
+        sessions.rules = rules("Listed");
+        assert!(matches!(sessions.admit(active().id, now).await, Admission::Ended));
+        let younger = Session { created_at: now + SignedDuration::from_mins(2), ..active() };
+        let (mut sessions, ..) = self::sessions(Store { session: Some(younger), ..Store::default() });
+        sessions.rules = rules("Listed");
+        assert!(matches!(sessions.admit(active().id, now).await, Admission::Unknown));
     }
 }

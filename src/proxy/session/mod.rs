@@ -16,7 +16,7 @@ pub use live::{LiveSession, LiveSet};
 pub use lookup::{Admission, Sessions};
 pub use record::{RecordKeys, Session, SessionId};
 pub use sqlite::{OpenError, SqliteStore};
-pub use store::{Ending, SessionEvent, SessionStore, StoreError, Stored};
+pub use store::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
 
 #[cfg(test)]
 pub mod testing {

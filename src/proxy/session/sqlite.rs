@@ -19,11 +19,11 @@ use sqlx::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::broadcast,
+    sync::{Mutex, broadcast},
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{Ending, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
+use super::{Ending, IsOver, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
 use crate::api::McpOAuthSessionSpec;
 
 /// How often the file is looked at for changes by other programs (`sqlite3 sessions.db 'DELETE ...'`).
@@ -56,6 +56,8 @@ pub struct SqliteStore {
     keys: RecordKeys,
     events: broadcast::Sender<SessionEvent>,
     contact: Arc<AtomicI64>,
+    /// Held from a write to its announcement: else the end of a session might be announced before an earlier change of it.
+    writing: Arc<Mutex<()>>,
 }
 
 impl SqliteStore {
@@ -80,7 +82,7 @@ impl SqliteStore {
             .await
             .map_err(cannot)?;
         sqlx::query(SCHEMA).execute(&pool).await.map_err(cannot)?;
-        Ok(Self { pool, keys, events: broadcast::channel(BACKLOG).0, contact: Arc::default() })
+        Ok(Self { pool, keys, events: broadcast::channel(BACKLOG).0, contact: Arc::default(), writing: Arc::default() })
     }
 
     fn announce(&self, event: SessionEvent) {
@@ -165,6 +167,7 @@ impl Watch {
 #[async_trait]
 impl SessionStore for SqliteStore {
     async fn create(&self, session: &Session) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
         let created = sqlx::query(
             "INSERT INTO sessions (id, version, user, expires_at, record) VALUES (?, 1, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
@@ -192,6 +195,7 @@ impl SessionStore for SqliteStore {
     }
 
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
         let replaced = sqlx::query(
             "UPDATE sessions SET version = version + 1, expires_at = ?, record = ? WHERE id = ? AND version = ?",
         )
@@ -210,12 +214,15 @@ impl SessionStore for SqliteStore {
     }
 
     async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
         let id = stored.session.id;
         let delete = match why {
             Ending::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
                 .bind(id.to_string())
                 .bind(stored.version.parse::<i64>().map_err(StoreError::unavailable)?),
-            Ending::Asked | Ending::Because(_) => sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string()),
+            Ending::Quietly | Ending::Because(_) => {
+                sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string())
+            }
         };
         let deleted = delete.execute(&self.pool).await.map_err(StoreError::unavailable)?;
         if deleted.rows_affected() == 0 {
@@ -228,12 +235,18 @@ impl SessionStore for SqliteStore {
         Ok(())
     }
 
-    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration) -> Result<(), StoreError> {
+    async fn delete_dead(
+        &self,
+        now: Timestamp,
+        max_ttl: SignedDuration,
+        is_over: IsOver<'_>,
+    ) -> Result<(), StoreError> {
         let rows = sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await;
-        for row in rows.map_err(StoreError::unavailable)?.iter().filter(|row| self.decode(row).is_none()) {
+        for row in rows.map_err(StoreError::unavailable)? {
+            let may_not_go_on = self.decode(&row).is_some_and(|stored| is_over(&stored.session));
             let record: Option<McpOAuthSessionSpec> =
                 row.try_get::<String, _>("record").ok().and_then(|text| serde_json::from_str(&text).ok());
-            if record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
+            if may_not_go_on || record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
                 let id: String = row.try_get("id").map_err(StoreError::unavailable)?;
                 let delete = sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id).execute(&self.pool).await;
                 delete.map_err(StoreError::unavailable)?;
@@ -319,11 +332,15 @@ mod tests {
             sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sessions").fetch_one(&store.pool).await.unwrap()
         };
         let hour = SignedDuration::from_hours(1);
-        store.delete_dead(session.expires_at, hour * 100).await.unwrap();
+        let fine = |_: &Session| false;
+        store.delete_dead(session.expires_at, hour * 100, &fine).await.unwrap();
         assert_eq!(rows().await, 2);
-        store.delete_dead(session.expires_at + hour, hour * 100).await.unwrap();
-        assert_eq!(rows().await, 1);
-        assert!(store.get(lives.id).await.unwrap().is_some());
+        // Over for an hour, and in no live set: deleted, whether it is a session or not.
+        store.delete_dead(session.expires_at + hour, hour * 100, &fine).await.unwrap();
+        assert_eq!(rows().await, 0);
+        store.create(&lives).await.unwrap();
+        store.delete_dead(session.expires_at, hour * 100, &|_: &Session| true).await.unwrap();
+        assert_eq!(rows().await, 0);
     }
 
     #[tokio::test]

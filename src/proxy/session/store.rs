@@ -33,9 +33,9 @@ pub enum SessionEvent {
 pub enum Ending<'a> {
     /// Its time was over when it was read: it ends only if it has not been refreshed since.
     Expired,
-    /// Its client has no more use for it.
-    Asked,
-    /// For this reason, whatever has become of it. People who look after the proxy are told.
+    /// Whatever has become of it, and nobody needs to look into it: a log-out, or a rule.
+    Quietly,
+    /// Whatever has become of it, for a reason that somebody should look into: it is logged, and becomes an event.
     Because(&'a str),
 }
 
@@ -62,6 +62,9 @@ impl StoreError {
     }
 }
 
+/// Whether a session may not go on.
+pub type IsOver<'a> = &'a (dyn Fn(&Session) -> bool + Send + Sync);
+
 /// Remembers sessions. Both stores pass the one contract test.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
@@ -78,9 +81,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Ends a session. It is fine if it is gone already.
     async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError>;
 
-    /// Deletes what is no session of ours (sealed with another key, or edited) once it would be over at `now` if it were:
-    /// no watch and no list of sessions shows such records, so nobody else would.
-    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration) -> Result<(), StoreError>;
+    /// Deletes what nobody else would, because it is in no live set: what is no session of ours (sealed with another key, or
+    /// edited) once it would be over for an hour at `now` if it were; sessions that have been over for so long; and those of
+    /// which `is_over` says so.
+    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration, is_over: IsOver<'_>)
+    -> Result<(), StoreError>;
 
     /// When the store was last heard of, in seconds since 1970; 0 before the first time. As long as it is in contact the
     /// watch is, too.

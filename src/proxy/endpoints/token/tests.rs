@@ -5,9 +5,12 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     api::SessionPhase,
-    proxy::endpoints::{
-        router,
-        testing::{Bed, REFRESHES, error},
+    proxy::{
+        endpoints::{
+            router,
+            testing::{Bed, REFRESHES, error},
+        },
+        state::Rules,
     },
 };
 
@@ -122,7 +125,9 @@ async fn what_is_asked_wrongly_gets_the_code_of_the_rfc_as_json() {
 async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_refresh() {
     let mut bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
-    Arc::get_mut(&mut bed.proxy).unwrap().config.access.domains = vec!["another.example".to_owned()];
+    let proxy = Arc::get_mut(&mut bed.proxy).unwrap();
+    proxy.config.access.domains = vec!["another.example".to_owned()];
+    proxy.rules = Arc::new(Rules::new(&proxy.config, Timestamp::MAX));
     assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
     assert!(bed.stored().await.is_none());
 }

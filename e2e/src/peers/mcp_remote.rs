@@ -48,6 +48,11 @@ impl McpRemote {
         Ok(Self { node, folder, log, authority: Certificates::of(run)?.authority() })
     }
 
+    /// Where it keeps what it was given: client, tokens, code verifier.
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
     /// Starts it for a server and initializes the MCP connection. The person, if there is one, logs in when asked; else
     /// a wish to log in is an error. `options` are given to it as they are.
     pub async fn connect<'a>(&self, url: &str, person: Option<Person<'a>>, options: &[&str]) -> Result<Connection<'a>> {
@@ -62,7 +67,7 @@ impl McpRemote {
             .args(options)
             .env_remove("DISPLAY")
             .env("HOME", &self.folder)
-            .env("MCP_REMOTE_CONFIG_DIR", self.folder.join("store"))
+            .env("MCP_REMOTE_CONFIG_DIR", self.store())
             .env("BROWSER", self.folder.join("browser.sh"))
             .env("LOGIN_ADDRESSES", &addresses)
             .env("NODE_EXTRA_CA_CERTS", &self.authority);

@@ -1,9 +1,9 @@
 //! Our proxy as a plain process, without a cluster (docs/standalone.md).
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{http, program};
 use crate::{
@@ -26,11 +26,11 @@ pub struct Between<'a> {
     pub upstream: &'a str,
 }
 
-/// Starts the proxy; `listen` is its host and port. `change` may change its configuration before.
-pub async fn up(run: &Run, listen: &str, between: Between<'_>, change: impl FnOnce(&mut Value)) -> Result<()> {
+/// Starts the proxy; `listen` is its host and port. It logs all that it can, for what is said there is tested too.
+pub async fn up(run: &Run, listen: &str, between: Between<'_>) -> Result<()> {
     let binary = this_program()?.with_file_name("mcp-oauth-operator");
     let folder = run.directory().join(NAME);
-    let secrets = folder.join("secrets");
+    let secrets = secrets(run);
     fs::create_dir_all(&secrets)?;
     program::output(Command::new(&binary).arg("keys").arg(&secrets))
         .context("is it built? cargo build --bin mcp-oauth-operator")?;
@@ -38,7 +38,7 @@ pub async fn up(run: &Run, listen: &str, between: Between<'_>, change: impl FnOn
     fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
     between.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", between.public_url)])?;
     let health = format!("127.0.0.1:{}", free_port()?);
-    let mut configuration = json!({
+    let configuration = json!({
         "publicURL": between.public_url,
         "listen": listen,
         "healthListen": health,
@@ -49,14 +49,26 @@ pub async fn up(run: &Run, listen: &str, between: Between<'_>, change: impl FnOn
         "upstream": {"url": format!("http://{}", between.upstream), "paths": ["/mcp", "/servers/*/mcp"]},
         "sessions": {"store": {"type": "SQLite", "path": folder.join("sessions.db")}},
     });
-    change(&mut configuration);
     let file = folder.join("proxy.yaml");
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     run.stop(NAME)?;
-    run.spawn(NAME, run.command(binary).arg("proxy").arg("--config").arg(file))?;
+    run.spawn(NAME, run.command(binary).args(["proxy", "--log", "trace", "--config"]).arg(file))?;
     http::wait_until_ready(run, NAME, &format!("http://{health}/readyz"), Duration::from_secs(60)).await?;
     eprintln!("proxy         {} · log {}", between.public_url, run.log(NAME).display());
     Ok(())
+}
+
+/// What the proxy has logged.
+///
+/// # Errors
+/// When there is no log.
+pub fn log(run: &Run) -> Result<String> {
+    Ok(fs::read_to_string(run.log(NAME))?)
+}
+
+/// The folder with the proxy's credentials and keys.
+pub fn secrets(run: &Run) -> PathBuf {
+    run.directory().join(NAME).join("secrets")
 }
 
 /// How many sessions the proxy's database has of clients of this name.

@@ -78,6 +78,18 @@ async fn caps_and_changed_rules_end_the_sessions_they_mean_and_no_others() {
     assert_eq!(status(alice[1].access.clone()).await, StatusCode::OK);
     assert_eq!(status(alice[2].access.clone()).await, StatusCode::OK);
 
+    // Deleting the sessions of a person, as docs/access.md has it, logs out this person alone.
+    let whose = format!("spec.proxy={name},spec.user.email={}", MEMBERS[1]);
+    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsessions", "--field-selector", &whose]).unwrap();
+    eventually("the deleted session's calls end", || async {
+        status(carol.access.clone()).await == StatusCode::UNAUTHORIZED
+    })
+    .await;
+    assert_eq!(status(alice[2].access.clone()).await, StatusCode::OK);
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let carol = client.login(&browser, MEMBERS[1]).await.unwrap();
+    browser.close().await.unwrap();
+
     // Who is blocked is logged out; others are not.
     patch(&json!({"spec": {"access": {"blocked": [MEMBERS[0]]}}}));
     eventually("all sessions of the blocked person are gone", || async {

@@ -78,7 +78,7 @@ impl Bed {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let edge = Edge::up(&run, "main", free_port()?, &listen).await?;
         let between = Between { public_url: &edge.url, provider: &provider, upstream: &tap.address };
-        standalone::up(&run, &listen, between, |_| ()).await?;
+        standalone::up(&run, &listen, between).await?;
         std::mem::forget(ending);
         Ok(Self { run, context_forge, tap, edge, failed: AtomicBool::new(false) })
     }

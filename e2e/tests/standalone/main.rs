@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bed;
+mod secrets;
 
 use e2e::peers::{
     browser::Browser, conformance, context_forge::TOOL, json_lines::Person, mcp_remote::McpRemote,

@@ -1,0 +1,97 @@
+//! Nothing secret is logged, at the level at which everything is.
+
+use std::{fs, path::Path};
+
+use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::Person, mcp_remote::McpRemote, standalone};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::{ALICE, bed};
+
+#[tokio::test]
+async fn a_log_at_trace_level_has_no_secret_that_was_ever_made() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = McpRemote::install(&bed.run, "secrets").await.unwrap();
+    let mut connection = computer.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
+    connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
+    let landing = browser.login(&bed.authorize_url().await, alice.email).await.unwrap();
+    let form = [("grant_type", "authorization_code"), ("code", "not-a-code-of-ours"), ("client_id", "not-a-client")];
+    let refused = bed.client().post(bed.url("/token")).form(&form).bearer_auth("not-a-token").send().await.unwrap();
+    assert!(refused.status().is_client_error(), "{refused:?}");
+
+    let mut secrets = vec![
+        ("a code".to_owned(), landing.parameter("code").unwrap()),
+        ("a code of nobody".to_owned(), "not-a-code-of-ours".to_owned()),
+        ("a token of nobody".to_owned(), "not-a-token".to_owned()),
+    ];
+    of_folder(&standalone::secrets(&bed.run), &mut secrets);
+    of_folder(&computer.store(), &mut secrets);
+    // What the issuer sent back through the browser.
+    secrets.extend(callback_parameters(&fs::read_to_string(bed.run.log("edge-main")).unwrap()));
+    let has = |name: &str| secrets.iter().any(|(secret, _)| secret == name);
+    for name in
+        ["ENCRYPTION_KEY", "OAUTH_CLIENT_SECRET", "access_token", "refresh_token", "privateKey", "code", "state"]
+    {
+        assert!(has(name), "no {name} was found to look for");
+    }
+
+    let log = standalone::log(&bed.run).unwrap();
+    assert!(log.contains("TRACE"), "the log is not one at trace level");
+    for (name, secret) in secrets {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&secret)).collect();
+        assert!(lines.is_empty(), "{name} is in the log: {lines:#?}");
+    }
+}
+
+/// What the files below a folder keep, each value of JSON by its member's name.
+fn of_folder(folder: &Path, secrets: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            of_folder(&path, secrets);
+            continue;
+        }
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        match serde_json::from_str::<Value>(&text) {
+            Ok(value) => of_json(&value, secrets),
+            Err(_) if name != "OAUTH_CLIENT_ID" => secrets.push((name, text.trim().to_owned())),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The strings of members that are kept secret: tokens, and the private halves of signing keys.
+fn of_json(value: &Value, secrets: &mut Vec<(String, String)>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| of_json(value, secrets)),
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    Value::String(text)
+                        if ["access_token", "refresh_token", "client_secret", "privateKey"]
+                            .contains(&name.as_str()) =>
+                    {
+                        secrets.push((name.clone(), text.clone()));
+                    }
+                    _ => of_json(value, secrets),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The codes and states of the requests that the edge has let through to `/callback`.
+fn callback_parameters(log: &str) -> Vec<(String, String)> {
+    log.split_whitespace()
+        .filter(|word| word.starts_with("/callback?"))
+        .filter_map(|path| Url::parse("http://edge").ok()?.join(path).ok())
+        .flat_map(|url| {
+            let pairs: Vec<_> = url.query_pairs().into_owned().collect();
+            pairs.into_iter().filter(|(name, _)| ["code", "state"].contains(&name.as_str()))
+        })
+        .collect()
+}

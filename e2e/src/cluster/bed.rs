@@ -117,9 +117,10 @@ impl Bed<'_> {
 
         control_plane::start_controllers(self)?;
         node::start_kube_proxy(self)?;
-        node::start_kubelet(self, &cgroup)?;
+        let alone = node::start_kubelet(self, &cgroup)?;
         dns::start(self)?;
         self.wait(&["kubelet", "containerd"], "the node to be ready", || Ok(node_is_ready(&kubectl).unwrap_or(false)))?;
+        drop(alone);
         self.progress.say("node ready");
         Ok(())
     }

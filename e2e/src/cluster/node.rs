@@ -1,6 +1,10 @@
 //! What makes a node: containerd, the kubelet and kube-proxy. All of their state lies in the run's folder.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -10,7 +14,7 @@ use super::{
     needs::CNI_PLUGINS,
     network::POD_RANGE,
 };
-use crate::run::{NODE_ADDRESS, Run};
+use crate::run::{NODE_ADDRESS, Run, runs_directory};
 
 /// Starts containerd with the image that every pod's sandbox runs.
 pub fn start_containerd(bed: &Bed<'_>, sandbox_image: &str) -> Result<()> {
@@ -98,8 +102,13 @@ pub fn import_image(run: &Run, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts the kubelet.
-pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<()> {
+/// Starts the kubelet. Keep what is returned until the node is ready: it holds other runs' kubelets off.
+///
+/// A kubelet that starts removes the socket of device plugins and makes it anew, at a path of the whole machine that no
+/// setting changes; two that do so in the same moment end with "address already in use".
+pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<File> {
+    let alone = File::create(runs_directory()?.join(".kubelet.lock"))?;
+    alone.lock()?;
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -142,7 +151,8 @@ pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<()> {
             format!("--hostname-override={NODE}"),
             format!("--node-ip={NODE_ADDRESS}"),
         ],
-    )
+    )?;
+    Ok(alone)
 }
 
 /// Starts kube-proxy.

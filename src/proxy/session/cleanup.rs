@@ -1,12 +1,16 @@
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Ending, LiveSet, Session, SessionStore, StoreError};
 use crate::proxy::{crypto::random_bytes, state::Proxy};
 
 /// How many looks for expired sessions go by before the store is read whole for what is no session any more.
 const LOOKS_BETWEEN_LISTS: u32 = 60;
+
+/// How long replicas with older and newer rules may run side by side. A session that is older than this, and that the rules
+/// refuse, is not one that a replica with newer rules has just let in.
+const ROLL_OUT: SignedDuration = SignedDuration::from_mins(10);
 
 /// Deletes sessions whose time is over, until the task is dropped. Every replica does it at moments of its own; who comes
 /// second finds nothing to delete.
@@ -15,8 +19,8 @@ pub async fn clean_up(proxy: Arc<Proxy>) {
         tokio::time::sleep(pause()).await;
         let mut done = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now()).await;
         if done.is_ok() && look.is_multiple_of(LOOKS_BETWEEN_LISTS) {
-            // By now every other replica has the same rules.
-            let is_over = |session: &Session| proxy.rules.refuse(session).is_some();
+            let settled = proxy.now() - ROLL_OUT;
+            let is_over = |session: &Session| session.created_at < settled && proxy.rules.refuse(session).is_some();
             done = proxy.store.delete_dead(proxy.now(), proxy.max_ttl(), &is_over).await;
         }
         if let Err(error) = done {
@@ -46,8 +50,6 @@ fn pause() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
-
     use super::*;
     use crate::proxy::session::{
         SessionEvent, SqliteStore,

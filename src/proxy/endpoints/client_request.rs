@@ -1,10 +1,10 @@
 //! What a client sends to an endpoint at which it proves itself (RFC 6749 §3.2, RFC 7009 §2.1).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     body::Bytes,
-    extract::rejection::BytesRejection,
+    extract::{FromRequest, Request},
     http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
@@ -13,8 +13,8 @@ use url::form_urlencoded;
 
 use super::respond::{json_error, unreadable};
 use crate::proxy::{
-    crypto::Keyring,
     oauth::{ErrorCode, OAuthError, client::Client},
+    state::{Proxy, Secrets},
 };
 
 type Parameters = HashMap<String, String>;
@@ -23,29 +23,36 @@ type Parameters = HashMap<String, String>;
 pub struct ClientRequest {
     /// The client's id.
     pub client_id: String,
+    /// What the client was checked with: the answer is made with the same.
+    pub secrets: Arc<Secrets>,
     parameters: Parameters,
+    by_authorization: bool,
+}
+
+impl FromRequest<Arc<Proxy>> for ClientRequest {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, proxy: &Arc<Proxy>) -> Result<Self, Response> {
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, proxy).await.map_err(|rejection| unreadable(&rejection))?;
+        let by_authorization = headers.contains_key(header::AUTHORIZATION);
+        Self::parse(&headers, &body, proxy.secrets.load_full()).map_err(|error| refusal(by_authorization, &error))
+    }
 }
 
 impl ClientRequest {
-    /// Reads the body and checks the client.
-    ///
-    /// # Errors
-    /// The answer that says what is wrong.
-    pub fn read(
-        headers: &HeaderMap,
-        body: Result<Bytes, BytesRejection>,
-        keyring: &Keyring,
-    ) -> Result<Self, Box<Response>> {
-        let body = body.map_err(|rejection| Box::new(unreadable(&rejection)))?;
-        Self::parse(headers, &body, keyring).map_err(|error| Box::new(refuse(headers, &error)))
-    }
-
-    fn parse(headers: &HeaderMap, body: &[u8], keyring: &Keyring) -> Result<Self, OAuthError> {
+    fn parse(headers: &HeaderMap, body: &[u8], secrets: Arc<Secrets>) -> Result<Self, OAuthError> {
         let parameters = parameters(headers, body)?;
         let get = |name: &str| parameters.get(name).map(String::as_str);
         let basic = basic_credentials(headers)?;
-        let client_id = Client::of_token_request(basic, get("client_id"), get("client_secret"), keyring)?;
-        Ok(Self { client_id, parameters })
+        let by_authorization = basic.is_some();
+        let client_id = Client::of_token_request(basic, get("client_id"), get("client_secret"), &secrets.keyring)?;
+        Ok(Self { client_id, secrets, parameters, by_authorization })
+    }
+
+    /// The answer when the request is refused.
+    pub fn refuse(&self, error: &OAuthError) -> Response {
+        refusal(self.by_authorization, error)
     }
 
     /// A parameter.
@@ -62,11 +69,10 @@ impl ClientRequest {
     }
 }
 
-/// The answer to a request that is refused.
-pub fn refuse(headers: &HeaderMap, error: &OAuthError) -> Response {
+fn refusal(by_authorization: bool, error: &OAuthError) -> Response {
     let mut response = json_error(error);
     // RFC 6749 §5.2: who tried by Authorization is told the scheme.
-    if error.code == ErrorCode::InvalidClient && headers.contains_key(header::AUTHORIZATION) {
+    if error.code == ErrorCode::InvalidClient && by_authorization {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));
     }
     response

@@ -1,14 +1,13 @@
 use std::sync::Arc;
 
 use axum::{
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 
 use super::{
-    client_request::{ClientRequest, refuse},
+    client_request::ClientRequest,
     respond::no_store,
     stored::{end, read},
 };
@@ -20,21 +19,12 @@ use crate::proxy::{
 };
 
 /// `POST /revoke` (RFC 7009): a client logs out. Either of its tokens ends the session, and so the other one too.
-pub async fn revoke(
-    State(proxy): State<Arc<Proxy>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let secrets = proxy.secrets.load_full();
-    let request = match ClientRequest::read(&headers, body, &secrets.keyring) {
-        Ok(request) => request,
-        Err(refusal) => return *refusal,
-    };
-    match end_session(&proxy, &secrets, &request).await {
+pub async fn revoke(State(proxy): State<Arc<Proxy>>, request: ClientRequest) -> Response {
+    match end_session(&proxy, &request.secrets, &request).await {
         Ok(()) => (StatusCode::OK, no_store()).into_response(),
         Err(error) => {
             tracing::info!(%error, "revocation refused");
-            refuse(&headers, &error)
+            request.refuse(&error)
         }
     }
 }

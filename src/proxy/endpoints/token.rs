@@ -2,9 +2,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::HeaderMap,
+    extract::State,
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    client_request::{ClientRequest, refuse},
+    client_request::ClientRequest,
     respond::no_store,
     stored::{end, read, replace},
 };
@@ -32,21 +30,12 @@ use crate::proxy::{
 const ATTEMPTS: usize = 5;
 
 /// `POST /token` (RFC 6749 §3.2). Tokens are given only against what the store says now, never from memory.
-pub async fn token(
-    State(proxy): State<Arc<Proxy>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let secrets = proxy.secrets.load_full();
-    let request = match ClientRequest::read(&headers, body, &secrets.keyring) {
-        Ok(request) => request,
-        Err(refusal) => return *refusal,
-    };
-    match answer(&proxy, &secrets, &request).await {
+pub async fn token(State(proxy): State<Arc<Proxy>>, request: ClientRequest) -> Response {
+    match answer(&proxy, &request.secrets, &request).await {
         Ok(answer) => (no_store(), Json(answer)).into_response(),
         Err(error) => {
             tracing::info!(%error, "token refused");
-            refuse(&headers, &error)
+            request.refuse(&error)
         }
     }
 }

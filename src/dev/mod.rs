@@ -141,6 +141,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), De
     };
     let config = config(&resource, &listener, &state, &issuer_url, upstream)?;
     config.validate()?;
+    write_client_secrets(&config)?;
     let path = config.upstream.paths.iter().find(|path| !path.contains('*')).cloned().unwrap_or_default();
     let login = issuer::Issuer::new(
         issuer_url,
@@ -157,6 +158,21 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), De
         state = state.display(),
     );
     Ok(proxy::serve(config, listener, health_listener, shutdown).await?)
+}
+
+/// The secrets of listed clients are in the cluster; here each is `dev`, as ours at the issuer is.
+fn write_client_secrets(config: &ProxyConfig) -> Result<(), DevError> {
+    for client in &config.clients.listed {
+        let Some(path) = client.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
+            continue;
+        };
+        let folder = path.parent().unwrap_or(&path);
+        fs::create_dir_all(folder)
+            .and_then(|()| write_new(&path, "dev"))
+            .map_err(|source| DevError::State { path: path.clone(), source })?;
+        eprintln!("the secret of client {} is dev here", client.client_id);
+    }
+    Ok(())
 }
 
 /// An address that the rules let in, as an example.
@@ -183,6 +199,7 @@ fn config(
         workers: None,
         identity_provider: IdentityProvider { issuer_url: issuer_url.to_owned(), ..spec.identity_provider },
         credentials: CredentialFiles { directory: state.to_owned(), keys: CredentialKeys::default() },
+        references: Some(state.join("references")),
         signing_keys: state.join(keys::SIGNING_KEYS),
         access: spec.access,
         upstream: Upstream { url: upstream, ..spec.upstream },

@@ -14,7 +14,7 @@ use super::{
     credentials::Credentials,
     validate::ValidatedProxy,
 };
-use crate::api::McpOAuthProxyStatus;
+use crate::api::{McpOAuthProxyStatus, proxy::SecretKeyReference};
 
 /// The types of conditions that are ours. Others are left alone.
 pub(super) const TYPES: [&str; 5] = [READY, "CredentialsReady", "Available", "ClientAddressKnown", STALLED];
@@ -30,6 +30,7 @@ mod reasons {
     pub(super) const ADDRESS_FROM_TRUSTED_PROXIES: &str = "AddressFromTrustedProxies";
     pub(super) const TRUSTED_PROXIES_NOT_SET: &str = "TrustedProxiesNotSet";
     pub(super) const APPLY_FORBIDDEN: &str = "ApplyForbidden";
+    pub(super) const CLIENT_SECRET_MISSING: &str = "ClientSecretMissing";
     pub(super) const CREDENTIALS_COMPLETE: &str = "CredentialsComplete";
     pub(super) const FORMER_CHILDREN_TERMINATING: &str = "FormerChildrenTerminating";
     pub(super) const INVALID_SPEC: &str = "InvalidSpec";
@@ -236,6 +237,11 @@ fn credentials_verdict(proxy: &ValidatedProxy, credentials: &Credentials, one_pa
             false,
             reasons::SECRET_KEY_MISSING,
             format!("{} {} missing from Secret {secret}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" }),
+        ),
+        Credentials::ClientSecretMissing(SecretKeyReference { name, key }) => Verdict::is(
+            false,
+            reasons::CLIENT_SECRET_MISSING,
+            format!("clients.static refers to the key {key} of a Secret {name}, which is not there"),
         ),
         Credentials::NotFound if !one_password_served => Verdict::is(
             false,

@@ -5,6 +5,7 @@ use super::{
     error::Error,
     validate::{CredentialsSource, ValidatedProxy},
 };
+use crate::api::proxy::SecretKeyReference;
 
 /// What has become of the credentials' Secret. Its content stays in here.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +16,8 @@ pub(super) enum Credentials {
     NotFound,
     /// These keys are missing or empty.
     KeysMissing(Vec<String>),
+    /// A Secret that a client of `clients.static` refers to is not there, or has no such key: pods wait for it.
+    ClientSecretMissing(SecretKeyReference),
     /// With a 1Password item: there is a Secret of the item's name that no item made. The 1Password operator would
     /// overwrite it.
     Foreign,
@@ -24,8 +27,21 @@ pub(super) enum Credentials {
 pub(super) async fn look(client: &Client, proxy: &ValidatedProxy) -> Result<Credentials, Error> {
     let name = proxy.credentials_secret();
     let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);
-    let secret = api.get_opt(name).await.map_err(Error::kube(format!("read Secret {name}")))?;
-    Ok(judge(proxy, secret.as_ref()))
+    let get = async |name: &str| api.get_opt(name).await.map_err(Error::kube(format!("read Secret {name}")));
+    let found = judge(proxy, get(name).await?.as_ref());
+    if found != Credentials::Complete {
+        return Ok(found);
+    }
+    for reference in proxy.client_secrets() {
+        if !get(&reference.name).await?.is_some_and(|secret| has(&secret, &reference.key)) {
+            return Ok(Credentials::ClientSecretMissing(reference.clone()));
+        }
+    }
+    Ok(found)
+}
+
+fn has(secret: &Secret, key: &str) -> bool {
+    secret.data.as_ref().and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty())
 }
 
 fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
@@ -35,8 +51,8 @@ fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
     if matches!(proxy.credentials, CredentialsSource::OnePassword { .. }) && !is_made_from_item(secret, &proxy.name) {
         return Credentials::Foreign;
     }
-    let has = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty());
-    let missing: Vec<String> = proxy.credential_keys().into_iter().filter(|key| !has(key)).map(str::to_owned).collect();
+    let missing = proxy.credential_keys().into_iter().filter(|key| !has(secret, key));
+    let missing: Vec<String> = missing.map(str::to_owned).collect();
     if missing.is_empty() { Credentials::Complete } else { Credentials::KeysMissing(missing) }
 }
 

@@ -15,6 +15,9 @@ pub(super) const SIGNING_KEYS: &str = "signing-keys";
 /// The signing keys' file name, and their key in the Secret.
 pub(super) const SIGNING_KEYS_FILE: &str = "keys.json";
 
+/// The folder, within [`FOLDER`], of what other fields of the resource refer to.
+pub(super) const REFERENCES: &str = "references";
+
 /// The absolute path of a file or folder within [`FOLDER`].
 pub(super) fn path(relative: &str) -> String {
     format!("{FOLDER}/{relative}")

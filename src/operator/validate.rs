@@ -8,7 +8,7 @@ use super::{item_paths::AllowedItemPaths, mounts};
 use crate::{
     api::{
         McpOAuthProxy, McpOAuthProxySpec, PathPattern,
-        proxy::{CredentialKeys, Pod, Service},
+        proxy::{CredentialKeys, Pod, SecretKeyReference, Service},
     },
     proxy::config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
 };
@@ -219,6 +219,7 @@ fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store:
             directory: mounts::path(mounts::CREDENTIALS).into(),
             keys: spec.credentials.keys.clone(),
         },
+        references: Some(mounts::path(mounts::REFERENCES).into()),
         signing_keys: mounts::path(&format!("{}/{}", mounts::SIGNING_KEYS, mounts::SIGNING_KEYS_FILE)).into(),
         access: spec.access.clone(),
         upstream: spec.upstream.clone(),
@@ -261,6 +262,17 @@ impl ValidatedProxy {
     pub(super) fn optional_credential_key(&self) -> Option<&str> {
         let previous = self.config.credentials.keys.previous_encryption_key.as_str();
         (!self.credential_keys().contains(&previous)).then_some(previous)
+    }
+
+    /// The keys of Secrets that clients of `clients.static` have, each once.
+    pub(super) fn client_secrets(&self) -> Vec<&SecretKeyReference> {
+        let mut references: Vec<&SecretKeyReference> = Vec::new();
+        for reference in self.config.clients.listed.iter().filter_map(|client| client.secret_ref.as_ref()) {
+            if !references.contains(&reference) {
+                references.push(reference);
+            }
+        }
+        references
     }
 
     /// The Secret that holds the signing keys.

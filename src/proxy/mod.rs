@@ -1,6 +1,7 @@
 //! The data plane: the authorization server that MCP clients log in at, and the forwarder behind it.
 
 mod client_address;
+mod client_documents;
 pub mod config;
 pub(crate) mod crypto;
 mod endpoints;

@@ -13,6 +13,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    client_documents::ClientDocuments,
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
     endpoints, health,
     identity::{HttpClient, Issuer},
@@ -52,7 +53,9 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// The system has no trusted roots.
-    #[error("cannot load the system's root certificates, which the issuer's are checked against: {0}")]
+    #[error(
+        "cannot load the system's root certificates, which those of the issuer and of clients are checked against: {0}"
+    )]
     Roots(#[source] std::io::Error),
     /// A port cannot be given to the runtime.
     #[error("cannot serve: {0}")]
@@ -172,6 +175,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         resources: Resources::new(public_url.clone(), config.upstream_paths()?),
         public_url,
         issuer: Arc::new(issuer),
+        documents: Arc::new(ClientDocuments::new(&config.clients.redirects).map_err(RunError::Roots)?),
         secrets: ArcSwap::from_pointee(secrets),
         sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rules.clone()),
         rules,

@@ -9,11 +9,15 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 
 use super::{
+    client_documents::ClientDocuments,
     config::{CredentialFiles, ProxyConfig, SigningKeys, SigningKeysError},
     crypto::{InvalidEncryptionKey, Keyring, SigningRing},
     identity::{Denied, Issuer, Person, check_access},
     metrics::Metrics,
-    oauth::resource::Resources,
+    oauth::{
+        known_clients::{KnownClients, ListedClients},
+        resource::Resources,
+    },
     session::{RecordKeys, Session, SessionStore, Sessions},
 };
 use crate::api::{
@@ -31,6 +35,8 @@ pub struct Proxy {
     pub resources: Resources,
     /// Where people log in.
     pub issuer: Arc<Issuer>,
+    /// The metadata documents of clients that name themselves by an address.
+    pub documents: Arc<ClientDocuments>,
     /// What the mounted Secrets hold, as last read.
     pub secrets: ArcSwap<Secrets>,
     /// Says whether a session is live.
@@ -150,6 +156,11 @@ impl Proxy {
         self.control.spawn(work).await.ok()
     }
 
+    /// Everything by which clients are known.
+    pub fn known_clients<'a>(&'a self, secrets: &'a Secrets) -> KnownClients<'a> {
+        KnownClients { keyring: &secrets.keyring, listed: &secrets.listed, rules: &self.config.clients }
+    }
+
     /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
@@ -170,6 +181,8 @@ pub struct Secrets {
     pub keyring: Arc<Keyring>,
     /// The keys that access tokens are signed with.
     pub signing: SigningRing,
+    /// The clients of `clients.static`, with their secrets.
+    pub listed: ListedClients,
     /// What the files held, to see whether they have changed: all of them, and those of the encryption keys.
     fingerprint: [u8; 32],
     keys_fingerprint: [u8; 32],
@@ -243,7 +256,22 @@ impl Secrets {
         };
         let (signing_path, signing_keys) = read(config.signing_keys.clone())?;
         let previous_key = previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default();
-        let fingerprint = fingerprint(&[&client_id, &client_secret, &encryption_key, &previous_key, &signing_keys]);
+        let mut contents = vec![
+            client_id.clone(),
+            client_secret.clone(),
+            encryption_key.clone(),
+            previous_key.clone(),
+            signing_keys.clone(),
+        ];
+        let listed = ListedClients::new(&config.clients.listed, |listed| {
+            let Some(path) = listed.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
+                return Ok(None);
+            };
+            let (_, secret) = read(path)?;
+            contents.push(secret.clone());
+            Ok::<_, SecretsError>(Some(secret.into()))
+        })?;
+        let fingerprint = fingerprint(&contents.iter().map(String::as_str).collect::<Vec<_>>());
         let keys_fingerprint = self::fingerprint(&[&encryption_key, &previous_key]);
         let public_url = config.public_url()?;
         let issuer = public_url.as_str();
@@ -267,6 +295,7 @@ impl Secrets {
             client_secret: client_secret.into(),
             keyring: Arc::new(keyring),
             signing,
+            listed,
             fingerprint,
             keys_fingerprint,
         })
@@ -338,6 +367,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let rules = Arc::new(Rules::new(&config, Timestamp::MAX));
         let proxy = Proxy {
             issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),
+            documents: Arc::new(ClientDocuments::new(&config.clients.redirects).unwrap()),
             resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
             public_url,
             secrets: ArcSwap::from_pointee(secrets),

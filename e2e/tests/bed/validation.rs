@@ -1,5 +1,8 @@
 use e2e::image::workspace;
-use mcp_oauth_operator::api::{McpOAuthProxySpec, proxy::OnePasswordSource};
+use mcp_oauth_operator::api::{
+    McpOAuthProxySpec,
+    proxy::{OnePasswordSource, StaticClient},
+};
 
 use crate::support::stage;
 
@@ -9,7 +12,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 19] = [
         (
             |spec| spec.access.domains.clear(),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
@@ -34,6 +37,14 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         ),
         (|spec| spec.credentials.keys.client_id = "..".to_owned(), "does not begin with .."),
         (|spec| spec.trusted_proxies = vec!["10.0.0.1".to_owned()], "a range of addresses, such as 10.42.0.0/16"),
+        (|spec| spec.clients.listed = vec![listed("a b", "https://a.example/")], "clientID is made of letters"),
+        (|spec| spec.clients.listed = vec![listed("a", "javascript:alert(1)")], "each of redirectURIs must be https"),
+        (|spec| spec.clients.listed = vec![listed("a", "http://a.example/")], "http for localhost"),
+        (|spec| spec.clients.listed = vec![listed("a", "https://a.example/#x")], "without fragment"),
+        (
+            |spec| spec.clients.listed = vec![listed("a", "http://[::1]/"), listed("a", "http://[::1]/")],
+            "Duplicate value",
+        ),
         (
             |spec| {
                 spec.credentials.secret_ref = None;
@@ -63,4 +74,8 @@ async fn the_sample_and_its_overlay_for_argo_cd_are_taken_by_the_api_server() {
             kubectl.output(&["apply", "--server-side", "--dry-run=server", "-o", "yaml", "-k", &folder]).unwrap();
         assert!(applied.contains("kind: McpOAuthProxy"), "{applied}");
     }
+}
+
+fn listed(id: &str, uri: &str) -> StaticClient {
+    StaticClient { client_id: id.to_owned(), secret_ref: None, redirect_uris: vec![uri.to_owned()] }
 }

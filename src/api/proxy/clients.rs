@@ -2,6 +2,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::SecretKeyReference;
+
 /// Which MCP clients may connect.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -10,9 +12,20 @@ pub struct Clients {
     #[serde(default)]
     pub dynamic_registration: DynamicRegistration,
 
+    /// Which clients may name themselves by the address of a metadata document, as Claude and VS Code do, instead of
+    /// registering. The proxy fetches the document.
+    #[serde(default)]
+    pub metadata_documents: MetadataDocuments,
+
     /// Where a person's browser may be sent back to.
     #[serde(default)]
     pub redirects: Redirects,
+
+    /// Clients that want an id typed in by hand, such as the advanced settings of a connector in claude.ai.
+    #[serde(default, rename = "static", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["clientID".into()]))]
+    pub listed: Vec<StaticClient>,
 }
 
 /// Whether clients may register themselves.
@@ -23,6 +36,85 @@ pub enum DynamicRegistration {
     Enabled,
     /// There is no /register. Clients that registered before go on working.
     Disabled,
+}
+
+/// Which clients may name themselves by the address of a metadata document.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum MetadataDocuments {
+    /// Those whose document lies at a well-known MCP client's host (claude.ai, vscode.dev, ...) or one of redirects.hosts.
+    #[default]
+    Known,
+    /// Those of every public https host: anybody can then make the proxy fetch a document from the internet.
+    Any,
+    /// None.
+    Disabled,
+}
+
+/// A client that is known by an id typed in by hand.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StaticClient {
+    /// The id to type in, such as claude-ai.
+    #[serde(rename = "clientID")]
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._~-]*$')")
+            .message("clientID is made of letters, digits and . _ ~ -, such as claude-ai")
+    )]
+    pub client_id: String,
+
+    /// Where the client's secret is. Without it the client is a public one, which PKCE alone protects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyReference>,
+
+    /// Where a person's browser may be sent back to, compared byte for byte but for the port of a loopback address. What is
+    /// listed here need not be let in by redirects.
+    #[serde(rename = "redirectURIs")]
+    #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 512)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(uri, uri.matches('^[a-zA-Z][a-zA-Z0-9+.-]*:[!-~]+$') && !uri.matches('^(?i)(javascript|data|file|vbscript|blob|about):') && !uri.contains('#') && (!uri.matches('^(?i)http:') || uri.matches('^http://(localhost|127[.]0[.]0[.]1|[\\\\[]::1[\\\\]])([:/?].*)?$')))")
+            .message("each of redirectURIs must be https, http for localhost, or an app's own scheme, without fragment and spaces, such as https://claude.ai/api/mcp/auth_callback")
+    )]
+    pub redirect_uris: Vec<String>,
+}
+
+impl StaticClient {
+    /// Checks what the CRD's rules check for a resource.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let of_an_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
+        if !self.client_id.starts_with(|first: char| first.is_ascii_alphanumeric())
+            || self.client_id.len() > 128
+            || !self.client_id.bytes().all(of_an_id)
+        {
+            return Err("each clients.static[].clientID is made of letters, digits and . _ ~ -, such as claude-ai");
+        }
+        // They become a file's path.
+        let is_name = |name: &str| !name.is_empty() && !name.contains('/') && !name.starts_with("..") && name != ".";
+        if self.secret_ref.as_ref().is_some_and(|secret| !is_name(&secret.name) || !is_name(&secret.key)) {
+            return Err("clients.static[].secretRef must name a Secret and one of its keys");
+        }
+        if self.redirect_uris.is_empty() || !self.redirect_uris.iter().all(|uri| may_be_listed(uri)) {
+            return Err(
+                "each of clients.static[].redirectURIs must be https, http for localhost, or an app's own scheme, without fragment and spaces, such as https://claude.ai/api/mcp/auth_callback",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn may_be_listed(uri: &str) -> bool {
+    let Ok(url) = url::Url::parse(uri) else { return false };
+    let plain = uri.bytes().all(|byte| byte.is_ascii_graphic()) && !uri.contains('#');
+    let loopback = || matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match url.scheme() {
+        "javascript" | "data" | "file" | "vbscript" | "blob" | "about" => false,
+        "http" => plain && loopback(),
+        _ => plain,
+    }
 }
 
 /// Where a person's browser may be sent back to after a login.

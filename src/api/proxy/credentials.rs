@@ -48,6 +48,24 @@ pub struct SecretReference {
     pub name: String,
 }
 
+/// One key of a Secret of the same namespace.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKeyReference {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
+            .message("a Secret's name is made of lower-case letters, digits, - and .")
+    )]
+    pub name: String,
+
+    /// The key in the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = key_rule())]
+    pub key: String,
+}
+
 /// A Secret's keys are file names in the pods.
 fn key_rule() -> Rule {
     Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')")

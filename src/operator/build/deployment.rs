@@ -18,7 +18,10 @@ use k8s_openapi::{
 };
 
 use super::{labels, metadata, selector};
-use crate::operator::{mounts, validate::ValidatedProxy};
+use crate::{
+    api::proxy::SecretKeyReference,
+    operator::{mounts, validate::ValidatedProxy},
+};
 
 /// Changes with the configuration, so that the pods are replaced. What is in Secrets is not part of it: the pods reload
 /// those by themselves.
@@ -194,6 +197,11 @@ fn files(proxy: &ValidatedProxy) -> Volume {
     if let Some(key) = proxy.optional_credential_key() {
         sources.push(secret(proxy.credentials_secret(), vec![item(key, mounts::CREDENTIALS)], Some(true)));
     }
+    for SecretKeyReference { name, key } in proxy.client_secrets() {
+        // The proxy's own configuration says where: ProxyConfig::secret_file.
+        let items = vec![item(key, &format!("{}/secrets/{name}", mounts::REFERENCES))];
+        sources.push(secret(name, items, None));
+    }
     Volume {
         name: "files".to_owned(),
         projected: Some(ProjectedVolumeSource { default_mode: Some(FILE_MODE), sources: Some(sources) }),
@@ -259,6 +267,20 @@ mod tests {
         let optional: Vec<_> = sources.as_array().unwrap().iter().filter(|s| s["secret"]["optional"] == true).collect();
         assert_eq!(optional.len(), 1);
         assert_eq!(optional[0]["secret"]["items"][0]["path"], "credentials/PREVIOUS_ENCRYPTION_KEY");
+    }
+
+    #[test]
+    fn a_listed_clients_secret_is_mounted_where_the_proxy_looks_for_it() {
+        let reference = json!({"name": "chat", "key": "secret"});
+        let listed = json!({"clientID": "chat", "secretRef": reference, "redirectURIs": ["https://chat.example/cb"]});
+        let proxy = validated(&json!({"clients": {"static": [listed]}}));
+        let sources = serde_json::to_value(build_all(&proxy).unwrap().deployment).unwrap();
+        let sources = &sources["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
+        let last = &sources.as_array().unwrap().last().unwrap()["secret"];
+        assert_eq!(last["name"], "chat");
+        let mounted = mounts::path(last["items"][0]["path"].as_str().unwrap());
+        let expected = proxy.config.secret_file(proxy.client_secrets()[0]);
+        assert_eq!(Some(std::path::PathBuf::from(mounted)), expected);
     }
 
     #[test]

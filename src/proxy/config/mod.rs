@@ -16,8 +16,8 @@ use thiserror::Error;
 use crate::api::{
     Duration, InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl,
     proxy::{
-        Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, RedirectPolicy, Redirects, Tokens, Upstream,
-        default_idle_ttl, default_max, default_max_per_user, default_max_ttl,
+        Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, RedirectPolicy, Redirects, SecretKeyReference,
+        Tokens, Upstream, default_idle_ttl, default_max, default_max_per_user, default_max_ttl,
     },
 };
 pub use signing_keys::{SigningKey, SigningKeys, SigningKeysError};
@@ -48,6 +48,9 @@ pub struct ProxyConfig {
     pub identity_provider: IdentityProvider,
     /// The files with the client id, the client secret and the encryption key.
     pub credentials: CredentialFiles,
+    /// The folder with what the fields that end in `Ref` name: the key KEY of a Secret NAME is its file `secrets/NAME/KEY`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<PathBuf>,
     /// The file with the keys that access tokens are signed with, as `mcp-oauth-operator keys` writes it.
     pub signing_keys: PathBuf,
     /// Who may log in.
@@ -175,6 +178,7 @@ impl ProxyConfig {
         let Access { policy, emails, domains, groups, blocked } = &self.access;
         let listed = !(emails.is_empty() && domains.is_empty() && groups.is_empty());
         let Redirects { policy: redirect_policy, hosts } = &self.clients.redirects;
+        let listed_clients = &self.clients.listed;
         let (idle, max) = (&self.sessions.idle_ttl, &self.sessions.max_ttl);
         let rules = [
             (
@@ -228,12 +232,25 @@ impl ProxyConfig {
             ),
             (self.tokens.refresh_grace.as_secs() <= 300, "tokens.refreshGrace may be 5m at most"),
             (self.workers != Some(0), "workers must be 1 or more"),
+            (
+                self.references.is_some() || listed_clients.iter().all(|client| client.secret_ref.is_none()),
+                "clients.static[].secretRef needs references: the folder in which the key KEY of a Secret NAME is the file secrets/NAME/KEY",
+            ),
         ];
+        for client in listed_clients {
+            client.check().map_err(ConfigError::Rule)?;
+        }
         self.upstream.identity.check().map_err(ConfigError::Rule)?;
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(ConfigError::Rule(message)),
             None => Ok(()),
         }
+    }
+
+    /// The file of a Secret's key that a field refers to; `None` if there is no folder of [`Self::references`].
+    pub fn secret_file(&self, reference: &SecretKeyReference) -> Option<PathBuf> {
+        let SecretKeyReference { name, key } = reference;
+        self.references.as_ref().map(|folder| folder.join("secrets").join(name).join(key))
     }
 
     /// The public address, checked.
@@ -355,6 +372,21 @@ sessions: {store: {type: SQLite, path: /var/lib/mcp-oauth-proxy/sessions.db}}
                 "letters, digits and hyphens",
             ),
             ("upstream: {url: 'http://gateway:4444'}", &upstream("{type: None, headers: {}}"), "type: Headers only"),
+            (
+                "signingKeys:",
+                "clients: {static: [{clientID: a, redirectURIs: ['http://a.example/']}]}\nsigningKeys:",
+                "http for localhost",
+            ),
+            (
+                "signingKeys:",
+                "clients: {static: [{clientID: a b, redirectURIs: ['app:/cb']}]}\nsigningKeys:",
+                "letters, digits",
+            ),
+            (
+                "signingKeys:",
+                "clients: {static: [{clientID: a, redirectURIs: ['app:/cb'], secretRef: {name: a, key: b}}]}\nsigningKeys:",
+                "needs references",
+            ),
             ("sessions: {store: {", &sessions("idleTTL: 0s"), "5m or longer"),
             ("sessions: {store: {", &sessions("maxTTL: 9000h"), "a year"),
             ("sessions: {store: {", &sessions("idleTTL: 30m"), "shorter than sessions.idleTTL"),

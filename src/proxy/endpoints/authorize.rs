@@ -16,11 +16,12 @@ use crate::proxy::{
     crypto::random_token,
     oauth::{
         OAuthError,
-        authorize::{self, Refusal},
+        authorize::{self, Query, Refusal},
+        known_clients::{Asking, Found},
         login::{ConsentForm, Login},
         redirect_uri,
     },
-    state::Proxy,
+    state::{Proxy, Secrets},
 };
 
 /// `GET /authorize`: shows the consent page. It changes nothing, so it may be fetched any number of times, also by
@@ -28,9 +29,16 @@ use crate::proxy::{
 pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
     let query: Vec<(String, String)> =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
-    let keyring = proxy.secrets.load().keyring.clone();
-    let request = match authorize::check(&query, &keyring, &proxy.config.clients.redirects, &proxy.resources) {
-        Ok(request) => request,
+    let secrets = proxy.secrets.load_full();
+    let keyring = &secrets.keyring;
+    let query = Query::new(&query);
+    let asked = match who_asks(&proxy, &secrets, &query).await {
+        Ok(asking) => authorize::check(&query, &asking, &proxy.config.clients.redirects, &proxy.resources)
+            .map(|request| (asking, request)),
+        Err(refusal) => Err(refusal),
+    };
+    let (asking, request) = match asked {
+        Ok(asked) => asked,
         Err(Refusal::Page(error)) => return page_error(&headers, &error),
         Err(Refusal::Redirect { redirect_uri, state, error }) => {
             return redirect_error(&redirect_uri, state.as_deref(), proxy.public_url.as_str(), &error);
@@ -43,7 +51,7 @@ pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQ
     let cookies = Cookies::read(&headers, &proxy.public_url);
     let browser = cookies.browser().map(str::to_owned).or_else(random_token);
     let sealed =
-        browser.as_ref().and_then(|browser| ConsentForm::new(request.clone(), proxy.now()).seal(&keyring, browser));
+        browser.as_ref().and_then(|browser| ConsentForm::new(request.clone(), proxy.now()).seal(keyring, browser));
     let (Some(browser), Some((form, binding))) = (browser, sealed) else {
         return page_error(&headers, &OAuthError::temporarily_unavailable("this server has no randomness to give"));
     };
@@ -53,6 +61,10 @@ pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQ
         style: pages::STYLE,
         client: &request.client_name,
         resource: &request.resource,
+        client_host: match &asking {
+            Asking::Documented { host, .. } => Some(host),
+            Asking::Registered(_) | Asking::Listed(_) => None,
+        },
         redirect_host: &redirect_host,
         loopback: Url::parse(&request.redirect_uri).is_ok_and(|url| redirect_uri::is_loopback(&url)),
         issuer_host: &issuer_host,
@@ -64,6 +76,22 @@ pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQ
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
+}
+
+/// The client that asks. Only a metadata document that the rules let in is fetched for it.
+async fn who_asks(proxy: &Arc<Proxy>, secrets: &Secrets, query: &Query<'_>) -> Result<Asking, Refusal> {
+    let url = match proxy.known_clients(secrets).find(query.client_id()?).map_err(Refusal::Page)? {
+        Found::Client(asking) => return Ok(asking),
+        Found::Document(url) => url,
+    };
+    let (documents, now) = (proxy.documents.clone(), proxy.now());
+    let host = url.host().to_owned();
+    let client = proxy
+        .on_control(async move { documents.client(&url, now).await })
+        .await
+        .unwrap_or_else(|| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
+        .map_err(Refusal::Page)?;
+    Ok(Asking::Documented { host, client })
 }
 
 /// The host of an address, for people to read.
@@ -120,6 +148,15 @@ mod tests {
         let elsewhere = bed.authorize(&[("redirect_uri", Some("http://localhost:1/other"))]);
         let page = bed.get(&elsewhere, &[]).await;
         assert_eq!((page.status(), page.headers().get("location")), (StatusCode::BAD_REQUEST, None));
+    }
+
+    #[tokio::test]
+    async fn b1_nobody_makes_us_fetch_a_document_of_a_host_that_is_not_a_known_clients() {
+        let bed = Bed::new(&REFRESHES).await;
+        for id in ["https://evil.example/client", "https://169.254.169.254/latest", "http://claude.ai/client"] {
+            let page = bed.get(&bed.authorize(&[("client_id", Some(id))]), &[("accept", "application/json")]).await;
+            assert_eq!((page.status(), page.headers().get("location")), (StatusCode::UNAUTHORIZED, None), "{id}");
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use url::form_urlencoded;
 
 use super::respond::{json_error, unreadable};
 use crate::proxy::{
-    oauth::{ErrorCode, OAuthError, client::Client},
+    oauth::{ErrorCode, OAuthError},
     state::{Proxy, Secrets},
 };
 
@@ -36,17 +36,19 @@ impl FromRequest<Arc<Proxy>> for ClientRequest {
         let headers = request.headers().clone();
         let body = Bytes::from_request(request, proxy).await.map_err(|rejection| unreadable(&rejection))?;
         let by_authorization = headers.contains_key(header::AUTHORIZATION);
-        Self::parse(&headers, &body, proxy.secrets.load_full()).map_err(|error| refusal(by_authorization, &error))
+        Self::parse(&headers, &body, proxy).map_err(|error| refusal(by_authorization, &error))
     }
 }
 
 impl ClientRequest {
-    fn parse(headers: &HeaderMap, body: &[u8], secrets: Arc<Secrets>) -> Result<Self, OAuthError> {
+    fn parse(headers: &HeaderMap, body: &[u8], proxy: &Proxy) -> Result<Self, OAuthError> {
+        let secrets = proxy.secrets.load_full();
         let parameters = parameters(headers, body)?;
         let get = |name: &str| parameters.get(name).map(String::as_str);
         let basic = basic_credentials(headers)?;
         let by_authorization = basic.is_some();
-        let client_id = Client::of_token_request(basic, get("client_id"), get("client_secret"), &secrets.keyring)?;
+        let known = proxy.known_clients(&secrets);
+        let client_id = known.authenticate(basic, get("client_id"), get("client_secret"))?;
         Ok(Self { client_id, secrets, parameters, by_authorization })
     }
 

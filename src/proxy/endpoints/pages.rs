@@ -26,6 +26,7 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 pub struct Consent<'a> {
     pub style: &'a str,
     pub client: &'a str,
+    pub client_host: Option<&'a str>,
     pub resource: &'a str,
     pub redirect_host: &'a str,
     pub loopback: bool,
@@ -81,6 +82,7 @@ mod tests {
         Consent {
             style: STYLE,
             client,
+            client_host: Some("claude.ai"),
             resource: "https://mcp.example.com/mcp",
             redirect_host: "localhost",
             loopback: true,
@@ -95,7 +97,7 @@ mod tests {
     #[test]
     fn a7_the_consent_page_names_the_redirect_host_and_warns_of_local_programs() {
         let html = consent("Test");
-        assert!(html.contains("<dd>localhost</dd>"));
+        assert!(html.contains("<dd>localhost</dd>") && html.contains("<dd>claude.ai</dd>"));
         assert!(html.contains("on your own computer"));
     }
 

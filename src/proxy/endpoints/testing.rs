@@ -16,7 +16,12 @@ use super::router;
 use crate::{
     api::proxy::Redirects,
     proxy::{
-        oauth::{authorize, client::Client, code::Code},
+        oauth::{
+            authorize::{self, Query},
+            client::Client,
+            code::Code,
+            known_clients::Asking,
+        },
         session::{LiveSet, Session, testing::session},
         state::{Proxy, testing::proxy},
     },
@@ -59,7 +64,8 @@ impl Bed {
             ("code_challenge_method", "S256"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let request = authorize::check(&query, &keyring, &Redirects::default(), &proxy.resources).unwrap();
+        let (query, asking) = (Query::new(&query), Asking::Registered(client));
+        let request = authorize::check(&query, &asking, &Redirects::default(), &proxy.resources).unwrap();
         let session = Session { client: request.session_client(), ..session("a") };
         proxy.store.create(&session).await.unwrap();
         let code = Code::new(session.id, &request, begin).seal(&keyring).unwrap();

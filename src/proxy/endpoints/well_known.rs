@@ -12,7 +12,7 @@ use crate::proxy::{oauth::metadata, state::Proxy};
 /// `GET /.well-known/oauth-authorization-server` (RFC 8414), and under the name that OpenID Connect discovery gives it, for
 /// clients that look only there.
 pub async fn authorization_server(State(proxy): State<Arc<Proxy>>) -> Response {
-    Json(metadata::authorization_server(&proxy.public_url, proxy.config.clients.dynamic_registration)).into_response()
+    Json(metadata::authorization_server(&proxy.public_url, &proxy.config.clients)).into_response()
 }
 
 /// `GET /.well-known/oauth-protected-resource`: that of the first path.

@@ -5,12 +5,9 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OAuthError, OFFLINE_ACCESS, SCOPE, client::Client, client_id_hash, pkce, redirect_uri, resource::Resources,
+    OAuthError, OFFLINE_ACCESS, SCOPE, client_id_hash, known_clients::Asking, pkce, redirect_uri, resource::Resources,
 };
-use crate::{
-    api::{SessionClient, proxy::Redirects},
-    proxy::crypto::Keyring,
-};
+use crate::api::{SessionClient, proxy::Redirects};
 
 /// A checked authorization request. It is sealed into the consent form and, once approved, into a cookie.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -65,34 +62,50 @@ pub enum Refusal {
     },
 }
 
-/// Checks a query of `/authorize`.
+/// The parameters of an authorization request.
+pub struct Query<'a> {
+    parameters: HashMap<&'a str, &'a str>,
+    repeated: Option<&'a str>,
+}
+
+impl<'a> Query<'a> {
+    /// Gathers them.
+    pub fn new(pairs: &'a [(String, String)]) -> Self {
+        let (mut parameters, mut repeated) = (HashMap::new(), None);
+        for (name, value) in pairs {
+            // RFC 6749 §3.1: an empty value is as if it were left out.
+            if !value.is_empty() && parameters.insert(name.as_str(), value.as_str()).is_some() {
+                repeated = Some(name.as_str());
+            }
+        }
+        Self { parameters, repeated }
+    }
+
+    /// Which client asks. It decides where errors go, so it comes first.
+    ///
+    /// # Errors
+    /// On a page: nobody can be told otherwise.
+    pub fn client_id(&self) -> Result<&'a str, Refusal> {
+        self.get("client_id").ok_or_else(|| Refusal::Page(OAuthError::invalid_request("client_id is missing")))
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.parameters.get(name).copied()
+    }
+}
+
+/// Checks what a client asks for.
 ///
 /// # Errors
 /// Whom to tell what.
 pub fn check(
-    query: &[(String, String)],
-    keyring: &Keyring,
+    query: &Query<'_>,
+    asking: &Asking,
     rules: &Redirects,
     resources: &Resources,
 ) -> Result<AuthorizationRequest, Refusal> {
-    // Which client it is decides where errors go, so that comes first.
-    let mut parameters: HashMap<&str, &str> = HashMap::new();
-    let mut repeated = None;
-    for (name, value) in query {
-        // RFC 6749 §3.1: an empty value is as if it were left out.
-        if !value.is_empty() && parameters.insert(name, value).is_some() {
-            repeated = Some(name.clone());
-        }
-    }
-    let get = |name: &str| parameters.get(name).copied();
-    let Some(client_id) = get("client_id") else {
-        return Err(Refusal::Page(OAuthError::invalid_request("client_id is missing")));
-    };
-    let Some(client) = Client::from_id(client_id, keyring) else {
-        return Err(Refusal::Page(OAuthError::invalid_client(
-            "this server does not know the client: remove its stored login and connect again",
-        )));
-    };
+    let (client, client_id) = (asking.client(), query.client_id()?);
+    let get = |name: &str| query.get(name);
     let redirect_uri = match (get("redirect_uri"), client.redirect_uris.as_slice()) {
         (Some(requested), _) if client.allows(requested) => requested,
         (None, [only]) => only.as_str(),
@@ -103,11 +116,13 @@ pub fn check(
         }
         (None, _) => return Err(Refusal::Page(OAuthError::invalid_request("redirect_uri is missing"))),
     };
-    // The rules may have become stricter since the client registered.
-    redirect_uri::check(redirect_uri, rules).map_err(|why| Refusal::Page(OAuthError::invalid_request(why)))?;
+    if !matches!(asking, Asking::Listed(_)) {
+        // The rules may have become stricter since the client registered.
+        redirect_uri::check(redirect_uri, rules).map_err(|why| Refusal::Page(OAuthError::invalid_request(why)))?;
+    }
     let state = get("state").map(str::to_owned);
     let refuse = |error| Refusal::Redirect { redirect_uri: redirect_uri.to_owned(), state: state.clone(), error };
-    if let Some(name) = repeated {
+    if let Some(name) = query.repeated {
         return Err(refuse(if name == "resource" {
             OAuthError::invalid_target("one resource at a time: ask for each endpoint by itself")
         } else {
@@ -145,22 +160,24 @@ pub mod tests {
     use super::*;
     use crate::proxy::{
         crypto::testing::keyring,
-        oauth::{ErrorCode, client::tests::register, resource::tests::resources},
+        oauth::{
+            ErrorCode,
+            client::{Client, tests::register},
+            resource::tests::resources,
+        },
     };
 
     pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-    fn client_id() -> String {
+    fn client() -> Client {
         register(&json!({"client_name": "Test", "redirect_uris": ["http://localhost/callback"], "token_endpoint_auth_method": "none"}))
-            .unwrap()
-            .id(&keyring())
             .unwrap()
     }
 
     fn query(changes: &[(&str, Option<&str>)]) -> Vec<(String, String)> {
         let mut query: Vec<(String, String)> = [
             ("response_type", "code"),
-            ("client_id", &client_id()),
+            ("client_id", &client().id(&keyring()).unwrap()),
             ("redirect_uri", "http://localhost:1234/callback"),
             ("state", "client-state"),
             ("code_challenge", CHALLENGE),
@@ -178,7 +195,7 @@ pub mod tests {
     }
 
     fn check(query: &[(String, String)]) -> Result<AuthorizationRequest, Refusal> {
-        super::check(query, &keyring(), &Redirects::default(), &resources())
+        super::check(&Query::new(query), &Asking::Registered(client()), &Redirects::default(), &resources())
     }
 
     #[test]
@@ -192,15 +209,21 @@ pub mod tests {
     #[test]
     fn a8_nobody_is_redirected_to_an_uri_that_is_not_the_clients() {
         for changes in [
-            [("client_id", Some("unknown"))],
             [("client_id", None)],
             [("redirect_uri", Some("https://evil.example.com/"))],
             [("redirect_uri", Some("http://localhost:1234/other"))],
         ] {
             assert!(matches!(check(&query(&changes)), Err(Refusal::Page(_))), "{changes:?}");
         }
-        let unknown = check(&query(&[("client_id", Some("unknown"))])).unwrap_err();
-        assert!(matches!(unknown, Refusal::Page(error) if error.code == ErrorCode::InvalidClient));
+    }
+
+    #[test]
+    fn a_listed_clients_redirect_uri_is_not_held_against_the_rules() {
+        let elsewhere = Client { redirect_uris: vec!["https://chat.internal/callback".to_owned()], ..client() };
+        let query = query(&[("redirect_uri", Some("https://chat.internal/callback"))]);
+        let check = |asking| super::check(&Query::new(&query), &asking, &Redirects::default(), &resources());
+        assert!(check(Asking::Listed(elsewhere.clone())).is_ok());
+        assert!(matches!(check(Asking::Registered(elsewhere)), Err(Refusal::Page(_))));
     }
 
     #[test]

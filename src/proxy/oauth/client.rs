@@ -63,37 +63,79 @@ pub struct Client {
     pub issued_at: i64,
 }
 
-/// The members of a registration that we read; all others are ignored (RFC 7591 §2).
+/// The members of a client's metadata that we read; all others are ignored (RFC 7591 §2).
 #[derive(Debug, Default, Deserialize)]
-struct Request {
+pub(super) struct Metadata {
+    /// Only in a metadata document.
+    #[serde(default)]
+    pub client_id: Option<String>,
     #[serde(default)]
     redirect_uris: Vec<String>,
     #[serde(default)]
-    client_name: Option<String>,
+    pub client_name: Option<String>,
     #[serde(default)]
-    token_endpoint_auth_method: Option<String>,
+    pub token_endpoint_auth_method: Option<String>,
     #[serde(default)]
     grant_types: Option<Vec<String>>,
     #[serde(default)]
     response_types: Option<Vec<String>>,
 }
 
+impl Metadata {
+    /// Reads the JSON of a registration or of a metadata document, named by `what`.
+    pub fn parse(body: &[u8], what: &str) -> Result<Self, OAuthError> {
+        serde_json::from_slice(body).map_err(|error| {
+            // Not serde's own words, which repeat the input.
+            OAuthError::invalid_client_metadata(format!(
+                "{what} must be a JSON object of RFC 7591; line {}, column {} is not",
+                error.line(),
+                error.column()
+            ))
+        })
+    }
+
+    /// The client that this describes. Redirect URIs that may not be used are left out, because clients register several at
+    /// once (Cursor: a custom scheme among them); at least one must remain.
+    pub fn client(self, auth_method: AuthMethod, rules: &Redirects, issued_at: i64) -> Result<Client, OAuthError> {
+        if self.grant_types.as_ref().is_some_and(|types| !types.iter().any(|t| t == "authorization_code")) {
+            return Err(OAuthError::invalid_client_metadata("grant_types must include authorization_code"));
+        }
+        if self.response_types.as_ref().is_some_and(|types| !types.iter().any(|t| t == "code")) {
+            return Err(OAuthError::invalid_client_metadata("response_types must include code"));
+        }
+        if self.redirect_uris.len() > MAX_REDIRECT_URIS {
+            return Err(OAuthError::invalid_redirect_uri("ten redirect_uris at most may be registered"));
+        }
+        let mut refusal = "redirect_uris must hold at least one URI".into();
+        let mut redirect_uris = Vec::new();
+        for uri in self.redirect_uris {
+            match redirect_uri::check(&uri, rules) {
+                Ok(()) if redirect_uris.contains(&uri) => {}
+                Ok(()) => redirect_uris.push(uri),
+                Err(why) => refusal = why,
+            }
+        }
+        if redirect_uris.is_empty() {
+            return Err(OAuthError::invalid_redirect_uri(refusal));
+        }
+        Ok(Client {
+            name: display_name(self.client_name.as_deref().unwrap_or_default()),
+            redirect_uris,
+            auth_method,
+            refreshes: self.grant_types.is_none_or(|types| types.iter().any(|t| t == "refresh_token")),
+            issued_at,
+        })
+    }
+}
+
 impl Client {
-    /// Reads a registration. Redirect URIs that may not be used are left out, because clients register several at once
-    /// (Cursor: a custom scheme among them); at least one must remain.
+    /// Reads a registration.
     ///
     /// # Errors
     /// `invalid_client_metadata` or `invalid_redirect_uri`, with what to send instead.
     pub fn register(body: &[u8], rules: &Redirects, now: Timestamp) -> Result<Self, OAuthError> {
-        let request: Request = serde_json::from_slice(body).map_err(|error| {
-            // Not serde's own words, which repeat the input.
-            OAuthError::invalid_client_metadata(format!(
-                "the registration must be a JSON object of RFC 7591; line {}, column {} is not",
-                error.line(),
-                error.column()
-            ))
-        })?;
-        let auth_method = match request.token_endpoint_auth_method.as_deref() {
+        let metadata = Metadata::parse(body, "the registration")?;
+        let auth_method = match metadata.token_endpoint_auth_method.as_deref() {
             Some("none") => AuthMethod::None,
             Some("client_secret_post") => AuthMethod::ClientSecretPost,
             // RFC 7591 §2: the default when it is left out.
@@ -104,34 +146,7 @@ impl Client {
                 ));
             }
         };
-        if request.grant_types.as_ref().is_some_and(|types| !types.iter().any(|t| t == "authorization_code")) {
-            return Err(OAuthError::invalid_client_metadata("grant_types must include authorization_code"));
-        }
-        if request.response_types.as_ref().is_some_and(|types| !types.iter().any(|t| t == "code")) {
-            return Err(OAuthError::invalid_client_metadata("response_types must include code"));
-        }
-        if request.redirect_uris.len() > MAX_REDIRECT_URIS {
-            return Err(OAuthError::invalid_redirect_uri("ten redirect_uris at most may be registered"));
-        }
-        let mut refusal = "redirect_uris must hold at least one URI".into();
-        let mut redirect_uris = Vec::new();
-        for uri in request.redirect_uris {
-            match redirect_uri::check(&uri, rules) {
-                Ok(()) if redirect_uris.contains(&uri) => {}
-                Ok(()) => redirect_uris.push(uri),
-                Err(why) => refusal = why,
-            }
-        }
-        if redirect_uris.is_empty() {
-            return Err(OAuthError::invalid_redirect_uri(refusal));
-        }
-        Ok(Self {
-            name: display_name(request.client_name.as_deref().unwrap_or_default()),
-            redirect_uris,
-            auth_method,
-            refreshes: request.grant_types.is_none_or(|types| types.iter().any(|t| t == "refresh_token")),
-            issued_at: now.as_second(),
-        })
+        metadata.client(auth_method, rules, now.as_second())
     }
 
     /// The `client_id`.
@@ -168,32 +183,6 @@ impl Client {
             (_, Some(false)) => Err(OAuthError::invalid_client("the client secret is wrong")),
             (_, None) => Err(OAuthError::invalid_client("this client registered with a secret and has to send it")),
         }
-    }
-
-    /// The id of the client that sends a token request, which has proved that it is itself. `Authorization: Basic` and the
-    /// body may both name it if they agree: the Python SDK sends both.
-    ///
-    /// # Errors
-    /// `invalid_client`.
-    pub fn of_token_request(
-        basic: Option<(String, String)>,
-        id_in_body: Option<&str>,
-        secret_in_body: Option<&str>,
-        keyring: &Keyring,
-    ) -> Result<String, OAuthError> {
-        let (id, secret) = match (basic, id_in_body) {
-            (Some((id, _)), Some(named)) if id != named => {
-                return Err(OAuthError::invalid_client("Authorization and client_id name two clients"));
-            }
-            (Some((id, secret)), _) => (id, Some(secret)),
-            (None, Some(id)) => (id.to_owned(), secret_in_body.map(str::to_owned)),
-            (None, None) => return Err(OAuthError::invalid_client("client_id is missing")),
-        };
-        let client = Self::from_id(&id, keyring)
-            .ok_or_else(|| OAuthError::invalid_client("this server does not know the client: register again"))?;
-        // Some clients send an empty secret for none.
-        client.authenticate(&id, secret.as_deref().filter(|secret| !secret.is_empty()), keyring)?;
-        Ok(id)
     }
 
     /// Whether the browser may be sent back there.
@@ -289,28 +278,6 @@ pub mod tests {
         assert_eq!(client.authenticate(&id, secret, &keyring), Ok(()));
         for wrong in [None, Some(""), Some("wrong")] {
             assert_eq!(client.authenticate(&id, wrong, &keyring).unwrap_err().code, ErrorCode::InvalidClient);
-        }
-    }
-
-    #[test]
-    fn basic_and_body_may_both_name_the_client_if_they_agree() {
-        let keyring = keyring();
-        let id = register(&json!({"redirect_uris": ["http://127.0.0.1/"]})).unwrap().id(&keyring).unwrap();
-        let secret = Client::secret(&id, &keyring);
-        let of = |basic: Option<(&str, &str)>, id: Option<&str>, secret: Option<&str>| {
-            let basic = basic.map(|(id, secret)| (id.to_owned(), secret.to_owned()));
-            Client::of_token_request(basic, id, secret, &keyring).map_err(|error| error.code)
-        };
-        assert_eq!(of(Some((&id, &secret)), Some(&id), None), Ok(id.clone()));
-        assert_eq!(of(None, Some(&id), Some(&secret)), Ok(id.clone()));
-        for wrong in [
-            of(Some((&id, &secret)), Some("another"), None),
-            of(Some((&id, "wrong")), None, Some(&secret)),
-            of(None, Some(&id), None),
-            of(None, Some("unknown"), None),
-            of(None, None, None),
-        ] {
-            assert_eq!(wrong, Err(ErrorCode::InvalidClient));
         }
     }
 

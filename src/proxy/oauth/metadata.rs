@@ -3,14 +3,17 @@
 use serde_json::{Value, json};
 
 use super::{OFFLINE_ACCESS, SCOPE};
-use crate::api::{PublicUrl, proxy::DynamicRegistration};
+use crate::api::{
+    PublicUrl,
+    proxy::{Clients, DynamicRegistration, MetadataDocuments},
+};
 
 /// The ways in which clients may prove themselves. Named, because left out it would mean `client_secret_basic` alone.
 const AUTH_METHODS: [&str; 3] = ["none", "client_secret_post", "client_secret_basic"];
 
 /// The authorization server's metadata (RFC 8414 §2). Everything is at the root: clients of 2025-03-26 look nowhere else,
 /// and some ignore what is advertised.
-pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistration) -> Value {
+pub fn authorization_server(public_url: &PublicUrl, clients: &Clients) -> Value {
     let mut metadata = json!({
         "issuer": public_url.as_str(),
         "authorization_endpoint": public_url.join("/authorize"),
@@ -30,8 +33,9 @@ pub fn authorization_server(public_url: &PublicUrl, registration: DynamicRegistr
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
         "authorization_response_iss_parameter_supported": true,
+        "client_id_metadata_document_supported": clients.metadata_documents != MetadataDocuments::Disabled,
     });
-    if registration == DynamicRegistration::Enabled {
+    if clients.dynamic_registration == DynamicRegistration::Enabled {
         metadata["registration_endpoint"] = public_url.join("/register").into();
     }
     metadata

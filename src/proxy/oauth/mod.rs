@@ -3,8 +3,10 @@
 
 pub mod authorize;
 pub mod client;
+pub mod client_document;
 pub mod code;
 mod error;
+pub mod known_clients;
 pub mod login;
 pub mod metadata;
 pub mod pkce;

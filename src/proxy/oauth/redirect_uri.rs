@@ -46,7 +46,7 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Refusal> {
         ("http", Some(_)) if is_loopback(&url) => Ok(()),
         ("https", Some(_)) if is_loopback(&url) || rules.policy == RedirectPolicy::Any => Ok(()),
         ("https", Some(Host::Domain(host))) => {
-            if KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| listed == host) {
+            if is_known_host(host, rules) {
                 Ok(())
             } else {
                 Err(format!(
@@ -59,6 +59,11 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Refusal> {
         ("http", _) => Err("a redirect URI must be https; http is for localhost only".into()),
         _ => Err("a redirect URI must be https, or http for localhost; this scheme is not a known MCP client's".into()),
     }
+}
+
+/// Whether a host is a well-known MCP client's, or listed in the rules.
+pub fn is_known_host(host: &str, rules: &Redirects) -> bool {
+    KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| listed == host)
 }
 
 /// Whether the requested redirect URI is the registered one: byte for byte, except for the port of a loopback URI

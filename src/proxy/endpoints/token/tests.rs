@@ -131,3 +131,43 @@ async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_ref
     assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
     assert!(bed.stored().await.is_none());
 }
+
+#[tokio::test]
+async fn who_tried_by_authorization_is_told_the_scheme() {
+    let bed = Bed::new(&REFRESHES).await;
+    // Form-encoded, as RFC 6749 §2.3.1 has it.
+    let credentials = base64::engine::general_purpose::STANDARD.encode("unknown%20client:secret");
+    let ask = async |authorization: Option<&str>| {
+        let mut request = Request::post("/token").header("content-type", "application/x-www-form-urlencoded");
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let body = Body::from("grant_type=refresh_token&refresh_token=x&client_id=unknown client");
+        router(bed.proxy.clone()).oneshot(request.body(body).unwrap()).await.unwrap()
+    };
+    for authorization in [format!("Basic {credentials}"), format!("basic {credentials}"), "Bearer x".to_owned()] {
+        let refused = ask(Some(&authorization)).await;
+        assert_eq!(refused.status(), 401);
+        assert_eq!(refused.headers()["www-authenticate"], "Basic realm=\"token\"", "{authorization}");
+    }
+    let refused = ask(None).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().get("www-authenticate")), (401, None));
+}
+
+#[tokio::test]
+async fn a_client_with_a_document_redeems_without_a_secret_and_nothing_is_fetched() {
+    let bed = Bed::new(&REFRESHES).await;
+    // Were it fetched, the answer would be that it cannot be: nothing is at this address.
+    let document = "https://claude.ai/nothing-is-here";
+    let stolen = bed
+        .ask(&[
+            ("grant_type", "authorization_code"),
+            ("code", &bed.code),
+            ("code_verifier", "x"),
+            ("client_id", document),
+        ])
+        .await;
+    assert_eq!(error(&stolen), (400, "invalid_grant"));
+    let elsewhere = [("grant_type", "refresh_token"), ("refresh_token", "x"), ("client_id", "https://evil.example/c")];
+    assert_eq!(error(&bed.ask(&elsewhere).await), (401, "invalid_client"));
+}

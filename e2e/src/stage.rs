@@ -1,7 +1,10 @@
 //! The whole scene that the demo and the tests play on: a cluster with the operator in it, the issuer, and Context Forge
 //! behind the tap under the name that pods know it by.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -13,7 +16,7 @@ use mcp_oauth_operator::api::{
     McpOAuthProxy, McpOAuthProxySpec,
     proxy::{
         Access, AccessPolicy, Clients, CredentialKeys, Credentials, EmailVerified, Identity, IdentityProvider,
-        SecretReference, Service, Sessions, Tokens, Upstream,
+        RecheckOnRefresh, SecretReference, Service, Sessions, Tokens, Upstream,
     },
 };
 use tokio::task::spawn_blocking;
@@ -117,6 +120,9 @@ impl Stage {
                 scopes: ["openid", "email", "profile"].map(str::to_owned).to_vec(),
                 groups_claim: None,
                 email_verified: EmailVerified::default(),
+                recheck_on_refresh: RecheckOnRefresh::default(),
+                authorize_parameters: BTreeMap::new(),
+                ca_ref: None,
             },
             credentials: Credentials {
                 one_password: None,

@@ -64,6 +64,14 @@ pub struct McpOAuthSessionSpec {
     pub expires_at: String,
     /// What the issuer said of the person, as far as the access rules read it.
     pub claims: SessionClaims,
+    /// The issuer's refresh token, encrypted: with it the issuer is asked whether the person is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub upstream_token: Option<String>,
+    /// Until when a pod that is asking the issuer does so alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub leased_until: Option<String>,
     /// Authenticates all other fields, and the name; a session whose mac does not fit is ended.
     #[schemars(length(max = 128))]
     pub mac: String,

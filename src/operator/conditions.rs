@@ -14,13 +14,21 @@ use super::{
     credentials::Credentials,
     validate::ValidatedProxy,
 };
-use crate::api::{McpOAuthProxyStatus, proxy::SecretKeyReference};
+use crate::api::{
+    McpOAuthProxyStatus,
+    proxy::{ConfigMapKeyReference, SecretKeyReference},
+};
+use crate::proxy::config::{PodStatus, RecheckStatus};
 
 /// The types of conditions that are ours. Others are left alone.
-pub(super) const TYPES: [&str; 5] = [READY, "CredentialsReady", "Available", "ClientAddressKnown", STALLED];
+pub(super) const TYPES: [&str; 6] =
+    [READY, "CredentialsReady", "Available", "ClientAddressKnown", RECHECK_WORKS, STALLED];
 
 /// Sums up the others.
 pub(super) const READY: &str = "Ready";
+
+/// There only with `identityProvider.recheckOnRefresh`.
+const RECHECK_WORKS: &str = "RecheckWorks";
 
 /// There only while a person has to act.
 const STALLED: &str = "Stalled";
@@ -30,11 +38,15 @@ mod reasons {
     pub(super) const ADDRESS_FROM_TRUSTED_PROXIES: &str = "AddressFromTrustedProxies";
     pub(super) const TRUSTED_PROXIES_NOT_SET: &str = "TrustedProxiesNotSet";
     pub(super) const APPLY_FORBIDDEN: &str = "ApplyForbidden";
+    pub(super) const CA_MISSING: &str = "CAMissing";
     pub(super) const CLIENT_SECRET_MISSING: &str = "ClientSecretMissing";
     pub(super) const CREDENTIALS_COMPLETE: &str = "CredentialsComplete";
     pub(super) const FORMER_CHILDREN_TERMINATING: &str = "FormerChildrenTerminating";
     pub(super) const INVALID_SPEC: &str = "InvalidSpec";
     pub(super) const NAME_CONFLICT: &str = "NameConflict";
+    pub(super) const NO_LOGIN_YET: &str = "NoLoginYet";
+    pub(super) const NO_REFRESH_TOKEN: &str = "NoRefreshToken";
+    pub(super) const REFRESH_TOKEN_GIVEN: &str = "RefreshTokenGiven";
     pub(super) const NO_POD_ANSWERS: &str = "NoPodAnswers";
     pub(super) const ONE_PASSWORD_CRD_MISSING: &str = "OnePasswordCRDMissing";
     pub(super) const POD_ANSWERS: &str = "PodAnswers";
@@ -84,6 +96,7 @@ pub(super) struct Findings {
     credentials: Option<Verdict>,
     available: Option<Verdict>,
     client_address: Option<Verdict>,
+    recheck: Option<Verdict>,
     stalled: Option<Verdict>,
 }
 
@@ -100,7 +113,7 @@ impl Findings {
     }
 
     /// All that there is to know after a pass.
-    pub(super) fn of(proxy: &ValidatedProxy, credentials: &Credentials, applied: &Applied) -> Self {
+    pub(super) fn of(proxy: &ValidatedProxy, credentials: &Credentials, applied: &Applied, pods: &[PodStatus]) -> Self {
         let mut findings = Self {
             url: Some(proxy.url.clone()),
             service_url: Some(proxy.service_url.clone()),
@@ -108,6 +121,7 @@ impl Findings {
                 selector(&proxy.name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
             ),
             client_address: Some(client_address(proxy)),
+            recheck: proxy.config.identity_provider.rechecks().then(|| recheck(pods)),
             ..Self::default()
         };
         match applied {
@@ -191,11 +205,14 @@ impl Findings {
         generation: Option<i64>,
         now: Timestamp,
     ) -> McpOAuthProxyStatus {
-        let verdicts = [&self.ready, &self.credentials, &self.available, &self.client_address, &self.stalled];
+        let verdicts =
+            [&self.ready, &self.credentials, &self.available, &self.client_address, &self.recheck, &self.stalled];
+        let complete = self.url.is_some();
         let conditions = TYPES.iter().zip(verdicts).filter_map(|(type_, verdict)| {
             let before = old.conditions.iter().find(|condition| condition.type_ == *type_);
             let Some(verdict) = verdict else {
-                return before.filter(|_| *type_ != STALLED).cloned();
+                let is_over = *type_ == STALLED || (*type_ == RECHECK_WORKS && complete);
+                return before.filter(|_| !is_over).cloned();
             };
             let since = before
                 .filter(|condition| condition.status == verdict.status)
@@ -243,6 +260,11 @@ fn credentials_verdict(proxy: &ValidatedProxy, credentials: &Credentials, one_pa
             reasons::CLIENT_SECRET_MISSING,
             format!("clients.static refers to the key {key} of a Secret {name}, which is not there"),
         ),
+        Credentials::CaMissing(ConfigMapKeyReference { name, key }) => Verdict::is(
+            false,
+            reasons::CA_MISSING,
+            format!("identityProvider.caRef refers to the key {key} of a ConfigMap {name}, which is not there"),
+        ),
         Credentials::NotFound if !one_password_served => Verdict::is(
             false,
             reasons::ONE_PASSWORD_CRD_MISSING,
@@ -286,6 +308,27 @@ fn availability(proxy: &ValidatedProxy, deployment: &Deployment) -> (Verdict, Ve
         availability.clone()
     };
     (availability, ready)
+}
+
+/// Whether the issuer gives what it is asked with at refreshes.
+fn recheck(pods: &[PodStatus]) -> Verdict {
+    let latest = |time: fn(&RecheckStatus) -> i64| pods.iter().map(|pod| time(&pod.recheck)).max().unwrap_or_default();
+    let (given, missing) = (latest(|recheck| recheck.given), latest(|recheck| recheck.missing));
+    if missing > given {
+        Verdict::is(
+            false,
+            reasons::NO_REFRESH_TOKEN,
+            "logins are refused: identityProvider.recheckOnRefresh needs a refresh token, and the issuer gives none. Let it give this client refresh tokens, or add what it wants to see to scopes (offline_access) and authorizeParameters",
+        )
+    } else if given > 0 {
+        Verdict::is(
+            true,
+            reasons::REFRESH_TOKEN_GIVEN,
+            "the issuer is asked at each refresh whether the person is still there",
+        )
+    } else {
+        Verdict::is(false, reasons::NO_LOGIN_YET, "nobody has logged in since the pods started").as_status("Unknown")
+    }
 }
 
 /// Whether requests can be limited for each client.
@@ -350,7 +393,32 @@ pub(super) mod tests {
     }
 
     pub(in crate::operator) fn find(credentials: &Credentials, applied: &Applied) -> Findings {
-        Findings::of(&validated(&json!({})), credentials, applied)
+        Findings::of(&validated(&json!({})), credentials, applied, &[])
+    }
+
+    #[test]
+    fn a_recheck_that_cannot_work_is_said_and_is_forgotten_with_the_wish() {
+        let provider = json!({"issuerURL": "https://login.example", "recheckOnRefresh": "Enabled"});
+        let proxy = validated(&json!({"identityProvider": provider}));
+        let pod = |given, missing| PodStatus { recheck: RecheckStatus { given, missing } };
+        for (pods, expected) in [
+            (vec![], ("Unknown", "NoLoginYet")),
+            (vec![pod(0, 0)], ("Unknown", "NoLoginYet")),
+            (vec![pod(5, 0), pod(0, 0)], ("True", "RefreshTokenGiven")),
+            (vec![pod(5, 0), pod(0, 7)], ("False", "NoRefreshToken")),
+            (vec![pod(9, 0), pod(0, 7)], ("True", "RefreshTokenGiven")),
+        ] {
+            let findings = Findings::of(&proxy, &Credentials::Complete, &running(), &pods);
+            let status = findings.status(&McpOAuthProxyStatus::default(), Some(1), at(0));
+            let condition = status.conditions.iter().find(|condition| condition.type_ == RECHECK_WORKS).unwrap();
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), expected);
+            let has = |findings: Findings| {
+                let status = findings.status(&status, Some(1), at(0));
+                status.conditions.iter().any(|condition| condition.type_ == RECHECK_WORKS)
+            };
+            assert!(has(Findings::forbidden("a pass that came to nothing")));
+            assert!(!has(find(&Credentials::Complete, &running())));
+        }
     }
 
     pub(in crate::operator) fn at(second: i64) -> Timestamp {
@@ -420,11 +488,11 @@ pub(super) mod tests {
     #[test]
     fn no_replicas_is_not_ready_and_nothing_is_waited_for() {
         let findings =
-            Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &applied(1, &json!({})));
+            Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &applied(1, &json!({})), &[]);
         assert_eq!(ready(&findings), ("False", "ScaledToZero"));
         assert!(!findings.needs_another_look());
         let still_ending = applied(1, &json!({"observedGeneration": 1, "replicas": 1, "availableReplicas": 1}));
-        let findings = Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &still_ending);
+        let findings = Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &still_ending, &[]);
         assert_eq!(ready(&findings), ("False", "ScaledToZero"));
     }
 

@@ -27,11 +27,15 @@ use super::{
     error::Error,
     health::Health,
     metrics::Metrics,
+    pods,
     status::{self, McpOAuthProxyRef},
     validate::{ValidatedProxy, validate},
     watch::{self, Guarded},
 };
 use crate::api::McpOAuthProxy;
+
+/// How often pods are asked for what only they know.
+const ASK_PODS: Duration = Duration::from_secs(30);
 
 /// A settled resource is looked at again after this time, and up to a third more, whatever the watches say: Secrets are not
 /// watched.
@@ -142,7 +146,9 @@ async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
         return Ok(Action::requeue(next(object, context)));
     }
     context.backoff.forget(object.meta().uid.as_deref().unwrap_or_default());
-    Ok(Action::requeue(later(object)))
+    // Nothing tells us when a pod has something else to say.
+    let asks_pods = proxy.config.identity_provider.rechecks();
+    Ok(Action::requeue(if asks_pods { later(object).min(ASK_PODS) } else { later(object) }))
 }
 
 /// build -> apply
@@ -150,7 +156,8 @@ async fn settle(proxy: &ValidatedProxy, context: &Context) -> Result<Findings, E
     let children = build(proxy)?;
     let credentials = credentials::look(&context.client, proxy).await?;
     let applied = apply(&context.client, proxy, &children, &credentials).await?;
-    Ok(Findings::of(proxy, &credentials, &applied))
+    let pods = pods::ask(&context.client, proxy).await?;
+    Ok(Findings::of(proxy, &credentials, &applied, &pods))
 }
 
 /// Writes the status, and an event when `Ready` has another reason than before.

@@ -1,11 +1,11 @@
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
 
 use super::{
     error::Error,
     validate::{CredentialsSource, ValidatedProxy},
 };
-use crate::api::proxy::SecretKeyReference;
+use crate::api::proxy::{ConfigMapKeyReference, SecretKeyReference};
 
 /// What has become of the credentials' Secret. Its content stays in here.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub(super) enum Credentials {
     KeysMissing(Vec<String>),
     /// A Secret that a client of `clients.static` refers to is not there, or has no such key: pods wait for it.
     ClientSecretMissing(SecretKeyReference),
+    /// The `ConfigMap` that `identityProvider.caRef` names is not there, or has no such key: pods wait for it.
+    CaMissing(ConfigMapKeyReference),
     /// With a 1Password item: there is a Secret of the item's name that no item made. The 1Password operator would
     /// overwrite it.
     Foreign,
@@ -35,6 +37,14 @@ pub(super) async fn look(client: &Client, proxy: &ValidatedProxy) -> Result<Cred
     for reference in proxy.client_secrets() {
         if !get(&reference.name).await?.is_some_and(|secret| has(&secret, &reference.key)) {
             return Ok(Credentials::ClientSecretMissing(reference.clone()));
+        }
+    }
+    if let Some(reference) = &proxy.config.identity_provider.ca_ref {
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &proxy.namespace);
+        let name = &reference.name;
+        let map = api.get_opt(name).await.map_err(Error::kube(format!("read ConfigMap {name}")))?;
+        if !map.and_then(|map| map.data).is_some_and(|data| data.contains_key(&reference.key)) {
+            return Ok(Credentials::CaMissing(reference.clone()));
         }
     }
     Ok(found)

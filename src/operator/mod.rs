@@ -16,6 +16,7 @@ mod health;
 mod item_paths;
 mod metrics;
 mod mounts;
+mod pods;
 mod render;
 mod signing_keys;
 mod status;

@@ -1,14 +1,14 @@
-//! Health and metrics, on a port of their own: `/healthz`, `/readyz`, `/metrics`. Never the issuer's or the upstream's
+//! Health and metrics, on a port of their own: `/healthz`, `/readyz`, `/status`, `/metrics`. Never the issuer's or the upstream's
 //! health: restarting or unrouting a proxy would not help them.
 
 use std::sync::Arc;
 
 use axum::{
-    Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
+    Json, Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::state::Proxy;
+use super::{config::PodStatus, state::Proxy};
 
 #[derive(Clone)]
 struct Health {
@@ -21,6 +21,7 @@ pub fn router(proxy: Arc<Proxy>, draining: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(Health { proxy, draining })
 }
@@ -33,6 +34,11 @@ async fn readyz(State(Health { proxy, draining }): State<Health>) -> (StatusCode
     } else {
         (StatusCode::OK, "ready\n")
     }
+}
+
+/// What the operator's conditions say of the pods.
+async fn status(State(Health { proxy, .. }): State<Health>) -> Json<PodStatus> {
+    Json(PodStatus { recheck: proxy.issuer.recheck_status() })
 }
 
 async fn metrics(State(Health { proxy, .. }): State<Health>) -> impl IntoResponse {

@@ -54,7 +54,7 @@ pub enum RunError {
     },
     /// The system has no trusted roots.
     #[error(
-        "cannot load the system's root certificates, which those of the issuer and of clients are checked against: {0}"
+        "cannot load the root certificates that the issuer's is checked against, the system's and those of identityProvider.caRef: {0}"
     )]
     Roots(#[source] std::io::Error),
     /// A port cannot be given to the runtime.
@@ -169,7 +169,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
             Arc::new(connected.map_err(Box::new)?)
         }
     };
-    let http = HttpClient::new(&config.issuer_url()?).map_err(RunError::Roots)?;
+    let http = HttpClient::new(&config.issuer_url()?, secrets.ca.as_deref()).map_err(RunError::Roots)?;
     let issuer = Issuer::new(&config, &public_url, http)?;
     Ok(Proxy {
         resources: Resources::new(public_url.clone(), config.upstream_paths()?),
@@ -298,6 +298,14 @@ impl Reload {
         let Ok(new) = Secrets::load(&proxy.config, using) else { return Ok(()) };
         if !new.keyring.succeeds(&current.keyring) {
             return Err(RunError::EncryptionKeyChanged);
+        }
+        if new.ca != current.ca {
+            match HttpClient::new(&proxy.config.issuer_url()?, new.ca.as_deref()) {
+                Ok(http) => proxy.issuer.use_client(http),
+                Err(error) => {
+                    tracing::error!(%error, "the changed certificates of identityProvider.caRef cannot be used");
+                }
+            }
         }
         if keys_changed {
             self.since = now;

@@ -183,6 +183,8 @@ pub struct Secrets {
     pub signing: SigningRing,
     /// The clients of `clients.static`, with their secrets.
     pub listed: ListedClients,
+    /// The certificates of `identityProvider.caRef`. They are public, and changed as secrets are.
+    pub ca: Option<String>,
     /// What the files held, to see whether they have changed: all of them, and those of the encryption keys.
     fingerprint: [u8; 32],
     keys_fingerprint: [u8; 32],
@@ -271,6 +273,11 @@ impl Secrets {
             contents.push(secret.clone());
             Ok::<_, SecretsError>(Some(secret.into()))
         })?;
+        let ca = match config.ca_file() {
+            Some(path) => Some(read(path)?.1),
+            None => None,
+        };
+        contents.extend(ca.clone());
         let fingerprint = fingerprint(&contents.iter().map(String::as_str).collect::<Vec<_>>());
         let keys_fingerprint = self::fingerprint(&[&encryption_key, &previous_key]);
         let public_url = config.public_url()?;
@@ -296,6 +303,7 @@ impl Secrets {
             keyring: Arc::new(keyring),
             signing,
             listed,
+            ca,
             fingerprint,
             keys_fingerprint,
         })
@@ -363,7 +371,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let record_keys = keys();
         let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());
         let public_url = config.public_url().unwrap();
-        let http = HttpClient::new(&config.issuer_url().unwrap()).unwrap();
+        let http = HttpClient::new(&config.issuer_url().unwrap(), None).unwrap();
         let rules = Arc::new(Rules::new(&config, Timestamp::MAX));
         let proxy = Proxy {
             issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),

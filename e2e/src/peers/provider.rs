@@ -36,6 +36,20 @@ pub struct Client {
     pub client_id: String,
     pub client_secret: String,
     pub redirect_uris: Vec<String>,
+    /// Without `refresh_token` among them it gets no refresh tokens.
+    pub grant_types: Vec<String>,
+}
+
+impl Client {
+    /// A client that gets refresh tokens, and has no redirect URI yet.
+    pub fn new(id: &str, secret: &str) -> Self {
+        Self {
+            client_id: id.to_owned(),
+            client_secret: secret.to_owned(),
+            redirect_uris: Vec::new(),
+            grant_types: ["authorization_code", "refresh_token"].map(str::to_owned).to_vec(),
+        }
+    }
 }
 
 /// What the provider knows. It reads this at every use.
@@ -105,9 +119,7 @@ impl Provider {
     pub fn register(&self, id: &str, secret: &str, redirect_uris: &[&str]) -> Result<()> {
         self.change(|registry| {
             let position = registry.clients.iter().position(|client| client.client_id == id).unwrap_or_else(|| {
-                let new =
-                    Client { client_id: id.to_owned(), client_secret: secret.to_owned(), redirect_uris: Vec::new() };
-                registry.clients.push(new);
+                registry.clients.push(Client::new(id, secret));
                 registry.clients.len() - 1
             });
             let client = &mut registry.clients[position];
@@ -137,9 +149,9 @@ impl Provider {
     }
 }
 
-/// The accounts of every run.
-pub fn accounts() -> Vec<Account> {
-    let account = |sub: &str, email: &str, verified: bool, hd: &str| Account {
+/// An account of that domain.
+pub fn account(sub: &str, email: &str, verified: bool, hd: &str) -> Account {
+    Account {
         sub: sub.to_owned(),
         email: email.to_owned(),
         email_verified: verified,
@@ -151,7 +163,11 @@ pub fn accounts() -> Vec<Account> {
         } else {
             vec!["staff".to_owned()]
         },
-    };
+    }
+}
+
+/// The accounts of every run.
+pub fn accounts() -> Vec<Account> {
     vec![
         account("100001", "alice@example.com", true, "example.com"),
         account("100002", "bob@example.com", false, "example.com"),

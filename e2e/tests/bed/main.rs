@@ -10,6 +10,7 @@ mod install;
 mod login;
 mod one_password;
 mod protocol;
+mod recheck;
 mod refusals;
 mod sessions;
 mod support;

@@ -1,7 +1,7 @@
 use e2e::image::workspace;
 use mcp_oauth_operator::api::{
     McpOAuthProxySpec,
-    proxy::{OnePasswordSource, StaticClient},
+    proxy::{ConfigMapKeyReference, OnePasswordSource, StaticClient},
 };
 
 use crate::support::stage;
@@ -12,7 +12,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 19] = [
+    let cases: [(Change, &str); 21] = [
         (
             |spec| spec.access.domains.clear(),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
@@ -44,6 +44,19 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         (
             |spec| spec.clients.listed = vec![listed("a", "http://[::1]/"), listed("a", "http://[::1]/")],
             "Duplicate value",
+        ),
+        (
+            |spec| {
+                spec.identity_provider.authorize_parameters.insert("state".to_owned(), "x".to_owned());
+            },
+            "what the proxy does not send by itself",
+        ),
+        (
+            |spec| {
+                spec.identity_provider.ca_ref =
+                    Some(ConfigMapKeyReference { name: "ca".to_owned(), key: "../ca.crt".to_owned() });
+            },
+            "a ConfigMap's key is made of letters",
         ),
         (
             |spec| {

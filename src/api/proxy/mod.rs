@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{Access, AccessPolicy};
 pub use clients::{Clients, DynamicRegistration, MetadataDocuments, RedirectPolicy, Redirects, StaticClient};
 pub use credentials::{CredentialKeys, Credentials, OnePasswordSource, SecretKeyReference, SecretReference};
-pub use identity_provider::{EmailVerified, IdentityProvider};
+pub use identity_provider::{ConfigMapKeyReference, EmailVerified, IdentityProvider, RecheckOnRefresh};
 pub use lifetimes::{Sessions, Tokens};
 pub(crate) use lifetimes::{default_idle_ttl, default_max, default_max_per_user, default_max_ttl};
 pub use status::McpOAuthProxyStatus;

@@ -19,7 +19,7 @@ use k8s_openapi::{
 
 use super::{labels, metadata, selector};
 use crate::{
-    api::proxy::SecretKeyReference,
+    api::proxy::{ConfigMapKeyReference, SecretKeyReference},
     operator::{mounts, validate::ValidatedProxy},
 };
 
@@ -180,17 +180,13 @@ fn files(proxy: &ValidatedProxy) -> Volume {
     };
     // A 1Password item has more fields than ours (notes, a password): those stay out of the pods.
     let credentials = proxy.credential_keys().into_iter().map(|key| item(key, mounts::CREDENTIALS)).collect();
-    let config = VolumeProjection {
-        config_map: Some(ConfigMapProjection {
-            name: proxy.name.clone(),
-            items: Some(vec![item(mounts::CONFIG_FILE, "")]),
-            optional: None,
-        }),
+    let config_map = |name: &str, items: Vec<KeyToPath>| VolumeProjection {
+        config_map: Some(ConfigMapProjection { name: name.to_owned(), items: Some(items), optional: None }),
         ..VolumeProjection::default()
     };
     let signing_keys = vec![item(mounts::SIGNING_KEYS_FILE, mounts::SIGNING_KEYS)];
     let mut sources = vec![
-        config,
+        config_map(&proxy.name, vec![item(mounts::CONFIG_FILE, "")]),
         secret(proxy.credentials_secret(), credentials, None),
         secret(&proxy.signing_keys_secret(), signing_keys, None),
     ];
@@ -201,6 +197,10 @@ fn files(proxy: &ValidatedProxy) -> Volume {
         // The proxy's own configuration says where: ProxyConfig::secret_file.
         let items = vec![item(key, &format!("{}/secrets/{name}", mounts::REFERENCES))];
         sources.push(secret(name, items, None));
+    }
+    if let Some(ConfigMapKeyReference { name, key }) = &proxy.config.identity_provider.ca_ref {
+        let items = vec![item(key, &format!("{}/configmaps/{name}", mounts::REFERENCES))];
+        sources.push(config_map(name, items));
     }
     Volume {
         name: "files".to_owned(),
@@ -281,6 +281,19 @@ mod tests {
         let mounted = mounts::path(last["items"][0]["path"].as_str().unwrap());
         let expected = proxy.config.secret_file(proxy.client_secrets()[0]);
         assert_eq!(Some(std::path::PathBuf::from(mounted)), expected);
+    }
+
+    #[test]
+    fn the_issuers_certificates_are_mounted_where_the_proxy_looks_for_them() {
+        let provider =
+            json!({"issuerURL": "https://login.corp.example", "caRef": {"name": "corp-ca", "key": "ca.crt"}});
+        let proxy = validated(&json!({"identityProvider": provider}));
+        let sources = serde_json::to_value(build_all(&proxy).unwrap().deployment).unwrap();
+        let sources = &sources["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
+        let last = &sources.as_array().unwrap().last().unwrap()["configMap"];
+        assert_eq!(last["name"], "corp-ca");
+        let mounted = mounts::path(last["items"][0]["path"].as_str().unwrap());
+        assert_eq!(proxy.config.ca_file(), Some(std::path::PathBuf::from(mounted)));
     }
 
     #[test]

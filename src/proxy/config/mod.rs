@@ -1,6 +1,7 @@
 //! The files that a proxy is started from. The operator renders them from an `McpOAuthProxy`; outside a cluster a person
 //! writes them (docs/standalone.md). This module is all that `operator` and `proxy` know of each other.
 
+mod pod_status;
 mod signing_keys;
 
 use std::{
@@ -16,10 +17,12 @@ use thiserror::Error;
 use crate::api::{
     Duration, InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl,
     proxy::{
-        Access, AccessPolicy, Clients, CredentialKeys, IdentityProvider, RedirectPolicy, Redirects, SecretKeyReference,
-        Tokens, Upstream, default_idle_ttl, default_max, default_max_per_user, default_max_ttl,
+        Access, AccessPolicy, Clients, ConfigMapKeyReference, CredentialKeys, IdentityProvider, RedirectPolicy,
+        Redirects, SecretKeyReference, Tokens, Upstream, default_idle_ttl, default_max, default_max_per_user,
+        default_max_ttl,
     },
 };
+pub use pod_status::{PodStatus, RecheckStatus};
 pub use signing_keys::{SigningKey, SigningKeys, SigningKeysError};
 
 /// How long a pod that is told to end keeps taking connections: until then a Service's rules may still point to it.
@@ -48,7 +51,8 @@ pub struct ProxyConfig {
     pub identity_provider: IdentityProvider,
     /// The files with the client id, the client secret and the encryption key.
     pub credentials: CredentialFiles,
-    /// The folder with what the fields that end in `Ref` name: the key KEY of a Secret NAME is its file `secrets/NAME/KEY`.
+    /// The folder with what the fields that end in `Ref` name: the key KEY of a Secret NAME is its file `secrets/NAME/KEY`,
+    /// that of a ConfigMap `configmaps/NAME/KEY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<PathBuf>,
     /// The file with the keys that access tokens are signed with, as `mcp-oauth-operator keys` writes it.
@@ -233,10 +237,15 @@ impl ProxyConfig {
             (self.tokens.refresh_grace.as_secs() <= 300, "tokens.refreshGrace may be 5m at most"),
             (self.workers != Some(0), "workers must be 1 or more"),
             (
+                self.references.is_some() || self.identity_provider.ca_ref.is_none(),
+                "identityProvider.caRef needs references: the folder in which the key KEY of a ConfigMap NAME is the file configmaps/NAME/KEY",
+            ),
+            (
                 self.references.is_some() || listed_clients.iter().all(|client| client.secret_ref.is_none()),
                 "clients.static[].secretRef needs references: the folder in which the key KEY of a Secret NAME is the file secrets/NAME/KEY",
             ),
         ];
+        self.identity_provider.check_parameters().map_err(ConfigError::Rule)?;
         for client in listed_clients {
             client.check().map_err(ConfigError::Rule)?;
         }
@@ -251,6 +260,12 @@ impl ProxyConfig {
     pub fn secret_file(&self, reference: &SecretKeyReference) -> Option<PathBuf> {
         let SecretKeyReference { name, key } = reference;
         self.references.as_ref().map(|folder| folder.join("secrets").join(name).join(key))
+    }
+
+    /// The file with the certificates of `identityProvider.caRef`, if there is one.
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        let ConfigMapKeyReference { name, key } = self.identity_provider.ca_ref.as_ref()?;
+        self.references.as_ref().map(|folder| folder.join("configmaps").join(name).join(key))
     }
 
     /// The public address, checked.

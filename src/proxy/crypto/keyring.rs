@@ -38,9 +38,11 @@ pub enum Purpose {
     SessionRecord,
     /// The upstream's `Mcp-Session-Id` with its user.
     McpSessionId,
+    /// The issuer's refresh token in a session's record.
+    UpstreamToken,
 }
 
-const PURPOSES: [(Purpose, &str); 10] = [
+const PURPOSES: [(Purpose, &str); 11] = [
     (Purpose::ClientId, "client-id"),
     (Purpose::ClientSecret, "client-secret"),
     (Purpose::ConsentForm, "consent-form"),
@@ -51,6 +53,7 @@ const PURPOSES: [(Purpose, &str); 10] = [
     (Purpose::RefreshToken, "refresh-token"),
     (Purpose::SessionRecord, "session-record"),
     (Purpose::McpSessionId, "mcp-session-id"),
+    (Purpose::UpstreamToken, "upstream-token"),
 ];
 
 /// Bytes of a key id: enough to tell apart the few keys of one proxy.

@@ -9,6 +9,7 @@ use url::form_urlencoded;
 
 use super::{
     cookies::Cookies,
+    recheck,
     respond::{login_failed, page, page_error, redirect_error, redirect_to_client},
     stored::{end, read},
 };
@@ -16,7 +17,7 @@ use crate::{
     api::{SessionClaims, SessionUser},
     proxy::{
         crypto::Keyring,
-        identity::{Credentials, LoginError, Person, check_email},
+        identity::{Credentials, LoggedIn, LoginError, check_email},
         oauth::{OAuthError, code::Code, login::Login},
         session::{Session, SessionId, StoreError},
         state::Proxy,
@@ -118,16 +119,17 @@ async fn finish(
 
 async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_code: String) -> Result<Session, Failure> {
     let (worker, wanted) = (proxy.clone(), login.clone());
-    let person = proxy
+    let now = proxy.now();
+    let logged_in = proxy
         .on_control(async move {
             let secrets = worker.secrets.load_full();
             let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-            worker.issuer.finish(issuer_code, &wanted, &credentials).await
+            worker.issuer.finish(issuer_code, &wanted, &credentials, now).await
         })
         .await
         .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
         .map_err(|error| Failure::Page(login_failed(&error)))?;
-    let session = new_session(proxy, keyring, login, person)?;
+    let session = new_session(proxy, keyring, login, logged_in)?;
     if let Some(not_before) = proxy.config.sessions.not_before.filter(|not_before| session.created_at < *not_before) {
         tracing::error!(%not_before, "nobody can log in: sessions.notBefore lies ahead");
         let wait = format!("nobody can log in before {not_before}");
@@ -178,7 +180,8 @@ async fn make_room(proxy: Arc<Proxy>, new: Session) {
     }
 }
 
-fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, person: Person) -> Result<Session, Failure> {
+fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, logged_in: LoggedIn) -> Result<Session, Failure> {
+    let LoggedIn { person, refresh_token } = logged_in;
     let email = check_email(&person.email);
     let allowed = proxy.check_access(&person);
     let email = match (email, allowed) {
@@ -198,5 +201,10 @@ fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, person: Person) 
         email_verified: person.email_verified,
         groups: person.groups,
     };
-    Ok(login.session(SessionId::of_nonce(keyring, &login.nonce), user, claims, proxy.now()))
+    let id = SessionId::of_nonce(keyring, &login.nonce);
+    let upstream_token = match refresh_token {
+        Some(token) => Some(recheck::seal(id, &token, keyring).map_err(Failure::Page)?),
+        None => None,
+    };
+    Ok(Session { upstream_token, ..login.session(id, user, claims, proxy.now()) })
 }

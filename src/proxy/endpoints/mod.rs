@@ -8,6 +8,7 @@ mod cookies;
 mod landing;
 mod limits;
 mod pages;
+mod recheck;
 mod register;
 mod respond;
 mod revoke;

@@ -87,6 +87,12 @@ pub fn login_failed(error: &LoginError) -> OAuthError {
             tracing::error!(%error, "nobody can log in");
             OAuthError::server_error("the identity provider does not accept this server")
         }
+        LoginError::NoRefreshToken => {
+            tracing::error!(%error, "nobody can log in");
+            OAuthError::server_error(
+                "the identity provider gave nothing by which this server could ask for the account later",
+            )
+        }
         LoginError::Refused(_) => {
             tracing::warn!(%error, "a login failed");
             OAuthError::invalid_request("the identity provider's answer was not accepted")

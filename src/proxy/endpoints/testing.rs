@@ -43,11 +43,17 @@ pub struct Bed {
 
 impl Bed {
     pub async fn new(grant_types: &[&str]) -> Self {
+        Self::with(grant_types, |_| ()).await
+    }
+
+    /// A bed whose proxy is another than by default.
+    pub async fn with(grant_types: &[&str], change: impl FnOnce(&mut Proxy)) -> Self {
         let begin = session("a").created_at;
         let clock = Arc::new(AtomicI64::new(begin.as_second()));
         let reading = clock.clone();
         let now = move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap();
-        let (directory, proxy) = proxy("http://upstream", LiveSet::default(), Arc::new(now)).await;
+        let (directory, mut proxy) = proxy("http://upstream", LiveSet::default(), Arc::new(now)).await;
+        change(&mut proxy);
         let keyring = proxy.secrets.load().keyring.clone();
         let registration = json!({
             "redirect_uris": ["http://localhost/callback"],

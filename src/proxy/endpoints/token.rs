@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     client_request::ClientRequest,
+    recheck,
     respond::no_store,
     stored::{end, read, replace},
 };
@@ -103,8 +104,9 @@ async fn refresh(
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
         match refresh::decide(session, generation, now, grace, idle, max) {
             Refresh::Rotate(next) => {
+                let Some((stored, next)) = recheck::recheck(proxy, secrets, stored, *next).await? else { continue };
                 let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
-                if replace(proxy, &stored, &next).await? {
+                if recheck::write(proxy, &stored, &next).await? {
                     return Ok(answer);
                 }
                 // Another replica, or another process of the client, was quicker: what it wrote decides.

@@ -7,7 +7,7 @@ use crate::{
 
 /// Google's issuer: there only the `hd` claim says that a domain vouches for an account
 /// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
-const GOOGLE: &str = "https://accounts.google.com";
+pub(super) const GOOGLE: &str = "https://accounts.google.com";
 
 /// Who the issuer says has logged in.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,4 +1,4 @@
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, io, pin::Pin, time::Duration};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -7,6 +7,10 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use thiserror::Error;
 
 use crate::api::IssuerUrl;
@@ -39,13 +43,17 @@ pub enum HttpError {
 }
 
 impl HttpClient {
-    /// A client that trusts the system's roots. With an https issuer it speaks https alone, whatever the issuer's discovery
-    /// document names: the client secret goes there.
+    /// A client that trusts the system's roots, and those of `ca` (PEM) beside them. With an https issuer it speaks https
+    /// alone, whatever the issuer's discovery document names: the client secret goes there.
     ///
     /// # Errors
-    /// When the system has none.
-    pub fn new(issuer: &IssuerUrl) -> std::io::Result<Self> {
-        let builder = HttpsConnectorBuilder::new().with_native_roots()?;
+    /// When the system has none, or `ca` holds something else than certificates.
+    pub fn new(issuer: &IssuerUrl, ca: Option<&str>) -> io::Result<Self> {
+        let builder = HttpsConnectorBuilder::new();
+        let builder = match ca {
+            None => builder.with_native_roots()?,
+            Some(ca) => builder.with_tls_config(trusting(ca)?),
+        };
         let builder =
             if issuer.as_str().starts_with("https:") { builder.https_only() } else { builder.https_or_http() };
         let connector = builder.enable_http1().build();
@@ -63,6 +71,23 @@ impl HttpClient {
     }
 }
 
+/// The system's roots and these.
+fn trusting(ca: &str) -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut own = 0;
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        let certificate =
+            certificate.map_err(|_| io::Error::other("there is something else in it than certificates"))?;
+        roots.add(certificate).map_err(|_| io::Error::other("one of its certificates cannot be a root"))?;
+        own += 1;
+    }
+    if own == 0 {
+        return Err(io::Error::other("there is no certificate in it; it must be PEM"));
+    }
+    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}
+
 impl<'c> AsyncHttpClient<'c> for HttpClient {
     type Error = HttpError;
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + Sync + 'c>>;
@@ -72,5 +97,23 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
         let client = self.clone();
         let task = tokio::spawn(async move { client.send(request).await });
         Box::pin(async move { task.await.unwrap_or(Err(HttpError::Stopping)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_certificate_is_named() {
+        for (ca, says) in [
+            ("", "no certificate in it"),
+            ("not PEM", "no certificate in it"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be a root"),
+            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "something else"),
+        ] {
+            let error = trusting(ca).unwrap_err().to_string();
+            assert!(error.contains(says), "{ca}: {error}");
+        }
     }
 }

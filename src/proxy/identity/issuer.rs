@@ -1,15 +1,22 @@
+mod recheck;
+
 use std::{
-    collections::HashMap,
-    sync::Arc,
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use openidconnect::{
     AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce,
-    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
-    SignatureVerificationError, StandardErrorResponse, StandardTokenResponse, SubjectIdentifier, UserInfoClaims,
-    UserInfoError,
+    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdToken, IdTokenClaims, IdTokenFields,
+    IssuerUrl, Nonce, NonceVerifier, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    RequestTokenError, Scope, SignatureVerificationError, StandardErrorResponse, StandardTokenResponse,
+    SubjectIdentifier, UserInfoClaims, UserInfoError,
     core::{
         CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim,
         CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
@@ -21,10 +28,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use super::{HttpClient, Person};
+pub use self::recheck::{RecheckError, Rechecked};
+use super::{HttpClient, Person, access::GOOGLE, http_client::HttpError};
 use crate::{
     api::PublicUrl,
-    proxy::{config::ProxyConfig, oauth::login::Login},
+    proxy::{
+        config::{ProxyConfig, RecheckStatus},
+        oauth::{OFFLINE_ACCESS, login::Login},
+    },
 };
 
 /// How long a discovery document and its keys are used before they are fetched again.
@@ -67,6 +78,14 @@ type TokenFields = IdTokenFields<
     CoreJwsSigningAlgorithm,
 >;
 
+type OidcTokens = StandardTokenResponse<TokenFields, CoreTokenType>;
+
+type OidcIdToken = IdToken<ExtraClaims, CoreGenderClaim, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm>;
+
+type OidcClaims = IdTokenClaims<ExtraClaims, CoreGenderClaim>;
+
+type OidcUserInfo = UserInfoClaims<ExtraClaims, CoreGenderClaim>;
+
 type OidcClient = Client<
     ExtraClaims,
     CoreAuthDisplay,
@@ -75,7 +94,7 @@ type OidcClient = Client<
     CoreJsonWebKey,
     CoreAuthPrompt,
     StandardErrorResponse<CoreErrorResponseType>,
-    StandardTokenResponse<TokenFields, CoreTokenType>,
+    OidcTokens,
     CoreTokenIntrospectionResponse,
     CoreRevocableToken,
     CoreRevocationErrorResponse,
@@ -99,6 +118,12 @@ pub enum LoginError {
     /// It does not accept us as its client: a matter of configuration.
     #[error("the identity provider does not accept the client id and secret that this proxy has for it: {0}")]
     Misconfigured(String),
+    /// The configuration wants the issuer asked at each refresh, and it gives us nothing to ask with: a matter of
+    /// configuration.
+    #[error(
+        "identityProvider.recheckOnRefresh needs a refresh token, and the identity provider gave none: let it give this client refresh tokens, or add what it wants to see to scopes (offline_access) and authorizeParameters"
+    )]
+    NoRefreshToken,
     /// It answered, and the answer is not good.
     #[error("the identity provider's answer was refused: {0}")]
     Refused(String),
@@ -121,8 +146,21 @@ pub struct Issuer {
     groups_claim: Option<String>,
     /// The groups that the access rules ask for.
     groups: Vec<String>,
-    http: HttpClient,
+    /// The issuer is asked at refreshes.
+    rechecks: bool,
+    parameters: BTreeMap<String, String>,
+    http: ArcSwap<HttpClient>,
     metadata: Mutex<Known>,
+    given: AtomicI64,
+    missing: AtomicI64,
+}
+
+/// Who has logged in.
+pub struct LoggedIn {
+    /// The person.
+    pub person: Person,
+    /// With what the issuer is asked later whether the person is still there; only if the configuration wants that.
+    pub refresh_token: Option<SecretString>,
 }
 
 /// What is known of the issuer.
@@ -147,9 +185,23 @@ impl Issuer {
             scopes: config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new).collect(),
             redirect: RedirectUrl::new(public_url.join("/callback"))?,
             groups_claim: config.groups_claim.clone(),
-            http,
+            rechecks: config.rechecks(),
+            parameters: config.authorize_parameters.clone(),
+            http: ArcSwap::from_pointee(http),
             metadata: Mutex::default(),
+            given: AtomicI64::default(),
+            missing: AtomicI64::default(),
         })
+    }
+
+    /// Goes on with another client, which trusts other roots.
+    pub fn use_client(&self, http: HttpClient) {
+        self.http.store(Arc::new(http));
+    }
+
+    /// Whether it gives refresh tokens, as far as logins have shown.
+    pub fn recheck_status(&self) -> RecheckStatus {
+        RecheckStatus { given: self.given.load(Ordering::Relaxed), missing: self.missing.load(Ordering::Relaxed) }
     }
 
     /// Where the browser goes to log in for `login`.
@@ -161,12 +213,37 @@ impl Issuer {
         let client = self.client(&metadata, credentials);
         let verifier = PkceCodeVerifier::new(login.verifier.clone());
         let (state, nonce) = (login.state.clone(), login.nonce.clone());
-        let (url, _, _) = client
+        let mut request = client
             .authorize_url(CoreAuthenticationFlow::AuthorizationCode, || CsrfToken::new(state), || Nonce::new(nonce))
             .add_scopes(self.scopes.iter().cloned())
-            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
-            .url();
-        Ok(url.into())
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
+        let mut parameters = self.parameters.clone();
+        for (name, value) in self.for_a_refresh_token(&metadata) {
+            match name {
+                "scope" => request = request.add_scope(Scope::new(value.to_owned())),
+                // What is configured goes first.
+                name => drop(parameters.entry(name.to_owned()).or_insert_with(|| value.to_owned())),
+            }
+        }
+        for (name, value) in parameters {
+            request = request.add_extra_param(name, value);
+        }
+        Ok(request.url().0.into())
+    }
+
+    /// What the issuer has to be sent so that it gives a refresh token: Google has a parameter of its own and, like OpenID
+    /// Connect (Core §11), wants consent each time; others have a scope, or need nothing.
+    fn for_a_refresh_token(&self, metadata: &CoreProviderMetadata) -> Vec<(&'static str, &'static str)> {
+        let offered = || metadata.scopes_supported().is_some_and(|all| all.iter().any(|s| **s == OFFLINE_ACCESS));
+        if !self.rechecks {
+            Vec::new()
+        } else if self.url.as_str() == GOOGLE {
+            vec![("access_type", "offline"), ("prompt", "consent")]
+        } else if offered() && !self.scopes.iter().any(|scope| **scope == OFFLINE_ACCESS) {
+            vec![("scope", OFFLINE_ACCESS), ("prompt", "consent")]
+        } else {
+            Vec::new()
+        }
     }
 
     /// Redeems the issuer's code and verifies the ID token (OIDC Core §3.1.3.7): signature, issuer, audience, times and
@@ -179,71 +256,90 @@ impl Issuer {
         code: String,
         login: &Login,
         credentials: &Credentials<'_>,
-    ) -> Result<Person, LoginError> {
+        now: Timestamp,
+    ) -> Result<LoggedIn, LoginError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
         let answer = client
             .exchange_code(AuthorizationCode::new(code))
             .map_err(|error| LoginError::Unavailable(format!("its metadata names no token endpoint: {error}")))?
             .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()))
-            .request_async(&self.http)
+            .request_async(&*self.http.load_full())
             .await
-            .map_err(|error| match error {
-                RequestTokenError::ServerResponse(answer) => match answer.error() {
-                    code @ (CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient) => {
-                        LoginError::Misconfigured(code.as_ref().to_owned())
-                    }
-                    code => LoginError::Refused(format!("it refused the code: {}", code.as_ref())),
-                },
-                RequestTokenError::Request(error) => LoginError::Unavailable(describe(&error)),
-                _ => LoginError::Unavailable("its token endpoint gave something else than a token".to_owned()),
-            })?;
+            .map_err(refused)?;
         let id_token = answer
             .extra_fields()
             .id_token()
             .ok_or_else(|| LoginError::Refused("there is no ID token in it".to_owned()))?;
         let nonce = Nonce::new(login.nonce.clone());
-        let mut claims = id_token.claims(&client.id_token_verifier(), &nonce).cloned();
-        if matches!(
-            claims,
-            Err(ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey))
-        ) {
-            let metadata = self.metadata(REFETCH_AFTER).await?;
-            claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), &nonce).cloned();
-        }
-        let claims = claims.map_err(|error| LoginError::Refused(format!("its ID token is not good: {error}")))?;
+        let claims = self.verify(id_token, &client, credentials, &nonce).await?;
         let groups = match self.groups_claim.as_ref().filter(|_| !self.groups.is_empty()) {
             None => Vec::new(),
             Some(claim) => match claims.additional_claims().groups(claim, &self.groups) {
                 Some(groups) => groups,
-                None => self.userinfo_groups(&client, answer.access_token(), claims.subject(), claim).await?,
+                None => {
+                    let userinfo = self.userinfo(&client, answer.access_token(), claims.subject()).await?;
+                    let groups = userinfo.and_then(|info| info.additional_claims().groups(claim, &self.groups));
+                    groups.unwrap_or_default()
+                }
             },
         };
-        Ok(Person {
+        let person = Person {
             groups,
             issuer: self.url.as_str().to_owned(),
             subject: claims.subject().as_str().to_owned(),
             email: claims.email().map(|email| email.as_str().to_owned()).unwrap_or_default(),
             email_verified: claims.email_verified().unwrap_or(false),
             hosted_domain: claims.additional_claims().hd.clone(),
-        })
+        };
+        Ok(LoggedIn { person, refresh_token: self.refresh_token(&answer, now)? })
     }
 
-    /// The groups that the userinfo endpoint names (OIDC Core §5.3); none if it, or the issuer, knows no such claim.
-    async fn userinfo_groups(
+    /// The refresh token of a login's answer, if the configuration wants one.
+    fn refresh_token(&self, answer: &OidcTokens, now: Timestamp) -> Result<Option<SecretString>, LoginError> {
+        if !self.rechecks {
+            return Ok(None);
+        }
+        let Some(token) = answer.refresh_token() else {
+            self.missing.store(now.as_second(), Ordering::Relaxed);
+            return Err(LoginError::NoRefreshToken);
+        };
+        self.given.store(now.as_second(), Ordering::Relaxed);
+        Ok(Some(token.secret().clone().into()))
+    }
+
+    /// Verifies an ID token; when it is signed with a key that is not known yet, with the issuer's keys of now.
+    async fn verify<N: NonceVerifier + Copy>(
+        &self,
+        id_token: &OidcIdToken,
+        client: &OidcClient,
+        credentials: &Credentials<'_>,
+        nonce: N,
+    ) -> Result<OidcClaims, LoginError> {
+        let mut claims = id_token.claims(&client.id_token_verifier(), nonce).cloned();
+        if matches!(
+            claims,
+            Err(ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey))
+        ) {
+            let metadata = self.metadata(REFETCH_AFTER).await?;
+            claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), nonce).cloned();
+        }
+        claims.map_err(|error| LoginError::Refused(format!("its ID token is not good: {error}")))
+    }
+
+    /// What the userinfo endpoint says (OIDC Core §5.3); `None` if there is none.
+    async fn userinfo(
         &self,
         client: &OidcClient,
         token: &AccessToken,
         subject: &SubjectIdentifier,
-        claim: &str,
-    ) -> Result<Vec<String>, LoginError> {
-        let Ok(request) = client.user_info(token.clone(), Some(subject.clone())) else { return Ok(Vec::new()) };
-        let answer: UserInfoClaims<ExtraClaims, CoreGenderClaim> =
-            request.request_async(&self.http).await.map_err(|error| match error {
-                UserInfoError::Request(error) => LoginError::Unavailable(describe(&error)),
-                error => LoginError::Refused(format!("its userinfo is not good: {}", describe(&error))),
-            })?;
-        Ok(answer.additional_claims().groups(claim, &self.groups).unwrap_or_default())
+    ) -> Result<Option<OidcUserInfo>, LoginError> {
+        let Ok(request) = client.user_info(token.clone(), Some(subject.clone())) else { return Ok(None) };
+        let answer = request.request_async(&*self.http.load_full()).await.map_err(|error| match error {
+            UserInfoError::Request(error) => LoginError::Unavailable(describe(&error)),
+            error => LoginError::Refused(format!("its userinfo is not good: {}", describe(&error))),
+        })?;
+        Ok(Some(answer))
     }
 
     fn client(&self, metadata: &CoreProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
@@ -265,7 +361,7 @@ impl Issuer {
         }
         let fetched = match &known.failure {
             Some((failed, error)) if failed.elapsed() < FAILURE_VALID => Err(error.clone()),
-            _ => CoreProviderMetadata::discover_async(self.url.clone(), &self.http)
+            _ => CoreProviderMetadata::discover_async(self.url.clone(), &*self.http.load_full())
                 .await
                 .map_err(|error| LoginError::Unavailable(describe(&error))),
         };
@@ -284,6 +380,20 @@ impl Issuer {
                 old.ok_or(error)
             }
         }
+    }
+}
+
+/// What a refusal of the token endpoint means for a login.
+fn refused(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>) -> LoginError {
+    match error {
+        RequestTokenError::ServerResponse(answer) => match answer.error() {
+            code @ (CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient) => {
+                LoginError::Misconfigured(code.as_ref().to_owned())
+            }
+            code => LoginError::Refused(format!("it refused the code: {}", code.as_ref())),
+        },
+        RequestTokenError::Request(error) => LoginError::Unavailable(describe(&error)),
+        _ => LoginError::Unavailable("its token endpoint gave something else than a token".to_owned()),
     }
 }
 

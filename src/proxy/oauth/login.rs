@@ -127,6 +127,8 @@ impl Login {
             rotated_at: now,
             expires_at: now + PENDING,
             claims,
+            upstream_token: None,
+            leased_until: None,
         }
     }
 

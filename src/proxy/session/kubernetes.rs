@@ -230,6 +230,14 @@ impl SessionStore for KubernetesStore {
                 "rotation": record.rotation,
                 "rotatedAt": record.rotated_at,
                 "expiresAt": record.expires_at,
+                // Each null where there is nothing: in a merge patch that takes the field away.
+                "claims": {
+                    "hostedDomain": record.claims.hosted_domain,
+                    "emailVerified": record.claims.email_verified,
+                    "groups": record.claims.groups,
+                },
+                "upstreamToken": record.upstream_token,
+                "leasedUntil": record.leased_until,
                 "mac": record.mac,
             },
         });

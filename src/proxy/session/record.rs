@@ -79,6 +79,10 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// What the access rules read.
     pub claims: SessionClaims,
+    /// The issuer's refresh token, sealed.
+    pub upstream_token: Option<String>,
+    /// Until when whoever is asking the issuer does so alone.
+    pub leased_until: Option<Timestamp>,
 }
 
 /// Turns sessions into records and back. A record whose MAC does not fit is no session. Clones use the same keys.
@@ -113,6 +117,8 @@ impl RecordKeys {
             rotated_at: session.rotated_at.to_string(),
             expires_at: session.expires_at.to_string(),
             claims: session.claims.clone(),
+            upstream_token: session.upstream_token.clone(),
+            leased_until: session.leased_until.map(|until| until.to_string()),
             mac: String::new(),
         };
         spec.mac = self.mac(&session.id, &spec);
@@ -140,6 +146,8 @@ impl RecordKeys {
             rotated_at: unsigned.rotated_at.parse().ok()?,
             expires_at: unsigned.expires_at.parse().ok()?,
             claims: unsigned.claims,
+            upstream_token: unsigned.upstream_token,
+            leased_until: unsigned.leased_until.map(|until| until.parse()).transpose().ok()?,
         })
     }
 
@@ -161,7 +169,7 @@ impl RecordKeys {
 
     /// What is authenticated: the name and each field in the order of the type. JSON of a field that is a struct is
     /// stable, because its fields are written in their order.
-    fn parts(&self, id: &SessionId, spec: &McpOAuthSessionSpec) -> [Vec<u8>; 12] {
+    fn parts(&self, id: &SessionId, spec: &McpOAuthSessionSpec) -> Vec<Vec<u8>> {
         let McpOAuthSessionSpec {
             proxy,
             user,
@@ -174,10 +182,12 @@ impl RecordKeys {
             rotated_at,
             expires_at,
             claims,
+            upstream_token,
+            leased_until,
             mac: _,
         } = spec;
         let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
-        [
+        vec![
             id.0.to_vec(),
             proxy.clone().into_bytes(),
             json(serde_json::to_vec(user)),
@@ -190,6 +200,7 @@ impl RecordKeys {
             rotated_at.clone().into_bytes(),
             expires_at.clone().into_bytes(),
             json(serde_json::to_vec(claims)),
+            json(serde_json::to_vec(&(upstream_token, leased_until))),
         ]
     }
 }
@@ -229,6 +240,8 @@ pub mod tests {
                 email_verified: true,
                 groups: vec!["staff".to_owned()],
             },
+            upstream_token: Some("sealed".to_owned()),
+            leased_until: Some(now),
         }
     }
 

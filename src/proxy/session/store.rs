@@ -104,7 +104,10 @@ pub mod contract {
     use futures::StreamExt;
 
     use super::*;
-    use crate::{api::SessionPhase, proxy::session::testing::session};
+    use crate::{
+        api::{SessionClaims, SessionPhase},
+        proxy::session::testing::session,
+    };
 
     pub async fn run(store: Arc<dyn SessionStore>) {
         create_once(&store).await;
@@ -129,6 +132,9 @@ pub mod contract {
             phase: SessionPhase::Active,
             rotation: 1,
             expires_at: pending.expires_at + SignedDuration::from_hours(1),
+            claims: SessionClaims { hosted_domain: None, email_verified: false, groups: Vec::new() },
+            upstream_token: Some("another".to_owned()),
+            leased_until: None,
             ..pending.clone()
         };
         store.replace(&read, &active).await.unwrap();

@@ -1,0 +1,75 @@
+//! Asks the pods for what only they can know: they are where the issuer and the upstream are reached from, which the operator
+//! may not be.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::Uri;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, api::ListParams};
+
+use super::{build::selector, error::Error, mounts, validate::ValidatedProxy};
+use crate::proxy::config::PodStatus;
+
+/// How long a pod may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 4096;
+
+/// How many pods are asked: one of many that has seen a login is enough.
+const ASKED: usize = 20;
+
+/// What the pods that answer say. Nobody is asked unless the resource wants something that only they know.
+pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Result<Vec<PodStatus>, Error> {
+    if !proxy.config.identity_provider.rechecks() {
+        return Ok(Vec::new());
+    }
+    let labels: Vec<String> = selector(&proxy.name).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let api: Api<Pod> = Api::namespaced(client.clone(), &proxy.namespace);
+    let pods = api.list(&ListParams::default().labels(&labels.join(","))).await.map_err(Error::kube("list pods"))?;
+    let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+    let asking = pods.items.iter().filter_map(address).take(ASKED).map(|address| status(&http, address));
+    Ok(join_all(asking).await.into_iter().flatten().collect())
+}
+
+/// Of a pod with an address of its own: one on its node's network is none of ours.
+fn address(pod: &Pod) -> Option<IpAddr> {
+    let on_the_node = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
+    let address = pod.status.as_ref()?.pod_ip.as_ref()?;
+    if on_the_node { None } else { address.parse().ok() }
+}
+
+async fn status(http: &HttpClient<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<PodStatus> {
+    let authority = std::net::SocketAddr::new(address, mounts::HEALTH_PORT);
+    let uri: Uri = format!("http://{authority}/status").parse().ok()?;
+    let asked = async {
+        let answer = http.get(uri).await.ok()?;
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?;
+        serde_json::from_slice(&body.to_bytes()).ok()
+    };
+    tokio::time::timeout(TIMEOUT, asked).await.ok()?
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn only_pods_with_an_address_of_their_own_are_asked() {
+        let address = |pod: Value| address(&serde_json::from_value(pod).unwrap()).map(|address| address.to_string());
+        let spec = |host: bool| json!({"containers": [], "hostNetwork": host});
+        let status = json!({"podIP": "10.1.2.3"});
+        assert_eq!(address(json!({"spec": spec(false), "status": status})).as_deref(), Some("10.1.2.3"));
+        assert_eq!(address(json!({"spec": spec(true), "status": status})), None);
+        assert_eq!(address(json!({"spec": spec(false), "status": {}})), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! Asks the issuer at a refresh whether the person is still there (`identityProvider.recheckOnRefresh`).
+//!
+//! Issuers may change their refresh token at each use, and take an old one for stolen. So whoever asks first writes a short
+//! lease into the session; the others wait for what comes of it. The issuer's new token and our new generation are written
+//! together. If the issuer is down, nothing is lost: the lease is given back, and the client is told to come again.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::stored::{end, read, replace};
+use crate::{
+    api::SessionClaims,
+    proxy::{
+        crypto::{Keyring, Purpose},
+        identity::{Credentials, LoginError, Person, RecheckError, Rechecked, check_email},
+        oauth::{OAuthError, refresh},
+        session::{Session, SessionId, Stored},
+        state::{Proxy, Secrets},
+    },
+};
+
+/// How long a lease lasts that is not given back: longer than the issuer may take for metadata, tokens and userinfo.
+const LEASE: SignedDuration = SignedDuration::from_secs(35);
+
+/// How often, and how long, whoever finds a lease looks again before the client is told to come back.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOKS: usize = 75;
+
+/// How often a write is tried that must not be lost: with it goes the issuer's only good token. All of it takes less than
+/// the 30 s that clients wait.
+const WRITES: usize = 3;
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is to be written, and over what; `None` if somebody else has asked: what they wrote decides.
+type Outcome = Option<(Stored, Session)>;
+
+/// The issuer's refresh token as it lies in a session's record. It is nothing in another session.
+pub fn seal(id: SessionId, token: &SecretString, keyring: &Keyring) -> Result<String, OAuthError> {
+    keyring
+        .seal(Purpose::UpstreamToken, &(id.to_string(), token.expose_secret()))
+        .ok_or_else(|| OAuthError::temporarily_unavailable("this server has no randomness to give"))
+}
+
+fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
+    let (id, token): (String, String) = keyring.open(Purpose::UpstreamToken, session.upstream_token.as_deref()?)?;
+    (id == session.id.to_string()).then(|| token.into())
+}
+
+/// Asks the issuer, if the configuration wants it, before `next` is written over `stored`.
+///
+/// # Errors
+/// `invalid_grant` when the person is gone or may no longer come in: the session has ended then.
+/// `temporarily_unavailable` when the issuer does not say.
+pub async fn recheck(
+    proxy: &Arc<Proxy>,
+    secrets: &Secrets,
+    stored: Stored,
+    next: Session,
+) -> Result<Outcome, OAuthError> {
+    if !proxy.config.identity_provider.rechecks() {
+        return Ok(Some((stored, next)));
+    }
+    let now = proxy.now();
+    if stored.session.leased_until.is_some_and(|until| now < until) {
+        return wait(proxy, stored.session.id).await;
+    }
+    let Some(token) = open(&stored.session, &secrets.keyring) else {
+        let why =
+            "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
+        return finish(proxy, &stored, why).await;
+    };
+    let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
+    if !replace(proxy, &stored, &leased).await? {
+        return Ok(None);
+    }
+    // Its version, for the next write.
+    let Some(stored) = read(proxy, leased.id).await?.filter(|stored| stored.session == leased) else {
+        return Ok(None);
+    };
+    let rechecked = match ask(proxy, &token, &stored.session).await {
+        Ok(rechecked) => rechecked,
+        Err(RecheckError::Gone) => {
+            return finish(proxy, &stored, "the identity provider no longer knows the login").await;
+        }
+        Err(RecheckError::Failed(error)) => {
+            tracing::error!(%error, session = %stored.session.id, "a refresh waits: the identity provider cannot be asked");
+            let given_back = Session { leased_until: None, ..stored.session.clone() };
+            write(proxy, &stored, &given_back).await?;
+            return Err(OAuthError::temporarily_unavailable("the identity provider cannot be asked: try again"));
+        }
+    };
+    let person = rechecked.person;
+    if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
+        return finish(proxy, &stored, "the account has another address at the identity provider now").await;
+    }
+    if let Err(denied) = proxy.check_access(&person) {
+        return finish(proxy, &stored, &format!("the access rules do not let this person in: {denied}")).await;
+    }
+    let token = rechecked.refresh_token.unwrap_or(token);
+    let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
+    let claims = SessionClaims {
+        hosted_domain: person.hosted_domain,
+        email_verified: person.email_verified,
+        groups: person.groups,
+    };
+    Ok(Some((stored, Session { upstream_token, claims, leased_until: None, ..next })))
+}
+
+/// Writes what must not be lost for a moment's trouble at the store. `false` if somebody else was quicker.
+///
+/// # Errors
+/// When the store cannot be reached for seconds.
+pub async fn write(proxy: &Proxy, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
+    let mut tried = 1;
+    loop {
+        match replace(proxy, stored, new).await {
+            Err(_) if stored.session.leased_until.is_some() && tried < WRITES => {
+                tried += 1;
+                tokio::time::sleep(WRITE_AGAIN).await;
+            }
+            written => return written,
+        }
+    }
+}
+
+async fn ask(proxy: &Arc<Proxy>, token: &SecretString, session: &Session) -> Result<Rechecked, RecheckError> {
+    let (worker, token, person) = (proxy.clone(), token.clone(), Person::of_session(session));
+    proxy
+        .on_control(async move {
+            let secrets = worker.secrets.load_full();
+            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+            worker.issuer.recheck(&token, person, &credentials).await
+        })
+        .await
+        .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned()).into()))
+}
+
+/// Waits until whoever is asking has written what came of it.
+async fn wait(proxy: &Proxy, id: SessionId) -> Result<Outcome, OAuthError> {
+    for _ in 0..LOOKS {
+        tokio::time::sleep(LOOK).await;
+        let leased = read(proxy, id).await?.and_then(|stored| stored.session.leased_until);
+        if leased.is_none_or(|until| until <= proxy.now()) {
+            return Ok(None);
+        }
+    }
+    Err(OAuthError::temporarily_unavailable("the identity provider is still being asked: try again"))
+}
+
+async fn finish(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<Outcome, OAuthError> {
+    end(proxy, stored, None).await?;
+    tracing::info!(session = %stored.session.id, user = stored.session.user.email, reason, "session ended");
+    Err(refresh::ended())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        api::proxy::RecheckOnRefresh,
+        proxy::{
+            endpoints::testing::{Bed, REFRESHES, error},
+            identity::{HttpClient, Issuer},
+        },
+    };
+
+    /// A bed whose proxy asks an issuer that nobody runs.
+    async fn bed() -> Bed {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Bed::with(&REFRESHES, |proxy| {
+            proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
+            proxy.config.identity_provider.issuer_url = format!("http://{closed}");
+            let http = HttpClient::new(&proxy.config.issuer_url().unwrap(), None).unwrap();
+            proxy.issuer = Arc::new(Issuer::new(&proxy.config, &proxy.public_url, http).unwrap());
+        })
+        .await
+    }
+
+    async fn with_token(bed: &Bed, token: Option<&str>, leased_until: Option<jiff::Timestamp>) -> Value {
+        let (_, tokens) = bed.redeem().await;
+        let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
+        let keyring = bed.proxy.secrets.load().keyring.clone();
+        let upstream_token = token.map(|token| seal(bed.session.id, &token.into(), &keyring).unwrap());
+        let session = Session { upstream_token, leased_until, ..stored.session.clone() };
+        bed.proxy.store.replace(&stored, &session).await.unwrap();
+        tokens["refresh_token"].clone()
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_is_down_costs_the_client_nothing_but_time() {
+        let bed = bed().await;
+        let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
+        let before = bed.stored().await.unwrap();
+        let answer = bed.refresh(&refresh_token).await;
+        assert_eq!(error(&answer), (503, "temporarily_unavailable"));
+        assert_eq!(bed.stored().await.unwrap(), before, "the lease is given back and the generation is as it was");
+        assert!(!format!("{before:?} {answer:?}").contains("the issuer's"));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_asked_about_has_to_log_in_again() {
+        for token in [None, Some("of another session")] {
+            let bed = bed().await;
+            let refresh_token = with_token(&bed, None, None).await;
+            if let Some(token) = token {
+                let keyring = bed.proxy.secrets.load().keyring.clone();
+                let other = SessionId::of_nonce(&keyring, "another");
+                let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
+                let upstream_token = Some(seal(other, &token.into(), &keyring).unwrap());
+                let moved = Session { upstream_token, ..stored.session.clone() };
+                bed.proxy.store.replace(&stored, &moved).await.unwrap();
+            }
+            assert_eq!(error(&bed.refresh(&refresh_token).await), (400, "invalid_grant"));
+            assert!(bed.stored().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_somebody_who_died_is_over_by_itself() {
+        let bed = bed().await;
+        let now = bed.proxy.now();
+        let refresh_token = with_token(&bed, Some("the issuer's"), Some(now + LEASE)).await;
+        bed.wait(LEASE);
+        // It is asked again, and not found: the lease did not hold us up.
+        assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));
+        assert_eq!(bed.stored().await.unwrap().leased_until, None);
+    }
+}

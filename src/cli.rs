@@ -52,6 +52,10 @@ enum Command {
     Keys {
         /// The folder for ENCRYPTION_KEY and signing-keys.json
         directory: PathBuf,
+
+        /// Instead, rotate the signing keys that are there, if it is time; run it once a day
+        #[arg(long)]
+        rotate: bool,
     },
 
     /// Serve MCP endpoints behind a login, from a configuration file
@@ -84,7 +88,8 @@ impl Cli {
             Command::Crds { directory: None } => print_crds(),
             Command::Crds { directory: Some(directory) } => write_crds(&directory),
             Command::Dev(options) => run_dev(options, &self.log),
-            Command::Keys { directory } => make_keys(&directory),
+            Command::Keys { directory, rotate: false } => make_keys(&directory),
+            Command::Keys { directory, rotate: true } => rotate_keys(&directory),
             Command::Proxy { config } => run_proxy(&config, &self.log),
             Command::Render { file, settings } => render(&file, &settings),
         };
@@ -111,6 +116,11 @@ fn make_keys(directory: &Path) -> Result<(), String> {
         print(&format!("made {}\n", path.display()))?;
     }
     if made.is_empty() { print("both keys are there already\n") } else { Ok(()) }
+}
+
+fn rotate_keys(directory: &Path) -> Result<(), String> {
+    let rotated = keys::rotate(directory, jiff::Timestamp::now()).map_err(text)?;
+    print(if rotated { "the signing keys have been rotated\n" } else { "it is not time for other signing keys\n" })
 }
 
 fn run_proxy(config: &Path, log: &LogOptions) -> Result<(), String> {

@@ -31,6 +31,14 @@ pub enum KeysError {
     /// No signing key.
     #[error(transparent)]
     SigningKeys(#[from] SigningKeysError),
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; `mcp-oauth-operator keys` without --rotate makes it", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The file cannot be written.
     #[error("cannot write {}: {source}", .path.display())]
     Write {
@@ -60,6 +68,26 @@ pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
     Ok(new)
 }
 
+/// Rotates the signing keys in `directory`, if it is time: run it from a timer, once a day. Says whether they have changed.
+/// A proxy that runs takes them over by itself.
+///
+/// # Errors
+/// When there are none, or they cannot be read or written.
+pub fn rotate(directory: &Path, now: Timestamp) -> Result<bool, KeysError> {
+    let path = directory.join(SIGNING_KEYS);
+    let text = fs::read(&path).map_err(|source| KeysError::Read { path: path.clone(), source })?;
+    let Some(rotated) = SigningKeys::parse(&text)?.rotated(now)? else { return Ok(false) };
+    // Beside, then in its place: a proxy that reads meanwhile sees the one or the other.
+    let new = path.with_extension("new");
+    let write = || {
+        let _ = fs::remove_file(&new);
+        write_new(&new, &rotated.to_json().map_err(std::io::Error::other)?)?;
+        fs::rename(&new, &path)
+    };
+    write().map_err(|source| KeysError::Write { path: path.clone(), source })?;
+    Ok(true)
+}
+
 /// Writes a secret file unless it is there; says whether it was written.
 pub(crate) fn write_new(path: &Path, content: &str) -> std::io::Result<bool> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
@@ -74,6 +102,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::proxy::config::SIGNS_FOR;
 
     #[test]
     fn keys_are_private_and_never_replaced() {
@@ -84,5 +113,17 @@ mod tests {
         assert!(made.iter().all(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777 == 0o600));
         assert_eq!(make(folder.path()).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(made.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>(), before);
+    }
+
+    #[test]
+    fn rotation_adds_a_key_when_it_is_time_and_keeps_the_file_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, now) = (folder.path().join(SIGNING_KEYS), Timestamp::now());
+        assert!(rotate(folder.path(), now).unwrap_err().to_string().contains("without --rotate"));
+        make(folder.path()).unwrap();
+        assert!(!rotate(folder.path(), now).unwrap());
+        assert!(rotate(folder.path(), now + SIGNS_FOR).unwrap());
+        assert_eq!(SigningKeys::parse(&fs::read(&path).unwrap()).unwrap().keys.len(), 2);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

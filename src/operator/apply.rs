@@ -94,8 +94,10 @@ pub(super) async fn apply(
         return Ok(Applied::NamesTaken(taken));
     }
 
-    if keys == KeySecret::Absent {
-        step.create(&signing_keys::generate(proxy)?).await?;
+    match &keys {
+        KeySecret::Absent => drop(step.create(&signing_keys::generate(proxy)?).await?),
+        KeySecret::Due(rotated) => step.rotate(rotated).await?,
+        KeySecret::Present | KeySecret::Unreadable | KeySecret::Taken(_) => (),
     }
     step.apply(service_account).await?;
     step.apply(role_binding).await?;
@@ -171,6 +173,20 @@ impl Step<'_> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let action = format!("create {} {}", K::kind(&()), object.name_any());
         self.api::<K>().create(&parameters, object).await.map_err(Error::kube(action))
+    }
+
+    /// Writes rotated signing keys, unless somebody has written the Secret since it was read; then the next pass looks again.
+    async fn rotate(&self, rotated: &Secret) -> Result<(), Error> {
+        let name = rotated.name_any();
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match self.api::<Secret>().patch(&name, &parameters, &Patch::Merge(rotated)).await {
+            Ok(_) => {
+                tracing::info!(namespace = self.proxy.namespace, secret = name, "signing keys rotated");
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => Err(Error::kube(format!("rotate Secret {name}"))(error)),
+        }
     }
 
     /// Applies an object of a kind that may be unknown to the cluster; says whether it is known.

@@ -1,5 +1,5 @@
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client};
 
 use super::{
@@ -14,8 +14,10 @@ use crate::proxy::config::SigningKeys;
 /// What has become of the Secret with the keys that access tokens are signed with.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum KeySecret {
-    /// It has keys.
+    /// It has keys, and they are as they should be.
     Present,
+    /// It has keys, and it is time for others: the Secret with them, to be written over what was read.
+    Due(Box<Secret>),
     /// It is not there.
     Absent,
     /// It is ours, but no keys can be read from it. They are never replaced by themselves: that would log everyone out.
@@ -29,7 +31,24 @@ pub(super) async fn look(client: &Client, proxy: &ValidatedProxy) -> Result<KeyS
     let name = proxy.signing_keys_secret();
     let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);
     let secret = api.get_opt(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
-    Ok(judge(proxy, secret.as_ref()))
+    judge(proxy, secret.as_ref(), Timestamp::now())
+}
+
+/// The next keys for a Secret that has these; `None` if it is not time.
+fn rotate(secret: &Secret, keys: &SigningKeys, now: Timestamp) -> Result<Option<Box<Secret>>, Error> {
+    let Some(rotated) = keys.rotated(now)? else { return Ok(None) };
+    let file = ByteString(rotated.to_json()?.into_bytes());
+    Ok(Some(Box::new(Secret {
+        // With the version that was read: what somebody else has written since stays.
+        metadata: ObjectMeta {
+            name: secret.metadata.name.clone(),
+            uid: secret.metadata.uid.clone(),
+            resource_version: secret.metadata.resource_version.clone(),
+            ..ObjectMeta::default()
+        },
+        data: Some([(mounts::SIGNING_KEYS_FILE.to_owned(), file)].into()),
+        ..Secret::default()
+    })))
 }
 
 /// The key Secret with new keys. It is to be created and never applied.
@@ -43,28 +62,28 @@ pub(super) fn generate(proxy: &ValidatedProxy) -> Result<Secret, Error> {
     })
 }
 
-fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> KeySecret {
+fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>, now: Timestamp) -> Result<KeySecret, Error> {
     let Some(secret) = secret else {
-        return KeySecret::Absent;
+        return Ok(KeySecret::Absent);
     };
     match ownership(proxy, &secret.metadata) {
         Ownership::Ours => {}
-        other => return KeySecret::Taken(other),
+        other => return Ok(KeySecret::Taken(other)),
     }
     let file = secret.data.as_ref().and_then(|data| data.get(mounts::SIGNING_KEYS_FILE));
     let readable = file
         .and_then(|file| SigningKeys::parse(&file.0).ok())
-        .is_some_and(|keys| !keys.keys.is_empty() && keys.keys.iter().all(|key| key.decode().is_ok()));
-    if readable { KeySecret::Present } else { KeySecret::Unreadable }
+        .filter(|keys| !keys.keys.is_empty() && keys.keys.iter().all(|key| key.decode().is_ok()));
+    let Some(keys) = readable else { return Ok(KeySecret::Unreadable) };
+    Ok(rotate(secret, &keys, now)?.map_or(KeySecret::Present, KeySecret::Due))
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::ByteString;
     use serde_json::json;
 
     use super::*;
-    use crate::operator::validate::tests::validated;
+    use crate::{operator::validate::tests::validated, proxy::config::SIGNS_FOR};
 
     fn secret(proxy: &ValidatedProxy, file: &str) -> Secret {
         Secret {
@@ -78,8 +97,9 @@ mod tests {
     fn keys_that_are_there_are_left_alone() {
         let proxy = validated(&json!({}));
         let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap().to_json().unwrap();
-        assert_eq!(judge(&proxy, Some(&secret(&proxy, &keys))), KeySecret::Present);
-        assert_eq!(judge(&proxy, None), KeySecret::Absent);
+        let judge = |secret: Option<Secret>| judge(&proxy, secret.as_ref(), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(judge(Some(secret(&proxy, &keys))), KeySecret::Present);
+        assert_eq!(judge(None), KeySecret::Absent);
     }
 
     #[test]
@@ -91,7 +111,8 @@ mod tests {
             r#"{"keys": []}"#,
             r#"{"keys": [{"kid": "a", "privateKey": "AAAA", "useFrom": "2026-01-01T00:00:00Z"}]}"#,
         ] {
-            assert_eq!(judge(&proxy, Some(&secret(&proxy, file))), KeySecret::Unreadable, "{file}");
+            let judged = judge(&proxy, Some(&secret(&proxy, file)), Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(judged, KeySecret::Unreadable, "{file}");
         }
     }
 
@@ -100,6 +121,21 @@ mod tests {
         let proxy = validated(&json!({}));
         let mut foreign = secret(&proxy, "{}");
         foreign.metadata.owner_references = None;
-        assert!(matches!(judge(&proxy, Some(&foreign)), KeySecret::Taken(Ownership::Foreign { .. })));
+        let judged = judge(&proxy, Some(&foreign), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(matches!(judged, KeySecret::Taken(Ownership::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_successor_is_written_over_what_was_read_and_beside_the_old_key() {
+        let proxy = validated(&json!({}));
+        let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+        let mut stored = secret(&proxy, &keys.to_json().unwrap());
+        stored.metadata.resource_version = Some("7".to_owned());
+        let due = Timestamp::UNIX_EPOCH + SIGNS_FOR;
+        let KeySecret::Due(new) = judge(&proxy, Some(&stored), due).unwrap() else { panic!("it is time") };
+        assert_eq!(new.metadata.resource_version.as_deref(), Some("7"));
+        let file = &new.data.unwrap()["keys.json"];
+        let kids: Vec<String> = SigningKeys::parse(&file.0).unwrap().keys.into_iter().map(|key| key.kid).collect();
+        assert!(kids.len() == 2 && kids[0] == keys.keys[0].kid, "{kids:?}");
     }
 }

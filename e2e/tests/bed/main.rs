@@ -12,6 +12,7 @@ mod one_password;
 mod protocol;
 mod recheck;
 mod refusals;
+mod rotation;
 mod sessions;
 mod support;
 mod validation;

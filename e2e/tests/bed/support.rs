@@ -126,13 +126,7 @@ impl Scripted {
     async fn tokens(&self, parameters: &[(&str, &str)]) -> Result<Tokens> {
         let mut form = parameters.to_vec();
         form.push(("client_id", &self.client_id));
-        let answer = self.http.post(format!("{}/token", self.origin)).form(&form).send().await?;
-        let (status, body) = (answer.status(), answer.json::<Value>().await?);
-        if status != StatusCode::OK {
-            bail!("{status}: {body}");
-        }
-        let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-        Ok(Tokens { access: text("access_token"), refresh: text("refresh_token") })
+        read_tokens(self.http.post(format!("{}/token", self.origin)).form(&form).send().await?).await
     }
 
     /// The status of an MCP request with a token to one pod, past the edge and the Service.
@@ -144,6 +138,18 @@ impl Scripted {
             Ok(request.header("accept", "application/json, text/event-stream").send().await?.status())
         });
         asked.await.unwrap()
+    }
+
+    /// A refresh at one pod, past the edge and the Service.
+    pub async fn refresh_at(&self, stage: &Stage, pod: &str, refresh: &str) -> Result<Tokens> {
+        let url = format!("http://{pod}:8080/token");
+        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", &self.client_id)]
+            .map(|(name, value)| (name, value.to_owned()));
+        inside(
+            &stage.run,
+            move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await },
+        )
+        .await
     }
 
     /// An MCP request with a token.
@@ -160,4 +166,13 @@ impl Scripted {
         }
         request.send().await.unwrap()
     }
+}
+
+async fn read_tokens(answer: Response) -> Result<Tokens> {
+    let (status, body) = (answer.status(), answer.json::<Value>().await?);
+    if status != StatusCode::OK {
+        bail!("{status}: {body}");
+    }
+    let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    Ok(Tokens { access: text("access_token"), refresh: text("refresh_token") })
 }

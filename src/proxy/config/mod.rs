@@ -23,7 +23,7 @@ use crate::api::{
     },
 };
 pub use pod_status::{PodStatus, RecheckStatus};
-pub use signing_keys::{SigningKey, SigningKeys, SigningKeysError};
+pub use signing_keys::{SIGNS_FOR, SigningKey, SigningKeys, SigningKeysError};
 
 /// How long a pod that is told to end keeps taking connections: until then a Service's rules may still point to it.
 pub const UNREADY_BEFORE_DRAIN: std::time::Duration = std::time::Duration::from_secs(5);

@@ -5,7 +5,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -64,7 +64,35 @@ pub enum SigningKeysError {
     NoneUsable,
 }
 
+/// How long a key signs before the next one does.
+pub const SIGNS_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// How long a key is published before it signs: until then every replica has read it. The kubelet brings a changed Secret
+/// within about a minute and a half.
+pub const PUBLISHED_BEFORE: SignedDuration = SignedDuration::from_mins(10);
+
+/// How long a key goes on verifying when its successor signs: an hour longer than the longest access token lives.
+pub const VERIFIES_AFTER: SignedDuration = SignedDuration::from_hours(25);
+
 impl SigningKeys {
+    /// The keys as they should be at `now`, if that is not how they are: a successor is published in time, and what no token
+    /// is signed with any more is dropped.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn rotated(&self, now: Timestamp) -> Result<Option<Self>, SigningKeysError> {
+        let mut keys = self.keys.clone();
+        keys.sort_by_key(|key| key.use_from);
+        if keys.last().is_none_or(|newest| newest.use_from + SIGNS_FOR <= now) {
+            keys.extend(Self::generate(now + PUBLISHED_BEFORE)?.keys);
+        }
+        // A key is retired by its successor: the one after it.
+        let retired = keys.windows(2).take_while(|pair| pair[1].use_from + VERIFIES_AFTER <= now).count();
+        keys.drain(..retired);
+        let same = keys.len() == self.keys.len() && keys.iter().all(|key| self.keys.iter().any(|k| k.kid == key.kid));
+        Ok((!same).then_some(Self { keys }))
+    }
+
     /// Makes a first key, which signs from `now` on: from the beginning of that second, as all our times are whole seconds.
     ///
     /// # Errors
@@ -131,6 +159,30 @@ mod tests {
         let now: Timestamp = "2026-11-24T12:00:00.9Z".parse().unwrap();
         let second: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         assert_eq!(SigningKeys::generate(now).unwrap().keys[0].use_from, second);
+    }
+
+    #[test]
+    fn a_successor_is_published_before_it_signs_and_retires_its_predecessor_when_no_token_is_left() {
+        let begin = Timestamp::UNIX_EPOCH;
+        let first = SigningKeys::generate(begin).unwrap();
+        let due = begin + SIGNS_FOR;
+        assert!(first.rotated(due - SignedDuration::from_secs(1)).unwrap().is_none());
+        let two = first.rotated(due).unwrap().unwrap();
+        assert_eq!(two.keys.iter().map(|key| key.use_from).collect::<Vec<_>>(), [begin, due + PUBLISHED_BEFORE]);
+        assert_eq!(two.keys[0].kid, first.keys[0].kid);
+        let retired = due + PUBLISHED_BEFORE + VERIFIES_AFTER;
+        assert!(two.rotated(retired - SignedDuration::from_secs(1)).unwrap().is_none());
+        let one = two.rotated(retired).unwrap().unwrap();
+        assert_eq!(one.keys.iter().map(|key| &key.kid).collect::<Vec<_>>(), [&two.keys[1].kid]);
+    }
+
+    #[test]
+    fn after_a_long_absence_the_old_key_signs_until_the_new_one_is_known() {
+        let first = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+        let late = Timestamp::UNIX_EPOCH + SIGNS_FOR * 10;
+        let two = first.rotated(late).unwrap().unwrap();
+        assert_eq!((two.keys.len(), two.keys[1].use_from), (2, late + PUBLISHED_BEFORE));
+        assert!(SigningKeys { keys: Vec::new() }.rotated(late).unwrap().is_some());
     }
 
     #[test]

@@ -178,4 +178,49 @@ pub mod tests {
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
         assert!(!ring.jwks().to_string().contains("\"d\""));
     }
+    #[test]
+    fn no_token_is_refused_while_two_replicas_read_rotated_keys_at_different_times() {
+        let (step, late) = (jiff::SignedDuration::from_mins(3), jiff::SignedDuration::from_mins(9));
+        let begin = Timestamp::UNIX_EPOCH;
+        let mut secret = SigningKeys::generate(begin).unwrap();
+        let ring = |keys: &SigningKeys| SigningRing::new(keys).unwrap();
+        // What each replica has read, and when the second one will have read it.
+        let (mut early, mut second, mut pending) = (ring(&secret), ring(&secret), None);
+        let mut tokens: std::collections::VecDeque<(Timestamp, String)> = std::collections::VecDeque::new();
+        let mut signed_with = std::collections::HashSet::new();
+        let mut now = begin;
+        while now < begin + jiff::SignedDuration::from_hours(70 * 24) {
+            if let Some(rotated) = secret.rotated(now).unwrap() {
+                secret = rotated;
+                early = ring(&secret);
+                pending = Some(now + late);
+            }
+            if pending.is_some_and(|at| at <= now) {
+                second = ring(&secret);
+                pending = None;
+            }
+            // Every third hour is enough, and every step while the replicas differ or soon after.
+            let seconds = now.as_second();
+            if pending.is_some() || seconds % (3 * 3600) == 0 {
+                for ring in [&early, &second] {
+                    let exp = u64::try_from(seconds).unwrap() + 24 * 3600;
+                    let claims = AccessClaims { exp, iat: exp - 24 * 3600, ..claims() };
+                    let token = ring.sign(&claims, now).unwrap();
+                    signed_with.insert(jsonwebtoken::decode_header(&token).unwrap().kid);
+                    tokens.push_back((now + jiff::SignedDuration::from_hours(24), token));
+                }
+                tokens.retain(|(end, _)| now < *end);
+                let at = u64::try_from(seconds).unwrap();
+                for (_, token) in &tokens {
+                    assert!(
+                        early.verify(token, ISSUER, at).is_ok() && second.verify(token, ISSUER, at).is_ok(),
+                        "{now}"
+                    );
+                }
+            }
+            now += step;
+        }
+        assert_eq!(signed_with.len(), 3, "each key has had its time");
+        assert!(early.keys.len() <= 2);
+    }
 }

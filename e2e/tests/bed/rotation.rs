@@ -1,0 +1,110 @@
+//! New signing keys, while tokens of the old ones are about.
+
+use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use e2e::{
+    peers::{browser::Browser, context_forge::MEMBERS, http, inside::inside},
+    stage::{NAMESPACE, Stage},
+};
+use jiff::{SignedDuration, Timestamp};
+use mcp_oauth_operator::proxy::config::{SIGNS_FOR, SigningKeys};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::{Scripted, eventually, stage};
+
+const NAME: &str = "rotation";
+
+/// The addresses of the pods.
+fn pods(stage: &Stage) -> Vec<String> {
+    let selector = format!("app.kubernetes.io/name={NAME}");
+    let words =
+        ["--namespace", NAMESPACE, "get", "pods", "--selector", &selector, "-o", "jsonpath={.items[*].status.podIP}"];
+    stage.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
+fn read(stage: &Stage) -> SigningKeys {
+    let secret = format!("{NAME}-signing-keys");
+    let words = ["--namespace", NAMESPACE, "get", "secret", &secret, "-o", "jsonpath={.data.keys\\.json}"];
+    let text = stage.cluster.kubectl_program().output(&words).unwrap();
+    SigningKeys::parse(&STANDARD.decode(text.trim()).unwrap()).unwrap()
+}
+
+/// As if so much time had passed.
+fn write(stage: &Stage, keys: &SigningKeys) {
+    let kubectl = stage.cluster.kubectl_program();
+    let patch = json!({"stringData": {"keys.json": keys.to_json().unwrap()}}).to_string();
+    let secret = format!("{NAME}-signing-keys");
+    kubectl.output(&["--namespace", NAMESPACE, "patch", "secret", &secret, "--type=merge", "--patch", &patch]).unwrap();
+}
+
+/// How many keys a pod publishes.
+async fn published(stage: &Stage, pod: &str) -> usize {
+    let url = format!("http://{pod}:8080/jwks");
+    let asked =
+        inside(
+            &stage.run,
+            move || async move { Ok(http::client(None)?.get(url).send().await?.json::<Value>().await?) },
+        );
+    asked.await.unwrap()["keys"].as_array().unwrap().len()
+}
+
+fn kid(token: &str) -> String {
+    let header = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+/// No pod refuses any of these tokens.
+async fn every_pod_takes(stage: &Stage, client: &Scripted, tokens: &[&str]) {
+    let pods = pods(stage);
+    assert_eq!(pods.len(), 2);
+    for (pod, token) in pods.iter().flat_map(|pod| tokens.iter().map(move |token| (pod, token))) {
+        assert_eq!(client.call_pod(stage, pod, token).await, StatusCode::OK, "{pod} {}", kid(token));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_time_is_over_gets_a_successor_and_no_token_is_refused() {
+    let stage = stage();
+    let front = stage.front(NAME, |_| ()).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let first = client.login(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+    every_pod_takes(&stage, &client, &[&first.access]).await;
+    let stage = &stage;
+
+    let mut keys = read(stage);
+    keys.keys[0].use_from = Timestamp::now() - SIGNS_FOR - SignedDuration::from_hours(1);
+    write(stage, &keys);
+    // A change makes the operator look at once; without one it looks every now and then.
+    let change = json!({"spec": {"sessions": {"maxPerUser": 19}}}).to_string();
+    let kubectl = stage.cluster.kubectl_program();
+    kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", NAME, "--type=merge", "--patch", &change]).unwrap();
+    eventually("the operator adds a key", || async { read(stage).keys.len() == 2 }).await;
+    stage.wait_ready(NAME).unwrap();
+    let mut keys = read(stage);
+    assert!(keys.keys[1].use_from > Timestamp::now() + SignedDuration::from_mins(5), "it is published before it signs");
+    eventually("the pods that ran before are gone", || async { pods(stage).len() == 2 }).await;
+    for pod in &pods(stage) {
+        eventually("a pod publishes the new key", || async { published(stage, pod).await == 2 }).await;
+    }
+    let second = client.refresh(&first.refresh).await.unwrap();
+    assert_eq!(kid(&second.access), keys.keys[0].kid, "the old key signs until the new one's time has come");
+
+    keys.keys[1].use_from = Timestamp::now();
+    write(stage, &keys);
+    // The pods read it one after the other; meanwhile both keys sign.
+    eventually("both pods have read it", || async {
+        every_pod_takes(stage, &client, &[&first.access, &second.access]).await;
+        let mut signed = Vec::new();
+        for pod in pods(stage) {
+            signed.push(client.refresh_at(stage, &pod, &second.refresh).await.unwrap());
+        }
+        let tokens: Vec<&str> = signed.iter().map(|tokens| tokens.access.as_str()).collect();
+        every_pod_takes(stage, &client, &tokens).await;
+        tokens.iter().all(|token| kid(token) == keys.keys[1].kid)
+    })
+    .await;
+    let newest = client.refresh(&second.refresh).await.unwrap();
+    every_pod_takes(stage, &client, &[&first.access, &second.access, &newest.access]).await;
+}

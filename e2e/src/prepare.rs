@@ -28,6 +28,7 @@ pub fn prepare(progress: &Progress) -> Result<()> {
     Node::install()?;
     python::CONTEXT_FORGE.install()?;
     python::MCP_SDK.install()?;
+    python::MCP_SDK_1.install()?;
     tokio::runtime::Runtime::new()?.block_on(ContextForge::prepare())?;
     progress.say("everything that is made once is there");
     Ok(())

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::browser::Browser;
+use super::browser::{Browser, Landing};
 use crate::progress::tail;
 
 /// Longer than any login takes, shorter than the clients' own limits.
@@ -21,6 +21,17 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 pub struct Person<'a> {
     pub browser: &'a Browser,
     pub email: &'a str,
+}
+
+impl Person<'_> {
+    /// Logs in at the address at which a client asks for it, and returns where that led: to the client, with a code.
+    pub async fn log_in(self, address: &str) -> Result<Landing> {
+        let landing = self.browser.login(address, self.email).await?;
+        if landing.parameter("code").is_none() {
+            bail!("the login ended at {}: {}", landing.url, landing.text);
+        }
+        Ok(landing)
+    }
 }
 
 /// The running program. It ends with this.

@@ -1,12 +1,7 @@
 //! `mcp-remote`: the program that gives desktop clients a remote MCP server as one on standard input and output. Runs on
 //! this machine's own network, like the person whose computer it is on.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -17,20 +12,20 @@ use tokio::{
 };
 
 use super::{
+    browser_stub::BrowserStub,
     certificates::Certificates,
     json_lines::{LIMIT, Person, Program},
     node::Node,
+    stored,
 };
 use crate::run::Run;
-
-/// Called in a browser's place: the bed opens the address in its own.
-const BROWSER_STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_ADDRESSES\"\n";
 
 /// One computer's `mcp-remote`: what it knows of a server stays in its folder over starts.
 #[derive(Clone, Debug)]
 pub struct McpRemote {
     node: Node,
     folder: PathBuf,
+    stub: BrowserStub,
     log: PathBuf,
     authority: PathBuf,
 }
@@ -41,11 +36,9 @@ impl McpRemote {
         let node = spawn_blocking(Node::install).await??;
         let folder = run.directory().join(format!("mcp-remote-{computer}"));
         fs::create_dir_all(&folder)?;
-        let stub = folder.join("browser.sh");
-        fs::write(&stub, BROWSER_STUB)?;
-        fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))?;
+        let stub = BrowserStub::install(&folder)?;
         let log = run.log(&format!("mcp-remote-{computer}"));
-        Ok(Self { node, folder, log, authority: Certificates::of(run)?.authority() })
+        Ok(Self { node, folder, stub, log, authority: Certificates::of(run)?.authority() })
     }
 
     /// Where it keeps what it was given: client, tokens, code verifier.
@@ -53,11 +46,21 @@ impl McpRemote {
         self.folder.join("store")
     }
 
+    /// Makes each access token that it keeps one that no server takes, as when it has expired.
+    pub fn spoil_access_tokens(&self) -> Result<()> {
+        let folder = self.store().join("mcp-remote-v1");
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let file = entry?.path();
+            if file.to_string_lossy().ends_with("_tokens.json") {
+                stored::change(&file, |tokens| stored::spoil(tokens, "access_token"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts it for a server and initializes the MCP connection. The person, if there is one, logs in when asked; else
     /// a wish to log in is an error. `options` are given to it as they are.
     pub async fn connect<'a>(&self, url: &str, person: Option<Person<'a>>, options: &[&str]) -> Result<Connection<'a>> {
-        let addresses = self.folder.join("logins");
-        fs::write(&addresses, "")?;
         let mut command = Command::new(self.node.interpreter()?);
         command
             .arg(self.node.file("mcp-remote/dist/proxy.js"))
@@ -65,14 +68,11 @@ impl McpRemote {
             // Longer than we wait, so that the one who gives up is the one who says why.
             .args(["--auth-timeout", "120"])
             .args(options)
-            .env_remove("DISPLAY")
             .env("HOME", &self.folder)
             .env("MCP_REMOTE_CONFIG_DIR", self.store())
-            .env("BROWSER", self.folder.join("browser.sh"))
-            .env("LOGIN_ADDRESSES", &addresses)
             .env("NODE_EXTRA_CA_CERTS", &self.authority);
-        let program = Program::start(&mut command, &self.log)?;
-        let mut connection = Connection { program, addresses, person, logins: 0, requests: 0 };
+        let program = Program::start(self.stub.of(&mut command)?, &self.log)?;
+        let mut connection = Connection { program, stub: self.stub.clone(), person, logins: 0, requests: 0 };
         let client = json!({"name": "e2e", "version": "1"});
         let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         connection.request("initialize", hello).await?;
@@ -85,7 +85,7 @@ impl McpRemote {
 #[derive(Debug)]
 pub struct Connection<'a> {
     program: Program,
-    addresses: PathBuf,
+    stub: BrowserStub,
     person: Option<Person<'a>>,
     logins: usize,
     requests: u32,
@@ -145,22 +145,11 @@ impl Connection<'_> {
     }
 
     async fn log_in_if_asked(&mut self) -> Result<()> {
-        let asked = addresses(&self.addresses)?;
-        for url in &asked[self.logins.min(asked.len())..] {
+        for url in self.stub.asked()?.into_iter().skip(self.logins) {
             let Some(person) = self.person else { bail!("mcp-remote asks for a login at {url}") };
             self.logins += 1;
-            let landing = person.browser.login(url, person.email).await?;
-            if landing.parameter("code").is_none() {
-                bail!("the login ended at {}: {}", landing.url, landing.text);
-            }
+            person.log_in(&url).await?;
         }
         Ok(())
     }
-}
-
-/// The complete lines.
-fn addresses(file: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(file)?;
-    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-    Ok(complete.lines().map(str::to_owned).collect())
 }

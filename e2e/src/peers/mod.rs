@@ -3,6 +3,7 @@
 //! person sits, on this machine's own.
 
 pub mod browser;
+mod browser_stub;
 mod cached;
 pub mod certificates;
 pub mod conformance;
@@ -19,8 +20,9 @@ mod outside;
 pub mod program;
 pub mod provider;
 pub mod python;
-pub mod python_sdk;
+pub mod sdk;
 pub mod standalone;
+mod stored;
 pub mod tap;
 
 use anyhow::Result;

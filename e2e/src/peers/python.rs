@@ -24,8 +24,12 @@ pub struct Requirements {
 pub const CONTEXT_FORGE: Requirements =
     Requirements { name: "context-forge", text: include_str!("../../python/context-forge.txt") };
 
-/// The MCP SDK.
+/// The MCP SDK 2.x.
 pub const MCP_SDK: Requirements = Requirements { name: "mcp-sdk", text: include_str!("../../python/mcp-sdk.txt") };
+
+/// The MCP SDK 1.x.
+pub const MCP_SDK_1: Requirements =
+    Requirements { name: "mcp-sdk-1", text: include_str!("../../python/mcp-sdk-1.txt") };
 
 impl Requirements {
     /// Installs the packages, or finds them in the cache, and returns the environment's folder of programs.

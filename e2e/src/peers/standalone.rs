@@ -11,7 +11,6 @@ use crate::{
     run::Run,
 };
 
-const NAME: &str = "proxy";
 const CLIENT_ID: &str = "standalone";
 const CLIENT_SECRET: &str = "standalone-secret";
 
@@ -26,57 +25,98 @@ pub struct Between<'a> {
     pub upstream: &'a str,
 }
 
-/// Starts the proxy; `listen` is its host and port. It logs all that it can, for what is said there is tested too.
-pub async fn up(run: &Run, listen: &str, between: Between<'_>) -> Result<()> {
-    let binary = this_program()?.with_file_name("mcp-oauth-operator");
-    let folder = run.directory().join(NAME);
-    let secrets = secrets(run);
-    fs::create_dir_all(&secrets)?;
-    program::output(Command::new(&binary).arg("keys").arg(&secrets))
-        .context("is it built? cargo build --bin mcp-oauth-operator")?;
-    fs::write(secrets.join("OAUTH_CLIENT_ID"), CLIENT_ID)?;
-    fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
-    between.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", between.public_url)])?;
-    let health = format!("127.0.0.1:{}", free_port()?);
-    let configuration = json!({
-        "publicURL": between.public_url,
-        "listen": listen,
-        "healthListen": health,
-        "identityProvider": {"issuerURL": between.provider.issuer},
-        "credentials": {"directory": secrets},
-        "signingKeys": secrets.join("signing-keys.json"),
-        "access": {"domains": ["example.com"]},
-        "upstream": {"url": format!("http://{}", between.upstream), "paths": ["/mcp", "/servers/*/mcp"]},
-        "sessions": {"store": {"type": "SQLite", "path": folder.join("sessions.db")}},
-    });
-    let file = folder.join("proxy.yaml");
-    fs::write(&file, serde_yaml::to_string(&configuration)?)?;
-    run.stop(NAME)?;
-    run.spawn(NAME, run.command(binary).args(["proxy", "--log", "trace", "--config"]).arg(file))?;
-    http::wait_until_ready(run, NAME, &format!("http://{health}/readyz"), Duration::from_secs(60)).await?;
-    eprintln!("proxy         {} · log {}", between.public_url, run.log(NAME).display());
-    Ok(())
+/// A running proxy. A run may have several, each under its own name.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    run: Run,
+    name: String,
+    health: String,
 }
 
-/// What the proxy has logged.
-///
-/// # Errors
-/// When there is no log.
-pub fn log(run: &Run) -> Result<String> {
-    Ok(fs::read_to_string(run.log(NAME))?)
+impl Proxy {
+    /// Starts the proxy; `listen` is its host and port. It logs all that it can, for what is said there is tested too.
+    pub async fn up(run: &Run, name: &str, listen: &str, between: Between<'_>) -> Result<Self> {
+        let health = format!("127.0.0.1:{}", free_port()?);
+        let proxy = Self { run: run.clone(), name: name.to_owned(), health };
+        let secrets = proxy.secrets();
+        fs::create_dir_all(&secrets)?;
+        program::output(Command::new(binary()?).arg("keys").arg(&secrets))
+            .context("is it built? cargo build --bin mcp-oauth-operator")?;
+        fs::write(secrets.join("OAUTH_CLIENT_ID"), CLIENT_ID)?;
+        fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
+        between.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", between.public_url)])?;
+        let configuration = json!({
+            "publicURL": between.public_url,
+            "listen": listen,
+            "healthListen": proxy.health,
+            "identityProvider": {"issuerURL": between.provider.issuer},
+            "credentials": {"directory": secrets},
+            "signingKeys": secrets.join("signing-keys.json"),
+            "access": {"domains": ["example.com"]},
+            "upstream": {"url": format!("http://{}", between.upstream), "paths": ["/mcp", "/servers/*/mcp"]},
+            "sessions": {"store": {"type": "SQLite", "path": proxy.database()}},
+        });
+        fs::write(proxy.configuration(), serde_yaml::to_string(&configuration)?)?;
+        proxy.restart().await?;
+        eprintln!("{name:13} {} · log {}", between.public_url, run.log(name).display());
+        Ok(proxy)
+    }
+
+    /// Ends its process, if it runs, and starts it again on the same database and keys.
+    pub async fn restart(&self) -> Result<()> {
+        self.run.stop(&self.name)?;
+        let mut command = self.run.command(binary()?);
+        command.args(["proxy", "--log", "trace", "--config"]).arg(self.configuration());
+        self.run.spawn(&self.name, &mut command)?;
+        let ready = format!("http://{}/readyz", self.health);
+        http::wait_until_ready(&self.run, &self.name, &ready, Duration::from_secs(60)).await
+    }
+
+    /// What the proxy has logged since it was started.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.run.log(&self.name))?)
+    }
+
+    /// The folder with the proxy's credentials and keys.
+    pub fn secrets(&self) -> PathBuf {
+        self.folder().join("secrets")
+    }
+
+    /// How many sessions the proxy's database has of clients of this name.
+    pub fn sessions_of(&self, client: &str) -> Result<usize> {
+        let count = "SELECT count(*) FROM sessions WHERE json_extract(record, '$.client.name') = ?";
+        self.query(&format!("print(database.execute(\"{count}\", sys.argv[2:]).fetchone()[0])"), &[client])
+    }
+
+    /// Takes all sessions out of the database, as docs/standalone.md says, and returns how many there were.
+    pub fn end_sessions(&self) -> Result<usize> {
+        self.query("print(database.execute(\"DELETE FROM sessions\").rowcount); database.commit()", &[])
+    }
+
+    /// Python has SQLite with it.
+    fn query(&self, statements: &str, arguments: &[&str]) -> Result<usize> {
+        let script = format!("import sqlite3, sys; database = sqlite3.connect(sys.argv[1]); {statements}");
+        let mut command = Command::new("python3");
+        command.args(["-c", &script]).arg(self.database()).args(arguments);
+        Ok(program::output(&mut command)?.trim().parse()?)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.run.directory().join(&self.name)
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder().join("proxy.yaml")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder().join("sessions.db")
+    }
 }
 
-/// The folder with the proxy's credentials and keys.
-pub fn secrets(run: &Run) -> PathBuf {
-    run.directory().join(NAME).join("secrets")
-}
-
-/// How many sessions the proxy's database has of clients of this name.
-pub fn sessions_of(run: &Run, client: &str) -> Result<usize> {
-    let script = "import sqlite3, sys; \
-        print(sqlite3.connect(sys.argv[1]).execute(\
-        \"SELECT count(*) FROM sessions WHERE json_extract(record, '$.client.name') = ?\", [sys.argv[2]]).fetchone()[0])";
-    let database = run.directory().join(NAME).join("sessions.db");
-    let counted = program::output(Command::new("python3").args(["-c", script]).arg(database).arg(client))?;
-    Ok(counted.trim().parse()?)
+fn binary() -> Result<PathBuf> {
+    Ok(this_program()?.with_file_name("mcp-oauth-operator"))
 }

@@ -7,7 +7,7 @@ use e2e::{
         context_forge::{MEMBERS, TOOL},
         json_lines::Person,
         mcp_remote::McpRemote,
-        python_sdk::PythonSdk,
+        sdk::{Kind, Sdk},
     },
     stage::NAMESPACE,
 };
@@ -56,7 +56,7 @@ async fn the_python_sdk_logs_in_and_calls_a_tool() {
     let front = stage.front("python-sdk", |spec| spec.replicas = 1).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let person = Person { browser: &browser, email: MEMBERS[1] };
-    let client = PythonSdk::install(&stage.run, "login").await.unwrap();
+    let client = Sdk::install(&stage.run, Kind::Python2, "login").await.unwrap();
     let called = client.call(&front.url(), Some(person), TOOL, &json!({"message": "hello"})).await.unwrap();
     assert!(!called.error && called.logins == 1, "{called:?}");
     assert!(called.text.iter().any(|text| text.contains("hello")), "{called:?}");

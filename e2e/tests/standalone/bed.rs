@@ -20,7 +20,7 @@ use e2e::{
         edge::Edge,
         http,
         provider::{Options, Provider},
-        standalone::{self, Between},
+        standalone::{Between, Proxy},
         tap::Tap,
     },
     run::Run,
@@ -33,6 +33,8 @@ pub struct Bed {
     pub context_forge: ContextForge,
     pub tap: Tap,
     pub edge: Edge,
+    pub proxy: Proxy,
+    pub provider: Provider,
     failed: AtomicBool,
 }
 
@@ -78,14 +80,14 @@ impl Bed {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let edge = Edge::up(&run, "main", free_port()?, &listen).await?;
         let between = Between { public_url: &edge.url, provider: &provider, upstream: &tap.address };
-        standalone::up(&run, &listen, between).await?;
+        let proxy = Proxy::up(&run, "proxy", &listen, between).await?;
         std::mem::forget(ending);
-        Ok(Self { run, context_forge, tap, edge, failed: AtomicBool::new(false) })
+        Ok(Self { run, context_forge, tap, edge, proxy, provider, failed: AtomicBool::new(false) })
     }
 
     /// How many sessions the database has of clients of this name; [`Bed::authorize_url`] registers them as `e2e`.
     pub fn sessions_of(&self, client: &str) -> usize {
-        standalone::sessions_of(&self.run, client).unwrap()
+        self.proxy.sessions_of(client).unwrap()
     }
 
     /// A client that trusts the edge.

@@ -3,11 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bed;
+mod clients;
+mod own_proxy;
 mod secrets;
 
 use e2e::peers::{
-    browser::Browser, conformance, context_forge::TOOL, json_lines::Person, mcp_remote::McpRemote,
-    python_sdk::PythonSdk,
+    browser::Browser,
+    conformance,
+    context_forge::TOOL,
+    json_lines::Person,
+    mcp_remote::McpRemote,
+    sdk::{Kind, Sdk},
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
@@ -36,7 +42,7 @@ async fn the_python_sdk_logs_in_once_and_calls_a_tool() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let carol = Person { browser: &browser, email: "carol@example.com" };
-    let computer = PythonSdk::install(&bed.run, "once").await.unwrap();
+    let computer = Sdk::install(&bed.run, Kind::Python2, "once").await.unwrap();
     let url = bed.url(&bed.context_forge.path);
     let first = computer.call(&url, Some(carol), TOOL, &json!({"message": "one"})).await.unwrap();
     assert!(first.tools.iter().any(|tool| tool == TOOL));

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::Person, mcp_remote::McpRemote, standalone};
+use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::Person, mcp_remote::McpRemote};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -26,7 +26,7 @@ async fn a_log_at_trace_level_has_no_secret_that_was_ever_made() {
         ("a code of nobody".to_owned(), "not-a-code-of-ours".to_owned()),
         ("a token of nobody".to_owned(), "not-a-token".to_owned()),
     ];
-    of_folder(&standalone::secrets(&bed.run), &mut secrets);
+    of_folder(&bed.proxy.secrets(), &mut secrets);
     of_folder(&computer.store(), &mut secrets);
     // What the issuer sent back through the browser.
     secrets.extend(callback_parameters(&fs::read_to_string(bed.run.log("edge-main")).unwrap()));
@@ -37,7 +37,7 @@ async fn a_log_at_trace_level_has_no_secret_that_was_ever_made() {
         assert!(has(name), "no {name} was found to look for");
     }
 
-    let log = standalone::log(&bed.run).unwrap();
+    let log = bed.proxy.log().unwrap();
     assert!(log.contains("TRACE"), "the log is not one at trace level");
     for (name, secret) in secrets {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(&secret)).collect();

@@ -38,6 +38,8 @@ pub struct ContextForge {
     pub server: String,
     /// The virtual server's path: `/servers/<id>/mcp`. `/mcp` has everything the user may see.
     pub path: String,
+    /// Host and port of the MCP server behind it, which has its tools at `/mcp` under their own names.
+    pub everything: String,
 }
 
 impl ContextForge {
@@ -72,12 +74,13 @@ impl ContextForge {
         let address = format!("{host}:{port}");
         http::wait_until_ready(run, NAME, &format!("http://{address}/ready"), START_LIMIT).await?;
 
-        let (base, everything) = (format!("http://{address}"), format!("http://127.0.0.1:{upstream_port}/mcp"));
-        let server = inside(run, move || async move { fixture::fill(&base, &everything).await })
+        let everything = format!("127.0.0.1:{upstream_port}");
+        let (base, behind) = (format!("http://{address}"), format!("http://{everything}/mcp"));
+        let server = inside(run, move || async move { fixture::fill(&base, &behind).await })
             .await
             .with_context(|| format!("cannot fill Context Forge. Its log: {}", run.log(NAME).display()))?;
         let path = format!("/servers/{server}/mcp");
-        let running = Self { address, server, path };
+        let running = Self { address, server, path, everything };
         kept::keep(run, NAME, &running)?;
         eprintln!("context-forge http://{}{}", running.address, running.path);
         Ok(running)

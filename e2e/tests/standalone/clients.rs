@@ -1,0 +1,148 @@
+//! Each real client over the life of its login (docs/clients.md): what is lost on the way, and what it does then.
+
+use anyhow::{Result, ensure};
+use e2e::peers::{
+    browser::Browser,
+    context_forge::TOOL,
+    json_lines::Person,
+    mcp_remote::McpRemote,
+    sdk::{Called, Kind, Sdk},
+};
+use serde_json::json;
+
+use crate::{
+    ALICE,
+    bed::{self, Bed},
+    own_proxy::OwnProxy,
+};
+
+/// A client as it is installed on a computer, with its store.
+trait Client {
+    /// Starts it and lets it use the server, and returns how many times it asked for a login. Without a person to log in
+    /// that is an error.
+    async fn work(&self, url: &str, person: Option<Person<'_>>) -> Result<usize>;
+
+    /// Puts what is no token in its access token's place.
+    fn lose_access_token(&self) -> Result<()>;
+}
+
+/// What a client does that was started with an access token that is not good any more.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Lost {
+    /// It uses its refresh token.
+    Refreshes,
+    /// It asks for a login, although it has a refresh token.
+    LogsIn,
+}
+
+/// The life of a login. Each step starts the client anew.
+async fn live(bed: &Bed, proxy: &OwnProxy, client: &impl Client, lost: Lost) {
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let url = proxy.url();
+
+    assert_eq!(client.work(&url, Some(alice)).await.unwrap(), 1, "the login");
+    assert_eq!(client.work(&url, None).await.unwrap(), 0, "the next start");
+    assert_eq!(proxy.registrations(), 1);
+
+    lose_access_token(proxy, client, lost, alice).await;
+
+    let before = proxy.token_requests();
+    proxy.restart().await;
+    assert_eq!(client.work(&url, None).await.unwrap(), 0, "a restart of the proxy");
+    assert_eq!(proxy.token_requests(), before, "the access token was not good after a restart");
+    lose_access_token(proxy, client, lost, alice).await;
+
+    assert!(proxy.end_sessions() > 0);
+    assert_eq!(client.work(&url, Some(alice)).await.unwrap(), 1, "the session was ended");
+    assert_eq!(client.work(&url, None).await.unwrap(), 0, "the start after that");
+    assert_eq!(proxy.registrations(), 1, "it has registered anew");
+    assert_eq!(proxy.clients().len(), 1, "it has logged in as another client");
+    browser.close().await.unwrap();
+}
+
+async fn lose_access_token(proxy: &OwnProxy, client: &impl Client, lost: Lost, alice: Person<'_>) {
+    let before = proxy.token_requests();
+    client.lose_access_token().unwrap();
+    match lost {
+        Lost::Refreshes => assert_eq!(client.work(&proxy.url(), None).await.unwrap(), 0),
+        Lost::LogsIn => assert_eq!(client.work(&proxy.url(), Some(alice)).await.unwrap(), 1),
+    }
+    assert_eq!(proxy.token_requests(), before + 1, "one request for tokens");
+}
+
+impl Client for McpRemote {
+    async fn work(&self, url: &str, person: Option<Person<'_>>) -> Result<usize> {
+        let mut connection = self.connect(url, person, &[]).await?;
+        let text = connection.call(TOOL, json!({"message": "hello"})).await?;
+        ensure!(text == "Echo: hello", "{text}");
+        Ok(connection.logins())
+    }
+
+    fn lose_access_token(&self) -> Result<()> {
+        self.spoil_access_tokens()
+    }
+}
+
+#[tokio::test]
+async fn mcp_remote_needs_a_login_only_when_its_session_has_ended() {
+    let bed = bed::hold().await;
+    let proxy = OwnProxy::up(&bed, "mcp-remote", &bed.tap.address).await;
+    let client = McpRemote::install(&bed.run, "life").await.unwrap();
+    live(&bed, &proxy, &client, Lost::Refreshes).await;
+}
+
+impl Client for Sdk {
+    async fn work(&self, url: &str, person: Option<Person<'_>>) -> Result<usize> {
+        logins(&self.call(url, person, TOOL, &json!({"message": "hello"})).await?)
+    }
+
+    fn lose_access_token(&self) -> Result<()> {
+        self.spoil_access_token()
+    }
+}
+
+fn logins(called: &Called) -> Result<usize> {
+    ensure!(called.text == ["Echo: hello"] && !called.error, "{called:?}");
+    Ok(called.logins)
+}
+
+#[tokio::test]
+async fn the_typescript_sdk_1_needs_a_login_only_when_its_session_has_ended() {
+    let bed = bed::hold().await;
+    let proxy = OwnProxy::up(&bed, "typescript-1", &bed.tap.address).await;
+    let client = Sdk::install(&bed.run, Kind::TypeScript1, "typescript-1").await.unwrap();
+    live(&bed, &proxy, &client, Lost::Refreshes).await;
+}
+
+#[tokio::test]
+async fn the_typescript_sdk_2_needs_a_login_only_when_its_session_has_ended() {
+    let bed = bed::hold().await;
+    let proxy = OwnProxy::up(&bed, "typescript-2", &bed.tap.address).await;
+    let client = Sdk::install(&bed.run, Kind::TypeScript2, "typescript-2").await.unwrap();
+    live(&bed, &proxy, &client, Lost::Refreshes).await;
+}
+
+/// The SDK for Python does not keep when its access token ends, and a 401 leads it to a login and not to a refresh: so it
+/// refreshes silently in the process that got the token, and in no later one.
+async fn live_with_python(kind: Kind, name: &str) {
+    let bed = bed::hold().await;
+    let proxy = OwnProxy::up(&bed, name, &bed.tap.address).await;
+    let client = Sdk::install(&bed.run, kind, name).await.unwrap();
+    live(&bed, &proxy, &client, Lost::LogsIn).await;
+
+    let before = proxy.token_requests();
+    let called = client.call_over_expiry(&proxy.url(), TOOL, &json!({"message": "hello"})).await.unwrap();
+    assert_eq!(logins(&called).unwrap(), 0);
+    assert_eq!(proxy.token_requests(), before + 1);
+}
+
+#[tokio::test]
+async fn the_python_sdk_1_refreshes_while_it_runs_and_logs_in_when_it_starts_with_an_expired_token() {
+    live_with_python(Kind::Python1, "python-1").await;
+}
+
+#[tokio::test]
+async fn the_python_sdk_2_refreshes_while_it_runs_and_logs_in_when_it_starts_with_an_expired_token() {
+    live_with_python(Kind::Python2, "python-2").await;
+}

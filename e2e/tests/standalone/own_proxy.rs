@@ -1,0 +1,73 @@
+//! A proxy that belongs to one test, beside the one that all share: it can be restarted, and its requests counted.
+
+use std::{collections::BTreeSet, fs};
+
+use e2e::{
+    forward::free_port,
+    peers::{
+        edge::Edge,
+        standalone::{Between, Proxy},
+    },
+    run::Run,
+};
+use url::Url;
+
+use crate::bed::Bed;
+
+pub struct OwnProxy {
+    run: Run,
+    edge: Edge,
+    proxy: Proxy,
+}
+
+impl OwnProxy {
+    /// Starts it before a host and port, with an edge, a database and keys of its own.
+    pub async fn up(bed: &Bed, name: &str, upstream: &str) -> Self {
+        let listen = format!("127.0.0.1:{}", free_port().unwrap());
+        let edge = Edge::up(&bed.run, name, free_port().unwrap(), &listen).await.unwrap();
+        let between = Between { public_url: &edge.url, provider: &bed.provider, upstream };
+        let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, between).await.unwrap();
+        Self { run: bed.run.clone(), edge, proxy }
+    }
+
+    /// What clients connect to.
+    pub fn url(&self) -> String {
+        format!("{}/mcp", self.edge.url)
+    }
+
+    /// Ends the process and starts it again.
+    pub async fn restart(&self) {
+        self.proxy.restart().await.unwrap();
+    }
+
+    /// Ends all sessions, and returns how many there were.
+    pub fn end_sessions(&self) -> usize {
+        self.proxy.end_sessions().unwrap()
+    }
+
+    /// How many clients have registered.
+    pub fn registrations(&self) -> usize {
+        self.requests().iter().filter(|request| request.starts_with("POST /register ")).count()
+    }
+
+    /// How many times tokens were asked for, by a code or by a refresh token.
+    pub fn token_requests(&self) -> usize {
+        self.requests().iter().filter(|request| request.starts_with("POST /token ")).count()
+    }
+
+    /// The ids of the clients that have asked for a login.
+    pub fn clients(&self) -> BTreeSet<String> {
+        let requests = self.requests();
+        let paths = requests.iter().filter_map(|request| request.strip_prefix("GET ")?.split(' ').next());
+        let urls = paths.filter_map(|path| Url::parse(&self.edge.url).ok()?.join(path).ok());
+        urls.filter(|url| url.path() == "/authorize")
+            .filter_map(|url| url.query_pairs().find(|(name, _)| name == "client_id").map(|(_, id)| id.into_owned()))
+            .collect()
+    }
+
+    /// The request lines in the edge's log: `POST /token HTTP/1.1`.
+    fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.run.log(&format!("edge-{}", self.edge.name))).unwrap();
+        log.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
+    }
+}

@@ -4,10 +4,17 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
-use anyhow::Result;
-use tokio::process::Command;
+use anyhow::{Context, Result, bail};
+use tokio::{
+    process::Command,
+    time::{interval, timeout},
+};
+
+use super::json_lines::{LIMIT, Person};
 
 const STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_ADDRESSES\"\n";
 
@@ -16,6 +23,16 @@ const STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_ADDRESSES\"\n";
 pub struct BrowserStub {
     program: PathBuf,
     addresses: PathBuf,
+}
+
+/// What came of a program that was run to its end.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    /// What it printed.
+    pub output: String,
+    /// How many times it asked for a login.
+    pub logins: usize,
 }
 
 impl BrowserStub {
@@ -38,5 +55,45 @@ impl BrowserStub {
         let text = fs::read_to_string(&self.addresses)?;
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         Ok(complete.lines().map(str::to_owned).collect())
+    }
+
+    /// Runs a command to its end, with what it says of itself in the log. The person, if there is one, logs in when it
+    /// asks for that; else a wish to log in is an error.
+    pub async fn run(&self, command: &mut Command, person: Option<Person<'_>>, log: &Path) -> Result<Ended> {
+        let name = command.as_std().get_program().display().to_string();
+        let errors = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        // It may take the end of its input for a person who went away: that is left open.
+        let mut child = self
+            .of(command)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let _input = child.stdin.take();
+        let ended = child.wait_with_output();
+        tokio::pin!(ended);
+        let mut look = interval(Duration::from_millis(50));
+        let mut logins = 0;
+        let attended = async {
+            loop {
+                tokio::select! {
+                    output = &mut ended => break anyhow::Ok(output?),
+                    _ = look.tick() => (),
+                }
+                for address in self.asked()?.into_iter().skip(logins) {
+                    let Some(person) = person else { bail!("{name} asks for a login at {address}") };
+                    logins += 1;
+                    person.log_in(&address).await?;
+                }
+            }
+        };
+        let output = timeout(LIMIT, attended)
+            .await
+            .with_context(|| format!("{name} does not end. Its log: {}", log.display()))??;
+        // One that ends right after it has asked.
+        let logins = self.asked()?.len().max(logins);
+        Ok(Ended { code: output.status.code(), output: String::from_utf8_lossy(&output.stdout).into_owned(), logins })
     }
 }

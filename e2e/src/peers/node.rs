@@ -47,12 +47,17 @@ impl Node {
 
     /// The interpreter.
     pub fn interpreter(&self) -> Result<PathBuf> {
+        self.native("node-linux", "bin/node")
+    }
+
+    /// A file of a package that there is for each architecture.
+    pub fn native(&self, package: &str, file: &str) -> Result<PathBuf> {
         let architecture = match ARCH {
             "x86_64" => "x64",
             "aarch64" => "arm64",
-            other => bail!("there is no package of Node for {other}"),
+            other => bail!("there is no {package} for {other}"),
         };
-        Ok(self.packages.join(format!("node-linux-{architecture}/bin/node")))
+        Ok(self.packages.join(format!("{package}-{architecture}")).join(file))
     }
 
     /// A file of a package, such as `mcp-remote/dist/proxy.js`.

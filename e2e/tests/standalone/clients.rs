@@ -1,9 +1,11 @@
 //! Each real client over the life of its login (docs/clients.md): what is lost on the way, and what it does then.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::peers::{
     browser::Browser,
+    claude_code::ClaudeCode,
     context_forge::TOOL,
+    inspector::Inspector,
     json_lines::Person,
     mcp_remote::McpRemote,
     sdk::{Called, Kind, Sdk},
@@ -145,4 +147,56 @@ async fn the_python_sdk_1_refreshes_while_it_runs_and_logs_in_when_it_starts_wit
 #[tokio::test]
 async fn the_python_sdk_2_refreshes_while_it_runs_and_logs_in_when_it_starts_with_an_expired_token() {
     live_with_python(Kind::Python2, "python-2").await;
+}
+
+impl Client for Inspector {
+    async fn work(&self, url: &str, person: Option<Person<'_>>) -> Result<usize> {
+        let (text, logins) = self.call(url, person, "echo", "message=hello").await?;
+        ensure!(text == "Echo: hello", "{text}");
+        Ok(logins)
+    }
+
+    fn lose_access_token(&self) -> Result<()> {
+        self.spoil_access_token()
+    }
+}
+
+#[tokio::test]
+async fn the_inspector_needs_a_login_only_when_its_session_has_ended() {
+    let bed = bed::hold().await;
+    // It sets the level of the server's log when it connects, which Context Forge lets only administrators do.
+    let proxy = OwnProxy::up(&bed, "inspector", &bed.context_forge.everything).await;
+    let client = Inspector::install(&bed.run, "life").await.unwrap();
+    live(&bed, &proxy, &client, Lost::Refreshes).await;
+}
+
+impl Client for ClaudeCode {
+    async fn work(&self, _: &str, person: Option<Person<'_>>) -> Result<usize> {
+        if self.is_connected().await? {
+            return Ok(0);
+        }
+        let person = person.context("Claude Code needs a login")?;
+        let logins = self.log_in(person).await?;
+        ensure!(self.is_connected().await?, "Claude Code has logged in and is not connected");
+        Ok(logins)
+    }
+
+    fn lose_access_token(&self) -> Result<()> {
+        self.spoil_access_token()
+    }
+}
+
+#[tokio::test]
+async fn claude_code_needs_a_login_only_when_its_session_has_ended() {
+    let bed = bed::hold().await;
+    let proxy = OwnProxy::up(&bed, "claude-code", &bed.tap.address).await;
+    let client = ClaudeCode::install(&bed.run, "life").await.unwrap();
+    client.add(&proxy.url()).await.unwrap();
+    live(&bed, &proxy, &client, Lost::Refreshes).await;
+
+    let arrived = bed.tap.arrived().unwrap();
+    let is_ours = |agent: &&str| agent.starts_with("claude-code/");
+    let ours: Vec<_> = arrived.iter().filter(|request| request.header("user-agent").iter().any(is_ours)).collect();
+    assert!(ours.iter().any(|request| request.method == "POST"), "{arrived:#?}");
+    assert!(ours.iter().all(|request| request.header("x-forwarded-user") == [ALICE]), "{ours:#?}");
 }

@@ -1,0 +1,107 @@
+//! Claude Code's `claude mcp`, on this machine's own network: it adds a server, logs in at it and says whether it can be
+//! used. A tool is called by the model alone, which is not here.
+
+use std::{env, fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tokio::{process::Command, task::spawn_blocking};
+
+use super::{
+    browser_stub::{BrowserStub, Ended},
+    certificates::Certificates,
+    json_lines::Person,
+    node::Node,
+    program, stored,
+};
+use crate::run::Run;
+
+/// The name under which it knows the server.
+const SERVER: &str = "e2e";
+
+/// One computer's Claude Code: what it knows of a server stays in its folder over starts.
+#[derive(Clone, Debug)]
+pub struct ClaudeCode {
+    program: PathBuf,
+    script: PathBuf,
+    folder: PathBuf,
+    stub: BrowserStub,
+    log: PathBuf,
+    authority: PathBuf,
+}
+
+impl ClaudeCode {
+    /// Installs it for a computer of this name.
+    pub async fn install(run: &Run, computer: &str) -> Result<Self> {
+        let program = spawn_blocking(Node::install).await??.native("@anthropic-ai/claude-code-linux", "claude")?;
+        let script = program::find("script", "bsdutils")?;
+        let name = format!("claude-code-{computer}");
+        let folder = run.directory().join(&name);
+        fs::create_dir_all(&folder)?;
+        let stub = BrowserStub::install(&folder)?;
+        let authority = Certificates::of(run)?.authority();
+        Ok(Self { program, script, folder, stub, log: run.log(&name), authority })
+    }
+
+    /// `claude mcp add`
+    pub async fn add(&self, url: &str) -> Result<()> {
+        let mut command = self.command(&self.program);
+        command.args(["mcp", "add", "--scope", "user", "--transport", "http", SERVER, url]);
+        done(self.stub.run(&mut command, None, &self.log).await?).map(drop)
+    }
+
+    /// `claude mcp list`: whether the server can be used. What it says otherwise is that a login is needed.
+    pub async fn is_connected(&self) -> Result<bool> {
+        let mut command = self.command(&self.program);
+        command.args(["mcp", "list"]);
+        let list = done(self.stub.run(&mut command, None, &self.log).await?)?.output;
+        let begin = format!("{SERVER}: ");
+        let line = list.lines().find(|line| line.starts_with(&begin)).unwrap_or_default();
+        match line.rsplit_once(" - ").map(|(_, state)| state.trim()) {
+            Some(state) if state.ends_with("Connected") => Ok(true),
+            Some(state) if state.ends_with("Needs authentication") => Ok(false),
+            _ => bail!("claude mcp list says {list}"),
+        }
+    }
+
+    /// `claude mcp login`; returns how many times it asked for a login.
+    pub async fn log_in(&self, person: Person<'_>) -> Result<usize> {
+        // It insists on a terminal.
+        let mut command = self.command(&self.script);
+        command.args(["-qefc", "exec \"$CLAUDE\" mcp login \"$SERVER\"", "/dev/null"]);
+        command.env("CLAUDE", &self.program).env("SERVER", SERVER);
+        Ok(done(self.stub.run(&mut command, Some(person), &self.log).await?)?.logins)
+    }
+
+    /// Makes the access token that it keeps one that no server takes, as when it has expired.
+    pub fn spoil_access_token(&self) -> Result<()> {
+        stored::change(&self.configuration().join(".credentials.json"), |credentials| {
+            let servers = credentials["mcpOAuth"].as_object_mut().context("it keeps no logins")?;
+            let tokens = servers.values_mut().next().context("it keeps no login")?;
+            stored::spoil(tokens, "accessToken")
+        })
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder.join("claude")
+    }
+
+    fn command(&self, program: &PathBuf) -> Command {
+        let mut command = Command::new(program);
+        command
+            // Whoever runs the tests may use it too, and their settings come by the environment.
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("TERM", "xterm")
+            .env("HOME", &self.folder)
+            .env("CLAUDE_CONFIG_DIR", self.configuration())
+            .env("DISABLE_AUTOUPDATER", "1")
+            .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+            .env("NODE_EXTRA_CA_CERTS", &self.authority)
+            .current_dir(&self.folder);
+        command
+    }
+}
+
+fn done(ended: Ended) -> Result<Ended> {
+    if ended.code == Some(0) { Ok(ended) } else { bail!("claude ended with {:?}: {}", ended.code, ended.output) }
+}

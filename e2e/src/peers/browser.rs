@@ -28,6 +28,9 @@ const EMAIL: &str = "form#login input[name=email]";
 const PASSWORD: &str = "form#login input[name=password]";
 const SIGN_IN: &str = "form#login button[type=submit]";
 const PROBLEM: &str = "#problem";
+/// Where hosted clients have people sent back to. None of them is to see what a test sends: there is no such host here.
+const ELSEWHERE: &str = "MAP claude.ai ~NOTFOUND, MAP *.vscode.dev ~NOTFOUND, MAP vscode.dev ~NOTFOUND, \
+    MAP chatgpt.com ~NOTFOUND, MAP *.cursor.com ~NOTFOUND";
 /// For one page to follow another, on a busy machine.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -93,6 +96,7 @@ impl Browser {
             "--disable-sync".to_owned(),
             "--no-proxy-server".to_owned(),
             "--window-size=1000,800".to_owned(),
+            format!("--host-resolver-rules={ELSEWHERE}"),
             // It ends with the driver.
             "--remote-debugging-pipe".to_owned(),
             format!("--user-data-dir={}", profile.display()),

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{http, program};
@@ -87,8 +87,18 @@ impl Proxy {
 
     /// How many sessions the proxy's database has of clients of this name.
     pub fn sessions_of(&self, client: &str) -> Result<usize> {
-        let count = "SELECT count(*) FROM sessions WHERE json_extract(record, '$.client.name') = ?";
-        self.query(&format!("print(database.execute(\"{count}\", sys.argv[2:]).fetchone()[0])"), &[client])
+        self.number_of("count(*)", client)
+    }
+
+    /// The generation of the refresh token in the session of a client of this name, which must have only one.
+    pub fn generation_of(&self, client: &str) -> Result<usize> {
+        ensure!(self.sessions_of(client)? == 1, "{client} has not one session");
+        self.number_of("json_extract(record, '$.rotation')", client)
+    }
+
+    fn number_of(&self, what: &str, client: &str) -> Result<usize> {
+        let select = format!("SELECT {what} FROM sessions WHERE json_extract(record, '$.client.name') = ?");
+        self.query(&format!("print(database.execute(\"{select}\", sys.argv[2:]).fetchone()[0])"), &[client])
     }
 
     /// Takes all sessions out of the database, as docs/standalone.md says, and returns how many there were.

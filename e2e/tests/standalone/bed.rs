@@ -90,6 +90,11 @@ impl Bed {
         self.proxy.sessions_of(client).unwrap()
     }
 
+    /// How many times the refresh token of a client's only session has been replaced.
+    pub fn generation_of(&self, client: &str) -> usize {
+        self.proxy.generation_of(client).unwrap()
+    }
+
     /// A client that trusts the edge.
     pub fn client(&self) -> reqwest::Client {
         http::client(Some(&Certificates::of(&self.run).unwrap().authority())).unwrap()

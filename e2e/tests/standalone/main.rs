@@ -4,7 +4,9 @@
 
 mod bed;
 mod clients;
+mod hosted;
 mod own_proxy;
+mod scripted;
 mod secrets;
 
 use e2e::peers::{

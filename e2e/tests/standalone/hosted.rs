@@ -1,0 +1,151 @@
+//! The clients that cannot run here, as the requests that they are known to send (docs/clients.md).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use e2e::{forward::free_port, peers::browser::Browser};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{bed, scripted::Scripted};
+
+const GRANTS: [&str; 2] = ["authorization_code", "refresh_token"];
+
+#[tokio::test]
+async fn claude_ai_connects_and_refreshes_twice_at_once_from_two_addresses() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "python-httpx/0.28.1");
+    let of_path = client.challenge(Method::HEAD).await;
+    assert_eq!(client.challenge(Method::POST).await, of_path);
+    assert_eq!(of_path, bed.url("/.well-known/oauth-protected-resource/mcp"));
+    client.discover(&bed.url("/.well-known/oauth-protected-resource")).await;
+    client.discover(&of_path).await;
+    let callback = "https://claude.ai/api/mcp/auth_callback";
+    let claude = client.register(&wish("Claude", "client_secret_post", &[callback])).await;
+    assert_eq!(claude.answer["client_secret_expires_at"], json!(0));
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let first = claude.log_in(&browser, callback).await;
+    client.call(&first.access).await;
+    let generation = bed.generation_of("Claude");
+
+    let from = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+    let (one, other) = tokio::join!(claude.refresh_from(from(1), &first), claude.refresh_from(from(2), &first));
+    assert_eq!(bed.generation_of("Claude"), generation + 1, "both got the same");
+    for tokens in [&one, &other] {
+        client.call(&tokens.access).await;
+    }
+    // Each of its servers goes on with its own.
+    let one = claude.refresh(&one).await;
+    let other = claude.refresh(&other).await;
+    assert_eq!(bed.generation_of("Claude"), generation + 2);
+    let one = claude.refresh(&one).await;
+    client.call(&one.access).await;
+    client.call(&other.access).await;
+    browser.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn vs_code_comes_back_to_any_port_and_by_its_web_page() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "Visual-Studio-Code/1.107.0");
+    let challenge = client.challenge(Method::POST).await;
+    client.discover(&challenge).await;
+    let callbacks = [
+        "https://insiders.vscode.dev/redirect",
+        "https://vscode.dev/redirect",
+        "http://127.0.0.1/",
+        "http://127.0.0.1:33418/",
+    ];
+    let mut wish = wish("Visual Studio Code", "none", &callbacks);
+    wish["grant_types"] =
+        json!(["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]);
+    wish["client_uri"] = json!("https://code.visualstudio.com");
+    wish["application_type"] = json!("native");
+    let code = client.register(&wish).await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    for callback in [format!("http://127.0.0.1:{}/", free_port().unwrap()), callbacks[1].to_owned()] {
+        let tokens = code.log_in(&browser, &callback).await;
+        client.call(&code.refresh(&tokens).await.access).await;
+    }
+    browser.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn cursor_registers_three_redirect_uris_at_once_and_comes_back_to_its_own_scheme() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "Cursor/2.1");
+    let challenge = client.challenge(Method::POST).await;
+    client.discover(&challenge).await;
+    let callbacks = [
+        "cursor://anysphere.cursor-mcp/oauth/callback",
+        "https://www.cursor.com/agents/mcp/oauth/callback",
+        "http://localhost:8787/callback",
+    ];
+    let cursor = client.register(&wish("Cursor", "none", &callbacks)).await;
+    let tokens = cursor.log_in_without_browser(callbacks[0]).await;
+    client.call(&tokens.access).await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let tokens = cursor.log_in(&browser, callbacks[1]).await;
+    client.call(&cursor.refresh(&tokens).await.access).await;
+    browser.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn chatgpt_comes_back_to_the_address_of_its_connector() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "openai-mcp/1.0.0");
+    // It asks for this before it has been refused anything.
+    client.discover(&bed.url("/.well-known/oauth-protected-resource/mcp")).await;
+    let callback = "https://chatgpt.com/connector/oauth/OUbdUMlL15Ct";
+    let chatgpt = client.register(&wish("ChatGPT", "none", &[callback])).await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let tokens = chatgpt.log_in(&browser, callback).await;
+    client.call(&chatgpt.refresh(&tokens).await.access).await;
+    browser.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn codex_comes_back_to_another_path_at_each_login() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "codex-cli");
+    let challenge = client.challenge(Method::POST).await;
+    client.discover(&challenge).await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    // It registers the path before each login.
+    for path in ["callback/Zm9vYmFy", "callback/YmF6cXV4"] {
+        let callback = format!("http://127.0.0.1:{}/{path}", free_port().unwrap());
+        let codex = client.register(&wish("Codex", "none", &[&callback])).await;
+        let tokens = codex.log_in(&browser, &callback).await;
+        // Two of its processes with the same token.
+        let (one, other) = tokio::join!(codex.refresh(&tokens), codex.refresh(&tokens));
+        client.call(&one.access).await;
+        client.call(&other.access).await;
+    }
+    browser.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn opencode_logs_in_at_its_fixed_port() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "opencode");
+    let challenge = client.challenge(Method::POST).await;
+    client.discover(&challenge).await;
+    // Its own port: nothing listens there for this test, so that two runs are not in each other's way.
+    let callback = "http://127.0.0.1:19876/mcp/oauth/callback";
+    let opencode = client.register(&wish("OpenCode", "none", &[callback])).await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let tokens = opencode.log_in(&browser, callback).await;
+    client.call(&opencode.refresh(&tokens).await.access).await;
+    browser.close().await.unwrap();
+}
+
+/// A registration as these clients send it.
+fn wish(name: &str, method: &str, redirect_uris: &[&str]) -> Value {
+    json!({
+        "client_name": name,
+        "redirect_uris": redirect_uris,
+        "grant_types": GRANTS,
+        "response_types": ["code"],
+        "token_endpoint_auth_method": method,
+        "scope": "mcp",
+    })
+}

@@ -1,0 +1,244 @@
+//! A client of our own, which sends what a test tells it to, for clients that cannot run here.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use e2e::peers::{browser::Browser, certificates::Certificates, context_forge::TOOL, json_lines::Person};
+use reqwest::{
+    Certificate, Client, Method, Response, StatusCode,
+    header::{ACCEPT, LOCATION, USER_AGENT, WWW_AUTHENTICATE},
+    redirect,
+};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::{ALICE, bed::Bed};
+
+// RFC 7636, appendix B.
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
+/// Where the client sends its requests from, and as what.
+pub struct Scripted<'a> {
+    bed: &'a Bed,
+    agent: &'static str,
+}
+
+/// What it got by registering.
+pub struct Registered<'a> {
+    client: &'a Scripted<'a>,
+    /// The whole answer.
+    pub answer: Value,
+}
+
+/// What `/token` gave.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
+}
+
+impl<'a> Scripted<'a> {
+    /// One that calls itself `agent` in `User-Agent`.
+    pub fn new(bed: &'a Bed, agent: &'static str) -> Self {
+        Self { bed, agent }
+    }
+
+    /// The MCP endpoint, as a person types it.
+    pub fn resource(&self) -> String {
+        self.bed.url("/mcp")
+    }
+
+    /// A request without a token, which must be refused; returns where the challenge leads.
+    pub async fn challenge(&self, method: Method) -> String {
+        let answer = self.bed.client().request(method, self.resource()).header(USER_AGENT, self.agent);
+        let answer = answer.body("{}").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let challenge = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap().to_owned();
+        let (_, rest) = challenge.split_once("resource_metadata=\"").unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    }
+
+    /// A document that everybody may read, at once and without a redirect.
+    pub async fn document(&self, url: &str) -> Value {
+        let answer = self.bed.client().get(url).header(USER_AGENT, self.agent).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{url}");
+        answer.json().await.unwrap()
+    }
+
+    /// Reads the metadata of the endpoint at `url`, then that of its authorization server.
+    pub async fn discover(&self, url: &str) -> Value {
+        let resource = self.document(url).await;
+        // Byte for byte: VS Code and claude.ai go no further otherwise.
+        assert_eq!(resource["resource"], json!(self.resource()), "{url}");
+        let issuer = resource["authorization_servers"][0].as_str().unwrap();
+        let server = self.document(&format!("{issuer}/.well-known/oauth-authorization-server")).await;
+        assert_eq!(server["issuer"], json!(issuer));
+        let has = |member: &str, value: &str| server[member].as_array().unwrap().contains(&json!(value));
+        assert!(has("code_challenge_methods_supported", "S256"), "{server}");
+        assert!(has("token_endpoint_auth_methods_supported", "none"), "{server}");
+        assert!(has("grant_types_supported", "refresh_token"), "{server}");
+        server
+    }
+
+    /// Registers; all of the redirect URIs must have been taken.
+    pub async fn register(&self, wish: &Value) -> Registered<'_> {
+        let request = self.bed.client().post(self.bed.url("/register")).header(USER_AGENT, self.agent);
+        let answer = request.json(wish).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
+        let answer: Value = answer.json().await.unwrap();
+        for member in ["redirect_uris", "token_endpoint_auth_method", "client_name"] {
+            assert_eq!(answer[member], wish[member], "{member}");
+        }
+        let is_public = wish["token_endpoint_auth_method"] == json!("none");
+        assert_eq!(answer.get("client_secret").is_none(), is_public, "{answer}");
+        Registered { client: self, answer }
+    }
+
+    /// Initializes an MCP connection and calls a tool.
+    pub async fn call(&self, access: &str) {
+        let client = json!({"name": self.agent, "version": "1"});
+        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        let answer = self.request(access, &json!({"id": 1, "method": "initialize", "params": hello})).await;
+        assert!(answer.contains("serverInfo"), "{answer}");
+        let call = json!({"name": TOOL, "arguments": {"message": "hello"}});
+        let answer = self.request(access, &json!({"id": 2, "method": "tools/call", "params": call})).await;
+        assert!(answer.contains("Echo: hello"), "{answer}");
+    }
+
+    async fn request(&self, access: &str, message: &Value) -> String {
+        let mut message = message.clone();
+        message["jsonrpc"] = json!("2.0");
+        let request = self.bed.client().post(self.resource()).bearer_auth(access).header(USER_AGENT, self.agent);
+        let request = request.header(ACCEPT, "application/json, text/event-stream").json(&message);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+        answer.text().await.unwrap()
+    }
+}
+
+impl Registered<'_> {
+    /// The address at which this client asks for a login, with a state that only survives if nothing decodes it.
+    pub fn authorize_url(&self, redirect_uri: &str) -> String {
+        let resource = self.client.resource();
+        let query = [
+            ("response_type", "code"),
+            ("client_id", self.id()),
+            ("redirect_uri", redirect_uri),
+            ("code_challenge", CHALLENGE),
+            ("code_challenge_method", "S256"),
+            ("state", STATE),
+            ("scope", "mcp offline_access"),
+            ("prompt", "consent"),
+            ("resource", &resource),
+        ];
+        Url::parse_with_params(&self.client.bed.url("/authorize"), query).unwrap().to_string()
+    }
+
+    /// Logs in with Chromium.
+    pub async fn log_in(&self, browser: &Browser, redirect_uri: &str) -> Tokens {
+        let person = Person { browser, email: ALICE };
+        let landing = person.log_in(&self.authorize_url(redirect_uri)).await.unwrap();
+        assert!(landing.consented, "{landing:?}");
+        self.redeem(redirect_uri, &landing.url).await
+    }
+
+    /// Logs in page by page. Chromium does not follow a redirect to a scheme that no program has claimed.
+    pub async fn log_in_without_browser(&self, redirect_uri: &str) -> Tokens {
+        let authority = std::fs::read(Certificates::of(&self.client.bed.run).unwrap().authority()).unwrap();
+        let builder = Client::builder().no_proxy().redirect(redirect::Policy::none()).cookie_store(true);
+        let http = builder.tls_certs_only([Certificate::from_pem(&authority).unwrap()]).build().unwrap();
+        let mut at = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
+        let mut answer = http.get(at.clone()).send().await.unwrap();
+        for _ in 0..12 {
+            if let Some(location) = answer.headers().get(LOCATION) {
+                at = at.join(location.to_str().unwrap()).unwrap();
+                if at.as_str().starts_with(redirect_uri) {
+                    return self.redeem(redirect_uri, &at).await;
+                }
+                answer = http.get(at.clone()).send().await.unwrap();
+                continue;
+            }
+            let page = answer.text().await.unwrap();
+            let action = page.split_once(" action=\"").unwrap().1.split_once('"').unwrap().0;
+            at = at.join(action).unwrap();
+            let mut form = hidden_fields(&page);
+            // Each of the two forms takes its own.
+            form.extend([("decision", "approve"), ("email", ALICE), ("password", "any")]);
+            answer = http.post(at.clone()).form(&form).send().await.unwrap();
+        }
+        panic!("the login does not come to an end: {at}");
+    }
+
+    /// What came back with the browser, and the tokens for it.
+    async fn redeem(&self, redirect_uri: &str, arrived: &Url) -> Tokens {
+        assert!(arrived.as_str().starts_with(&format!("{redirect_uri}?")), "{arrived}");
+        let query: HashMap<_, _> = arrived.query_pairs().collect();
+        assert_eq!(query["state"], STATE);
+        assert_eq!(query["iss"], self.client.bed.edge.url);
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("code", &query["code"]),
+            ("redirect_uri", redirect_uri),
+            ("code_verifier", VERIFIER),
+        ];
+        Tokens::of(self.token(&self.client.bed.client(), &form).await).await
+    }
+
+    /// Refreshes.
+    pub async fn refresh(&self, tokens: &Tokens) -> Tokens {
+        Tokens::of(self.refresh_by(&self.client.bed.client(), tokens).await).await
+    }
+
+    /// Refreshes from another address of this machine.
+    pub async fn refresh_from(&self, address: IpAddr, tokens: &Tokens) -> Tokens {
+        let authority = std::fs::read(Certificates::of(&self.client.bed.run).unwrap().authority()).unwrap();
+        let builder = Client::builder().no_proxy().local_address(address);
+        let http = builder.tls_certs_only([Certificate::from_pem(&authority).unwrap()]).build().unwrap();
+        Tokens::of(self.refresh_by(&http, tokens).await).await
+    }
+
+    async fn refresh_by(&self, http: &Client, tokens: &Tokens) -> Response {
+        self.token(http, &[("grant_type", "refresh_token"), ("refresh_token", &tokens.refresh)]).await
+    }
+
+    async fn token(&self, http: &Client, form: &[(&str, &str)]) -> Response {
+        let resource = self.client.resource();
+        let mut form = form.to_vec();
+        form.extend([("client_id", self.id()), ("resource", &resource)]);
+        if let Some(secret) = self.answer["client_secret"].as_str() {
+            form.push(("client_secret", secret));
+        }
+        let request = http.post(self.client.bed.url("/token")).header(USER_AGENT, self.client.agent);
+        request.form(&form).send().await.unwrap()
+    }
+
+    fn id(&self) -> &str {
+        self.answer["client_id"].as_str().unwrap()
+    }
+}
+
+/// As VS Code's, which is an address itself.
+const STATE: &str = "vscode://dynamicauthprovider/localhost%3A1/authorize?nonce=a%2Bb&windowId=1";
+
+impl Tokens {
+    async fn of(answer: Response) -> Self {
+        let status = answer.status();
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert_eq!(body["token_type"], json!("Bearer"));
+        assert!(body["expires_in"].as_u64().unwrap() > 60, "mcp-remote would refresh before each request");
+        let text = |name: &str| body[name].as_str().unwrap().to_owned();
+        Self { access: text("access_token"), refresh: text("refresh_token") }
+    }
+}
+
+/// The hidden fields of a page's form; none of these pages needs unescaping.
+fn hidden_fields(page: &str) -> Vec<(&str, &str)> {
+    page.split("<input type=\"hidden\" name=\"")
+        .skip(1)
+        .filter_map(|field| {
+            let (name, rest) = field.split_once("\" value=\"")?;
+            Some((name, rest.split_once('"')?.0))
+        })
+        .collect()
+}

@@ -62,7 +62,9 @@ impl Certificates {
         let certificate = authority.self_signed(&authority_key)?;
 
         let key = KeyPair::generate()?;
-        let mut edge = CertificateParams::new(vec!["localhost".to_owned()])?;
+        // The other two: hosts of client metadata documents.
+        let names = ["localhost", "claude.ai", "www.cursor.com"].map(str::to_owned);
+        let mut edge = CertificateParams::new(names.to_vec())?;
         edge.distinguished_name = named("localhost");
         edge.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         edge.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{http, program};
+use super::{document_host::DocumentHost, http, program};
 use crate::{
     forward::{free_port, this_program},
     run::Run,
@@ -23,6 +23,8 @@ pub struct Between<'a> {
     pub provider: &'a super::provider::Provider,
     /// Host and port of the MCP server.
     pub upstream: &'a str,
+    /// Where the metadata documents of clients are. Without it none are taken, for there is no internet.
+    pub documents: Option<&'a DocumentHost>,
 }
 
 /// A running proxy. A run may have several, each under its own name.
@@ -31,13 +33,15 @@ pub struct Proxy {
     run: Run,
     name: String,
     health: String,
+    documents: Option<DocumentHost>,
 }
 
 impl Proxy {
     /// Starts the proxy; `listen` is its host and port. It logs all that it can, for what is said there is tested too.
     pub async fn up(run: &Run, name: &str, listen: &str, between: Between<'_>) -> Result<Self> {
         let health = format!("127.0.0.1:{}", free_port()?);
-        let proxy = Self { run: run.clone(), name: name.to_owned(), health };
+        let documents = between.documents.cloned();
+        let proxy = Self { run: run.clone(), name: name.to_owned(), health, documents };
         let secrets = proxy.secrets();
         fs::create_dir_all(&secrets)?;
         program::output(Command::new(binary()?).arg("keys").arg(&secrets))
@@ -53,6 +57,7 @@ impl Proxy {
             "credentials": {"directory": secrets},
             "signingKeys": secrets.join("signing-keys.json"),
             "access": {"domains": ["example.com"]},
+            "clients": {"metadataDocuments": if between.documents.is_some() { "Known" } else { "Disabled" }},
             "upstream": {"url": format!("http://{}", between.upstream), "paths": ["/mcp", "/servers/*/mcp"]},
             "sessions": {"store": {"type": "SQLite", "path": proxy.database()}},
         });
@@ -65,7 +70,10 @@ impl Proxy {
     /// Ends its process, if it runs, and starts it again on the same database and keys.
     pub async fn restart(&self) -> Result<()> {
         self.run.stop(&self.name)?;
-        let mut command = self.run.command(binary()?);
+        let mut command = match &self.documents {
+            Some(documents) => documents.command(&binary()?)?,
+            None => self.run.command(binary()?),
+        };
         command.args(["proxy", "--log", "trace", "--config"]).arg(self.configuration());
         self.run.spawn(&self.name, &mut command)?;
         let ready = format!("http://{}/readyz", self.health);

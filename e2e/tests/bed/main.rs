@@ -6,6 +6,7 @@ mod access;
 mod changes;
 mod children;
 mod credentials;
+mod documents;
 mod install;
 mod login;
 mod one_password;

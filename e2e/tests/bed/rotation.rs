@@ -10,17 +10,9 @@ use mcp_oauth_operator::proxy::config::{SIGNS_FOR, SigningKeys};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Scripted, eventually, stage};
+use crate::support::{Scripted, eventually, pods, stage};
 
 const NAME: &str = "rotation";
-
-/// The addresses of the pods.
-fn pods(stage: &Stage) -> Vec<String> {
-    let selector = format!("app.kubernetes.io/name={NAME}");
-    let words =
-        ["--namespace", NAMESPACE, "get", "pods", "--selector", &selector, "-o", "jsonpath={.items[*].status.podIP}"];
-    stage.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
-}
 
 fn read(stage: &Stage) -> SigningKeys {
     let secret = format!("{NAME}-signing-keys");
@@ -55,7 +47,7 @@ fn kid(token: &str) -> String {
 
 /// No pod refuses any of these tokens.
 async fn every_pod_takes(stage: &Stage, client: &Scripted, tokens: &[&str]) {
-    let pods = pods(stage);
+    let pods = pods(stage, NAME);
     assert_eq!(pods.len(), 2);
     for (pod, token) in pods.iter().flat_map(|pod| tokens.iter().map(move |token| (pod, token))) {
         assert_eq!(client.call_pod(stage, pod, token).await, StatusCode::OK, "{pod} {}", kid(token));
@@ -84,8 +76,8 @@ async fn a_key_whose_time_is_over_gets_a_successor_and_no_token_is_refused() {
     stage.wait_ready(NAME).unwrap();
     let mut keys = read(stage);
     assert!(keys.keys[1].use_from > Timestamp::now() + SignedDuration::from_mins(5), "it is published before it signs");
-    eventually("the pods that ran before are gone", || async { pods(stage).len() == 2 }).await;
-    for pod in &pods(stage) {
+    eventually("the pods that ran before are gone", || async { pods(stage, NAME).len() == 2 }).await;
+    for pod in &pods(stage, NAME) {
         eventually("a pod publishes the new key", || async { published(stage, pod).await == 2 }).await;
     }
     let second = client.refresh(&first.refresh).await.unwrap();
@@ -97,7 +89,7 @@ async fn a_key_whose_time_is_over_gets_a_successor_and_no_token_is_refused() {
     eventually("both pods have read it", || async {
         every_pod_takes(stage, &client, &[&first.access, &second.access]).await;
         let mut signed = Vec::new();
-        for pod in pods(stage) {
+        for pod in pods(stage, NAME) {
             signed.push(client.refresh_at(stage, &pod, &second.refresh).await.unwrap());
         }
         let tokens: Vec<&str> = signed.iter().map(|tokens| tokens.access.as_str()).collect();

@@ -2,6 +2,7 @@ use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS},
     stage::NAMESPACE,
 };
+use futures::future::join_all;
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -10,7 +11,7 @@ use mcp_oauth_operator::api::McpOAuthSession;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::{Scripted, eventually, sessions, stage};
+use crate::support::{Scripted, eventually, pods, sessions, stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_or_forged_session_is_an_ended_one() {
@@ -65,4 +66,36 @@ async fn an_edited_or_forged_session_is_an_ended_one() {
     .await;
     assert!(client.refresh(&tokens.refresh).await.is_err());
     browser.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a11_of_fifty_redemptions_at_two_pods_one_succeeds_and_a_proven_replay_ends_the_session() {
+    let stage = stage();
+    let name = "race";
+    let front = stage.front(name, |_| ()).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let code = client.code(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+    let pods = pods(&stage, name);
+    assert_eq!(pods.len(), 2);
+    let redeeming = (0..50).map(|number| client.redeem_at(&stage, &pods[number % 2], &code));
+    let (won, lost): (Vec<_>, Vec<_>) = join_all(redeeming).await.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    for error in lost {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("400") && error.contains("invalid_grant"), "{error}");
+    }
+    let winner = won.into_iter().next().unwrap().unwrap();
+    for pod in &pods {
+        assert_eq!(client.call_pod(&stage, pod, &winner.access).await, StatusCode::OK);
+    }
+    let winner = client.refresh_at(&stage, &pods[1], &winner.refresh).await.unwrap();
+
+    // The same code with the right verifier, when no slow answer can be the reason: within the code's own minute.
+    let stolen = || async {
+        client.redeem_at(&stage, &pods[0], &code).await.is_err() && sessions(&stage, name).await.is_empty()
+    };
+    eventually("the session of a replayed code is gone", stolen).await;
+    assert!(client.refresh(&winner.refresh).await.is_err());
 }

@@ -57,6 +57,14 @@ impl Condition {
     }
 }
 
+/// The addresses of a proxy's pods.
+pub fn pods(stage: &Stage, proxy: &str) -> Vec<String> {
+    let selector = format!("app.kubernetes.io/name={proxy}");
+    let addresses = "jsonpath={.items[*].status.podIP}";
+    let words = ["--namespace", NAMESPACE, "get", "pods", "--selector", &selector, "-o", addresses];
+    stage.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
 /// The sessions of a proxy.
 pub async fn sessions(stage: &Stage, proxy: &str) -> Vec<McpOAuthSession> {
     let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
@@ -112,10 +120,15 @@ impl Scripted {
         Url::parse_with_params(&format!("{}/authorize", self.origin), parameters).unwrap()
     }
 
+    /// Logs in through the browser.
+    pub async fn code(&self, browser: &Browser, email: &str) -> Result<String> {
+        let landing = browser.login(self.authorize_url().as_str(), email).await?;
+        landing.parameter("code").with_context(|| format!("no code: {landing:?}"))
+    }
+
     /// Logs in through the browser and fetches tokens.
     pub async fn login(&self, browser: &Browser, email: &str) -> Result<Tokens> {
-        let landing = browser.login(self.authorize_url().as_str(), email).await?;
-        let Some(code) = landing.parameter("code") else { bail!("no code: {landing:?}") };
+        let code = self.code(browser, email).await?;
         self.tokens(&[("grant_type", "authorization_code"), ("code", &code), ("code_verifier", &self.verifier)]).await
     }
 
@@ -142,14 +155,22 @@ impl Scripted {
 
     /// A refresh at one pod, past the edge and the Service.
     pub async fn refresh_at(&self, stage: &Stage, pod: &str, refresh: &str) -> Result<Tokens> {
+        self.tokens_at(stage, pod, &[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
+    }
+
+    /// The redemption of a code at one pod.
+    pub async fn redeem_at(&self, stage: &Stage, pod: &str, code: &str) -> Result<Tokens> {
+        let parameters = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", &self.verifier)];
+        self.tokens_at(stage, pod, &parameters).await
+    }
+
+    async fn tokens_at(&self, stage: &Stage, pod: &str, parameters: &[(&str, &str)]) -> Result<Tokens> {
         let url = format!("http://{pod}:8080/token");
-        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", &self.client_id)]
-            .map(|(name, value)| (name, value.to_owned()));
-        inside(
-            &stage.run,
-            move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await },
-        )
-        .await
+        let mut form: Vec<_> =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        form.push(("client_id".to_owned(), self.client_id.clone()));
+        let ask = move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await };
+        inside(&stage.run, ask).await
     }
 
     /// An MCP request with a token.

@@ -1,0 +1,126 @@
+//! The hosts of client metadata documents, in claude.ai's and cursor.com's place: under addresses that are public, within the
+//! run's network namespace, and with certificates that the bed's own proxy trusts.
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{certificates::Certificates, http, program};
+use crate::{
+    forward::free_port,
+    run::{NODE_ADDRESS, Run},
+};
+
+const NAME: &str = "document-host";
+
+/// A public address, which nobody outside the namespace sees.
+const PUBLIC_ADDRESS: &str = "160.79.104.10";
+
+/// The running hosts: `claude.ai` at a public address, `www.cursor.com` at a private one.
+#[derive(Clone, Debug)]
+pub struct DocumentHost {
+    run: Run,
+    hosts: PathBuf,
+}
+
+/// Claude Code's document, as it is known to be.
+pub const CLAUDE_CODE: &str = "https://claude.ai/oauth/claude-code-client-metadata";
+
+impl DocumentHost {
+    /// Starts them. The run needs a network namespace.
+    pub async fn up(run: &Run) -> Result<Self> {
+        let namespace = run.namespace().context("hosts at public addresses need a network namespace")?;
+        let folder = run.directory().join(NAME);
+        fs::create_dir_all(folder.join("temporary"))?;
+        let host = Self { run: run.clone(), hosts: folder.join("hosts") };
+        let names =
+            format!("127.0.0.1 localhost\n{NODE_ADDRESS} login.localhost www.cursor.com\n{PUBLIC_ADDRESS} claude.ai\n");
+        fs::write(&host.hosts, names)?;
+        program::output(Command::new("ip").args(["-netns", &namespace, "address", "replace"]).args([
+            &format!("{PUBLIC_ADDRESS}/32"),
+            "dev",
+            "lo",
+        ]))?;
+        let document = |id: &str| {
+            json!({
+                "client_id": id,
+                "client_name": "Claude Code",
+                "redirect_uris": ["http://localhost/callback", "http://127.0.0.1/callback"],
+                "grant_types": ["authorization_code", "refresh_token"],
+                "token_endpoint_auth_method": "none",
+            })
+            .to_string()
+        };
+        let health = free_port()?;
+        fs::write(folder.join("nginx.conf"), settings(&Certificates::of(run)?, health, document))?;
+        run.stop(NAME)?;
+        let mut command = run.command(program::find("nginx", "nginx-light")?);
+        command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
+        run.spawn(NAME, &mut command)?;
+        http::wait_until_ready(run, NAME, &format!("http://127.0.0.1:{health}/"), Duration::from_secs(60)).await?;
+        Ok(host)
+    }
+
+    /// A command in the run's network that knows these hosts by their names.
+    pub fn command(&self, program: &std::path::Path) -> Result<Command> {
+        let mut command = self.run.command("unshare");
+        // A file of names for it alone.
+        command.args(["--mount", "--", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+        command.arg(&self.hosts).arg(program);
+        command.env("SSL_CERT_FILE", Certificates::of(&self.run)?.authority());
+        Ok(command)
+    }
+
+    /// The documents that were asked for, with their hosts: `claude.ai/oauth/claude-code-client-metadata`.
+    pub fn asked(&self) -> Result<Vec<String>> {
+        let log = fs::read_to_string(self.run.log(NAME))?;
+        Ok(log.lines().filter_map(|line| line.strip_prefix("asked ")).map(str::to_owned).collect())
+    }
+}
+
+fn settings(certificates: &Certificates, health: u16, document: impl Fn(&str) -> String) -> String {
+    let (certificate, key) = (certificates.certificate(), certificates.key());
+    let (certificate, key) = (certificate.display(), key.display());
+    let (claude_code, cursor) = (document(CLAUDE_CODE), document("https://www.cursor.com/private"));
+    let elsewhere = document("https://claude.ai/elsewhere");
+    let large = " ".repeat(6 * 1024);
+    let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
+    format!(
+        r#"# Written by e2e.
+daemon off;
+{user}
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 64; }}
+http {{
+  log_format asked 'asked $host$uri';
+  access_log off;
+  client_body_temp_path temporary;
+  proxy_temp_path temporary;
+  fastcgi_temp_path temporary;
+  uwsgi_temp_path temporary;
+  scgi_temp_path temporary;
+  server {{
+    listen 127.0.0.1:{health};
+    return 200;
+  }}
+  server {{
+    listen {PUBLIC_ADDRESS}:443 ssl;
+    listen {NODE_ADDRESS}:443 ssl;
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    access_log /dev/stdout asked;
+    default_type application/json;
+    add_header Cache-Control "max-age=300";
+    location = /oauth/claude-code-client-metadata {{ return 200 '{claude_code}'; }}
+    location = /private {{ return 200 '{cursor}'; }}
+    location = /moved {{ return 302 https://claude.ai/oauth/claude-code-client-metadata; }}
+    location = /not-itself {{ return 200 '{elsewhere}'; }}
+    location = /large {{ return 200 '{large}'; }}
+  }}
+}}
+"#
+    )
+}

@@ -1,0 +1,79 @@
+//! Clients that name themselves by the address of a metadata document, which the proxy fetches from a host with a public address
+//! and from no other.
+
+use std::fs;
+
+use e2e::{
+    forward::free_port,
+    peers::{
+        browser::Browser,
+        claude_code::ClaudeCode,
+        context_forge::MEMBERS,
+        document_host::{CLAUDE_CODE, DocumentHost},
+        edge::Edge,
+        json_lines::Person,
+        standalone::{Between, Proxy},
+    },
+};
+use serde_json::Value;
+use url::Url;
+
+use crate::support::{client, stage};
+
+const NAME: &str = "documents";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claude_code_logs_in_by_its_document_and_registers_nowhere() {
+    let stage = stage();
+    let documents = DocumentHost::up(&stage.run).await.unwrap();
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let edge = Edge::up(&stage.run, NAME, free_port().unwrap(), &listen).await.unwrap();
+    let (public_url, upstream) = (edge.url.as_str(), stage.tap.address.as_str());
+    let between = Between { public_url, provider: &stage.provider, upstream, documents: Some(&documents) };
+    let proxy = Proxy::up(&stage.run, &format!("proxy-{NAME}"), &listen, between).await.unwrap();
+
+    let claude = ClaudeCode::install(&stage.run, NAME).await.unwrap();
+    claude.add(&format!("{}/mcp", edge.url)).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    assert_eq!(claude.log_in(Person { browser: &browser, email: MEMBERS[0] }).await.unwrap(), 1);
+    browser.close().await.unwrap();
+    assert!(claude.is_connected().await.unwrap());
+    assert_eq!(proxy.sessions_of("Claude Code").unwrap(), 1);
+    claude.spoil_access_token().unwrap();
+    assert!(claude.is_connected().await.unwrap(), "it refreshes without a login");
+    let requests = fs::read_to_string(stage.run.log(&format!("edge-{NAME}"))).unwrap();
+    assert!(!requests.contains("POST /register"), "{requests}");
+    let fetched = documents.asked().unwrap();
+    assert_eq!(fetched, ["claude.ai/oauth/claude-code-client-metadata"], "once, and never for tokens");
+
+    // What is no document of its own address, or at no public address, is no client.
+    let http = client(&stage);
+    let authorize = async |id: &str| {
+        let parameters = [
+            ("response_type", "code"),
+            ("client_id", id),
+            ("redirect_uri", "http://localhost:9/callback"),
+            ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+            ("code_challenge_method", "S256"),
+        ];
+        let url = Url::parse_with_params(&format!("{}/authorize", edge.url), parameters).unwrap();
+        let answer = http.get(url).header("accept", "application/json").send().await.unwrap();
+        let status = answer.status().as_u16();
+        let error = answer.json::<Value>().await.unwrap_or_default();
+        (status, error["error_description"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(authorize(CLAUDE_CODE).await.0, 200, "the consent page");
+    for (id, status, says) in [
+        ("https://claude.ai/moved", 400, "redirects are not followed"),
+        ("https://claude.ai/not-itself", 400, "the document's own address"),
+        ("https://claude.ai/large", 400, "larger than 5 KiB"),
+        ("https://claude.ai/nothing", 400, "answers 404"),
+        ("https://www.cursor.com/private", 503, "cannot be reached"),
+        ("https://nobody.example/client", 401, "not a known MCP client's host"),
+    ] {
+        let (answered, description) = authorize(id).await;
+        assert!(answered == status && description.contains(says), "{id}: {answered} {description}");
+    }
+    let fetched = documents.asked().unwrap();
+    assert!(!fetched.iter().any(|asked| asked.starts_with("www.cursor.com")), "{fetched:?}");
+}

@@ -10,15 +10,41 @@ const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 const REDIRECT_URI: &str = "http://localhost:9/callback";
 
+/// What a login gave.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
+    client_id: String,
+}
+
 /// Logs in at a proxy run by `dev`, page by page, and returns the access token.
 pub async fn token(proxy: &str, email: &str) -> Result<String> {
+    Ok(log_in(proxy, email).await?.access)
+}
+
+/// The next tokens. `http` may be used again and again.
+pub async fn refresh(http: &Client, proxy: &str, tokens: &Tokens) -> Result<Tokens> {
+    let client_id = tokens.client_id.as_str();
+    let form = [("grant_type", "refresh_token"), ("refresh_token", tokens.refresh.as_str()), ("client_id", client_id)];
+    read(&http.post(format!("{proxy}/token")).form(&form).send().await?.json().await?, client_id)
+}
+
+/// A client that keeps connections, and cookies as a browser does.
+pub fn client() -> Result<Client> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = Client::builder()
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .tls_certs_only([])
-        .cookie_store(true)
-        .build()?;
+    let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).tls_certs_only([]);
+    Ok(client.cookie_store(true).build()?)
+}
+
+fn read(tokens: &Value, client_id: &str) -> Result<Tokens> {
+    let text = |name: &str| tokens[name].as_str().map(str::to_owned).with_context(|| format!("no token: {tokens}"));
+    Ok(Tokens { access: text("access_token")?, refresh: text("refresh_token")?, client_id: client_id.to_owned() })
+}
+
+/// Registers a client and logs in with it, page by page.
+pub async fn log_in(proxy: &str, email: &str) -> Result<Tokens> {
+    let client = client()?;
     let registration = json!({"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none"});
     let registered: Value = client.post(format!("{proxy}/register")).json(&registration).send().await?.json().await?;
     let client_id = registered["client_id"].as_str().context("no client_id")?;
@@ -41,8 +67,7 @@ pub async fn token(proxy: &str, email: &str) -> Result<String> {
     let code = to_client.query_pairs().find(|(name, _)| name == "code").context("no code")?.1.into_owned();
     let form =
         [("grant_type", "authorization_code"), ("code", &code), ("client_id", client_id), ("code_verifier", VERIFIER)];
-    let tokens: Value = client.post(format!("{proxy}/token")).form(&form).send().await?.json().await?;
-    tokens["access_token"].as_str().map(str::to_owned).with_context(|| format!("no token: {tokens}"))
+    read(&client.post(format!("{proxy}/token")).form(&form).send().await?.json().await?, client_id)
 }
 
 fn location(answer: &reqwest::Response) -> Result<Url> {

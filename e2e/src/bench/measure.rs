@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +13,16 @@ const DURATION: &str = "4s";
 /// Clock ticks of /proc/PID/stat a second (sysconf(_SC_CLK_TCK), 100 on Linux).
 const TICKS: f64 = 100.0;
 
+/// With which tokens requests are made.
+pub enum Tokens {
+    /// With none.
+    None,
+    /// All with this one.
+    One(String),
+    /// Each with the next line of this file.
+    EachAnother(PathBuf),
+}
+
 /// What is sent to whom.
 pub struct Load {
     url: String,
@@ -20,11 +30,18 @@ pub struct Load {
 }
 
 impl Load {
-    /// An MCP request to the contender at `port`, with a token if it wants one.
-    pub fn new(run: &Run, name: &str, port: u16, token: Option<String>) -> Result<Self> {
+    /// An MCP request to the contender at `port`.
+    pub fn new(run: &Run, name: &str, port: u16, tokens: &Tokens) -> Result<Self> {
         let script = run.directory().join(format!("{name}.lua"));
-        let authorization =
-            token.map(|token| format!("wrk.headers[\"Authorization\"] = \"Bearer {token}\"\n")).unwrap_or_default();
+        let authorization = match tokens {
+            Tokens::None => String::new(),
+            Tokens::One(token) => format!("wrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"),
+            // Where a round stops, the next goes on: none comes twice.
+            Tokens::EachAnother(file) => format!(
+                "local tokens, at = io.open('{0}'), '{0}.at'\nlocal mark = io.open(at)\nif mark then tokens:seek('set', tonumber(mark:read())) mark:close() end\nfunction request()\n  wrk.headers[\"Authorization\"] = 'Bearer ' .. tokens:read()\n  return wrk.format()\nend\nlocal count = 0\nfunction response()\n  count = count + 1\n  if count % 256 == 0 then local mark = io.open(at, 'w') mark:write(tokens:seek()) mark:close() end\nend\n",
+                file.display()
+            ),
+        };
         fs::write(
             &script,
             format!(
@@ -46,6 +63,27 @@ impl Sample {
     pub fn new(requests: u64, ticks: u64) -> Self {
         Self { micros_per_request: ticks as f64 / TICKS * 1e6 / requests.max(1) as f64 }
     }
+}
+
+/// How often something was done.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    pub per_second: f64,
+    pub cpu_milliseconds: f64,
+}
+
+impl Rate {
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub fn new(count: u64, elapsed: Duration, ticks: u64) -> Self {
+        let count = count.max(1) as f64;
+        Self { per_second: count / elapsed.as_secs_f64(), cpu_milliseconds: ticks as f64 / TICKS * 1e3 / count }
+    }
+}
+
+/// The CPU time of this thread.
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// Sends the load and returns how many requests were answered with 2xx; any other answer is an error.
@@ -76,17 +114,41 @@ pub fn resident_kib(pid: i32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+/// Everything that was measured.
+pub struct Figures {
+    /// The reference first, ours second.
+    pub forwarding: Vec<(&'static str, Vec<Sample>)>,
+    pub unseen: Vec<Sample>,
+    /// Microseconds of one ES256 verification alone.
+    pub verification: f64,
+    pub logins: Rate,
+    pub refreshes: Rate,
+    pub starts: Vec<f64>,
+    /// KiB.
+    pub idle: u64,
+    /// KiB, after P1.
+    pub loaded: u64,
+    /// Bytes of the binary.
+    pub binary: u64,
+}
+
+/// Median, least and greatest.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or_default();
+    (at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
+}
+
+fn micros(samples: &[Sample]) -> (f64, f64, f64) {
+    spread(samples.iter().map(|sample| sample.micros_per_request).collect())
+}
+
 /// The report, in Markdown.
-pub fn report(contenders: &[(&str, Vec<Sample>)], idle: u64, loaded: u64, binary: u64) -> String {
-    let median = |samples: &[Sample]| {
-        let mut values: Vec<f64> = samples.iter().map(|sample| sample.micros_per_request).collect();
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or_default();
-        (at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
-    };
+pub fn report(figures: &Figures) -> String {
     let rows: Vec<(&str, (f64, f64, f64))> =
-        contenders.iter().map(|(name, samples)| (*name, median(samples))).collect();
+        figures.forwarding.iter().map(|(name, samples)| (*name, micros(samples))).collect();
     let reference = rows.first().map_or(1.0, |(_, (median, ..))| *median);
+    let seen = rows.last().map_or(0.0, |(_, (median, ..))| *median);
     let table: String = rows
         .iter()
         .map(|(name, (median, low, high))| {
@@ -97,11 +159,54 @@ pub fn report(contenders: &[(&str, Vec<Sample>)], idle: u64, loaded: u64, binary
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown CPU");
     #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
     let mib = |kib: u64| kib as f64 / 1024.0;
+    let (unseen, low, high) = micros(&figures.unseen);
+    let (start, quickest, slowest) = spread(figures.starts.clone());
+    let Figures { verification, logins, refreshes, .. } = figures;
     format!(
-        "# Results\n\nWritten by `make bench`. {model}; version {version}; the static binary that is shipped, {size:.1} MiB.\n\n## P1: forwarding an authenticated `POST /mcp`\n\n64 keep-alive connections, token already seen, one core each, 5 interleaved rounds of 4 s. CPU time (user and system) of the\nprocess divided by its requests; the last column is requests per core against nginx (`proxy_pass`, buffering off, no auth).\n\n| | µs a request, median | spread | against nginx |\n|---|---|---|---|\n{table}\n## P6: memory\n\n{idle:.1} MiB idle after one login, {loaded:.1} MiB after P1 (resident; `dev`, which runs its login page in the same process).\n",
+        "# Results
+
+Written by `make bench`. {model}; version {version}; the static binary that is shipped, {size:.1} MiB.
+
+## P1: forwarding an authenticated `POST /mcp`
+
+64 keep-alive connections, token already seen, one core each, 5 interleaved rounds of 4 s. CPU time (user and system) of the
+process divided by its requests; the last column is requests per core against nginx (`proxy_pass`, buffering off, no auth).
+
+| | µs a request, median | spread | against nginx |
+|---|---|---|---|
+{table}
+## P2: the same, each request with a token not seen before
+
+{unseen:.1} µs a request ({low:.1} to {high:.1}). A verification alone costs {verification:.1} µs; beside that and what a request with a seen
+token costs, a new one costs {more:.1} µs.
+
+## P6: memory
+
+{idle:.1} MiB idle after one login, {loaded:.1} MiB after P1 (resident; `dev`, which runs its login page in the same process).
+
+## P7: logins and refreshes
+
+Eight people at once for 5 s, sessions in SQLite, one core, the login page of `dev` in the same process. Sessions in Kubernetes
+are not measured yet.
+
+| | a second | CPU ms each |
+|---|---|---|
+| whole logins, each with a registration | {logins_rate:.0} | {logins_cpu:.2} |
+| refreshes | {refreshes_rate:.0} | {refreshes_cpu:.2} |
+
+## P9: start
+
+{start:.0} ms from the start of the process to ready, median of {starts} ({quickest:.0} to {slowest:.0}), without an answer of the issuer.
+",
         version = env!("CARGO_PKG_VERSION"),
-        size = mib(binary / 1024),
-        idle = mib(idle),
-        loaded = mib(loaded),
+        size = mib(figures.binary / 1024),
+        idle = mib(figures.idle),
+        loaded = mib(figures.loaded),
+        more = unseen - seen - verification,
+        logins_rate = logins.per_second,
+        logins_cpu = logins.cpu_milliseconds,
+        refreshes_rate = refreshes.per_second,
+        refreshes_cpu = refreshes.cpu_milliseconds,
+        starts = figures.starts.len(),
     )
 }

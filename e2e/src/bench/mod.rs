@@ -2,7 +2,10 @@
 //! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
 
 pub mod login;
+mod logins;
 mod measure;
+mod start;
+mod unseen;
 
 use std::{
     fs,
@@ -20,7 +23,7 @@ use crate::{
     progress::{Progress, catch_interrupts, stop_if_interrupted},
     run::Run,
 };
-use measure::{Load, Sample, cpu_ticks, resident_kib, wrk};
+use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
 
 /// Interleaved rounds, each of every contender.
 const ROUNDS: usize = 5;
@@ -58,6 +61,17 @@ struct Contender {
     samples: Vec<Sample>,
 }
 
+impl Contender {
+    /// One round.
+    fn measure(&mut self) -> Result<()> {
+        stop_if_interrupted()?;
+        let before = cpu_ticks(self.pid)?;
+        let requests = wrk(OTHER, &self.load)?;
+        self.samples.push(Sample::new(requests, cpu_ticks(self.pid)? - before));
+        Ok(())
+    }
+}
+
 async fn measure(run: &Run) -> Result<String> {
     let progress = Progress::default();
     let nginx = program::find("nginx", "nginx-light")?;
@@ -71,23 +85,44 @@ async fn measure(run: &Run) -> Result<String> {
     let token = login::token(&format!("http://127.0.0.1:{ours}"), "bench@example.com").await?;
     let idle = resident_kib(proxy_pid)?;
 
-    let contender = |name, pid, port, token| -> Result<Contender> {
-        Ok(Contender { name, pid, load: Load::new(run, name, port, token)?, samples: Vec::new() })
+    let contender = |name, pid, port, tokens: &Tokens| -> Result<Contender> {
+        Ok(Contender { name, pid, load: Load::new(run, name, port, tokens)?, samples: Vec::new() })
     };
-    let mut contenders =
-        [contender("nginx", peer_pid, peer, None)?, contender("mcp-oauth-operator", proxy_pid, ours, Some(token))?];
+    let mut contenders = [
+        contender("nginx", peer_pid, peer, &Tokens::None)?,
+        contender("mcp-oauth-operator", proxy_pid, ours, &Tokens::One(token.clone()))?,
+    ];
     for round in 1..=ROUNDS {
         for contender in &mut contenders {
-            stop_if_interrupted()?;
-            let before = cpu_ticks(contender.pid)?;
-            let requests = wrk(OTHER, &contender.load)?;
-            let ticks = cpu_ticks(contender.pid)? - before;
-            contender.samples.push(Sample::new(requests, ticks));
+            contender.measure()?;
         }
         progress.say(format!("round {round} of {ROUNDS}"));
     }
     let loaded = resident_kib(proxy_pid)?;
-    Ok(measure::report(&contenders.map(|c| (c.name, c.samples)), idle, loaded, fs::metadata(&binary)?.len()))
+
+    let (unseen, keys) = (run.directory().join("unseen"), run.directory().join("proxy/state/signing-keys.json"));
+    let verification = unseen::write(&keys, &token, &unseen)?;
+    let mut with_unseen = contender("unseen", proxy_pid, ours, &Tokens::EachAnother(unseen))?;
+    for _ in 0..ROUNDS {
+        with_unseen.measure()?;
+    }
+    progress.say("requests with tokens not seen before");
+    let url = format!("http://127.0.0.1:{ours}");
+    let logins = logins::logins(&url, proxy_pid).await?;
+    let refreshes = logins::refreshes(&url, proxy_pid).await?;
+    progress.say("logins and refreshes");
+    let starts = start::starts(run, &binary).await?;
+    Ok(measure::report(&Figures {
+        forwarding: contenders.map(|contender| (contender.name, contender.samples)).to_vec(),
+        unseen: with_unseen.samples,
+        verification,
+        logins,
+        refreshes,
+        starts,
+        idle,
+        loaded,
+        binary: fs::metadata(&binary)?.len(),
+    }))
 }
 
 async fn start_nginx(run: &Run, nginx: &Path, name: &str, core: &str, server: &str) -> Result<i32> {

@@ -1,0 +1,80 @@
+//! P7: whole logins and refreshes, against a login page that costs next to nothing, with sessions in SQLite.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use futures::future::try_join_all;
+
+use super::{
+    login::{self, Tokens},
+    measure::{Rate, cpu_ticks},
+};
+
+/// How many people at once.
+const PEOPLE: usize = 8;
+
+/// How long each is measured.
+const DURATION: Duration = Duration::from_secs(5);
+
+/// Whole logins: registration, authorization, consent, the page of the issuer, callback, code.
+pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
+    measured(pid, |number, done| async move {
+        for count in 0.. {
+            let person = format!("person-{number}-{count}@example.com");
+            login::log_in(proxy, &person).await?;
+            if done.count() {
+                break;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Refreshes, each of the tokens that the one before gave.
+pub async fn refreshes(proxy: &str, pid: i32) -> Result<Rate> {
+    let people =
+        (0..PEOPLE).map(|number| async move { login::log_in(proxy, &format!("refresher-{number}@example.com")).await });
+    let tokens: &[Tokens] = &try_join_all(people).await?;
+    measured(pid, |number, done| async move {
+        let (http, mut current) = (login::client()?, tokens[number].clone());
+        loop {
+            current = login::refresh(&http, proxy, &current).await?;
+            if done.count() {
+                return Ok(());
+            }
+        }
+    })
+    .await
+}
+
+/// Counts what is done until the time is over.
+struct Done {
+    begun: Instant,
+    count: AtomicU64,
+}
+
+impl Done {
+    /// One more; says whether it is enough.
+    fn count(&self) -> bool {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.begun.elapsed() >= DURATION
+    }
+}
+
+async fn measured<F>(pid: i32, work: impl Fn(usize, Arc<Done>) -> F) -> Result<Rate>
+where
+    F: Future<Output = Result<()>>,
+{
+    let done = Arc::new(Done { begun: Instant::now(), count: AtomicU64::new(0) });
+    let before = cpu_ticks(pid)?;
+    try_join_all((0..PEOPLE).map(|number| work(number, done.clone()))).await?;
+    let count = done.count.load(Ordering::Relaxed);
+    Ok(Rate::new(count, done.begun.elapsed(), cpu_ticks(pid)? - before))
+}

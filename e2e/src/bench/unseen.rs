@@ -1,0 +1,51 @@
+//! P2: every request with a token that the proxy has not seen, so that it has to verify a signature.
+
+use std::{fs, io::Write, path::Path};
+
+use anyhow::{Context, Result};
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey},
+};
+use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::Value;
+
+use super::measure::thread_cpu;
+
+/// More than are asked for in all rounds, and many times what the proxy remembers.
+const TOKENS: usize = 250_000;
+
+/// How many signatures the verification alone is measured with.
+const VERIFIED: u32 = 5_000;
+
+/// Writes tokens that differ from a good one in their `jti`, one a line, signed with the proxy's own key. Returns what a
+/// verification alone costs, in microseconds of CPU time.
+pub fn write(keys: &Path, token: &str, file: &Path) -> Result<f64> {
+    let keys: Value = serde_json::from_slice(&fs::read(keys)?)?;
+    let key = STANDARD.decode(keys["keys"][0]["privateKey"].as_str().context("no key")?)?;
+    let pair =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key).map_err(|_| anyhow::anyhow!("no key"))?;
+    let random = SystemRandom::new();
+    let (head, rest) = token.split_once('.').context("no JWT")?;
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(rest.split('.').next().context("no claims")?)?;
+    let mut claims: Value = serde_json::from_slice(&claims)?;
+    let mut sign = |number: usize| -> Result<(String, Vec<u8>)> {
+        claims["jti"] = format!("unseen-{number}").into();
+        let signed = format!("{head}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = pair.sign(&random, signed.as_bytes()).map_err(|_| anyhow::anyhow!("no signature"))?;
+        Ok((signed, signature.as_ref().to_vec()))
+    };
+    let mut out = std::io::BufWriter::new(fs::File::create(file)?);
+    for number in 0..TOKENS {
+        let (signed, signature) = sign(number)?;
+        writeln!(out, "{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))?;
+    }
+    out.flush()?;
+    let (signed, signature) = sign(TOKENS)?;
+    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref());
+    let before = thread_cpu();
+    for _ in 0..VERIFIED {
+        public.verify(signed.as_bytes(), &signature).map_err(|_| anyhow::anyhow!("the signature is not good"))?;
+    }
+    Ok((thread_cpu() - before).as_secs_f64() * 1e6 / f64::from(VERIFIED))
+}

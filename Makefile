@@ -104,6 +104,23 @@ bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (needs nginx
 bench-steps:
 	@$(E2E) bench
 
+CARGO_FUZZ_VERSION := 0.13.1
+CARGO_FUZZ := $(MCP_OAUTH_CACHE)/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
+FUZZ_TARGETS := $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+
+$(CARGO_FUZZ):
+	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION), once, about 2 minutes"
+	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/cargo-fuzz cargo install cargo-fuzz --quiet --locked --version $(CARGO_FUZZ_VERSION) --root $(dir $(CARGO_FUZZ))..
+	rm -rf $(MCP_OAUTH_CACHE)/build/cargo-fuzz
+
+# No sanitizer: those need an unstable compiler, and there is no unsafe code of ours to find.
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## Feed every parser that can be reached before a login with odd input (SECONDS_EACH=60; TARGET=one of them)
+	@set -e; for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	echo "$$target: $(or $(SECONDS_EACH),60) s"; \
+	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/fuzz $(CARGO_FUZZ) run --sanitizer none $$target -- -max_total_time=$(or $(SECONDS_EACH),60) -print_final_stats=1; \
+	done
+
 .PHONY: test
 test: ## Set up what is needed and run every test (needs root on Linux)
 	@$(LOCKED) test-steps

@@ -212,6 +212,8 @@ impl PathPattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -272,5 +274,33 @@ mod tests {
             assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
         }
         assert!("/tokens".parse::<PathPattern>().is_ok());
+    }
+
+    proptest! {
+        /// Nobody reads what we take in another way: it is what a URL parser makes of it, and of one spelling.
+        #[test]
+        fn what_is_taken_for_an_origin_is_one_and_in_its_one_spelling(
+            text in prop_oneof![".*", "https?://[a-zA-Z0-9.@:/?#\\\\\\[\\]%-]{0,40}"],
+        ) {
+            if let Ok(origin) = text.parse::<PublicUrl>() {
+                let url = url::Url::parse(&text).unwrap();
+                prop_assert_eq!(origin.as_str(), url.origin().ascii_serialization());
+                prop_assert_eq!(origin.as_str(), &text);
+            }
+            if let Ok(issuer) = text.parse::<IssuerUrl>() {
+                let url = url::Url::parse(issuer.as_str()).unwrap();
+                prop_assert!(url.query().is_none() && url.fragment().is_none() && url.username().is_empty());
+                prop_assert!(url.scheme() == "https" || is_loopback_host(&url.host().unwrap()));
+            }
+        }
+
+        #[test]
+        fn a_path_that_matches_has_nothing_to_decode_or_to_climb(path in "/servers/[a-z0-9./%;\\\\#?~_-]{0,20}/mcp") {
+            let pattern: PathPattern = "/servers/*/mcp".parse().unwrap();
+            if pattern.matches(&path) {
+                prop_assert_eq!(path.matches('/').count(), 3);
+                prop_assert!(!path.contains(['%', ';', '\\', '#', '?']) && !path.contains("/../") && !path.contains("/./"));
+            }
+        }
     }
 }

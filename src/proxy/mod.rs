@@ -6,6 +6,8 @@ pub mod config;
 pub(crate) mod crypto;
 mod endpoints;
 mod forward;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod identity;
 mod metrics;

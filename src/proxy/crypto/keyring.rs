@@ -270,6 +270,8 @@ pub fn random_token() -> Option<String> {
 
 #[cfg(test)]
 pub mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -349,5 +351,29 @@ pub mod tests {
             assert!(error.to_string().contains("openssl rand -base64 32"));
         }
         assert!(Keyring::new(&format!(" {KEY}\n"), "https://mcp.example.com").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens_and_with_any_one_character_changed_does_not(
+            value in ".{0,60}",
+            at in any::<prop::sample::Index>(),
+            to in "[A-Za-z0-9_-]",
+        ) {
+            let keyring = keyring();
+            let sealed = keyring.seal(Purpose::Code, &value).unwrap();
+            prop_assert_eq!(keyring.open::<String>(Purpose::Code, &sealed), Some(value.clone()));
+            prop_assert_eq!(keyring.open::<String>(Purpose::RefreshToken, &sealed), None);
+            let signed = keyring.sign(Purpose::ClientId, &value).unwrap();
+            prop_assert_eq!(keyring.read::<String>(Purpose::ClientId, &signed), Some(value));
+            for text in [&sealed, &signed] {
+                let at = at.index(text.len());
+                let changed = format!("{}{to}{}", &text[..at], &text[at + 1..]);
+                if changed != *text {
+                    prop_assert_eq!(keyring.open::<String>(Purpose::Code, &changed), None);
+                    prop_assert_eq!(keyring.read::<String>(Purpose::ClientId, &changed), None);
+                }
+            }
+        }
     }
 }

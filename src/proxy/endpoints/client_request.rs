@@ -17,7 +17,7 @@ use crate::proxy::{
     state::{Proxy, Secrets},
 };
 
-type Parameters = HashMap<String, String>;
+pub type Parameters = HashMap<String, String>;
 
 /// The parameters of a client that has proved that it is itself.
 pub struct ClientRequest {
@@ -81,7 +81,7 @@ fn refusal(by_authorization: bool, error: &OAuthError) -> Response {
 }
 
 /// The parameters of the body, each of which may be there once (RFC 6749 §3.2).
-fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError> {
+pub fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
@@ -97,7 +97,7 @@ fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError
 }
 
 /// HTTP Basic, whose parts are form-encoded (RFC 6749 §2.3.1).
-fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OAuthError> {
+pub fn basic_credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, OAuthError> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let decode = || {
         let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;

@@ -30,6 +30,11 @@ use axum::{
 use tower_http::cors::{Any, CorsLayer};
 
 use self::limits::{Limits, limit_people, limit_programs};
+#[cfg(feature = "fuzzing")]
+pub use self::{
+    client_request::{basic_credentials, parameters},
+    cookies::Cookies,
+};
 
 use super::state::Proxy;
 use crate::api::proxy::DynamicRegistration;

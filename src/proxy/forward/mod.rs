@@ -12,6 +12,8 @@ pub use body::Body;
 use body::BoxError;
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 use headers::HeaderRules;
+#[cfg(feature = "fuzzing")]
+pub use mcp_session::unbind;
 
 #[cfg(test)]
 pub mod testing {

@@ -1,0 +1,172 @@
+//! What the fuzz targets in `fuzz/` call (feature `fuzzing`): each reads what anybody may send before a login, and says what must
+//! hold of it whatever it is. Nothing else uses this.
+
+#![expect(clippy::expect_used, reason = "a fuzz target ends where its promise does not hold")]
+
+use std::sync::LazyLock;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use jiff::Timestamp;
+use url::{Url, form_urlencoded};
+
+use super::{
+    client_address::client_address,
+    config::SigningKeys,
+    crypto::{Keyring, Purpose, SigningRing},
+    endpoints::{Cookies, basic_credentials, parameters},
+    forward::unbind,
+    oauth::{
+        authorize::{self, Query, Refusal},
+        client::Client,
+        client_document::DocumentUrl,
+        known_clients::{Asking, KnownClients, ListedClients},
+        redirect_uri,
+        resource::Resources,
+    },
+};
+use crate::api::{
+    PublicUrl,
+    proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
+};
+
+static PUBLIC_URL: LazyLock<PublicUrl> = LazyLock::new(|| "https://mcp.example.com".parse().expect("it is an origin"));
+
+static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
+    Keyring::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", PUBLIC_URL.as_str()).expect("it is 32 bytes")
+});
+
+static RESOURCES: LazyLock<Resources> = LazyLock::new(|| {
+    let paths = ["/mcp", "/servers/*/mcp"].map(|path| path.parse().expect("it is a path"));
+    Resources::new(PUBLIC_URL.clone(), paths.to_vec())
+});
+
+static CLIENT: LazyLock<Client> = LazyLock::new(|| {
+    let registration =
+        br#"{"redirect_uris": ["http://localhost/callback", "https://claude.ai/api/mcp/auth_callback"]}"#;
+    Client::register(registration, &Redirects::default(), Timestamp::UNIX_EPOCH).expect("it is a registration")
+});
+
+/// `POST /register`: a registration that is taken lives in its id, and leads nowhere but to where the rules let it.
+pub fn registration(body: &[u8]) {
+    let rules = Redirects::default();
+    let Ok(client) = Client::register(body, &rules, Timestamp::UNIX_EPOCH) else { return };
+    assert!(client.redirect_uris.iter().all(|uri| redirect_uri::check(uri, &rules).is_ok()));
+    assert!(!client.name.is_empty() && !client.name.chars().any(char::is_control));
+    if let Ok(id) = client.id(&KEYRING) {
+        assert_eq!(Client::from_id(&id, &KEYRING).as_ref(), Some(&client));
+        assert!(!client.answer(&id, &KEYRING).is_null());
+    }
+}
+
+/// A redirect URI that is taken is one that a browser understands as we do; what differs from the registered one differs in
+/// the port of a loopback address alone.
+pub fn redirect(text: &str) {
+    let (registered, requested) = text.split_once('\n').unwrap_or((text, text));
+    if redirect_uri::check(requested, &Redirects::default()).is_ok() {
+        let url = Url::parse(requested).expect("it is a URI");
+        let host = url.host_str().unwrap_or_default();
+        let known = redirect_uri::is_known_host(host, &Redirects::default());
+        let native = url.scheme() == "cursor";
+        assert!(known || native || redirect_uri::is_loopback(&url), "{requested}");
+        assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
+    }
+    if registered != requested && redirect_uri::matches(registered, requested) {
+        let (Ok(one), Ok(other)) = (Url::parse(registered), Url::parse(requested)) else { return };
+        assert_eq!(
+            (one.scheme(), one.host(), one.path(), one.query()),
+            ("http", other.host(), other.path(), other.query())
+        );
+        assert!(redirect_uri::is_loopback(&other));
+    }
+}
+
+/// `GET /authorize`: an error goes by a redirect only to where the client registered.
+pub fn authorization(query: &[u8]) {
+    let mut pairs: Vec<(String, String)> = form_urlencoded::parse(query).into_owned().collect();
+    // Otherwise nearly every input ends at the first check.
+    pairs.push(("client_id".to_owned(), "any".to_owned()));
+    let query = Query::new(&pairs);
+    let asking = Asking::Registered(CLIENT.clone());
+    let redirect_uri = match authorize::check(&query, &asking, &Redirects::default(), &RESOURCES) {
+        Ok(request) => request.redirect_uri,
+        Err(Refusal::Redirect { redirect_uri, .. }) => redirect_uri,
+        Err(Refusal::Page(_)) => return,
+    };
+    assert!(CLIENT.allows(&redirect_uri));
+}
+
+/// Whatever somebody makes up, it is nothing that we have sealed or signed.
+pub fn sealed(text: &str) {
+    assert_eq!(Client::from_id(text, &KEYRING), None);
+    for purpose in [Purpose::ConsentForm, Purpose::Login, Purpose::Code, Purpose::RefreshToken] {
+        assert_eq!(KEYRING.open::<serde_json::Value>(purpose, text), None);
+    }
+    static RING: LazyLock<SigningRing> = LazyLock::new(|| {
+        let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).expect("there is randomness");
+        SigningRing::new(&keys).expect("they are keys")
+    });
+    assert!(RING.verify(text, PUBLIC_URL.as_str(), 0).is_err());
+}
+
+/// A client metadata document: the first line is its address, the rest what is there.
+pub fn document(text: &str) {
+    let (address, body) = text.split_once('\n').unwrap_or((text, ""));
+    let any = Clients {
+        metadata_documents: MetadataDocuments::Any,
+        redirects: Redirects { policy: RedirectPolicy::Any, hosts: Vec::new() },
+        ..Clients::default()
+    };
+    let Ok(document) = DocumentUrl::parse(address, &any) else { return };
+    let url = Url::parse(address).expect("it is an address");
+    assert_eq!((url.scheme(), url.port(), url.as_str()), ("https", None, address));
+    assert!(url.domain().is_some() && url.path().len() > 1);
+    if let Ok(client) = document.read(body.as_bytes(), &any.redirects) {
+        assert!(client.redirect_uris.iter().all(|uri| redirect_uri::check(uri, &any.redirects).is_ok()));
+    }
+}
+
+/// `POST /token` and `/revoke`: the first line is the value of `Authorization`, the rest the body. Nobody without an id of ours
+/// is a client.
+pub fn token_request(data: &[u8]) {
+    let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (authorization, body) = (&data[..split], data.get(split + 1..).unwrap_or_default());
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    if let (false, Ok(value)) = (authorization.is_empty(), HeaderValue::from_bytes(authorization)) {
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    let (Ok(parameters), Ok(basic)) = (parameters(&headers, body), basic_credentials(&headers)) else { return };
+    let (listed, rules) = (ListedClients::default(), Clients::default());
+    let known = KnownClients { keyring: &KEYRING, listed: &listed, rules: &rules };
+    let get = |name: &str| parameters.get(name).map(String::as_str);
+    if let Ok(id) = known.authenticate(basic, get("client_id"), get("client_secret")) {
+        assert!(DocumentUrl::parse(&id, &rules).is_ok(), "{id}");
+    }
+}
+
+/// What a request says in its headers and path, one a line: the path, the cookies, the hops, the MCP session.
+pub fn request(text: &str) {
+    let mut lines = text.split('\n');
+    let mut next = || lines.next().unwrap_or_default();
+    if let Some(path) = RESOURCES.path(next()) {
+        assert!(path == "/mcp" || (path.starts_with("/servers/") && path.ends_with("/mcp")), "{path}");
+        assert!(!path.contains("..") && !path.contains("//") && !path.contains(['%', '\\', '#', '?', ';']), "{path}");
+    }
+    let mut headers = HeaderMap::new();
+    let names = [header::COOKIE, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("mcp-session-id")];
+    for name in names {
+        if let Ok(value) = HeaderValue::from_str(next()) {
+            headers.insert(name, value);
+        }
+    }
+    let cookies = Cookies::read(&headers, &PUBLIC_URL);
+    assert!(cookies.browser().is_none_or(|name| name.len() == 43));
+    let _ = (cookies.login("state"), cookies.logins().count());
+    let trusted = ["10.0.0.0/8".parse().expect("it is a range")];
+    let peer = [10, 0, 0, 1].into();
+    let _ = client_address(peer, &headers, &trusted);
+    assert_eq!(client_address([192, 0, 2, 1].into(), &headers, &trusted).to_string(), "192.0.2.1");
+    if headers.get("mcp-session-id").is_some_and(|value| !value.is_empty()) {
+        assert!(unbind(&KEYRING, "somebody", &mut headers).is_err());
+    }
+}

@@ -60,7 +60,7 @@ impl BrowserStub {
     /// Runs a command to its end, with what it says of itself in the log. The person, if there is one, logs in when it
     /// asks for that; else a wish to log in is an error.
     pub async fn run(&self, command: &mut Command, person: Option<Person<'_>>, log: &Path) -> Result<Ended> {
-        let name = command.as_std().get_program().display().to_string();
+        let name = log.file_stem().unwrap_or_default().display().to_string();
         let errors = fs::OpenOptions::new().create(true).append(true).open(log)?;
         // It may take the end of its input for a person who went away: that is left open.
         let mut child = self

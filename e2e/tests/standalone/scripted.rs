@@ -1,10 +1,10 @@
 //! A client of our own, which sends what a test tells it to, for clients that cannot run here.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, fs, net::IpAddr};
 
 use e2e::peers::{browser::Browser, certificates::Certificates, context_forge::TOOL, json_lines::Person};
 use reqwest::{
-    Certificate, Client, Method, Response, StatusCode,
+    Certificate, Client, ClientBuilder, Method, Response, StatusCode,
     header::{ACCEPT, LOCATION, USER_AGENT, WWW_AUTHENTICATE},
     redirect,
 };
@@ -17,7 +17,10 @@ use crate::{ALICE, bed::Bed};
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-/// Where the client sends its requests from, and as what.
+/// As VS Code's, which is an address itself: it must come back without having been decoded twice.
+const STATE: &str = "vscode://dynamicauthprovider/localhost%3A1/authorize?nonce=a%2Bb&windowId=1";
+
+/// The client, before it has registered.
 pub struct Scripted<'a> {
     bed: &'a Bed,
     agent: &'static str,
@@ -105,6 +108,13 @@ impl<'a> Scripted<'a> {
         assert!(answer.contains("Echo: hello"), "{answer}");
     }
 
+    /// HTTP of its own, which trusts the edge.
+    fn http(&self, build: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
+        let authority = fs::read(Certificates::of(&self.bed.run).unwrap().authority()).unwrap();
+        let builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&authority).unwrap()]);
+        build(builder).build().unwrap()
+    }
+
     async fn request(&self, access: &str, message: &Value) -> String {
         let mut message = message.clone();
         message["jsonrpc"] = json!("2.0");
@@ -117,7 +127,7 @@ impl<'a> Scripted<'a> {
 }
 
 impl Registered<'_> {
-    /// The address at which this client asks for a login, with a state that only survives if nothing decodes it.
+    /// The address at which this client asks for a login.
     pub fn authorize_url(&self, redirect_uri: &str) -> String {
         let resource = self.client.resource();
         let query = [
@@ -144,9 +154,7 @@ impl Registered<'_> {
 
     /// Logs in page by page. Chromium does not follow a redirect to a scheme that no program has claimed.
     pub async fn log_in_without_browser(&self, redirect_uri: &str) -> Tokens {
-        let authority = std::fs::read(Certificates::of(&self.client.bed.run).unwrap().authority()).unwrap();
-        let builder = Client::builder().no_proxy().redirect(redirect::Policy::none()).cookie_store(true);
-        let http = builder.tls_certs_only([Certificate::from_pem(&authority).unwrap()]).build().unwrap();
+        let http = self.client.http(|builder| builder.redirect(redirect::Policy::none()).cookie_store(true));
         let mut at = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
         let mut answer = http.get(at.clone()).send().await.unwrap();
         for _ in 0..12 {
@@ -191,9 +199,7 @@ impl Registered<'_> {
 
     /// Refreshes from another address of this machine.
     pub async fn refresh_from(&self, address: IpAddr, tokens: &Tokens) -> Tokens {
-        let authority = std::fs::read(Certificates::of(&self.client.bed.run).unwrap().authority()).unwrap();
-        let builder = Client::builder().no_proxy().local_address(address);
-        let http = builder.tls_certs_only([Certificate::from_pem(&authority).unwrap()]).build().unwrap();
+        let http = self.client.http(|builder| builder.local_address(address));
         Tokens::of(self.refresh_by(&http, tokens).await).await
     }
 
@@ -216,9 +222,6 @@ impl Registered<'_> {
         self.answer["client_id"].as_str().unwrap()
     }
 }
-
-/// As VS Code's, which is an address itself.
-const STATE: &str = "vscode://dynamicauthprovider/localhost%3A1/authorize?nonce=a%2Bb&windowId=1";
 
 impl Tokens {
     async fn of(answer: Response) -> Self {

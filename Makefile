@@ -104,7 +104,7 @@ bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (needs nginx
 bench-steps:
 	@$(E2E) bench
 
-CARGO_FUZZ_VERSION := 0.13.1
+CARGO_FUZZ_VERSION := 0.13.2
 CARGO_FUZZ := $(MCP_OAUTH_CACHE)/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
 FUZZ_TARGETS := $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{
         McpOAuthProxy,
-        proxy::{Access, CredentialKeys, IdentityProvider, Upstream},
+        proxy::{Access, CredentialKeys, IdentityProvider, RecheckOnRefresh, Upstream},
     },
     keys::{self, KeysError, write_new},
     proxy::{
@@ -197,7 +197,13 @@ fn config(
         listen: listener.local_addr()?,
         health_listen: LOOPBACK,
         workers: None,
-        identity_provider: IdentityProvider { issuer_url: issuer_url.to_owned(), ..spec.identity_provider },
+        // The login page here speaks http, and has no accounts that could go away.
+        identity_provider: IdentityProvider {
+            issuer_url: issuer_url.to_owned(),
+            ca_ref: None,
+            recheck_on_refresh: RecheckOnRefresh::Disabled,
+            ..spec.identity_provider
+        },
         credentials: CredentialFiles { directory: state.to_owned(), keys: CredentialKeys::default() },
         references: Some(state.join("references")),
         signing_keys: state.join(keys::SIGNING_KEYS),

@@ -340,8 +340,14 @@ pub mod testing {
         session::{LiveSet, SqliteStore},
     };
 
-    /// A proxy at https://mcp.example.com before `upstream`, with SQLite and files in a folder that ends with it.
-    pub async fn proxy(upstream: &str, live: LiveSet, clock: Clock) -> (tempfile::TempDir, Proxy) {
+    /// This moment, in whole seconds.
+    pub fn wall() -> Timestamp {
+        wall_clock()()
+    }
+
+    /// The configuration of a proxy at https://mcp.example.com before `upstream`, with SQLite and files in a folder that ends
+    /// with it.
+    pub fn config(upstream: &str) -> (tempfile::TempDir, ProxyConfig) {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
         let signing = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
@@ -367,6 +373,13 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
             at.display()
         ))
         .unwrap();
+        (directory, config)
+    }
+
+    /// A proxy of that configuration.
+    pub async fn proxy(upstream: &str, live: LiveSet, clock: Clock) -> (tempfile::TempDir, Proxy) {
+        let (directory, config) = config(upstream);
+        let at = directory.path();
         let secrets = Secrets::load(&config, EncryptionKey::Current).unwrap();
         let record_keys = keys();
         let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());

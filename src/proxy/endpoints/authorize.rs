@@ -101,8 +101,14 @@ pub(super) fn host_of(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tower::ServiceExt;
+
     use super::*;
-    use crate::proxy::endpoints::testing::{Bed, REFRESHES, text};
+    use crate::proxy::endpoints::{
+        router,
+        testing::{Bed, REFRESHES, text},
+    };
 
     fn cookies(answer: &Response) -> Vec<String> {
         let set = answer.headers().get_all(header::SET_COOKIE).iter();
@@ -148,6 +154,65 @@ mod tests {
         let elsewhere = bed.authorize(&[("redirect_uri", Some("http://localhost:1/other"))]);
         let page = bed.get(&elsewhere, &[]).await;
         assert_eq!((page.status(), page.headers().get("location")), (StatusCode::BAD_REQUEST, None));
+    }
+
+    #[tokio::test]
+    async fn a1_a3_consent_is_asked_again_whatever_a_browser_brings_and_wherever_it_comes_from() {
+        let bed = Bed::new(&REFRESHES).await;
+        let first = bed.get(&bed.authorize(&[]), &[]).await;
+        let browser = cookies(&first)[0].split(';').next().unwrap().to_owned();
+        let another = bed.register_another();
+        let of_another =
+            bed.authorize(&[("client_id", Some(&another)), ("redirect_uri", Some("http://localhost:1/x"))]);
+        for site in [None, Some("none"), Some("same-origin"), Some("same-site"), Some("cross-site")] {
+            for address in [&bed.authorize(&[]), &of_another, &bed.authorize(&[("prompt", Some("none"))])] {
+                let mut headers = vec![("cookie", browser.as_str())];
+                headers.extend(site.map(|site| ("sec-fetch-site", site)));
+                let page = bed.get(address, &headers).await;
+                assert_eq!((page.status(), page.headers().get("location")), (StatusCode::OK, None), "{address}");
+                assert!(text(page).await.contains("name=\"decision\""));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn b2_no_address_that_a_client_gives_of_itself_is_shown_or_asked() {
+        let bed = Bed::new(&REFRESHES).await;
+        let body = json!({
+            "redirect_uris": ["http://localhost/x"], "logo_uri": "http://169.254.169.254/logo", "token_endpoint_auth_method": "none",
+            "client_uri": "http://169.254.169.254/client", "jwks_uri": "http://169.254.169.254/jwks", "tos_uri": "javascript:x",
+        });
+        let request = axum::http::Request::post("/register").body(axum::body::Body::from(body.to_string())).unwrap();
+        let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        let registered = text(answer).await;
+        let id =
+            serde_json::from_str::<serde_json::Value>(&registered).unwrap()["client_id"].as_str().unwrap().to_owned();
+        let asked = bed.authorize(&[("client_id", Some(&id)), ("redirect_uri", Some("http://localhost:1/x"))]);
+        let page = bed.get(&asked, &[]).await;
+        assert_eq!(page.status(), StatusCode::OK);
+        let html = text(page).await;
+        for said in [registered, html] {
+            assert!(!said.contains("169.254") && !said.contains("javascript:") && !said.contains("<img"), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn b8_a_registration_can_be_neither_read_nor_changed() {
+        let bed = Bed::new(&REFRESHES).await;
+        for (method, path, status) in [
+            ("GET", "/register".to_owned(), 405),
+            ("PUT", "/register".to_owned(), 405),
+            ("DELETE", "/register".to_owned(), 405),
+            ("GET", format!("/register/{}", bed.client_id), 404),
+            ("PUT", format!("/register/{}", bed.client_id), 404),
+            ("DELETE", format!("/register/{}", bed.client_id), 404),
+        ] {
+            let request = axum::http::Request::builder().method(method).uri(&path);
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{method} {path}");
+        }
     }
 
     #[tokio::test]

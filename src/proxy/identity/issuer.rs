@@ -1,3 +1,5 @@
+#[cfg(test)]
+mod lying;
 mod recheck;
 
 use std::{

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refresh_after_grace_ends_the_session() {
+    fn a13_refresh_after_grace_ends_the_session() {
         let session = at_generation(3);
         assert_eq!(decide_after(&session, 1, GRACE), Refresh::Repeat);
         assert!(matches!(decide_after(&session, 1, GRACE + SignedDuration::from_secs(1)), Refresh::End(_)));

@@ -52,6 +52,8 @@ impl DocumentHost {
             })
             .to_string()
         };
+        // nginx takes no text so long in its settings. It finds the file beside those.
+        fs::write(folder.join("large.json"), " ".repeat(6 * 1024))?;
         let health = free_port()?;
         fs::write(folder.join("nginx.conf"), settings(&Certificates::of(run)?, health, document))?;
         run.stop(NAME)?;
@@ -84,7 +86,6 @@ fn settings(certificates: &Certificates, health: u16, document: impl Fn(&str) ->
     let (certificate, key) = (certificate.display(), key.display());
     let (claude_code, cursor) = (document(CLAUDE_CODE), document("https://www.cursor.com/private"));
     let elsewhere = document("https://claude.ai/elsewhere");
-    let large = " ".repeat(6 * 1024);
     let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
     format!(
         r#"# Written by e2e.
@@ -118,7 +119,7 @@ http {{
     location = /private {{ return 200 '{cursor}'; }}
     location = /moved {{ return 302 https://claude.ai/oauth/claude-code-client-metadata; }}
     location = /not-itself {{ return 200 '{elsewhere}'; }}
-    location = /large {{ return 200 '{large}'; }}
+    location = /large {{ alias large.json; }}
   }}
 }}
 "#

@@ -8,6 +8,7 @@ mod children;
 mod credentials;
 mod documents;
 mod install;
+mod listed_clients;
 mod login;
 mod one_password;
 mod protocol;

@@ -77,7 +77,7 @@ pub struct Scripted {
     pub http: Client,
     pub origin: String,
     pub client_id: String,
-    verifier: String,
+    pub verifier: String,
 }
 
 /// Tokens, as `/token` gave them.
@@ -87,7 +87,7 @@ pub struct Tokens {
     pub refresh: String,
 }
 
-const REDIRECT_URI: &str = "http://localhost:9/callback";
+pub const REDIRECT_URI: &str = "http://localhost:9/callback";
 
 impl Scripted {
     pub async fn register(stage: &Stage, front: &Front) -> Result<Self> {
@@ -104,6 +104,12 @@ impl Scripted {
             .await?;
         let client_id = answer["client_id"].as_str().context("no client_id")?.to_owned();
         Ok(Self { http, origin: front.edge.url.clone(), client_id, verifier: "v".repeat(64) })
+    }
+
+    /// One whose id was typed in.
+    pub fn listed(stage: &Stage, front: &Front, client_id: &str) -> Self {
+        let (origin, client_id) = (front.edge.url.clone(), client_id.to_owned());
+        Self { http: client(stage), origin, client_id, verifier: "v".repeat(64) }
     }
 
     pub fn authorize_url(&self) -> Url {

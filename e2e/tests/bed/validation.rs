@@ -43,7 +43,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         (|spec| spec.clients.listed = vec![listed("a", "https://a.example/#x")], "without fragment"),
         (
             |spec| spec.clients.listed = vec![listed("a", "http://[::1]/"), listed("a", "http://[::1]/")],
-            "Duplicate value",
+            "duplicate entries for key",
         ),
         (
             |spec| {

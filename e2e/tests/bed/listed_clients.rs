@@ -1,0 +1,63 @@
+//! Clients with an id typed in by hand, and the Secret that such a client's own secret is in.
+
+use e2e::{
+    peers::{browser::Browser, context_forge::MEMBERS},
+    stage::NAMESPACE,
+};
+use mcp_oauth_operator::api::proxy::{RedirectPolicy, SecretKeyReference, StaticClient};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::support::{Condition, REDIRECT_URI, Scripted, eventually, stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_a_typed_in_id_logs_in_with_its_secret_and_status_says_while_that_is_missing() {
+    let stage = stage();
+    let name = "listed";
+    let kubectl = stage.cluster.kubectl_program();
+    let edge = stage.edge(name).await.unwrap();
+    let api = stage.cluster.client().await.unwrap();
+    stage.apply_credentials(&api, name).await.unwrap();
+    let mut spec = stage.spec(name, &edge);
+    spec.replicas = 1;
+    spec.clients.redirects.policy = RedirectPolicy::Known;
+    let reference = SecretKeyReference { name: "chat-client".to_owned(), key: "secret".to_owned() };
+    spec.clients.listed = vec![StaticClient {
+        client_id: "chat".to_owned(),
+        secret_ref: Some(reference),
+        redirect_uris: vec![REDIRECT_URI.to_owned()],
+    }];
+    stage.apply(&api, name, spec).await.unwrap();
+    eventually("the missing Secret is named", || async {
+        let condition = Condition::of(&kubectl, name, "CredentialsReady");
+        condition.reason == "ClientSecretMissing" && condition.message.contains("chat-client")
+    })
+    .await;
+    let literal = "--from-literal=secret=open sesame";
+    kubectl.output(&["--namespace", NAMESPACE, "create", "secret", "generic", "chat-client", literal]).unwrap();
+    stage.wait_ready(name).unwrap();
+    let front = stage.routed(name, edge).await.unwrap();
+
+    let client = Scripted::listed(&stage, &front, "chat");
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let code = client.code(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+    let redeem = async |secret: Option<&str>| {
+        let form = [("grant_type", "authorization_code"), ("code", &code), ("code_verifier", &client.verifier)];
+        let request = client.http.post(format!("{}/token", client.origin));
+        let request = match secret {
+            Some(secret) => request.basic_auth("chat", Some(secret)).form(&form),
+            None => request.form(&[&form[..], &[("client_id", &client.client_id)]].concat()),
+        };
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json::<Value>().await.unwrap())
+    };
+    for wrong in [Some("open"), Some("chat"), None] {
+        let (status, body) = redeem(wrong).await;
+        assert_eq!((status, body["error"].as_str()), (StatusCode::UNAUTHORIZED, Some("invalid_client")), "{wrong:?}");
+    }
+    let (status, tokens) = redeem(Some("open sesame")).await;
+    assert_eq!(status, StatusCode::OK, "{tokens}");
+    let access = tokens["access_token"].as_str().unwrap();
+    assert_eq!(client.call(access, &[]).await.status(), StatusCode::OK);
+}

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dev, keys, operator,
+    dev, keys, login, operator,
     proxy::{self, config::ProxyConfig},
     telemetry::{self, LogOptions},
 };
@@ -58,6 +58,10 @@ enum Command {
         rotate: bool,
     },
 
+    /// Log in to an MCP server: keep the login, print its access token, or pass a program's messages on with it
+    #[command(after_help = login::EXAMPLES)]
+    Login(login::Options),
+
     /// Serve MCP endpoints behind a login, from a configuration file
     #[command(
         after_help = "The operator's pods run this. docs/standalone.md has a configuration for a proxy outside a cluster."
@@ -90,6 +94,7 @@ impl Cli {
             Command::Dev(options) => run_dev(options, &self.log),
             Command::Keys { directory, rotate: false } => make_keys(&directory),
             Command::Keys { directory, rotate: true } => rotate_keys(&directory),
+            Command::Login(options) => run_login(options, &self.log),
             Command::Proxy { config } => run_proxy(&config, &self.log),
             Command::Render { file, settings } => render(&file, &settings),
         };
@@ -134,6 +139,16 @@ fn run_dev(options: dev::Options, log: &LogOptions) -> Result<(), String> {
     telemetry::init(log).map_err(text)?;
     install_crypto_provider()?;
     control_runtime()?.block_on(async { dev::run(options, until_signal()?).await.map_err(text) })
+}
+
+fn run_login(options: login::Options, log: &LogOptions) -> Result<(), String> {
+    telemetry::init(log).map_err(text)?;
+    install_crypto_provider()?;
+    let runtime = control_runtime()?;
+    let result = runtime.block_on(async { login::run(options, until_signal()?).await.map_err(text) });
+    // A name that is still being looked up would keep the process for as long as that takes.
+    runtime.shutdown_background();
+    result
 }
 
 /// One thread: the request path has threads of its own.

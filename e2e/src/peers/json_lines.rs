@@ -37,7 +37,7 @@ impl Person<'_> {
 /// The running program. It ends with this.
 #[derive(Debug)]
 pub struct Program {
-    _child: Child,
+    child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     log: std::path::PathBuf,
@@ -57,7 +57,7 @@ impl Program {
             .with_context(|| format!("cannot start {name}"))?;
         let input = child.stdin.take().context("it has no input")?;
         let output = BufReader::new(child.stdout.take().context("it has no output")?).lines();
-        Ok(Self { _child: child, input, output, log: log.to_owned() })
+        Ok(Self { child, input, output, log: log.to_owned() })
     }
 
     /// Writes a line.
@@ -66,10 +66,21 @@ impl Program {
         Ok(self.input.flush().await?)
     }
 
-    /// Reads the next line.
+    /// Reads the next line; none when its output has ended.
+    pub async fn line(&mut self) -> Result<Option<String>> {
+        Ok(timeout(LIMIT, self.output.next_line()).await.with_context(|| self.silent())??)
+    }
+
+    /// Ends its input, and waits until it has ended itself. Says whether with success.
+    pub async fn end(self) -> Result<bool> {
+        let Self { mut child, input, output: _output, log: _ } = self;
+        drop(input);
+        Ok(timeout(LIMIT, child.wait()).await.context("the program does not end")??.success())
+    }
+
+    /// Reads the next line, which is JSON.
     pub async fn hear(&mut self) -> Result<Value> {
-        let line = timeout(LIMIT, self.output.next_line()).await.with_context(|| self.silent())??;
-        let Some(line) = line else { bail!(self.ended()) };
+        let Some(line) = self.line().await? else { bail!(self.ended()) };
         serde_json::from_str(&line).with_context(|| format!("this is not JSON: {line}"))
     }
 

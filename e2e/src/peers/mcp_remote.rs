@@ -72,16 +72,11 @@ impl McpRemote {
             .env("MCP_REMOTE_CONFIG_DIR", self.store())
             .env("NODE_EXTRA_CA_CERTS", &self.authority);
         let program = Program::start(self.stub.of(&mut command)?, &self.log)?;
-        let mut connection = Connection { program, stub: self.stub.clone(), person, logins: 0, requests: 0 };
-        let client = json!({"name": "e2e", "version": "1"});
-        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
-        connection.request("initialize", hello).await?;
-        connection.program.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await?;
-        Ok(connection)
+        Connection::initialize(program, self.stub.clone(), person).await
     }
 }
 
-/// An MCP connection through a running `mcp-remote`, which ends with this.
+/// An MCP connection through a running program, which ends with this.
 #[derive(Debug)]
 pub struct Connection<'a> {
     program: Program,
@@ -91,7 +86,22 @@ pub struct Connection<'a> {
     requests: u32,
 }
 
-impl Connection<'_> {
+impl<'a> Connection<'a> {
+    /// Says hello. The person, if there is one, logs in when asked; else a wish to log in is an error.
+    pub(super) async fn initialize(program: Program, stub: BrowserStub, person: Option<Person<'a>>) -> Result<Self> {
+        let mut connection = Self { program, stub, person, logins: 0, requests: 0 };
+        let client = json!({"name": "e2e", "version": "1"});
+        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        connection.request("initialize", hello).await?;
+        connection.program.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await?;
+        Ok(connection)
+    }
+
+    /// Ends the program's input, and waits until it has ended itself. Says whether with success.
+    pub async fn end(self) -> Result<bool> {
+        self.program.end().await
+    }
+
     /// How many times a login was asked for.
     pub fn logins(&self) -> usize {
         self.logins
@@ -146,7 +156,7 @@ impl Connection<'_> {
 
     async fn log_in_if_asked(&mut self) -> Result<()> {
         for url in self.stub.asked()?.into_iter().skip(self.logins) {
-            let Some(person) = self.person else { bail!("mcp-remote asks for a login at {url}") };
+            let Some(person) = self.person else { bail!("the program asks for a login at {url}") };
             self.logins += 1;
             person.log_in(&url).await?;
         }

@@ -16,6 +16,7 @@ pub mod inside;
 pub mod inspector;
 pub mod json_lines;
 mod kept;
+pub mod login;
 pub mod mcp_remote;
 pub mod node;
 pub mod one_password;

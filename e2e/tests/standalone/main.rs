@@ -5,6 +5,7 @@
 mod bed;
 mod clients;
 mod hosted;
+mod login;
 mod own_proxy;
 mod scripted;
 mod secrets;

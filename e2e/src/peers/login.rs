@@ -1,0 +1,136 @@
+//! Our own `login`, on this machine's own network, like the person whose computer it is on.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::{
+    process::Command,
+    time::{interval, timeout},
+};
+
+use super::{
+    browser_stub::BrowserStub,
+    certificates::Certificates,
+    json_lines::{LIMIT, Person, Program},
+    mcp_remote::Connection,
+};
+use crate::{forward::this_program, run::Run};
+
+/// One computer's `login`: what it knows of a server stays in its folder over starts.
+#[derive(Clone, Debug)]
+pub struct Login {
+    folder: PathBuf,
+    stub: BrowserStub,
+    log: PathBuf,
+    authority: PathBuf,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it wrote on standard output.
+    pub output: String,
+    /// Whether it ended with success.
+    pub success: bool,
+    /// The texts of the pages at which the browser ended.
+    pub landings: Vec<String>,
+}
+
+impl Login {
+    /// One for a computer of this name.
+    pub fn install(run: &Run, computer: &str) -> Result<Self> {
+        let folder = run.directory().join(format!("login-{computer}"));
+        fs::create_dir_all(&folder)?;
+        let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{computer}")));
+        Ok(Self { folder, stub, log, authority: Certificates::of(run)?.authority() })
+    }
+
+    /// The folder with the logins.
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
+    /// What it has said besides, at the level at which everything is.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
+    /// What is kept of the one server that it knows.
+    pub fn kept(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&fs::read(self.file()?)?)?)
+    }
+
+    /// Puts something else in its place.
+    pub fn keep(&self, login: &Value) -> Result<()> {
+        Ok(fs::write(self.file()?, login.to_string())?)
+    }
+
+    /// Runs it for a server to its end. The person, if there is one, logs in when asked; else a wish to log in is an error.
+    pub async fn run(&self, url: &str, person: Option<Person<'_>>, options: &[&str]) -> Result<Ended> {
+        let mut program = self.start(url, options)?;
+        let (mut look, mut output, mut landings) = (interval(Duration::from_millis(50)), String::new(), Vec::new());
+        let ended = async {
+            loop {
+                // Both branches may be dropped halfway: reading a line keeps what it has read.
+                tokio::select! {
+                    line = program.line() => match line? {
+                        Some(line) => output += &format!("{line}\n"),
+                        None => return anyhow::Ok(()),
+                    },
+                    _ = look.tick() => for address in self.stub.asked()?.iter().skip(landings.len()) {
+                        let Some(person) = person else { bail!("a login is asked for at {address}") };
+                        landings.push(person.log_in(address).await?.text);
+                    },
+                }
+            }
+        };
+        timeout(LIMIT, ended).await.with_context(|| format!("no end after {} s", LIMIT.as_secs()))??;
+        Ok(Ended { output, success: program.end().await?, landings })
+    }
+
+    /// Runs it without a browser of its own: the person opens the address that it prints on another machine, where nobody
+    /// listens at `port`, and pastes where their browser ends.
+    pub async fn run_pasting(&self, url: &str, person: Person<'_>, port: u16) -> Result<Ended> {
+        let mut program = self.start(url, &["--no-browser", "--port", &port.to_string()])?;
+        let mut look = interval(Duration::from_millis(50));
+        let address = timeout(LIMIT, async {
+            loop {
+                look.tick().await;
+                if let Some(address) = self.log()?.lines().find_map(|line| line.strip_prefix("  https://")) {
+                    return anyhow::Ok(format!("https://{address}"));
+                }
+            }
+        });
+        let landing = person.log_in(&address.await.context("it prints no address")??).await?;
+        if landing.status != 0 {
+            bail!("somebody listens at {}", landing.url);
+        }
+        program.say("not an address").await?;
+        program.say(landing.url.as_str()).await?;
+        let output = program.line().await?.unwrap_or_default();
+        Ok(Ended { output, success: program.end().await?, landings: vec![landing.text] })
+    }
+
+    /// Starts it as an MCP server on standard input and output, and initializes the connection.
+    pub async fn bridge<'a>(&self, url: &str, person: Option<Person<'a>>) -> Result<Connection<'a>> {
+        let program = self.start(url, &["--bridge"])?;
+        Connection::initialize(program, self.stub.clone(), person).await
+    }
+
+    fn start(&self, url: &str, options: &[&str]) -> Result<Program> {
+        let mut command = Command::new(this_program()?.with_file_name("mcp-oauth-operator"));
+        command
+            .args(["login", "--log", "trace", url, "--store"])
+            .arg(self.store())
+            .args(options)
+            .env("SSL_CERT_FILE", &self.authority);
+        Program::start(self.stub.of(&mut command)?, &self.log)
+    }
+
+    fn file(&self) -> Result<PathBuf> {
+        let files = fs::read_dir(self.store())?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        let found = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "json"));
+        found.with_context(|| format!("no login is kept in {}", self.store().display()))
+    }
+}

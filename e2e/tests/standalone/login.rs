@@ -1,0 +1,146 @@
+//! Our own client: `login` by browser, by hand, as the source of a token for another program, and as its bridge.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::Person, login::Login};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{ALICE, bed};
+
+/// Chromium connects to no such port (its list of restricted ports): as if it were on another machine.
+const UNREACHABLE: u16 = 10080;
+
+/// The status of a plain `tools/list` with a token, and the names of the tools.
+async fn tools(bed: &bed::Bed, token: &str) -> (StatusCode, Vec<String>) {
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
+    let request = bed.client().post(bed.url("/mcp")).bearer_auth(token);
+    let answer = request.header("accept", "application/json, text/event-stream").json(&list).send().await.unwrap();
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    let json = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or(&text);
+    let answer: Value = serde_json::from_str(json).unwrap();
+    let names = answer["result"]["tools"].as_array().into_iter().flatten();
+    (status, names.filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn login_asks_once_and_then_has_a_token_for_other_programs() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = Login::install(&bed.run, "once").unwrap();
+    let url = bed.url("/mcp");
+
+    // A script is not kept waiting for a person.
+    let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
+    assert_eq!((refused.success, refused.output.as_str()), (false, ""));
+    assert!(computer.log().unwrap().contains(&format!("run `mcp-oauth-operator login {url}`")));
+
+    let first = computer.run(&url, Some(alice), &[]).await.unwrap();
+    assert!(first.success && first.output.starts_with(&format!("logged in to {url}, until 2")), "{first:?}");
+    assert_eq!(first.output.lines().count(), 1);
+    assert!(first.landings.len() == 1 && first.landings[0].contains("You can close this window."), "{first:?}");
+    let files = fs::read_dir(computer.store()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+    assert!(files.into_iter().all(|file| file.permissions().mode() & 0o777 == 0o600));
+    assert_eq!(fs::metadata(computer.store()).unwrap().permissions().mode() & 0o777, 0o700);
+
+    let second = computer.run(&url, None, &[]).await.unwrap();
+    assert!(second.success && second.output.starts_with(&format!("already logged in to {url}, ")), "{second:?}");
+
+    let printed = computer.run(&url, None, &["--print-token"]).await.unwrap();
+    let (status, names) = tools(&bed, printed.output.trim()).await;
+    assert_eq!(status, 200);
+    assert!(names.iter().any(|name| name == TOOL), "{names:?}");
+
+    // Whoever ended the session from the other side has ended that too; the registration goes on being good.
+    let kept = computer.kept().unwrap();
+    end_session(&bed, &kept).await;
+    let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
+    assert_eq!((refused.success, refused.output.as_str()), (false, ""));
+    let again = computer.run(&url, Some(alice), &[]).await.unwrap();
+    assert!(again.success && again.output.starts_with("logged in to"), "{again:?}");
+    assert_eq!(computer.kept().unwrap()["client_id"], kept["client_id"]);
+
+    no_token_is_logged(&computer, &kept);
+}
+
+#[tokio::test]
+async fn login_takes_an_answer_that_is_pasted_from_another_machine() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = Login::install(&bed.run, "pasted").unwrap();
+    let ended = computer.run_pasting(&bed.url("/mcp"), alice, UNREACHABLE).await.unwrap();
+    assert!(ended.success && ended.output.starts_with("logged in to"), "{ended:?}");
+    assert!(computer.log().unwrap().contains("Paste the whole address"));
+}
+
+#[tokio::test]
+async fn login_renews_a_token_that_has_ended_and_a_client_that_is_gone() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = Login::install(&bed.run, "renewed").unwrap();
+    let url = bed.url("/mcp");
+    computer.run(&url, Some(alice), &[]).await.unwrap();
+
+    let mut kept = computer.kept().unwrap();
+    let old = kept["tokens"]["access_token"].take();
+    kept["tokens"]["access_token"] = "another".into();
+    kept["tokens"]["expires_at"] = "2026-01-01T00:00:00Z".into();
+    computer.keep(&kept).unwrap();
+    let printed = computer.run(&url, None, &["--print-token"]).await.unwrap();
+    assert!(printed.success && printed.output.trim() != old.as_str().unwrap() && printed.output.trim() != "another");
+    assert_eq!(tools(&bed, printed.output.trim()).await.0, 200);
+    no_token_is_logged(&computer, &computer.kept().unwrap());
+
+    let mut kept = computer.kept().unwrap();
+    kept["client_id"] = "nobody".into();
+    kept["tokens"] = Value::Null;
+    computer.keep(&kept).unwrap();
+    let again = computer.run(&url, Some(alice), &[]).await.unwrap();
+    assert!(again.success && again.output.starts_with("logged in to"), "{again:?}");
+    assert_ne!(computer.kept().unwrap()["client_id"], "nobody");
+}
+
+#[tokio::test]
+async fn the_bridge_asks_a_person_only_when_the_login_is_over() {
+    let bed = bed::hold().await;
+    let browser = Browser::start(&bed.run).await.unwrap();
+    let alice = Person { browser: &browser, email: ALICE };
+    let computer = Login::install(&bed.run, "bridge").unwrap();
+    let mut bridge = computer.bridge(&bed.url("/mcp"), Some(alice)).await.unwrap();
+    assert!(bridge.tools().await.unwrap().iter().any(|tool| tool == TOOL));
+    assert_eq!(bridge.call(TOOL, json!({"message": "one"})).await.unwrap(), "Echo: one");
+    assert_eq!(bridge.logins(), 1);
+
+    let mut kept = computer.kept().unwrap();
+    kept["tokens"]["access_token"] = "spoiled".into();
+    computer.keep(&kept).unwrap();
+    assert_eq!(bridge.call(TOOL, json!({"message": "two"})).await.unwrap(), "Echo: two");
+    assert_eq!(bridge.logins(), 1);
+    assert_ne!(computer.kept().unwrap()["tokens"]["access_token"], "spoiled");
+
+    end_session(&bed, &computer.kept().unwrap()).await;
+    assert_eq!(bridge.call(TOOL, json!({"message": "three"})).await.unwrap(), "Echo: three");
+    assert_eq!(bridge.logins(), 2);
+    assert!(bridge.end().await.unwrap(), "{}", computer.log().unwrap());
+}
+
+fn no_token_is_logged(computer: &Login, kept: &Value) {
+    let log = computer.log().unwrap();
+    assert!(log.contains("TRACE"), "the log is not one at trace level");
+    for name in ["access_token", "refresh_token"] {
+        assert!(!log.contains(kept["tokens"][name].as_str().unwrap()), "the {name} is in the log");
+    }
+}
+
+/// Logs the client out, as somebody else.
+async fn end_session(bed: &bed::Bed, kept: &Value) {
+    let form = [
+        ("token", kept["tokens"]["refresh_token"].as_str().unwrap()),
+        ("client_id", kept["client_id"].as_str().unwrap()),
+    ];
+    bed.client().post(bed.url("/revoke")).form(&form).send().await.unwrap().error_for_status().unwrap();
+}

@@ -1,16 +1,13 @@
 //! The hosts of client metadata documents, in claude.ai's and cursor.com's place: under addresses that are public, within the
 //! run's network namespace, and with certificates that the bed's own proxy trusts.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{certificates::Certificates, http, program};
-use crate::{
-    forward::free_port,
-    run::{NODE_ADDRESS, Run},
-};
+use super::{certificates::Certificates, nginx, program};
+use crate::run::{NODE_ADDRESS, Run};
 
 const NAME: &str = "document-host";
 
@@ -32,7 +29,7 @@ impl DocumentHost {
     pub async fn up(run: &Run) -> Result<Self> {
         let namespace = run.namespace().context("hosts at public addresses need a network namespace")?;
         let folder = run.directory().join(NAME);
-        fs::create_dir_all(folder.join("temporary"))?;
+        fs::create_dir_all(&folder)?;
         let host = Self { run: run.clone(), hosts: folder.join("hosts") };
         let names =
             format!("127.0.0.1 localhost\n{NODE_ADDRESS} login.localhost www.cursor.com\n{PUBLIC_ADDRESS} claude.ai\n");
@@ -54,13 +51,7 @@ impl DocumentHost {
         };
         // nginx takes no text so long in its settings. It finds the file beside those.
         fs::write(folder.join("large.json"), " ".repeat(6 * 1024))?;
-        let health = free_port()?;
-        fs::write(folder.join("nginx.conf"), settings(&Certificates::of(run)?, health, document))?;
-        run.stop(NAME)?;
-        let mut command = run.command(program::find("nginx", "nginx-light")?);
-        command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
-        run.spawn(NAME, &mut command)?;
-        http::wait_until_ready(run, NAME, &format!("http://127.0.0.1:{health}/"), Duration::from_secs(60)).await?;
+        nginx::start(run, NAME, &servers(&Certificates::of(run)?, document)).await?;
         Ok(host)
     }
 
@@ -81,32 +72,14 @@ impl DocumentHost {
     }
 }
 
-fn settings(certificates: &Certificates, health: u16, document: impl Fn(&str) -> String) -> String {
+fn servers(certificates: &Certificates, document: impl Fn(&str) -> String) -> String {
     let (certificate, key) = (certificates.certificate(), certificates.key());
     let (certificate, key) = (certificate.display(), key.display());
     let (claude_code, cursor) = (document(CLAUDE_CODE), document("https://www.cursor.com/private"));
     let elsewhere = document("https://claude.ai/elsewhere");
-    let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
     format!(
-        r#"# Written by e2e.
-daemon off;
-{user}
-worker_processes 1;
-pid nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 64; }}
-http {{
-  log_format asked 'asked $host$uri';
+        r#"  log_format asked 'asked $host$uri';
   access_log off;
-  client_body_temp_path temporary;
-  proxy_temp_path temporary;
-  fastcgi_temp_path temporary;
-  uwsgi_temp_path temporary;
-  scgi_temp_path temporary;
-  server {{
-    listen 127.0.0.1:{health};
-    return 200;
-  }}
   server {{
     listen {PUBLIC_ADDRESS}:443 ssl;
     listen {NODE_ADDRESS}:443 ssl;
@@ -120,8 +93,6 @@ http {{
     location = /moved {{ return 302 https://claude.ai/oauth/claude-code-client-metadata; }}
     location = /not-itself {{ return 200 '{elsewhere}'; }}
     location = /large {{ alias large.json; }}
-  }}
-}}
-"#
+  }}"#
     )
 }

@@ -1,12 +1,12 @@
 //! The TLS edge: nginx ends https before the Service, as the tunnel does in production.
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::{certificates::Certificates, http, kept, outside, program};
+use super::{certificates::Certificates, kept, nginx, outside};
 use crate::{
     forward::free_port,
     run::{NODE_ADDRESS, Name, Run},
@@ -31,18 +31,8 @@ impl Edge {
             return Ok(running);
         }
         Self::down(run, name)?;
-        let nginx = program::find("nginx", "nginx-light")?;
-        let certificates = Certificates::of(run)?;
-        let folder = run.directory().join(&component);
-        fs::create_dir_all(folder.join("temporary"))?;
-        let health = free_port()?;
-        let settings = settings(run, &certificates, port, health, target)?;
-        fs::write(folder.join("nginx.conf"), settings)?;
-        let mut command = run.command(nginx);
-        command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
-        run.spawn(&component, &mut command)?;
-        let ready = format!("http://127.0.0.1:{health}/");
-        http::wait_until_ready(run, &component, &ready, Duration::from_secs(60)).await?;
+        let servers = servers(run, &Certificates::of(run)?, port, target)?;
+        nginx::start(run, &component, &servers).await?;
         outside::publish(run, &component, port).await?;
         let edge = Self { name: name.to_owned(), url: format!("https://localhost:{port}"), target: target.to_owned() };
         kept::keep(run, &component, &edge)?;
@@ -66,7 +56,7 @@ fn component(name: &str) -> String {
     format!("edge-{name}")
 }
 
-fn settings(run: &Run, certificates: &Certificates, port: u16, health: u16, target: &str) -> Result<String> {
+fn servers(run: &Run, certificates: &Certificates, port: u16, target: &str) -> Result<String> {
     let in_namespace = run.namespace().is_some();
     let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
     if !in_namespace && host.parse::<IpAddr>().is_err() {
@@ -76,28 +66,9 @@ fn settings(run: &Run, certificates: &Certificates, port: u16, health: u16, targ
     let node = if in_namespace { format!("listen {NODE_ADDRESS}:{port} ssl;") } else { String::new() };
     let certificate = certificates.certificate().display().to_string();
     let key = certificates.key().display().to_string();
-    // Its workers must reach the run's folder.
-    let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
     Ok(format!(
-        r#"# Written by e2e.
-daemon off;
-{user}
-worker_processes 1;
-pid nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 4096; }}
-http {{
-  access_log /dev/stdout;
-  client_body_temp_path temporary;
-  proxy_temp_path temporary;
-  fastcgi_temp_path temporary;
-  uwsgi_temp_path temporary;
-  scgi_temp_path temporary;
+        r#"  access_log /dev/stdout;
   {resolver}
-  server {{
-    listen 127.0.0.1:{health};
-    return 200;
-  }}
   server {{
     listen 127.0.0.1:{port} ssl;
     {node}
@@ -123,9 +94,7 @@ http {{
       proxy_read_timeout 1h;
       proxy_send_timeout 1h;
     }}
-  }}
-}}
-"#
+  }}"#
     ))
 }
 

@@ -18,6 +18,7 @@ pub mod json_lines;
 mod kept;
 pub mod login;
 pub mod mcp_remote;
+mod nginx;
 pub mod node;
 pub mod one_password;
 mod outside;

@@ -1,0 +1,48 @@
+//! nginx, which the TLS edge and the hosts of metadata documents are.
+
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+
+use super::{http, program};
+use crate::{forward::free_port, run::Run};
+
+/// Starts it in the run's network under this name, with what stands within `http { }`, and waits until it answers. Relative
+/// paths are those of the run's folder of this name.
+pub async fn start(run: &Run, component: &str, servers: &str) -> Result<()> {
+    run.stop(component)?;
+    let nginx = program::find("nginx", "nginx-light")?;
+    let folder = run.directory().join(component);
+    fs::create_dir_all(folder.join("temporary"))?;
+    let health = free_port()?;
+    // Its workers must reach the run's folder.
+    let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
+    let settings = format!(
+        r"# Written by e2e.
+daemon off;
+{user}
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 4096; }}
+http {{
+  client_body_temp_path temporary;
+  proxy_temp_path temporary;
+  fastcgi_temp_path temporary;
+  uwsgi_temp_path temporary;
+  scgi_temp_path temporary;
+  server {{
+    listen 127.0.0.1:{health};
+    access_log off;
+    return 200;
+  }}
+{servers}
+}}
+"
+    );
+    fs::write(folder.join("nginx.conf"), settings)?;
+    let mut command = run.command(nginx);
+    command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
+    run.spawn(component, &mut command)?;
+    http::wait_until_ready(run, component, &format!("http://127.0.0.1:{health}/"), Duration::from_secs(60)).await
+}

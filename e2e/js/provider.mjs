@@ -4,7 +4,7 @@
 //
 // FOLDER/registry.json holds the clients and the accounts and is read at every use, so that both can change while this
 // runs. FOLDER/jwks.json keeps the signing key over a restart.
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import Provider, { interactionPolicy } from 'oidc-provider';
 import MemoryAdapter from 'oidc-provider/lib/adapters/memory_adapter.js';
@@ -119,5 +119,8 @@ for (const event of ['authorization.error', 'grant.error', 'server_error', 'inte
     console.log(`${new Date().toISOString()} ${event} ${who} ${error?.error_description ?? error?.message ?? ''}`);
   });
 }
+
+// What tests look for in others' logs.
+provider.on('grant.success', (ctx) => appendFileSync(`${folder}/given.jsonl`, `${JSON.stringify(ctx.body)}\n`, { mode: 0o600 }));
 
 provider.listen(Number(port), address, () => console.log(`${issuer} is served on ${address}:${port}`));

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::{http, kept, node::Node, outside};
@@ -140,6 +140,12 @@ impl Provider {
         let mut registry = serde_json::from_slice(&text)?;
         change(&mut registry);
         self.write(&registry)
+    }
+
+    /// Every answer with tokens that it has given.
+    pub fn given(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.registry.with_file_name("given.jsonl"))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
     fn write(&self, registry: &Registry) -> Result<()> {

@@ -23,6 +23,8 @@ pub struct Between<'a> {
     pub provider: &'a super::provider::Provider,
     /// Host and port of the MCP server.
     pub upstream: &'a str,
+    /// Whether the provider is asked at each refresh.
+    pub rechecks: bool,
     /// Where the metadata documents of clients are. Without it none are taken, for there is no internet.
     pub documents: Option<&'a DocumentHost>,
 }
@@ -53,7 +55,10 @@ impl Proxy {
             "publicURL": between.public_url,
             "listen": listen,
             "healthListen": proxy.health,
-            "identityProvider": {"issuerURL": between.provider.issuer},
+            "identityProvider": {
+                "issuerURL": between.provider.issuer,
+                "recheckOnRefresh": if between.rechecks { "Enabled" } else { "Disabled" },
+            },
             "credentials": {"directory": secrets},
             "signingKeys": secrets.join("signing-keys.json"),
             "access": {"domains": ["example.com"]},

@@ -79,7 +79,13 @@ impl Bed {
         let tap = Tap::up(&run, &context_forge.address).await?;
         let listen = format!("127.0.0.1:{}", free_port()?);
         let edge = Edge::up(&run, "main", free_port()?, &listen).await?;
-        let between = Between { public_url: &edge.url, provider: &provider, upstream: &tap.address, documents: None };
+        let between = Between {
+            public_url: &edge.url,
+            provider: &provider,
+            upstream: &tap.address,
+            rechecks: true,
+            documents: None,
+        };
         let proxy = Proxy::up(&run, "proxy", &listen, between).await?;
         std::mem::forget(ending);
         Ok(Self { run, context_forge, tap, edge, proxy, provider, failed: AtomicBool::new(false) })

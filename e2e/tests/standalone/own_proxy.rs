@@ -25,7 +25,8 @@ impl OwnProxy {
     pub async fn up(bed: &Bed, name: &str, upstream: &str) -> Self {
         let listen = format!("127.0.0.1:{}", free_port().unwrap());
         let edge = Edge::up(&bed.run, name, free_port().unwrap(), &listen).await.unwrap();
-        let between = Between { public_url: &edge.url, provider: &bed.provider, upstream, documents: None };
+        let between =
+            Between { public_url: &edge.url, provider: &bed.provider, upstream, rechecks: false, documents: None };
         let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, between).await.unwrap();
         Self { run: bed.run.clone(), edge, proxy }
     }

@@ -14,18 +14,28 @@ async fn a_log_at_trace_level_has_no_secret_that_was_ever_made() {
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
     let computer = McpRemote::install(&bed.run, "secrets").await.unwrap();
+    let mut secrets = Vec::new();
     let mut connection = computer.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
     connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
+    drop(connection);
+    of_folder(&computer.store(), &mut secrets);
+    // A refresh, at which the issuer is asked.
+    computer.spoil_access_tokens().unwrap();
+    let mut connection = computer.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
+    connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
+    let given = bed.provider.given().unwrap();
+    assert!(given.len() > 1, "the issuer was asked at the refresh");
+    given.iter().for_each(|given| of_json(given, &mut secrets));
     let landing = browser.login(&bed.authorize_url().await, alice.email).await.unwrap();
     let form = [("grant_type", "authorization_code"), ("code", "not-a-code-of-ours"), ("client_id", "not-a-client")];
     let refused = bed.client().post(bed.url("/token")).form(&form).bearer_auth("not-a-token").send().await.unwrap();
     assert!(refused.status().is_client_error(), "{refused:?}");
 
-    let mut secrets = vec![
+    secrets.extend([
         ("a code".to_owned(), landing.parameter("code").unwrap()),
         ("a code of nobody".to_owned(), "not-a-code-of-ours".to_owned()),
         ("a token of nobody".to_owned(), "not-a-token".to_owned()),
-    ];
+    ]);
     of_folder(&bed.proxy.secrets(), &mut secrets);
     of_folder(&computer.store(), &mut secrets);
     // What the issuer sent back through the browser.
@@ -71,7 +81,7 @@ fn of_json(value: &Value, secrets: &mut Vec<(String, String)>) {
             for (name, value) in members {
                 match value {
                     Value::String(text)
-                        if ["access_token", "refresh_token", "client_secret", "privateKey"]
+                        if ["access_token", "refresh_token", "id_token", "client_secret", "privateKey"]
                             .contains(&name.as_str()) =>
                     {
                         secrets.push((name.clone(), text.clone()));

@@ -71,7 +71,7 @@ async fn up(name: &Name) -> Result<()> {
 async fn show(run: &Run) -> Result<()> {
     let progress = Progress::default();
     spawn_blocking(move || prepare(&progress)).await??;
-    let stage = Stage::set(run, Installer::Helm).await?;
+    let stage = Stage::set(run, Installer::Helm, "info").await?;
     let front = stage.front(NAME, |_| ()).await?;
     progress.say(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", front.url()));
     let logins = try_it(&stage, &front).await?;

@@ -55,16 +55,17 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let Action::Install { run, installer } = self.action;
         let cluster = Cluster::attach(&run.open()?)?;
-        install(&cluster, &image::operator()?, installer)
+        install(&cluster, &image::operator()?, installer, "info")
     }
 }
 
 /// Brings the image to the cluster, installs the operator and waits until its pod is ready.
-pub fn install(cluster: &Cluster, image: &Image, installer: Installer) -> Result<()> {
+/// It logs what `log` says, where the installer has a setting for that.
+pub fn install(cluster: &Cluster, image: &Image, installer: Installer, log: &str) -> Result<()> {
     let progress = Progress::default();
     cluster.load_image(&image.archive, &image.reference)?;
     match installer {
-        Installer::Helm => with_helm(cluster, image)?,
+        Installer::Helm => with_helm(cluster, image, log)?,
         Installer::Kustomize => with_kustomize(cluster, image)?,
     }
     let deployment = format!("deployment/{NAME}");
@@ -74,13 +75,13 @@ pub fn install(cluster: &Cluster, image: &Image, installer: Installer) -> Result
     Ok(())
 }
 
-fn with_helm(cluster: &Cluster, image: &Image) -> Result<()> {
+fn with_helm(cluster: &Cluster, image: &Image, log: &str) -> Result<()> {
     let chart = workspace().join("charts/mcp-oauth-operator");
     let (repository, tag) = (format!("image.repository={}", image.name()), format!("image.tag={}", image.tag()));
     let mut helm = cluster.helm(&["upgrade", "--install", NAME]);
     helm.arg(&chart).args(["--namespace", NAMESPACE, "--create-namespace"]);
     // As strings: a tag of digits alone would be taken for a number.
-    helm.args(["--set-string", &repository, "--set-string", &tag]);
+    helm.args(["--set-string", &repository, "--set-string", &tag, "--set-string", &format!("log.filter={log}")]);
     must_succeed(&mut helm)
 }
 

@@ -79,8 +79,8 @@ impl Front {
 }
 
 impl Stage {
-    /// Sets the scene, or finds it set.
-    pub async fn set(run: &Run, installer: Installer) -> Result<Self> {
+    /// Sets the scene, or finds it set. The operator logs what `log` says.
+    pub async fn set(run: &Run, installer: Installer, log: &'static str) -> Result<Self> {
         let progress = Progress::default();
         let (name, image) = (run.clone(), spawn_blocking(image::operator));
         let image = async { image.await? };
@@ -94,7 +94,7 @@ impl Stage {
         let port = tap.address.rsplit_once(':').context("the tap has no port")?.1.parse()?;
         cluster.name_program(GATEWAY, NAMESPACE, 80, port)?;
         let installing = cluster.clone();
-        spawn_blocking(move || operator::install(&installing, &image, installer)).await??;
+        spawn_blocking(move || operator::install(&installing, &image, installer, log)).await??;
         progress.say("the scene is set");
         Ok(Self { run, cluster, provider, context_forge, tap })
     }

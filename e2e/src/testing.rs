@@ -54,7 +54,8 @@ impl Args {
 
     fn test(&self, run: &Run) -> Result<()> {
         prepare(&Progress::default())?;
-        let stage = tokio::runtime::Runtime::new()?.block_on(Stage::set(run, Installer::Helm))?;
+        // What is said at that level is tested too.
+        let stage = tokio::runtime::Runtime::new()?.block_on(Stage::set(run, Installer::Helm, "trace"))?;
         Progress::default().say("running the tests of the bed");
         let cargo = |arguments: &[&str]| {
             let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

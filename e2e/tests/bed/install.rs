@@ -21,7 +21,7 @@ impl Drop for Own {
 fn kubectl_apply_k_installs_the_operator() {
     let own = Own(Run::open(&format!("kustomize-{}", std::process::id())).unwrap());
     let cluster = Cluster::up(&own.0).unwrap();
-    operator::install(&cluster, &image::operator().unwrap(), Installer::Kustomize).unwrap();
+    operator::install(&cluster, &image::operator().unwrap(), Installer::Kustomize, "info").unwrap();
     let kubectl = cluster.kubectl_program();
     // An operator that could not list its resources would not be ready; that people can is shown here.
     kubectl.output(&["get", "mop,mcpsessions", "--all-namespaces"]).unwrap();

@@ -15,6 +15,7 @@ mod protocol;
 mod recheck;
 mod refusals;
 mod rotation;
+mod secrets;
 mod sessions;
 mod support;
 mod validation;

@@ -19,6 +19,7 @@ use e2e::peers::{
     sdk::{Kind, Sdk},
 };
 use futures::{StreamExt, stream};
+use scripted::Scripted;
 use serde_json::json;
 
 const ALICE: &str = "alice@example.com";
@@ -97,6 +98,20 @@ async fn who_cancels_goes_back_to_the_client_with_access_denied() {
     let landing = browser.refuse(&bed.authorize_url().await).await.unwrap();
     assert_eq!(landing.parameter("error").as_deref(), Some("access_denied"), "{landing:?}");
     assert_eq!(landing.parameter("state").as_deref(), Some("the-state"));
+}
+
+#[tokio::test]
+async fn two_logins_side_by_side_in_one_browser_both_succeed() {
+    let bed = bed::hold().await;
+    let client = Scripted::new(&bed, "side by side");
+    let redirect_uri = "http://localhost:9/callback";
+    let wish =
+        json!({"client_name": "side by side", "redirect_uris": [redirect_uri], "token_endpoint_auth_method": "none"});
+    let tokens = client.register(&wish).await.log_in_side_by_side(redirect_uri, 2).await;
+    assert_eq!(bed.sessions_of("side by side"), 2);
+    for tokens in &tokens {
+        client.call(&tokens.access).await;
+    }
 }
 
 #[tokio::test]

@@ -154,27 +154,29 @@ impl Registered<'_> {
 
     /// Logs in page by page. Chromium does not follow a redirect to a scheme that no program has claimed.
     pub async fn log_in_without_browser(&self, redirect_uri: &str) -> Tokens {
+        self.log_in_side_by_side(redirect_uri, 1).await.remove(0)
+    }
+
+    /// Logs in several times in one browser, a page of each in turn.
+    pub async fn log_in_side_by_side(&self, redirect_uri: &str, logins: usize) -> Vec<Tokens> {
         let http = self.client.http(|builder| builder.redirect(redirect::Policy::none()).cookie_store(true));
-        let mut at = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
-        let mut answer = http.get(at.clone()).send().await.unwrap();
-        for _ in 0..12 {
-            if let Some(location) = answer.headers().get(LOCATION) {
-                at = at.join(location.to_str().unwrap()).unwrap();
-                if at.as_str().starts_with(redirect_uri) {
-                    return self.redeem(redirect_uri, &at).await;
-                }
-                answer = http.get(at.clone()).send().await.unwrap();
-                continue;
-            }
-            let page = answer.text().await.unwrap();
-            let action = page.split_once(" action=\"").unwrap().1.split_once('"').unwrap().0;
-            at = at.join(action).unwrap();
-            let mut form = hidden_fields(&page);
-            // Each of the two forms takes its own.
-            form.extend([("decision", "approve"), ("email", ALICE), ("password", "any")]);
-            answer = http.post(at.clone()).form(&form).send().await.unwrap();
+        let begin = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
+        let mut tabs = Vec::new();
+        for _ in 0..logins {
+            tabs.push((begin.clone(), http.get(begin.clone()).send().await.unwrap()));
         }
-        panic!("the login does not come to an end: {at}");
+        let mut tokens = Vec::new();
+        for _ in 0..12 {
+            for (at, answer) in std::mem::take(&mut tabs) {
+                let (at, answer) = next_page(&http, at, answer, redirect_uri).await;
+                match answer {
+                    Some(answer) => tabs.push((at, answer)),
+                    None => tokens.push(self.redeem(redirect_uri, &at).await),
+                }
+            }
+        }
+        assert!(tabs.is_empty(), "a login does not come to an end: {}", tabs[0].0);
+        tokens
     }
 
     /// What came back with the browser, and the tokens for it.
@@ -221,6 +223,26 @@ impl Registered<'_> {
     fn id(&self) -> &str {
         self.answer["client_id"].as_str().unwrap()
     }
+}
+
+/// Follows a redirect, or sends a page's form. No answer if the way leads back to the client.
+async fn next_page(http: &Client, at: Url, answer: Response, redirect_uri: &str) -> (Url, Option<Response>) {
+    if let Some(location) = answer.headers().get(LOCATION) {
+        let at = at.join(location.to_str().unwrap()).unwrap();
+        if at.as_str().starts_with(redirect_uri) {
+            return (at, None);
+        }
+        let answer = http.get(at.clone()).send().await.unwrap();
+        return (at, Some(answer));
+    }
+    let page = answer.text().await.unwrap();
+    let Some((_, rest)) = page.split_once(" action=\"") else { panic!("there is no form at {at}: {page}") };
+    let at = at.join(rest.split_once('"').unwrap().0).unwrap();
+    let mut form = hidden_fields(&page);
+    // Each of the two forms takes its own.
+    form.extend([("decision", "approve"), ("email", ALICE), ("password", "any")]);
+    let answer = http.post(at.clone()).form(&form).send().await.unwrap();
+    (at, Some(answer))
 }
 
 impl Tokens {

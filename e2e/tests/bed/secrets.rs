@@ -1,0 +1,67 @@
+//! The operator logs no secret, at the level at which everything is.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use e2e::{
+    operator,
+    peers::{browser::Browser, context_forge::MEMBERS},
+    stage::{CLIENT_SECRET, ENCRYPTION_KEY, NAMESPACE},
+};
+use mcp_oauth_operator::{api::proxy::RecheckOnRefresh, proxy::config::SigningKeys};
+
+use crate::support::{Scripted, sessions, stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_the_operator_nor_a_pod_logs_a_secret() {
+    let stage = stage();
+    let name = "no-secrets";
+    let front = stage
+        .front(name, |spec| {
+            spec.replicas = 1;
+            spec.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
+        })
+        .await
+        .unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let code = client.code(&browser, MEMBERS[1]).await.unwrap();
+    browser.close().await.unwrap();
+    let pod = &crate::support::pods(&stage, name)[0];
+    let first = client.redeem_at(&stage, pod, &code).await.unwrap();
+    let second = client.refresh(&first.refresh).await.unwrap();
+    let upstream = sessions(&stage, name).await.remove(0).spec.upstream_token.unwrap();
+
+    let kubectl = stage.cluster.kubectl_program();
+    let keys = "jsonpath={.data.keys\\.json}";
+    let secret = format!("{name}-signing-keys");
+    let keys = kubectl.output(&["--namespace", NAMESPACE, "get", "secret", &secret, "-o", keys]).unwrap();
+    let signing = SigningKeys::parse(&STANDARD.decode(keys.trim()).unwrap()).unwrap().keys.remove(0).private_key;
+    let mut secrets = vec![
+        ("the client secret", CLIENT_SECRET.to_owned()),
+        ("the client secret as the API has it", STANDARD.encode(CLIENT_SECRET)),
+        ("the encryption key", ENCRYPTION_KEY.to_owned()),
+        ("the encryption key as the API has it", STANDARD.encode(ENCRYPTION_KEY)),
+        ("a signing key as the API has it", keys.trim().to_owned()),
+        ("a signing key", signing),
+        ("a code", code),
+        ("the issuer's refresh token, sealed", upstream),
+    ];
+    for tokens in [first, second] {
+        secrets.extend([("an access token", tokens.access), ("a refresh token", tokens.refresh)]);
+    }
+    for given in stage.provider.given().unwrap() {
+        for member in ["access_token", "refresh_token", "id_token"] {
+            secrets.extend(given[member].as_str().map(|token| ("a token of the issuer", token.to_owned())));
+        }
+    }
+    let logs =
+        |namespace: &str, of: &str| kubectl.output(&["--namespace", namespace, "logs", of, "--tail=-1"]).unwrap();
+    let of_operator = logs(operator::NAMESPACE, &format!("deployment/{}", operator::NAME));
+    assert!(of_operator.contains("\"TRACE\"") && of_operator.contains(name), "it is not one at trace level");
+    let of_pod = logs(NAMESPACE, &format!("deployment/{name}"));
+    assert!(of_pod.contains("logged in"), "{of_pod}");
+    for (log, whose) in [(of_operator, "the operator"), (of_pod, "a pod")] {
+        for (what, secret) in &secrets {
+            assert!(!log.contains(secret.as_str()), "{what} is in the log of {whose}");
+        }
+    }
+}

@@ -175,7 +175,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         resources: Resources::new(public_url.clone(), config.upstream_paths()?),
         public_url,
         issuer: Arc::new(issuer),
-        documents: Arc::new(ClientDocuments::new(&config.clients.redirects).map_err(RunError::Roots)?),
+        documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),
         secrets: ArcSwap::from_pointee(secrets),
         sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rules.clone()),
         rules,

@@ -388,7 +388,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let rules = Arc::new(Rules::new(&config, Timestamp::MAX));
         let proxy = Proxy {
             issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),
-            documents: Arc::new(ClientDocuments::new(&config.clients.redirects).unwrap()),
+            documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),
             resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
             public_url,
             secrets: ArcSwap::from_pointee(secrets),

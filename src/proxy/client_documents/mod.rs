@@ -4,7 +4,10 @@
 mod addresses;
 mod fetch;
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, OnceLock},
+};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::{SignedDuration, Timestamp};
@@ -41,7 +44,8 @@ const HOSTS: usize = 1_000;
 
 /// The documents of one replica.
 pub struct ClientDocuments {
-    fetcher: Fetcher,
+    /// Made when it is first needed: its root certificates are a megabyte of memory.
+    fetcher: OnceLock<Fetcher>,
     redirects: Redirects,
     known: Cache<DocumentUrl, Arc<Mutex<Known>>>,
     hosts: Cache<String, Arc<DefaultDirectRateLimiter>>,
@@ -63,17 +67,14 @@ struct Document {
 
 impl ClientDocuments {
     /// None yet.
-    ///
-    /// # Errors
-    /// When the system has no root certificates.
-    pub fn new(redirects: &Redirects) -> std::io::Result<Self> {
-        Ok(Self {
-            fetcher: Fetcher::new()?,
+    pub fn new(redirects: &Redirects) -> Self {
+        Self {
+            fetcher: OnceLock::new(),
             redirects: redirects.clone(),
             known: Cache::new(KEPT),
             hosts: Cache::new(HOSTS),
             all: RateLimiter::direct(FOR_ALL),
-        })
+        }
     }
 
     /// The client that the document at this address describes.
@@ -82,7 +83,19 @@ impl ClientDocuments {
     /// `temporarily_unavailable` when the document cannot be had, `invalid_client_metadata` or `invalid_redirect_uri` when it
     /// is not right.
     pub async fn client(&self, url: &DocumentUrl, now: Timestamp) -> Result<Client, OAuthError> {
-        self.client_by(url, now, || self.fetcher.fetch(url, now)).await
+        self.client_by(url, now, async || self.fetcher()?.fetch(url, now).await).await
+    }
+
+    fn fetcher(&self) -> Result<&Fetcher, OAuthError> {
+        if self.fetcher.get().is_none() {
+            let new = Fetcher::new().map_err(|error| {
+                tracing::error!(%error, "cannot load the system's root certificates, which clients' hosts are checked against");
+                OAuthError::temporarily_unavailable("this server cannot fetch client metadata documents")
+            })?;
+            // Another login may have been quicker.
+            let _ = self.fetcher.set(new);
+        }
+        self.fetcher.get().ok_or_else(|| OAuthError::temporarily_unavailable("this server is starting"))
     }
 
     async fn client_by<F>(
@@ -165,7 +178,7 @@ mod tests {
     };
 
     fn documents() -> ClientDocuments {
-        ClientDocuments::new(&Redirects::default()).unwrap()
+        ClientDocuments::new(&Redirects::default())
     }
 
     fn found(document: &Value, fresh_for: SignedDuration) -> Result<Found, OAuthError> {

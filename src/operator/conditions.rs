@@ -49,6 +49,7 @@ mod reasons {
     pub(super) const REFRESH_TOKEN_GIVEN: &str = "RefreshTokenGiven";
     pub(super) const NO_POD_ANSWERS: &str = "NoPodAnswers";
     pub(super) const ONE_PASSWORD_CRD_MISSING: &str = "OnePasswordCRDMissing";
+    pub(super) const PODS_NOT_REACHED: &str = "PodsNotReached";
     pub(super) const POD_ANSWERS: &str = "PodAnswers";
     pub(super) const PODS_REFUSED: &str = "PodsRefused";
     pub(super) const ROLLING_OUT: &str = "RollingOut";
@@ -214,6 +215,10 @@ impl Findings {
                 let is_over = *type_ == STALLED || (*type_ == RECHECK_WORKS && complete);
                 return before.filter(|_| !is_over).cloned();
             };
+            // A pod that did not answer this time has not said anything else.
+            if let (reasons::PODS_NOT_REACHED, Some(before)) = (verdict.reason, before) {
+                return Some(before.clone());
+            }
             let since = before
                 .filter(|condition| condition.status == verdict.status)
                 .map_or(Time(now), |condition| condition.last_transition_time.clone());
@@ -313,6 +318,10 @@ fn availability(proxy: &ValidatedProxy, deployment: &Deployment) -> (Verdict, Ve
 /// Whether the issuer gives what it is asked with at refreshes.
 fn recheck(pods: &[PodStatus]) -> Verdict {
     let latest = |time: fn(&RecheckStatus) -> i64| pods.iter().map(|pod| time(&pod.recheck)).max().unwrap_or_default();
+    if pods.is_empty() {
+        let message = "no pod says at its health port whether the issuer gives refresh tokens: none runs yet, or a NetworkPolicy keeps the operator out";
+        return Verdict::is(false, reasons::PODS_NOT_REACHED, message).as_status("Unknown");
+    }
     let (given, missing) = (latest(|recheck| recheck.given), latest(|recheck| recheck.missing));
     if missing > given {
         Verdict::is(
@@ -402,7 +411,7 @@ pub(super) mod tests {
         let proxy = validated(&json!({"identityProvider": provider}));
         let pod = |given, missing| PodStatus { recheck: RecheckStatus { given, missing } };
         for (pods, expected) in [
-            (vec![], ("Unknown", "NoLoginYet")),
+            (vec![], ("Unknown", "PodsNotReached")),
             (vec![pod(0, 0)], ("Unknown", "NoLoginYet")),
             (vec![pod(5, 0), pod(0, 0)], ("True", "RefreshTokenGiven")),
             (vec![pod(5, 0), pod(0, 7)], ("False", "NoRefreshToken")),
@@ -416,6 +425,8 @@ pub(super) mod tests {
                 let status = findings.status(&status, Some(1), at(0));
                 status.conditions.iter().any(|condition| condition.type_ == RECHECK_WORKS)
             };
+            let silent = Findings::of(&proxy, &Credentials::Complete, &running(), &[]);
+            assert_eq!(silent.status(&status, Some(1), at(9)).conditions, status.conditions, "it does not flap");
             assert!(has(Findings::forbidden("a pass that came to nothing")));
             assert!(!has(find(&Credentials::Complete, &running())));
         }

@@ -14,7 +14,7 @@ use hyper_util::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 
-use super::{build::selector, error::Error, mounts, validate::ValidatedProxy};
+use super::{build::selector, mounts, validate::ValidatedProxy};
 use crate::proxy::config::PodStatus;
 
 /// How long a pod may take to answer.
@@ -27,16 +27,23 @@ const MAX_ANSWER: usize = 4096;
 const ASKED: usize = 20;
 
 /// What the pods that answer say. Nobody is asked unless the resource wants something that only they know.
-pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Result<Vec<PodStatus>, Error> {
+pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatus> {
     if !proxy.config.identity_provider.rechecks() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let labels: Vec<String> = selector(&proxy.name).iter().map(|(key, value)| format!("{key}={value}")).collect();
     let api: Api<Pod> = Api::namespaced(client.clone(), &proxy.namespace);
-    let pods = api.list(&ListParams::default().labels(&labels.join(","))).await.map_err(Error::kube("list pods"))?;
+    let pods = match api.list(&ListParams::default().labels(&labels.join(","))).await {
+        Ok(pods) => pods,
+        Err(error) => {
+            // Everything else has been done, and is to be reported.
+            tracing::warn!(%error, namespace = proxy.namespace, name = proxy.name, "the pods cannot be listed");
+            return Vec::new();
+        }
+    };
     let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
     let asking = pods.items.iter().filter_map(address).take(ASKED).map(|address| status(&http, address));
-    Ok(join_all(asking).await.into_iter().flatten().collect())
+    join_all(asking).await.into_iter().flatten().collect()
 }
 
 /// Of a pod with an address of its own: one on its node's network is none of ours.

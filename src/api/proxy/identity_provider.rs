@@ -34,7 +34,8 @@ pub struct IdentityProvider {
     pub groups_claim: Option<String>,
 
     /// Whether the issuer is asked at each refresh if the person is still there: who is gone there is gone here within
-    /// tokens.accessTTL. Google is then asked for consent at each login, because otherwise it gives no refresh token.
+    /// tokens.accessTTL. People are then asked for consent at each login, at Google and at issuers that name the scope
+    /// offline_access, because otherwise these give no refresh token.
     #[serde(default)]
     pub recheck_on_refresh: RecheckOnRefresh,
 

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use self::fetch::{Fetcher, Found};
 use crate::{
     api::proxy::Redirects,
-    proxy::oauth::{OAuthError, client::Client, client_document::DocumentUrl},
+    proxy::oauth::{ErrorCode, OAuthError, client::Client, client_document::DocumentUrl},
 };
 
 /// How many documents are kept; there are about ten well-known ones. Each has 5 KiB at most.
@@ -108,11 +108,11 @@ impl ClientDocuments {
         F: Future<Output = Result<Found, OAuthError>>,
     {
         // Not kept before it may be asked for: made-up addresses do not push real ones out faster than we ask.
-        let slot = match self.known.get(url) {
-            Some(slot) => slot,
+        let (slot, admitted) = match self.known.get(url) {
+            Some(slot) => (slot, false),
             None if self.may_ask(url.host()) => {
                 let slot = Arc::<Mutex<Known>>::default();
-                self.known.get_or_insert_with(url, || Ok::<_, OAuthError>(slot))?
+                (self.known.get_or_insert_with(url, || Ok::<_, OAuthError>(slot))?, true)
             }
             None => return Err(too_often()),
         };
@@ -123,7 +123,7 @@ impl ClientDocuments {
         }
         let fetched = match &known.failure {
             Some((failed, error)) if now < *failed + FAILURE_KEPT => Err(error.clone()),
-            _ if known.document.is_some() && !self.may_ask(url.host()) => Err(too_often()),
+            _ if !admitted && !self.may_ask(url.host()) => Err(too_often()),
             _ => {
                 let fetched = match fetch().await {
                     Ok(found) => url.read(&found.body, &self.redirects).map(|client| (client, found.fresh_for)),
@@ -141,7 +141,9 @@ impl ClientDocuments {
             }
             Err(error) => {
                 tracing::warn!(url = url.as_str(), %error, "a client metadata document cannot be used");
-                let old = known.document.as_ref().filter(|document| now < document.fetched + STALE_AT_MOST);
+                // What its host has taken back is not used any longer.
+                let is_down = error.code == ErrorCode::TemporarilyUnavailable;
+                let old = known.document.as_ref().filter(|document| is_down && now < document.fetched + STALE_AT_MOST);
                 old.map(|document| document.client.clone()).ok_or(error)
             }
         }
@@ -171,10 +173,7 @@ mod tests {
     use super::*;
     use crate::{
         api::proxy::Clients,
-        proxy::oauth::{
-            ErrorCode,
-            client_document::tests::{document, document_url},
-        },
+        proxy::oauth::client_document::tests::{document, document_url},
     };
 
     fn documents() -> ClientDocuments {
@@ -246,13 +245,15 @@ mod tests {
 
     #[tokio::test]
     async fn b6_made_up_addresses_cost_their_host_little_and_us_a_bounded_cache() {
-        let (documents, asked, now) = (documents(), AtomicUsize::new(0), Timestamp::UNIX_EPOCH);
-        for number in 0..2_000 {
+        let (documents, asked) = (documents(), AtomicUsize::new(0));
+        // Also when each has failed before, and long enough ago.
+        for (number, round) in (0..2_000).flat_map(|number| [(number, 0), (number % 20, number)]) {
             let url = DocumentUrl::parse(&format!("https://claude.ai/{number}"), &Clients::default()).unwrap();
             let fetch = || async {
                 asked.fetch_add(1, Ordering::SeqCst);
                 down()
             };
+            let now = Timestamp::UNIX_EPOCH + FAILURE_KEPT * round;
             assert!(documents.client_by(&url, now, fetch).await.is_err());
         }
         assert!((20..40).contains(&asked.into_inner()));

@@ -83,11 +83,12 @@ impl SigningKeys {
     pub fn rotated(&self, now: Timestamp) -> Result<Option<Self>, SigningKeysError> {
         let mut keys = self.keys.clone();
         keys.sort_by_key(|key| key.use_from);
-        if keys.last().is_none_or(|newest| newest.use_from + SIGNS_FOR <= now) {
+        // Nothing is added to a time of the file: somebody may have written one there is nothing after.
+        if keys.last().is_none_or(|newest| newest.use_from <= now - SIGNS_FOR) {
             keys.extend(Self::generate(now + PUBLISHED_BEFORE)?.keys);
         }
         // A key is retired by its successor: the one after it.
-        let retired = keys.windows(2).take_while(|pair| pair[1].use_from + VERIFIES_AFTER <= now).count();
+        let retired = keys.windows(2).take_while(|pair| pair[1].use_from <= now - VERIFIES_AFTER).count();
         keys.drain(..retired);
         let same = keys.len() == self.keys.len() && keys.iter().all(|key| self.keys.iter().any(|k| k.kid == key.kid));
         Ok((!same).then_some(Self { keys }))
@@ -183,6 +184,11 @@ mod tests {
         let two = first.rotated(late).unwrap().unwrap();
         assert_eq!((two.keys.len(), two.keys[1].use_from), (2, late + PUBLISHED_BEFORE));
         assert!(SigningKeys { keys: Vec::new() }.rotated(late).unwrap().is_some());
+        for odd in [Timestamp::MIN, Timestamp::MAX] {
+            let mut keys = first.clone();
+            keys.keys[0].use_from = odd;
+            assert_eq!(keys.rotated(late).unwrap().is_some(), odd < late);
+        }
     }
 
     #[test]

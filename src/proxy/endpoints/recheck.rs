@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::stored::{end, read, replace};
@@ -14,27 +14,55 @@ use crate::{
     api::SessionClaims,
     proxy::{
         crypto::{Keyring, Purpose},
-        identity::{Credentials, LoginError, Person, RecheckError, Rechecked, check_email},
+        identity::{Credentials, LoginError, Person, RecheckError, check_email},
         oauth::{OAuthError, refresh},
         session::{Session, SessionId, Stored},
         state::{Proxy, Secrets},
     },
 };
 
-/// How long a lease lasts that is not given back: longer than the issuer may take for metadata, tokens and userinfo.
-const LEASE: SignedDuration = SignedDuration::from_secs(35);
+/// How long a lease lasts that is not given back: longer than the issuer may take for tokens, userinfo and keys, and the store
+/// for what comes of it.
+const LEASE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How often, and how long, whoever finds a lease looks again before the client is told to come back.
-const LOOK: Duration = Duration::from_millis(200);
-const LOOKS: usize = 75;
+const LOOK: Duration = Duration::from_millis(500);
+const LOOKS: usize = 30;
 
-/// How often a write is tried that must not be lost: with it goes the issuer's only good token. All of it takes less than
-/// the 30 s that clients wait.
+/// How often a write is tried that must not be lost: with it goes the issuer's only good token.
 const WRITES: usize = 3;
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is to be written, and over what; `None` if somebody else has asked: what they wrote decides.
-type Outcome = Option<(Stored, Session)>;
+/// What has been written; `None` if somebody else was quicker: what they wrote decides.
+type Outcome = Option<Session>;
+
+/// Whether a token that is only repeated needs the issuer's word too: else somebody who has been shut out there could live
+/// on an older refresh token for as long as the newest is not used.
+pub fn is_due(proxy: &Proxy, session: &Session, now: Timestamp) -> bool {
+    proxy.config.identity_provider.rechecks() && now > session.rotated_at + proxy.refresh_grace()
+}
+
+/// Writes `next` over `stored`, with the issuer's word for it if the configuration wants that.
+///
+/// # Errors
+/// `invalid_grant` when the person is gone or may no longer come in: the session has ended then.
+/// `temporarily_unavailable` when the issuer does not say, or the store cannot be reached.
+pub async fn write(
+    proxy: &Arc<Proxy>,
+    secrets: &Arc<Secrets>,
+    stored: Stored,
+    next: Session,
+) -> Result<Outcome, OAuthError> {
+    if !proxy.config.identity_provider.rechecks() {
+        return Ok(replace(proxy, &stored, &next).await?.then_some(next));
+    }
+    let (worker, secrets) = (proxy.clone(), secrets.clone());
+    // Apart from the request: a client that hangs up must not take the issuer's new token with it.
+    proxy
+        .on_control(async move { write_rechecked(&worker, &secrets, stored, next).await })
+        .await
+        .unwrap_or_else(|| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
+}
 
 /// The issuer's refresh token as it lies in a session's record. It is nothing in another session.
 pub fn seal(id: SessionId, token: &SecretString, keyring: &Keyring) -> Result<String, OAuthError> {
@@ -48,20 +76,12 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
     (id == session.id.to_string()).then(|| token.into())
 }
 
-/// Asks the issuer, if the configuration wants it, before `next` is written over `stored`.
-///
-/// # Errors
-/// `invalid_grant` when the person is gone or may no longer come in: the session has ended then.
-/// `temporarily_unavailable` when the issuer does not say.
-pub async fn recheck(
-    proxy: &Arc<Proxy>,
+async fn write_rechecked(
+    proxy: &Proxy,
     secrets: &Secrets,
     stored: Stored,
     next: Session,
 ) -> Result<Outcome, OAuthError> {
-    if !proxy.config.identity_provider.rechecks() {
-        return Ok(Some((stored, next)));
-    }
     let now = proxy.now();
     if stored.session.leased_until.is_some_and(|until| now < until) {
         return wait(proxy, stored.session.id).await;
@@ -71,6 +91,7 @@ pub async fn recheck(
             "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
         return finish(proxy, &stored, why).await;
     };
+    proxy.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
     let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
     if !replace(proxy, &stored, &leased).await? {
         return Ok(None);
@@ -79,16 +100,18 @@ pub async fn recheck(
     let Some(stored) = read(proxy, leased.id).await?.filter(|stored| stored.session == leased) else {
         return Ok(None);
     };
-    let rechecked = match ask(proxy, &token, &stored.session).await {
+    let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+    let rechecked = match proxy.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
         Ok(rechecked) => rechecked,
         Err(RecheckError::Gone) => {
             return finish(proxy, &stored, "the identity provider no longer knows the login").await;
         }
-        Err(RecheckError::Failed(error)) => {
-            tracing::error!(%error, session = %stored.session.id, "a refresh waits: the identity provider cannot be asked");
-            let given_back = Session { leased_until: None, ..stored.session.clone() };
-            write(proxy, &stored, &given_back).await?;
-            return Err(OAuthError::temporarily_unavailable("the identity provider cannot be asked: try again"));
+        Err(RecheckError::Failed { error, refresh_token }) => {
+            let token = refresh_token.unwrap_or(token);
+            let upstream_token = Some(seal(stored.session.id, &token, &secrets.keyring)?);
+            let given_back = Session { leased_until: None, upstream_token, ..stored.session.clone() };
+            insist(proxy, &stored, &given_back).await?;
+            return Err(cannot_ask(&stored, &error));
         }
     };
     let person = rechecked.person;
@@ -105,36 +128,27 @@ pub async fn recheck(
         email_verified: person.email_verified,
         groups: person.groups,
     };
-    Ok(Some((stored, Session { upstream_token, claims, leased_until: None, ..next })))
+    let next = Session { upstream_token, claims, leased_until: None, ..next };
+    Ok(insist(proxy, &stored, &next).await?.then_some(next))
+}
+
+fn cannot_ask(stored: &Stored, error: &LoginError) -> OAuthError {
+    tracing::error!(%error, session = %stored.session.id, "a refresh waits: the identity provider cannot be asked");
+    OAuthError::temporarily_unavailable("the identity provider cannot be asked: try again")
 }
 
 /// Writes what must not be lost for a moment's trouble at the store. `false` if somebody else was quicker.
-///
-/// # Errors
-/// When the store cannot be reached for seconds.
-pub async fn write(proxy: &Proxy, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
+async fn insist(proxy: &Proxy, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
     let mut tried = 1;
     loop {
         match replace(proxy, stored, new).await {
-            Err(_) if stored.session.leased_until.is_some() && tried < WRITES => {
+            Err(_) if tried < WRITES => {
                 tried += 1;
                 tokio::time::sleep(WRITE_AGAIN).await;
             }
             written => return written,
         }
     }
-}
-
-async fn ask(proxy: &Arc<Proxy>, token: &SecretString, session: &Session) -> Result<Rechecked, RecheckError> {
-    let (worker, token, person) = (proxy.clone(), token.clone(), Person::of_session(session));
-    proxy
-        .on_control(async move {
-            let secrets = worker.secrets.load_full();
-            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-            worker.issuer.recheck(&token, person, &credentials).await
-        })
-        .await
-        .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned()).into()))
 }
 
 /// Waits until whoever is asking has written what came of it.
@@ -149,7 +163,12 @@ async fn wait(proxy: &Proxy, id: SessionId) -> Result<Outcome, OAuthError> {
     Err(OAuthError::temporarily_unavailable("the identity provider is still being asked: try again"))
 }
 
+/// Ends the session, if it is still the one that was asked about: whoever was slower than their lease may find it asked anew.
 async fn finish(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<Outcome, OAuthError> {
+    let current = read(proxy, stored.session.id).await?;
+    if current.is_some_and(|current| current.version != stored.version) {
+        return Ok(None);
+    }
     end(proxy, stored, None).await?;
     tracing::info!(session = %stored.session.id, user = stored.session.user.email, reason, "session ended");
     Err(refresh::ended())
@@ -182,7 +201,7 @@ mod tests {
         .await
     }
 
-    async fn with_token(bed: &Bed, token: Option<&str>, leased_until: Option<jiff::Timestamp>) -> Value {
+    async fn with_token(bed: &Bed, token: Option<&str>, leased_until: Option<Timestamp>) -> Value {
         let (_, tokens) = bed.redeem().await;
         let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
         let keyring = bed.proxy.secrets.load().keyring.clone();
@@ -199,7 +218,7 @@ mod tests {
         let before = bed.stored().await.unwrap();
         let answer = bed.refresh(&refresh_token).await;
         assert_eq!(error(&answer), (503, "temporarily_unavailable"));
-        assert_eq!(bed.stored().await.unwrap(), before, "the lease is given back and the generation is as it was");
+        assert_eq!(bed.stored().await.unwrap(), before, "nothing is written");
         assert!(!format!("{before:?} {answer:?}").contains("the issuer's"));
     }
 
@@ -229,6 +248,19 @@ mod tests {
         bed.wait(LEASE);
         // It is asked again, and not found: the lease did not hold us up.
         assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));
-        assert_eq!(bed.stored().await.unwrap().leased_until, None);
+        assert_eq!(bed.stored().await.unwrap().rotation, 1);
+    }
+
+    #[tokio::test]
+    async fn an_older_refresh_token_does_not_escape_the_issuers_word() {
+        let bed = bed().await;
+        let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
+        let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
+        // As if it had been refreshed with the issuer's word a moment ago, and the answer been lost.
+        let rotated = Session { rotation: stored.session.rotation + 1, ..stored.session.clone() };
+        bed.proxy.store.replace(&stored, &rotated).await.unwrap();
+        assert_eq!(bed.refresh(&refresh_token).await.0, 200);
+        bed.wait(bed.proxy.refresh_grace() + SignedDuration::from_secs(1));
+        assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));
     }
 }

@@ -41,7 +41,7 @@ pub async fn token(State(proxy): State<Arc<Proxy>>, request: ClientRequest) -> R
     }
 }
 
-async fn answer(proxy: &Arc<Proxy>, secrets: &Secrets, request: &ClientRequest) -> Result<Value, OAuthError> {
+async fn answer(proxy: &Arc<Proxy>, secrets: &Arc<Secrets>, request: &ClientRequest) -> Result<Value, OAuthError> {
     let resource = request.get("resource").map(|resource| proxy.resources.resolve(Some(resource))).transpose()?;
     match request.required("grant_type")? {
         "authorization_code" => redeem_code(proxy, secrets, request, resource.as_deref()).await,
@@ -89,7 +89,7 @@ async fn redeem_code(
 
 async fn refresh(
     proxy: &Arc<Proxy>,
-    secrets: &Secrets,
+    secrets: &Arc<Secrets>,
     request: &ClientRequest,
     resource: Option<&str>,
 ) -> Result<Value, OAuthError> {
@@ -102,21 +102,21 @@ async fn refresh(
         refresh::check(session, &client_id_hash(client_id), resource, now)?;
         may_go_on(proxy, &stored).await?;
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
-        match refresh::decide(session, generation, now, grace, idle, max) {
-            Refresh::Rotate(next) => {
-                let Some((stored, next)) = recheck::recheck(proxy, secrets, stored, *next).await? else { continue };
-                let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
-                if recheck::write(proxy, &stored, &next).await? {
-                    return Ok(answer);
-                }
-                // Another replica, or another process of the client, was quicker: what it wrote decides.
-            }
+        let next = match refresh::decide(session, generation, now, grace, idle, max) {
+            Refresh::Rotate(next) => *next,
+            Refresh::Repeat if recheck::is_due(proxy, session, now) => session.clone(),
             Refresh::Repeat => return tokens(proxy, secrets, session, client_id, true, now),
             Refresh::End(reason) => {
                 end(proxy, &stored, Some(reason)).await?;
                 return Err(refresh::ended());
             }
+        };
+        // First the tokens: without randomness for them nothing is written.
+        let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
+        if recheck::write(proxy, secrets, stored, next).await?.is_some() {
+            return Ok(answer);
         }
+        // Another replica, or another process of the client, was quicker: what it wrote decides.
     }
     Err(OAuthError::temporarily_unavailable("too many refreshes at once: try again"))
 }

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-pub use self::recheck::{RecheckError, Rechecked};
+pub use self::recheck::RecheckError;
 use super::{HttpClient, Person, access::GOOGLE, http_client::HttpError};
 use crate::{
     api::PublicUrl,
@@ -223,8 +223,15 @@ impl Issuer {
         for (name, value) in self.for_a_refresh_token(&metadata) {
             match name {
                 "scope" => request = request.add_scope(Scope::new(value.to_owned())),
-                // What is configured goes first.
-                name => drop(parameters.entry(name.to_owned()).or_insert_with(|| value.to_owned())),
+                name => {
+                    let configured = parameters.entry(name.to_owned()).or_default();
+                    // A prompt is a list (OIDC Core §3.1.2.1), and consent is what the token depends on.
+                    if configured.is_empty() {
+                        value.clone_into(configured);
+                    } else if name == "prompt" && !configured.split(' ').any(|word| word == value) {
+                        *configured = format!("{configured} {value}");
+                    }
+                }
             }
         }
         for (name, value) in parameters {

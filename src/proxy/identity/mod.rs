@@ -6,4 +6,4 @@ mod issuer;
 
 pub use access::{Denied, Person, check_access, check_email};
 pub use http_client::HttpClient;
-pub use issuer::{Credentials, Issuer, LoggedIn, LoginError, RecheckError, Rechecked};
+pub use issuer::{Credentials, Issuer, LoggedIn, LoginError, RecheckError};

@@ -187,7 +187,7 @@ impl RecordKeys {
             mac: _,
         } = spec;
         let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
-        vec![
+        let mut parts = vec![
             id.0.to_vec(),
             proxy.clone().into_bytes(),
             json(serde_json::to_vec(user)),
@@ -200,8 +200,12 @@ impl RecordKeys {
             rotated_at.clone().into_bytes(),
             expires_at.clone().into_bytes(),
             json(serde_json::to_vec(claims)),
-            json(serde_json::to_vec(&(upstream_token, leased_until))),
-        ]
+        ];
+        // Only where there is something: a record without them is the same as before there were such fields.
+        if upstream_token.is_some() || leased_until.is_some() {
+            parts.push(json(serde_json::to_vec(&(upstream_token, leased_until))));
+        }
+        parts
     }
 }
 

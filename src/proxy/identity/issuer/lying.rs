@@ -89,7 +89,7 @@ impl Bed {
                 "/token",
                 post(async move || {
                     let id_token = tokens.id_token.lock().unwrap().clone();
-                    Json(json!({"access_token": "x", "token_type": "Bearer", "id_token": id_token}))
+                    Json(json!({"access_token": "x", "token_type": "Bearer", "id_token": id_token, "refresh_token": "next"}))
                 }),
             );
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -195,4 +195,28 @@ async fn a17_a_key_that_is_not_known_makes_us_look_once_and_not_at_each_forgery(
     bed.issuer.metadata.lock().await.metadata.as_mut().unwrap().0 -= REFETCH_AFTER;
     bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
     assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_recheck_that_comes_to_nothing_keeps_the_refresh_token_that_it_was_given() {
+    let bed = Bed::new().await;
+    let secret = SecretString::from("secret");
+    let credentials = Credentials { client_id: "client", client_secret: &secret };
+    let person = bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    let recheck = async |claims: &Value| {
+        *bed.lies.id_token.lock().unwrap() = bed.lies.sign(claims);
+        bed.issuer.recheck(&SecretString::from("first"), person.clone(), &credentials).await
+    };
+    let mut claims = bed.claims();
+    claims["email_verified"] = false.into();
+    let again = recheck(&claims).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((again.person.email_verified, again.refresh_token.unwrap().expose_secret()), (false, "next"));
+    for (claim, value) in [("sub", "somebody else"), ("aud", "another client"), ("iss", "https://evil.example")] {
+        let mut claims = bed.claims();
+        claims[claim] = value.into();
+        let Err(RecheckError::Failed { refresh_token, .. }) = recheck(&claims).await else {
+            panic!("{claim} is believed")
+        };
+        assert_eq!(refresh_token.unwrap().expose_secret(), "next");
+    }
 }

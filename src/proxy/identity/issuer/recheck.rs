@@ -25,8 +25,20 @@ pub enum RecheckError {
     #[error("the identity provider no longer knows the login")]
     Gone,
     /// It has said nothing about the person.
-    #[error(transparent)]
-    Failed(#[from] LoginError),
+    #[error("{error}")]
+    Failed {
+        /// Why.
+        #[source]
+        error: LoginError,
+        /// With what it is asked next time, if it has got so far as to change that.
+        refresh_token: Option<SecretString>,
+    },
+}
+
+impl From<LoginError> for RecheckError {
+    fn from(error: LoginError) -> Self {
+        Self::Failed { error, refresh_token: None }
+    }
 }
 
 impl Issuer {
@@ -53,9 +65,19 @@ impl Issuer {
                 }
                 error => refused(error).into(),
             })?;
-        let person = self.describe_anew(before, &answer, &metadata, credentials).await?;
         let refresh_token = answer.refresh_token().map(|token| token.secret().clone().into());
-        Ok(Rechecked { person, refresh_token })
+        match self.describe_anew(before, &answer, &metadata, credentials).await {
+            Ok(person) => Ok(Rechecked { person, refresh_token }),
+            Err(error) => Err(RecheckError::Failed { error, refresh_token }),
+        }
+    }
+
+    /// Fetches what is needed to ask, if it is not known yet.
+    ///
+    /// # Errors
+    /// When the issuer's metadata cannot be had.
+    pub async fn prepare(&self) -> Result<(), LoginError> {
+        self.metadata(METADATA_VALID).await.map(drop)
     }
 
     /// The person by the ID token of a refresh, which issuers may leave out, and what it lacks by the userinfo endpoint.
@@ -65,7 +87,7 @@ impl Issuer {
         answer: &OidcTokens,
         metadata: &CoreProviderMetadata,
         credentials: &Credentials<'_>,
-    ) -> Result<Person, RecheckError> {
+    ) -> Result<Person, LoginError> {
         let client = self.client(metadata, credentials);
         let mut person = before;
         let subject = openidconnect::SubjectIdentifier::new(person.subject.clone());
@@ -74,7 +96,7 @@ impl Issuer {
         if let Some(id_token) = answer.id_token() {
             let claims = self.verify(id_token, &client, credentials, any_nonce).await?;
             if *claims.subject() != subject {
-                return Err(LoginError::Refused("its ID token is about somebody else".to_owned()).into());
+                return Err(LoginError::Refused("its ID token is about somebody else".to_owned()));
             }
             if let Some(email) = claims.email() {
                 has_email = true;
@@ -95,8 +117,8 @@ impl Issuer {
             groups =
                 groups.or_else(|| groups_claim.and_then(|claim| info.additional_claims().groups(claim, &self.groups)));
         }
-        if groups_claim.is_some() {
-            // Who is in no group any more may have no claim either.
+        // Who is in no group any more may have no claim either; but an answer without an ID token says nothing of that.
+        if groups_claim.is_some() && (answer.id_token().is_some() || groups.is_some()) {
             person.groups = groups.unwrap_or_default();
         }
         Ok(person)

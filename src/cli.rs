@@ -145,7 +145,7 @@ fn run_login(options: login::Options, log: &LogOptions) -> Result<(), String> {
     telemetry::init(log).map_err(text)?;
     install_crypto_provider()?;
     let runtime = control_runtime()?;
-    let result = runtime.block_on(async { login::run(options, until_signal()?).await.map_err(text) });
+    let result = runtime.block_on(async { login::run(options, until_signal()?).await.map_err(harmless) });
     // A name that is still being looked up would keep the process for as long as that takes.
     runtime.shutdown_background();
     result
@@ -208,6 +208,11 @@ fn render(file: &Path, settings: &operator::Settings) -> Result<(), String> {
 /// Not `print!`, which panics when the reader of a pipe has gone.
 fn print(output: &str) -> Result<(), String> {
     std::io::stdout().lock().write_all(output.as_bytes()).map_err(text)
+}
+
+/// An error that repeats what a server says: nothing in it moves a terminal's cursor.
+fn harmless(error: impl Display) -> String {
+    error.to_string().chars().filter(|character| *character == '\n' || !character.is_control()).take(2_000).collect()
 }
 
 fn text(error: impl Display) -> String {

@@ -47,6 +47,8 @@ pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would be said on standard error too, and panic where that is closed.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match options.format {
         LogFormat::Text => builder.try_init(),

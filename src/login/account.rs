@@ -1,6 +1,11 @@
 //! One person's login at one MCP endpoint: kept, renewed without them, and made anew with them.
 
-use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -87,7 +92,33 @@ impl Account {
         }
     }
 
-    /// The same, after asking the endpoint whether it takes it: a login may have been ended from the other side. Says also
+    /// Tokens of a new login, because those that were renewed have been refused too: the endpoint may have moved to another
+    /// authorization server.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn anew(&self, refused: Option<&SecretString>, otherwise: Otherwise) -> Result<Tokens, LoginError> {
+        let _alone = self.alone.lock().await;
+        // Whoever has waited may find what another task has got.
+        if let Some(tokens) = self.live(refused)? {
+            return Ok(tokens);
+        }
+        match otherwise {
+            Otherwise::LogIn => self.log_in().await,
+            Otherwise::Fail => Err(LoginError::NotLoggedIn(self.url.clone())),
+        }
+    }
+
+    /// The kept tokens, if they are good as they are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn live(&self, refused: Option<&SecretString>) -> Result<Option<Tokens>, LoginError> {
+        let good = |tokens: &Tokens| tokens.last(Timestamp::now()) && !same(refused, &tokens.access_token);
+        Ok(self.login()?.and_then(|login| login.tokens).filter(good))
+    }
+
+    /// An access token as [`Self::token`] gives it, after asking the endpoint whether it takes it: a login may have been ended from the other side. Says also
     /// whether a person had to log in.
     ///
     /// # Errors
@@ -105,7 +136,7 @@ impl Account {
                 Err(error) => return Err(error),
             }
         }
-        let tokens = self.token(refused.as_ref(), otherwise).await?;
+        let tokens = self.anew(refused.as_ref(), otherwise).await?;
         if discovery::takes(&self.http, &self.url, tokens.access_token.expose_secret()).await? {
             return Ok((tokens, true));
         }
@@ -114,8 +145,7 @@ impl Account {
 
     /// The kept tokens, renewed if need be; none if that is over.
     async fn kept(&self, refused: Option<&SecretString>) -> Result<Option<Tokens>, LoginError> {
-        let good = |tokens: &Tokens| tokens.last(Timestamp::now()) && !same(refused, &tokens.access_token);
-        if let Some(tokens) = self.login()?.and_then(|login| login.tokens).filter(good) {
+        if let Some(tokens) = self.live(refused)? {
             return Ok(Some(tokens));
         }
         if self.login()?.is_none() {
@@ -123,30 +153,41 @@ impl Account {
         }
         let lock = self.store.lock().await?;
         // Another process may have renewed it meanwhile.
-        let Some(mut login) = self.login()? else { return Ok(None) };
-        let Some(tokens) = login.tokens.take() else { return Ok(None) };
-        if good(&tokens) {
+        if let Some(tokens) = self.live(refused)? {
             return Ok(Some(tokens));
         }
-        let Some(refresh) = &tokens.refresh_token else { return Ok(None) };
-        match asking(&login).refresh(&self.http, refresh, Timestamp::now()).await {
-            Ok(renewed) => {
-                login.tokens = Some(renewed.clone());
-                self.store.write(&lock, &login)?;
-                Ok(Some(renewed))
+        let Some(mut login) = self.login()? else { return Ok(None) };
+        let Some(tokens) = login.tokens.take() else { return Ok(None) };
+        let Some(refresh) = tokens.refresh_token.clone() else { return Ok(None) };
+        let (http, store) = (self.http.clone(), self.store.clone());
+        // Apart: whoever does not wait for it any longer must not take the server's next refresh token with them.
+        let renewing = tokio::spawn(async move {
+            match asking(&login).refresh(&http, &refresh, Timestamp::now()).await {
+                Ok(renewed) => {
+                    login.tokens = Some(renewed.clone());
+                    store.write(&lock, &login)?;
+                    Ok(Some(renewed))
+                }
+                // What is left is the registration.
+                Err(
+                    TokenError::InvalidGrant(reason)
+                    | TokenError::InvalidClient(reason)
+                    | TokenError::Refused { message: reason, .. },
+                ) => {
+                    tracing::debug!(reason, "the login has ended");
+                    store.write(&lock, &login)?;
+                    Ok(None)
+                }
+                Err(error) => Err(LoginError::from(error)),
             }
-            // What is left is the registration.
-            Err(TokenError::InvalidGrant(reason) | TokenError::InvalidClient(reason)) => {
-                tracing::debug!(reason, "the login has ended");
-                self.store.write(&lock, &login)?;
-                Ok(None)
-            }
+        });
+        match renewing.await.unwrap_or(Ok(None)) {
             // Better the last minute of this one than none.
             Err(error) if tokens.live(Timestamp::now()) && !same(refused, &tokens.access_token) => {
                 tracing::warn!(%error, "the login cannot be renewed now");
                 Ok(Some(tokens))
             }
-            Err(error) => Err(error.into()),
+            renewed => renewed,
         }
     }
 
@@ -210,9 +251,12 @@ impl Account {
         } else {
             "Open this address in a browser"
         };
-        eprintln!("Log in to {}. {how}:\n\n  {}\n", self.url, authorization.url);
+        // Whoever reads this may be gone, and the login goes on by the browser.
+        let mut to_person = io::stderr();
+        let _ = writeln!(to_person, "Log in to {}. {how}:\n\n  {}\n", self.url, authorization.url);
         if self.asks.pasted {
-            eprintln!(
+            let _ = writeln!(
+                to_person,
                 "If the browser is on another machine, it ends at a page that cannot be reached: paste the address of that \
                  page here ({}?...), and press Enter.",
                 authorization.redirect_uri
@@ -229,7 +273,9 @@ impl Account {
             tokio::select! {
                 answer = waiting.answer() => return Came::Code(answer),
                 line = next(&mut lines) => match pasted(authorization, &line) {
-                    Err(error @ AnswerError::Foreign) => eprintln!("{error}. Paste the whole address that the browser ends at."),
+                    Err(error @ AnswerError::Foreign) => {
+                        let _ = writeln!(io::stderr(), "{error}. Paste the whole address that the browser ends at.");
+                    }
                     answer => return Came::Code(answer),
                 },
                 _ = look.tick() => {
@@ -276,7 +322,7 @@ fn same(one: Option<&SecretString>, other: &SecretString) -> bool {
 
 /// Whether somebody is there to log in: a script that runs at night must fail, and not wait for them.
 pub fn somebody_is_there() -> bool {
-    std::io::stdin().is_terminal() || std::io::stderr().is_terminal()
+    io::stdin().is_terminal() || io::stderr().is_terminal()
 }
 
 #[cfg(test)]

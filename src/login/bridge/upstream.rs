@@ -143,7 +143,8 @@ impl Upstream {
             return;
         }
         let ending = async {
-            let tokens = self.account.token(None, Otherwise::Fail).await?;
+            // Nothing is renewed for this: there is no time to wait for it.
+            let Some(tokens) = self.account.live(None)? else { return Ok(StatusCode::UNAUTHORIZED) };
             let request = self.request(Method::DELETE, &session, &tokens.access_token)?;
             Ok::<_, BridgeError>(self.account.http.open(request.body(Full::default())?).await?.status())
         };
@@ -210,9 +211,15 @@ impl Upstream {
 
     /// The head of the answer to a message, after logging in anew if need be.
     async fn post(&self, message: &Message, session: &Session) -> Result<Response<Incoming>, BridgeError> {
-        let mut refused: Option<SecretString> = None;
+        // A person is asked for what they wait for.
+        let waits = !message.ids.is_empty() || message.is_initialized();
+        let otherwise = if waits { self.otherwise } else { Otherwise::Fail };
+        let (mut refused, mut refusals): (Option<SecretString>, _) = (None, 0);
         loop {
-            let tokens = self.account.token(refused.as_ref(), self.otherwise).await?;
+            let tokens = match refusals {
+                0 | 1 => self.account.token(refused.as_ref(), otherwise).await?,
+                _ => self.account.anew(refused.as_ref(), otherwise).await?,
+            };
             let mut request = self
                 .request(Method::POST, session, &tokens.access_token)?
                 .header(CONTENT_TYPE, "application/json")
@@ -225,9 +232,13 @@ impl Upstream {
                 name.and_then(|name| headers.insert(NAME, name));
             }
             let answer = self.account.http.open(request).await?;
-            match (answer.status(), &refused) {
-                (StatusCode::UNAUTHORIZED, None) => refused = Some(tokens.access_token),
-                (StatusCode::UNAUTHORIZED, Some(_)) => return Err(BridgeError::TokenRefused),
+            match answer.status() {
+                // As it was kept, renewed, and of a new login.
+                StatusCode::UNAUTHORIZED if refusals < 2 => {
+                    refusals += 1;
+                    refused = Some(tokens.access_token);
+                }
+                StatusCode::UNAUTHORIZED => return Err(BridgeError::TokenRefused),
                 _ => return Ok(answer),
             }
         }

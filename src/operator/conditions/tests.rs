@@ -1,0 +1,186 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::operator::validate::tests::validated;
+
+fn applied(generation: i64, status: &Value) -> Applied {
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "mcp", "generation": generation},
+        "status": status,
+    });
+    Applied::Everything {
+        deployment: Box::new(serde_json::from_value(deployment).unwrap()),
+        one_password_served: true,
+        signing_keys_readable: true,
+    }
+}
+
+pub(in crate::operator) fn running() -> Applied {
+    applied(1, &json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 1}))
+}
+
+pub(in crate::operator) fn find(credentials: &Credentials, applied: &Applied) -> Findings {
+    Findings::of(&validated(&json!({})), credentials, applied, &[])
+}
+
+#[test]
+fn a_recheck_that_cannot_work_is_said_and_is_forgotten_with_the_wish() {
+    let provider = json!({"issuerURL": "https://login.example", "recheckOnRefresh": "Enabled"});
+    let proxy = validated(&json!({"identityProvider": provider}));
+    let pod = |given, missing| PodStatus { recheck: RecheckStatus { given, missing } };
+    for (pods, expected) in [
+        (vec![], ("Unknown", "PodsNotReached")),
+        (vec![pod(0, 0)], ("Unknown", "NoLoginYet")),
+        (vec![pod(5, 0), pod(0, 0)], ("True", "RefreshTokenGiven")),
+        (vec![pod(5, 0), pod(0, 7)], ("False", "NoRefreshToken")),
+        (vec![pod(9, 0), pod(0, 7)], ("True", "RefreshTokenGiven")),
+    ] {
+        let findings = Findings::of(&proxy, &Credentials::Complete, &running(), &pods);
+        let status = findings.status(&McpOAuthProxyStatus::default(), Some(1), at(0));
+        let condition = status.conditions.iter().find(|condition| condition.type_ == RECHECK_WORKS).unwrap();
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), expected);
+        let has = |findings: Findings| {
+            let status = findings.status(&status, Some(1), at(0));
+            status.conditions.iter().any(|condition| condition.type_ == RECHECK_WORKS)
+        };
+        let silent = Findings::of(&proxy, &Credentials::Complete, &running(), &[]);
+        assert_eq!(silent.status(&status, Some(1), at(9)).conditions, status.conditions, "it does not flap");
+        assert!(has(Findings::forbidden("a pass that came to nothing")));
+        assert!(!has(find(&Credentials::Complete, &running())));
+    }
+}
+
+pub(in crate::operator) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn ready(findings: &Findings) -> (&str, &str) {
+    let ready = findings.ready.as_ref().unwrap();
+    (ready.status, ready.reason)
+}
+
+#[test]
+fn ready_needs_a_pod_that_answers_and_complete_credentials() {
+    assert_eq!(ready(&find(&Credentials::Complete, &running())), ("True", "Serving"));
+    assert_eq!(ready(&find(&Credentials::NotFound, &running())), ("False", "SecretNotFound"));
+    let none = applied(1, &json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2}));
+    assert_eq!(ready(&find(&Credentials::Complete, &none)), ("False", "NoPodAnswers"));
+}
+
+#[test]
+fn pods_of_an_older_configuration_do_not_make_it_ready() {
+    for (generation, status) in [
+        // The Deployment controller has not even seen the change.
+        (2, json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2})),
+        // The new pod is there; those that answer may be the two old ones.
+        (2, json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2})),
+    ] {
+        let findings = find(&Credentials::Complete, &applied(generation, &status));
+        assert_eq!(ready(&findings), ("False", "RollingOut"), "{status}");
+        assert!(findings.available.unwrap().holds(), "{status}");
+    }
+    let one_new = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 3});
+    assert_eq!(ready(&find(&Credentials::Complete, &applied(2, &one_new))), ("True", "Serving"));
+}
+
+#[test]
+fn a_missing_key_is_in_the_message() {
+    let missing = Credentials::KeysMissing(vec!["OAUTH_CLIENT_SECRET".to_owned()]);
+    let findings = find(&missing, &running());
+    assert_eq!(ready(&findings), ("False", "SecretKeyMissing"));
+    assert_eq!(findings.ready.unwrap().message, "OAUTH_CLIENT_SECRET is missing from Secret login");
+}
+
+#[test]
+fn a_missing_1password_operator_is_told_from_a_missing_secret() {
+    let Applied::Everything { deployment, signing_keys_readable, .. } = running() else { unreachable!() };
+    let unserved = Applied::Everything { deployment, signing_keys_readable, one_password_served: false };
+    assert_eq!(ready(&find(&Credentials::NotFound, &unserved)).1, "OnePasswordCRDMissing");
+    // Whoever made the Secret without that operator has what is needed.
+    assert_eq!(ready(&find(&Credentials::Complete, &unserved)).1, "Serving");
+}
+
+#[test]
+fn a_foreign_name_stalls_and_a_former_one_does_not() {
+    let taken =
+        |by: Ownership| Applied::NamesTaken(vec![Taken { kind: "Service".to_owned(), name: "mcp".to_owned(), by }]);
+    let foreign = find(&Credentials::Complete, &taken(Ownership::Foreign { owner: "Ingress x".to_owned() }));
+    assert_eq!(ready(&foreign), ("False", "NameConflict"));
+    assert!(foreign.ready.as_ref().unwrap().message.starts_with("Service mcp belongs to Ingress x"));
+    assert!(foreign.stalled.is_some() && foreign.needs_another_look());
+
+    let former = find(&Credentials::Complete, &taken(Ownership::Former));
+    assert_eq!(ready(&former), ("False", "FormerChildrenTerminating"));
+    assert!(former.stalled.is_none() && former.needs_another_look());
+}
+
+#[test]
+fn no_replicas_is_not_ready_and_nothing_is_waited_for() {
+    let findings =
+        Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &applied(1, &json!({})), &[]);
+    assert_eq!(ready(&findings), ("False", "ScaledToZero"));
+    assert!(!findings.needs_another_look());
+    let still_ending = applied(1, &json!({"observedGeneration": 1, "replicas": 1, "availableReplicas": 1}));
+    let findings = Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &still_ending, &[]);
+    assert_eq!(ready(&findings), ("False", "ScaledToZero"));
+}
+
+#[test]
+fn what_keeps_the_deployment_from_making_pods_is_passed_on() {
+    let with =
+        |condition: &Value| applied(1, &json!({"observedGeneration": 1, "replicas": 0, "conditions": [condition]}));
+    let refused = with(&json!({"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}));
+    let findings = find(&Credentials::Complete, &refused);
+    assert_eq!(ready(&findings), ("False", "PodsRefused"));
+    assert!(findings.ready.unwrap().message.contains("exceeded quota"));
+
+    let stuck = with(&json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}));
+    let findings = find(&Credentials::Complete, &stuck);
+    assert_eq!(ready(&findings), ("False", "RolloutStuck"));
+    assert_eq!(findings.stalled.unwrap().reason, "RolloutStuck");
+    // Missing credentials come first: they are why the pods wait.
+    let findings = find(&Credentials::NotFound, &stuck);
+    assert_eq!(ready(&findings).1, "SecretNotFound");
+    assert_eq!(findings.stalled, None);
+}
+
+#[test]
+fn a_pass_that_could_not_look_leaves_the_other_conditions_as_they_were() {
+    let well = find(&Credentials::Complete, &running()).status(&McpOAuthProxyStatus::default(), Some(1), at(10));
+    let invalid = Findings::invalid("no").status(&well, Some(2), at(20));
+    for type_ in ["CredentialsReady", "Available"] {
+        let of = |status: &McpOAuthProxyStatus| status.conditions.iter().find(|c| c.type_ == type_).cloned();
+        assert_eq!(of(&invalid).unwrap(), of(&well).unwrap());
+    }
+}
+
+#[test]
+fn times_change_only_when_a_status_flips() {
+    let waiting = find(&Credentials::NotFound, &running());
+    let first = waiting.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
+    let other_reason = find(&Credentials::KeysMissing(vec!["A".to_owned()]), &running());
+    let second = other_reason.status(&first, Some(1), at(20));
+    assert_eq!(second.conditions[0].reason, "SecretKeyMissing");
+    assert_eq!(second.conditions[0].last_transition_time, Time(at(10)));
+    let third = find(&Credentials::Complete, &running()).status(&second, Some(1), at(30));
+    assert_eq!(third.conditions[0].last_transition_time, Time(at(30)));
+}
+
+#[test]
+fn stalled_goes_when_its_cause_does() {
+    let stalled = Findings::invalid("no").status(&McpOAuthProxyStatus::default(), Some(1), at(10));
+    assert!(stalled.conditions.iter().any(|condition| condition.type_ == "Stalled"));
+    let well = find(&Credentials::Complete, &running()).status(&stalled, Some(2), at(20));
+    assert!(!well.conditions.iter().any(|condition| condition.type_ == "Stalled"));
+}
+
+#[test]
+fn the_selector_is_what_the_scale_subresource_needs() {
+    let status = find(&Credentials::Complete, &running()).status(&McpOAuthProxyStatus::default(), Some(1), at(0));
+    assert_eq!(
+        status.label_selector.as_deref(),
+        Some("app.kubernetes.io/managed-by=mcp-oauth-operator,app.kubernetes.io/name=mcp")
+    );
+    assert_eq!(status.replicas, Some(2));
+}

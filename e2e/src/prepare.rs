@@ -16,8 +16,18 @@ pub struct Args {}
 impl Args {
     pub fn run(self) -> Result<()> {
         catch_interrupts();
-        prepare(&Progress::default())
+        prepare_tests(&Progress::default())
     }
+}
+
+/// Prepares what tests need beyond a stage: clients.
+pub fn prepare_tests(progress: &Progress) -> Result<()> {
+    prepare(progress)?;
+    Node::with_clients()?;
+    python::MCP_SDK.install()?;
+    python::MCP_SDK_1.install()?;
+    progress.say("the clients are there");
+    Ok(())
 }
 
 /// Says at once what the machine lacks, then prepares all that a stage is made of.
@@ -27,8 +37,6 @@ pub fn prepare(progress: &Progress) -> Result<()> {
     image::pause()?;
     Node::install()?;
     python::CONTEXT_FORGE.install()?;
-    python::MCP_SDK.install()?;
-    python::MCP_SDK_1.install()?;
     tokio::runtime::Runtime::new()?.block_on(ContextForge::prepare())?;
     progress.say("everything that is made once is there");
     Ok(())

@@ -9,7 +9,7 @@ use crate::{
     cluster::Cluster,
     image::workspace,
     operator::Installer,
-    prepare::prepare,
+    prepare::prepare_tests,
     progress::{Progress, catch_interrupts, stop_if_interrupted, wait_until},
     run::Run,
     stage::Stage,
@@ -53,7 +53,7 @@ impl Args {
     }
 
     fn test(&self, run: &Run) -> Result<()> {
-        prepare(&Progress::default())?;
+        prepare_tests(&Progress::default())?;
         // What is said at that level is tested too.
         let stage = tokio::runtime::Runtime::new()?.block_on(Stage::set(run, Installer::Helm, "trace"))?;
         Progress::default().say("running the tests of the bed");

@@ -32,7 +32,7 @@ pub struct ClaudeCode {
 impl ClaudeCode {
     /// Installs it for a computer of this name.
     pub async fn install(run: &Run, computer: &str) -> Result<Self> {
-        let program = spawn_blocking(Node::install).await??.native("@anthropic-ai/claude-code-linux", "claude")?;
+        let program = spawn_blocking(Node::with_clients).await??.native("@anthropic-ai/claude-code-linux", "claude")?;
         let script = program::find("script", "bsdutils")?;
         let name = format!("claude-code-{computer}");
         let folder = run.directory().join(&name);

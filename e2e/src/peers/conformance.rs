@@ -49,7 +49,7 @@ impl Verdict {
 
 /// Runs all authorization scenarios against the proxy at `url`, its issuer, for one of its resources. The person logs in.
 pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<'_>) -> Result<Verdict> {
-    let node = spawn_blocking(Node::install).await??;
+    let node = spawn_blocking(Node::with_clients).await??;
     let port = free_port()?;
     let authority = Certificates::of(run)?.authority();
     let client = register(url, port, &authority).await?;

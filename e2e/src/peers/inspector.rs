@@ -23,7 +23,7 @@ pub struct Inspector {
 impl Inspector {
     /// Installs it for a computer of this name.
     pub async fn install(run: &Run, computer: &str) -> Result<Self> {
-        let node = spawn_blocking(Node::install).await??;
+        let node = spawn_blocking(Node::with_clients).await??;
         let name = format!("inspector-{computer}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;

@@ -29,20 +29,31 @@ const SCRIPTS: [(&str, &str); 5] = [
 #[derive(Clone, Debug)]
 pub struct Node {
     packages: PathBuf,
+    /// The folder of a run that our scripts are put into.
+    scripts: &'static str,
 }
 
 impl Node {
-    /// Installs the packages, or finds them in the cache.
+    /// Installs what the demo needs, or finds it in the cache.
     pub fn install() -> Result<Self> {
-        let directory = cached::once("npm", &[LOCK, ARCH], |directory| {
+        Self::packages("npm", "js", &["--omit=dev"])
+    }
+
+    /// The same, and the clients and suites that only tests need: half a gigabyte more.
+    pub fn with_clients() -> Result<Self> {
+        Self::packages("npm-clients", "js-clients", &[])
+    }
+
+    fn packages(cache: &str, scripts: &'static str, options: &[&str]) -> Result<Self> {
+        let directory = cached::once(cache, &[LOCK, ARCH], |directory| {
             let npm = program::find("npm", "npm")?;
             eprintln!("npm           installing the packages of e2e/js");
             fs::write(directory.join("package.json"), PACKAGE)?;
             fs::write(directory.join("package-lock.json"), LOCK)?;
             fs::write(directory.join(".npmrc"), SETTINGS)?;
-            program::output(Command::new(npm).arg("ci").current_dir(directory)).map(drop)
+            program::output(Command::new(npm).arg("ci").args(options).current_dir(directory)).map(drop)
         })?;
-        Ok(Self { packages: directory.join("node_modules") })
+        Ok(Self { packages: directory.join("node_modules"), scripts })
     }
 
     /// The interpreter.
@@ -67,7 +78,7 @@ impl Node {
 
     /// Puts our scripts into the run's folder, beside a link to the packages which they import; returns that of one.
     pub fn script(&self, run: &Run, name: &str) -> Result<PathBuf> {
-        let directory = run.directory().join("js");
+        let directory = run.directory().join(self.scripts);
         // Components that start side by side share it.
         let _lock = kept::alone(&directory)?;
         for (script, text) in SCRIPTS {

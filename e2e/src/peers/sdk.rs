@@ -117,7 +117,7 @@ impl Sdk {
 /// The interpreter and our script for it.
 fn programs(run: &Run, kind: Kind, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let typescript = |script| {
-        let node = Node::install()?;
+        let node = Node::with_clients()?;
         Ok((node.interpreter()?, node.script(run, script)?))
     };
     let python = |packages: super::python::Requirements, text| {

@@ -133,6 +133,18 @@ async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_ref
 }
 
 #[tokio::test]
+async fn a_scope_at_a_refresh_is_narrowed_to_what_was_granted_and_never_refused() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, first) = bed.redeem().await;
+    for scope in ["mcp", "openid email profile", "offline_access", "mcp admin"] {
+        let refresh_token = first["refresh_token"].as_str().unwrap();
+        let answer =
+            bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("scope", scope)]).await;
+        assert_eq!((answer.0, &answer.1["scope"]), (200, &"mcp".into()), "{scope}");
+    }
+}
+
+#[tokio::test]
 async fn who_tried_by_authorization_is_told_the_scheme() {
     let bed = Bed::new(&REFRESHES).await;
     // Form-encoded, as RFC 6749 §2.3.1 has it.

@@ -118,7 +118,19 @@ $(CARGO_FUZZ):
 fuzz: $(CARGO_FUZZ) ## Feed every parser that can be reached before a login with odd input (SECONDS_EACH=60; TARGET=one of them)
 	@set -e; for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	echo "$$target: $(or $(SECONDS_EACH),60) s"; \
-	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/fuzz $(CARGO_FUZZ) run --sanitizer none $$target -- -max_total_time=$(or $(SECONDS_EACH),60) -print_final_stats=1; \
+	corpus=$(MCP_OAUTH_CACHE)/fuzz/$$target; mkdir -p $$corpus; \
+	cp fuzz/corpus/$$target/* $$corpus; tar -xzf fuzz/corpus/$$target.tar.gz -C $$corpus; \
+	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/fuzz $(CARGO_FUZZ) run --sanitizer none $$target $$corpus -- \
+	-max_total_time=$(or $(SECONDS_EACH),60) -max_len=4096 -print_final_stats=1; \
+	done
+
+# What a run has found worth keeping, smallest first, for the next one.
+.PHONY: fuzz-keep
+fuzz-keep: $(CARGO_FUZZ)
+	@set -e; for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	least=$$(mktemp -d); trap 'rm -rf "$$least"' EXIT; \
+	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/fuzz $(CARGO_FUZZ) run --sanitizer none $$target $$least $(MCP_OAUTH_CACHE)/fuzz/$$target -- -set_cover_merge=1; \
+	tar -C $$least --sort=name --owner=0 --group=0 --mtime=@0 -czf fuzz/corpus/$$target.tar.gz .; \
 	done
 
 .PHONY: test

@@ -150,7 +150,8 @@ pub fn request(text: &str) {
     let mut next = || lines.next().unwrap_or_default();
     if let Some(path) = RESOURCES.path(next()) {
         assert!(path == "/mcp" || (path.starts_with("/servers/") && path.ends_with("/mcp")), "{path}");
-        assert!(!path.contains("..") && !path.contains("//") && !path.contains(['%', '\\', '#', '?', ';']), "{path}");
+        assert!(!path.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")), "{path}");
+        assert!(!path.contains(['%', '\\', '#', '?', ';']), "{path}");
     }
     let mut headers = HeaderMap::new();
     let names = [header::COOKIE, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("mcp-session-id")];

@@ -33,6 +33,7 @@ dev: ## Serve the sample here, without a cluster: log in as anybody@jomcgi.dev (
 lint: ## Check formatting, clippy's lints and the dependency rules
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo clippy --package mcp-oauth-operator --lib --features fuzzing -- --deny warnings
 	$(MAKE) deny
 
 CARGO_DENY_VERSION := 0.20.2

@@ -10,7 +10,7 @@ use k8s_openapi::{
 
 use super::{
     apply::{Applied, Ownership, Taken},
-    build::selector,
+    build::label_selector,
     credentials::Credentials,
     validate::ValidatedProxy,
 };
@@ -118,9 +118,7 @@ impl Findings {
         let mut findings = Self {
             url: Some(proxy.url.clone()),
             service_url: Some(proxy.service_url.clone()),
-            label_selector: Some(
-                selector(&proxy.name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
-            ),
+            label_selector: Some(label_selector(&proxy.name)),
             client_address: Some(client_address(proxy)),
             recheck: proxy.config.identity_provider.rechecks().then(|| recheck(pods)),
             ..Self::default()

@@ -14,7 +14,7 @@ use hyper_util::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 
-use super::{build::selector, mounts, validate::ValidatedProxy};
+use super::{build::label_selector, mounts, validate::ValidatedProxy};
 use crate::proxy::config::PodStatus;
 
 /// How long a pod may take to answer.
@@ -31,9 +31,8 @@ pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatu
     if !proxy.config.identity_provider.rechecks() {
         return Vec::new();
     }
-    let labels: Vec<String> = selector(&proxy.name).iter().map(|(key, value)| format!("{key}={value}")).collect();
     let api: Api<Pod> = Api::namespaced(client.clone(), &proxy.namespace);
-    let pods = match api.list(&ListParams::default().labels(&labels.join(","))).await {
+    let pods = match api.list(&ListParams::default().labels(&label_selector(&proxy.name))).await {
         Ok(pods) => pods,
         Err(error) => {
             // Everything else has been done, and is to be reported.

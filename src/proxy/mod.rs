@@ -12,6 +12,7 @@ mod health;
 mod identity;
 mod metrics;
 pub(crate) mod oauth;
+mod secrets;
 mod server;
 mod session;
 mod start;

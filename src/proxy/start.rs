@@ -19,12 +19,13 @@ use super::{
     identity::{HttpClient, Issuer},
     metrics::Metrics,
     oauth::resource::Resources,
+    secrets::{EncryptionKey, Secrets, SecretsError},
     server,
     session::{
         Ending, KubernetesStore, LiveSet, OpenError, RecordKeys, Session, SessionEvent, SessionId, SessionStore,
         Sessions, SqliteStore, clean_up,
     },
-    state::{EncryptionKey, Judgement, Proxy, Rules, Secrets, SecretsError, wall_clock},
+    state::{Judgement, Proxy, Rules, wall_clock},
 };
 use crate::{api::InvalidUrl, listener};
 

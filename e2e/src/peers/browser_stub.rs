@@ -4,7 +4,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::json_lines::{LIMIT, Person};
+use super::json_lines::{LIMIT, Person, spawn};
 
 const STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_ADDRESSES\"\n";
 
@@ -33,6 +32,15 @@ pub struct Ended {
     pub output: String,
     /// How many times it asked for a login.
     pub logins: usize,
+    /// The texts of the pages at which the browser ended.
+    pub landings: Vec<String>,
+}
+
+impl Ended {
+    /// Whether it ended as it should.
+    pub fn succeeded(&self) -> bool {
+        self.code == Some(0)
+    }
 }
 
 impl BrowserStub {
@@ -61,31 +69,22 @@ impl BrowserStub {
     /// asks for that; else a wish to log in is an error.
     pub async fn run(&self, command: &mut Command, person: Option<Person<'_>>, log: &Path) -> Result<Ended> {
         let name = log.file_stem().unwrap_or_default().display().to_string();
-        let errors = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut child = spawn(self.of(command)?, log)?;
         // It may take the end of its input for a person who went away: that is left open.
-        let mut child = self
-            .of(command)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(errors)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
         let _input = child.stdin.take();
         let ended = child.wait_with_output();
         tokio::pin!(ended);
         let mut look = interval(Duration::from_millis(50));
-        let mut logins = 0;
+        let mut landings = Vec::new();
         let attended = async {
             loop {
                 tokio::select! {
                     output = &mut ended => break anyhow::Ok(output?),
                     _ = look.tick() => (),
                 }
-                for address in self.asked()?.into_iter().skip(logins) {
+                for address in self.asked()?.into_iter().skip(landings.len()) {
                     let Some(person) = person else { bail!("{name} asks for a login at {address}") };
-                    logins += 1;
-                    person.log_in(&address).await?;
+                    landings.push(person.log_in(&address).await?.text);
                 }
             }
         };
@@ -93,7 +92,8 @@ impl BrowserStub {
             .await
             .with_context(|| format!("{name} does not end. Its log: {}", log.display()))??;
         // One that ends right after it has asked.
-        let logins = self.asked()?.len().max(logins);
-        Ok(Ended { code: output.status.code(), output: String::from_utf8_lossy(&output.stdout).into_owned(), logins })
+        let logins = self.asked()?.len().max(landings.len());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(Ended { code: output.status.code(), output: text, logins, landings })
     }
 }

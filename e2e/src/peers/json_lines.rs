@@ -34,6 +34,14 @@ impl Person<'_> {
     }
 }
 
+/// Starts a program that is spoken to, with what it says besides in the log. It ends when nobody holds it.
+pub fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+    let name = command.as_std().get_program().display().to_string();
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
+    command.spawn().with_context(|| format!("cannot start {name}"))
+}
+
 /// The running program. It ends with this.
 #[derive(Debug)]
 pub struct Program {
@@ -46,15 +54,7 @@ pub struct Program {
 impl Program {
     /// Starts it, with what it says besides in the log.
     pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
-        let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let name = command.as_std().get_program().display().to_string();
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(errors)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+        let mut child = spawn(command, log)?;
         let input = child.stdin.take().context("it has no input")?;
         let output = BufReader::new(child.stdout.take().context("it has no output")?).lines();
         Ok(Self { child, input, output, log: log.to_owned() })
@@ -71,11 +71,11 @@ impl Program {
         Ok(timeout(LIMIT, self.output.next_line()).await.with_context(|| self.silent())??)
     }
 
-    /// Ends its input, and waits until it has ended itself. Says whether with success.
-    pub async fn end(self) -> Result<bool> {
+    /// Ends its input, and waits until it has ended itself. Returns its exit code, if no signal ended it.
+    pub async fn end(self) -> Result<Option<i32>> {
         let Self { mut child, input, output: _output, log: _ } = self;
         drop(input);
-        Ok(timeout(LIMIT, child.wait()).await.context("the program does not end")??.success())
+        Ok(timeout(LIMIT, child.wait()).await.context("the program does not end")??.code())
     }
 
     /// Reads the next line, which is JSON.

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    browser_stub::BrowserStub,
+    browser_stub::{BrowserStub, Ended},
     certificates::Certificates,
     json_lines::{LIMIT, Person, Program},
     mcp_remote::Connection,
@@ -24,17 +24,6 @@ pub struct Login {
     stub: BrowserStub,
     log: PathBuf,
     authority: PathBuf,
-}
-
-/// What came of a run.
-#[derive(Debug)]
-pub struct Ended {
-    /// What it wrote on standard output.
-    pub output: String,
-    /// Whether it ended with success.
-    pub success: bool,
-    /// The texts of the pages at which the browser ended.
-    pub landings: Vec<String>,
 }
 
 impl Login {
@@ -68,25 +57,7 @@ impl Login {
 
     /// Runs it for a server to its end. The person, if there is one, logs in when asked; else a wish to log in is an error.
     pub async fn run(&self, url: &str, person: Option<Person<'_>>, options: &[&str]) -> Result<Ended> {
-        let mut program = self.start(url, options)?;
-        let (mut look, mut output, mut landings) = (interval(Duration::from_millis(50)), String::new(), Vec::new());
-        let ended = async {
-            loop {
-                // Both branches may be dropped halfway: reading a line keeps what it has read.
-                tokio::select! {
-                    line = program.line() => match line? {
-                        Some(line) => output += &format!("{line}\n"),
-                        None => return anyhow::Ok(()),
-                    },
-                    _ = look.tick() => for address in self.stub.asked()?.iter().skip(landings.len()) {
-                        let Some(person) = person else { bail!("a login is asked for at {address}") };
-                        landings.push(person.log_in(address).await?.text);
-                    },
-                }
-            }
-        };
-        timeout(LIMIT, ended).await.with_context(|| format!("no end after {} s", LIMIT.as_secs()))??;
-        Ok(Ended { output, success: program.end().await?, landings })
+        self.stub.run(&mut self.command(url, options)?, person, &self.log).await
     }
 
     /// Runs it without a browser of its own: the person opens the address that it prints on another machine, where nobody
@@ -109,7 +80,7 @@ impl Login {
         program.say("not an address").await?;
         program.say(landing.url.as_str()).await?;
         let output = program.line().await?.unwrap_or_default();
-        Ok(Ended { output, success: program.end().await?, landings: vec![landing.text] })
+        Ok(Ended { code: program.end().await?, output, logins: 1, landings: vec![landing.text] })
     }
 
     /// Starts it as an MCP server on standard input and output, and initializes the connection.
@@ -119,13 +90,17 @@ impl Login {
     }
 
     fn start(&self, url: &str, options: &[&str]) -> Result<Program> {
+        Program::start(self.stub.of(&mut self.command(url, options)?)?, &self.log)
+    }
+
+    fn command(&self, url: &str, options: &[&str]) -> Result<Command> {
         let mut command = Command::new(this_program()?.with_file_name("mcp-oauth-operator"));
         command
             .args(["login", "--log", "trace", url, "--store"])
             .arg(self.store())
             .args(options)
             .env("SSL_CERT_FILE", &self.authority);
-        Program::start(self.stub.of(&mut command)?, &self.log)
+        Ok(command)
     }
 
     fn file(&self) -> Result<PathBuf> {

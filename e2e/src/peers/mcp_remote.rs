@@ -99,7 +99,7 @@ impl<'a> Connection<'a> {
 
     /// Ends the program's input, and waits until it has ended itself. Says whether with success.
     pub async fn end(self) -> Result<bool> {
-        self.program.end().await
+        Ok(self.program.end().await? == Some(0))
     }
 
     /// How many times a login was asked for.

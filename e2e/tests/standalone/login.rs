@@ -34,11 +34,11 @@ async fn login_asks_once_and_then_has_a_token_for_other_programs() {
 
     // A script is not kept waiting for a person.
     let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
-    assert_eq!((refused.success, refused.output.as_str()), (false, ""));
+    assert_eq!((refused.succeeded(), refused.output.as_str()), (false, ""));
     assert!(computer.log().unwrap().contains(&format!("run `mcp-oauth-operator login {url}`")));
 
     let first = computer.run(&url, Some(alice), &[]).await.unwrap();
-    assert!(first.success && first.output.starts_with(&format!("logged in to {url}, until 2")), "{first:?}");
+    assert!(first.succeeded() && first.output.starts_with(&format!("logged in to {url}, until 2")), "{first:?}");
     assert_eq!(first.output.lines().count(), 1);
     assert!(first.landings.len() == 1 && first.landings[0].contains("You can close this window."), "{first:?}");
     let files = fs::read_dir(computer.store()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
@@ -46,7 +46,7 @@ async fn login_asks_once_and_then_has_a_token_for_other_programs() {
     assert_eq!(fs::metadata(computer.store()).unwrap().permissions().mode() & 0o777, 0o700);
 
     let second = computer.run(&url, None, &[]).await.unwrap();
-    assert!(second.success && second.output.starts_with(&format!("already logged in to {url}, ")), "{second:?}");
+    assert!(second.succeeded() && second.output.starts_with(&format!("already logged in to {url}, ")), "{second:?}");
 
     let printed = computer.run(&url, None, &["--print-token"]).await.unwrap();
     let (status, names) = tools(&bed, printed.output.trim()).await;
@@ -57,9 +57,9 @@ async fn login_asks_once_and_then_has_a_token_for_other_programs() {
     let kept = computer.kept().unwrap();
     end_session(&bed, &kept).await;
     let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
-    assert_eq!((refused.success, refused.output.as_str()), (false, ""));
+    assert_eq!((refused.succeeded(), refused.output.as_str()), (false, ""));
     let again = computer.run(&url, Some(alice), &[]).await.unwrap();
-    assert!(again.success && again.output.starts_with("logged in to"), "{again:?}");
+    assert!(again.succeeded() && again.output.starts_with("logged in to"), "{again:?}");
     assert_eq!(computer.kept().unwrap()["client_id"], kept["client_id"]);
 
     no_token_is_logged(&computer, &kept);
@@ -72,7 +72,7 @@ async fn login_takes_an_answer_that_is_pasted_from_another_machine() {
     let alice = Person { browser: &browser, email: ALICE };
     let computer = Login::install(&bed.run, "pasted").unwrap();
     let ended = computer.run_pasting(&bed.url("/mcp"), alice, UNREACHABLE).await.unwrap();
-    assert!(ended.success && ended.output.starts_with("logged in to"), "{ended:?}");
+    assert!(ended.succeeded() && ended.output.starts_with("logged in to"), "{ended:?}");
     assert!(computer.log().unwrap().contains("Paste the whole address"));
 }
 
@@ -91,7 +91,9 @@ async fn login_renews_a_token_that_has_ended_and_a_client_that_is_gone() {
     kept["tokens"]["expires_at"] = "2026-01-01T00:00:00Z".into();
     computer.keep(&kept).unwrap();
     let printed = computer.run(&url, None, &["--print-token"]).await.unwrap();
-    assert!(printed.success && printed.output.trim() != old.as_str().unwrap() && printed.output.trim() != "another");
+    assert!(
+        printed.succeeded() && printed.output.trim() != old.as_str().unwrap() && printed.output.trim() != "another"
+    );
     assert_eq!(tools(&bed, printed.output.trim()).await.0, 200);
     no_token_is_logged(&computer, &computer.kept().unwrap());
 
@@ -100,7 +102,7 @@ async fn login_renews_a_token_that_has_ended_and_a_client_that_is_gone() {
     kept["tokens"] = Value::Null;
     computer.keep(&kept).unwrap();
     let again = computer.run(&url, Some(alice), &[]).await.unwrap();
-    assert!(again.success && again.output.starts_with("logged in to"), "{again:?}");
+    assert!(again.succeeded() && again.output.starts_with("logged in to"), "{again:?}");
     assert_ne!(computer.kept().unwrap()["client_id"], "nobody");
 }
 

@@ -17,3 +17,8 @@ pub(in crate::operator) fn labels(name: &str) -> BTreeMap<String, String> {
 pub(in crate::operator) fn selector(name: &str) -> BTreeMap<String, String> {
     labels(name)
 }
+
+/// The same as the API's queries have it: `key=value,key=value`.
+pub(in crate::operator) fn label_selector(name: &str) -> String {
+    selector(name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}

@@ -17,7 +17,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-pub(super) use labels::{MANAGED_BY, MANAGED_BY_US, labels, selector};
+pub(super) use labels::{MANAGED_BY, MANAGED_BY_US, label_selector, labels, selector};
 
 use super::{error::Error, validate::ValidatedProxy};
 use crate::api::OnePasswordItem;

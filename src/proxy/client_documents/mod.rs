@@ -87,15 +87,14 @@ impl ClientDocuments {
     }
 
     fn fetcher(&self) -> Result<&Fetcher, OAuthError> {
-        if self.fetcher.get().is_none() {
-            let new = Fetcher::new().map_err(|error| {
-                tracing::error!(%error, "cannot load the system's root certificates, which clients' hosts are checked against");
-                OAuthError::temporarily_unavailable("this server cannot fetch client metadata documents")
-            })?;
-            // Another login may have been quicker.
-            let _ = self.fetcher.set(new);
+        if let Some(fetcher) = self.fetcher.get() {
+            return Ok(fetcher);
         }
-        self.fetcher.get().ok_or_else(|| OAuthError::temporarily_unavailable("this server is starting"))
+        let new = Fetcher::new().map_err(|error| {
+            tracing::error!(%error, "cannot load the system's root certificates, which clients' hosts are checked against");
+            OAuthError::temporarily_unavailable("this server cannot fetch client metadata documents")
+        })?;
+        Ok(self.fetcher.get_or_init(|| new))
     }
 
     async fn client_by<F>(

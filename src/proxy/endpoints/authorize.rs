@@ -21,7 +21,8 @@ use crate::proxy::{
         login::{ConsentForm, Login},
         redirect_uri,
     },
-    state::{Proxy, Secrets},
+    secrets::Secrets,
+    state::Proxy,
 };
 
 /// `GET /authorize`: shows the consent page. It changes nothing, so it may be fetched any number of times, also by

@@ -14,7 +14,8 @@ use url::form_urlencoded;
 use super::respond::{json_error, unreadable};
 use crate::proxy::{
     oauth::{ErrorCode, OAuthError},
-    state::{Proxy, Secrets},
+    secrets::Secrets,
+    state::Proxy,
 };
 
 pub type Parameters = HashMap<String, String>;

@@ -16,8 +16,9 @@ use crate::{
         crypto::{Keyring, Purpose},
         identity::{Credentials, LoginError, Person, RecheckError, check_email},
         oauth::{OAuthError, refresh},
+        secrets::Secrets,
         session::{Session, SessionId, Stored},
-        state::{Proxy, Secrets},
+        state::Proxy,
     },
 };
 
@@ -33,16 +34,14 @@ const LOOKS: usize = 30;
 const WRITES: usize = 3;
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What has been written; `None` if somebody else was quicker: what they wrote decides.
-type Outcome = Option<Session>;
-
 /// Whether a token that is only repeated needs the issuer's word too: else somebody who has been shut out there could live
 /// on an older refresh token for as long as the newest is not used.
 pub fn is_due(proxy: &Proxy, session: &Session, now: Timestamp) -> bool {
     proxy.config.identity_provider.rechecks() && now > session.rotated_at + proxy.refresh_grace()
 }
 
-/// Writes `next` over `stored`, with the issuer's word for it if the configuration wants that.
+/// Writes `next` over `stored`, with the issuer's word for it if the configuration wants that. `false` if somebody else was
+/// quicker: what they wrote decides.
 ///
 /// # Errors
 /// `invalid_grant` when the person is gone or may no longer come in: the session has ended then.
@@ -52,9 +51,9 @@ pub async fn write(
     secrets: &Arc<Secrets>,
     stored: Stored,
     next: Session,
-) -> Result<Outcome, OAuthError> {
+) -> Result<bool, OAuthError> {
     if !proxy.config.identity_provider.rechecks() {
-        return Ok(replace(proxy, &stored, &next).await?.then_some(next));
+        return replace(proxy, &stored, &next).await;
     }
     let (worker, secrets) = (proxy.clone(), secrets.clone());
     // Apart from the request: a client that hangs up must not take the issuer's new token with it.
@@ -76,12 +75,7 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
     (id == session.id.to_string()).then(|| token.into())
 }
 
-async fn write_rechecked(
-    proxy: &Proxy,
-    secrets: &Secrets,
-    stored: Stored,
-    next: Session,
-) -> Result<Outcome, OAuthError> {
+async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next: Session) -> Result<bool, OAuthError> {
     let now = proxy.now();
     if stored.session.leased_until.is_some_and(|until| now < until) {
         return wait(proxy, stored.session.id).await;
@@ -94,11 +88,11 @@ async fn write_rechecked(
     proxy.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
     let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
     if !replace(proxy, &stored, &leased).await? {
-        return Ok(None);
+        return Ok(false);
     }
     // Its version, for the next write.
     let Some(stored) = read(proxy, leased.id).await?.filter(|stored| stored.session == leased) else {
-        return Ok(None);
+        return Ok(false);
     };
     let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
     let rechecked = match proxy.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
@@ -129,7 +123,7 @@ async fn write_rechecked(
         groups: person.groups,
     };
     let next = Session { upstream_token, claims, leased_until: None, ..next };
-    Ok(insist(proxy, &stored, &next).await?.then_some(next))
+    insist(proxy, &stored, &next).await
 }
 
 fn cannot_ask(stored: &Stored, error: &LoginError) -> OAuthError {
@@ -152,22 +146,22 @@ async fn insist(proxy: &Proxy, stored: &Stored, new: &Session) -> Result<bool, O
 }
 
 /// Waits until whoever is asking has written what came of it.
-async fn wait(proxy: &Proxy, id: SessionId) -> Result<Outcome, OAuthError> {
+async fn wait(proxy: &Proxy, id: SessionId) -> Result<bool, OAuthError> {
     for _ in 0..LOOKS {
         tokio::time::sleep(LOOK).await;
         let leased = read(proxy, id).await?.and_then(|stored| stored.session.leased_until);
         if leased.is_none_or(|until| until <= proxy.now()) {
-            return Ok(None);
+            return Ok(false);
         }
     }
     Err(OAuthError::temporarily_unavailable("the identity provider is still being asked: try again"))
 }
 
 /// Ends the session, if it is still the one that was asked about: whoever was slower than their lease may find it asked anew.
-async fn finish(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<Outcome, OAuthError> {
+async fn finish(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<bool, OAuthError> {
     let current = read(proxy, stored.session.id).await?;
     if current.is_some_and(|current| current.version != stored.version) {
-        return Ok(None);
+        return Ok(false);
     }
     end(proxy, stored, None).await?;
     tracing::info!(session = %stored.session.id, user = stored.session.user.email, reason, "session ended");

@@ -14,8 +14,9 @@ use super::{
 use crate::proxy::{
     crypto::now_seconds,
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
+    secrets::Secrets,
     session::SessionId,
-    state::{Proxy, Secrets},
+    state::Proxy,
 };
 
 /// `POST /revoke` (RFC 7009): a client logs out. Either of its tokens ends the session, and so the other one too.

@@ -23,8 +23,9 @@ use crate::proxy::{
         refresh::{self, Refresh, RefreshToken},
         tokens::Mint,
     },
+    secrets::Secrets,
     session::{Session, Stored},
-    state::{Judgement, Proxy, Secrets},
+    state::{Judgement, Proxy},
 };
 
 /// How often a refresh is decided anew when another replica was quicker.
@@ -113,7 +114,7 @@ async fn refresh(
         };
         // First the tokens: without randomness for them nothing is written.
         let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
-        if recheck::write(proxy, secrets, stored, next).await?.is_some() {
+        if recheck::write(proxy, secrets, stored, next).await? {
             return Ok(answer);
         }
         // Another replica, or another process of the client, was quicker: what it wrote decides.

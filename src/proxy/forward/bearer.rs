@@ -15,8 +15,9 @@ use super::{Body, headers::allow_any_origin};
 use crate::proxy::{
     crypto::{AccessClaims, now_seconds},
     oauth::{SCOPE, metadata},
+    secrets::Secrets,
     session::{Admission, LiveSession, SessionId},
-    state::{Proxy, Secrets},
+    state::Proxy,
 };
 
 /// How many verified tokens are remembered. One more costs a verification (100 us), not an error.

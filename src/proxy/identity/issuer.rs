@@ -1,9 +1,10 @@
+mod claims;
 #[cfg(test)]
 mod lying;
 mod recheck;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -14,22 +15,16 @@ use std::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use openidconnect::{
-    AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdToken, IdTokenClaims, IdTokenFields,
-    IssuerUrl, Nonce, NonceVerifier, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
-    RequestTokenError, Scope, SignatureVerificationError, StandardErrorResponse, StandardTokenResponse,
-    SubjectIdentifier, UserInfoClaims, UserInfoError,
-    core::{
-        CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim,
-        CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
-        CoreRevocableToken, CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
-    },
+    AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, IssuerUrl,
+    Nonce, NonceVerifier, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError,
+    Scope, SignatureVerificationError, StandardErrorResponse, SubjectIdentifier, UserInfoError,
+    core::{CoreAuthenticationFlow, CoreErrorResponseType, CoreProviderMetadata},
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
+use self::claims::{OidcClaims, OidcClient, OidcIdToken, OidcTokens, OidcUserInfo};
 pub use self::recheck::RecheckError;
 use super::{HttpClient, Person, access::GOOGLE, http_client::HttpError};
 use crate::{
@@ -45,68 +40,6 @@ const METADATA_VALID: Duration = Duration::from_secs(3600);
 
 /// How soon they may be fetched again because a key is unknown: the issuer has rotated, or somebody makes us ask.
 const REFETCH_AFTER: Duration = Duration::from_secs(10);
-
-/// Claims beyond the standard ones.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct ExtraClaims {
-    /// Google's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    hd: Option<String>,
-    /// Any other; the groups are among them.
-    #[serde(flatten)]
-    others: HashMap<String, serde_json::Value>,
-}
-
-impl ExtraClaims {
-    /// Those of the groups `asked` for that a claim names: a list, or one alone. `None` if the claim is not there. A person may
-    /// have hundreds of others, and a session is a small object.
-    fn groups(&self, claim: &str, asked: &[String]) -> Option<Vec<String>> {
-        let named = match self.others.get(claim)? {
-            serde_json::Value::Array(values) => values.iter().filter_map(serde_json::Value::as_str).collect(),
-            serde_json::Value::String(one) => vec![one.as_str()],
-            _ => Vec::new(),
-        };
-        Some(asked.iter().filter(|group| named.contains(&group.as_str())).cloned().collect())
-    }
-}
-
-impl openidconnect::AdditionalClaims for ExtraClaims {}
-
-type TokenFields = IdTokenFields<
-    ExtraClaims,
-    EmptyExtraTokenFields,
-    CoreGenderClaim,
-    CoreJweContentEncryptionAlgorithm,
-    CoreJwsSigningAlgorithm,
->;
-
-type OidcTokens = StandardTokenResponse<TokenFields, CoreTokenType>;
-
-type OidcIdToken = IdToken<ExtraClaims, CoreGenderClaim, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm>;
-
-type OidcClaims = IdTokenClaims<ExtraClaims, CoreGenderClaim>;
-
-type OidcUserInfo = UserInfoClaims<ExtraClaims, CoreGenderClaim>;
-
-type OidcClient = Client<
-    ExtraClaims,
-    CoreAuthDisplay,
-    CoreGenderClaim,
-    CoreJweContentEncryptionAlgorithm,
-    CoreJsonWebKey,
-    CoreAuthPrompt,
-    StandardErrorResponse<CoreErrorResponseType>,
-    OidcTokens,
-    CoreTokenIntrospectionResponse,
-    CoreRevocableToken,
-    CoreRevocationErrorResponse,
-    EndpointSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointNotSet,
-    EndpointMaybeSet,
-    EndpointMaybeSet,
->;
 
 /// How long a failure to fetch them is answered without another try: who logs in meanwhile does not queue.
 const FAILURE_VALID: Duration = Duration::from_secs(5);
@@ -392,14 +325,14 @@ impl Issuer {
     }
 }
 
-/// What a refusal of the token endpoint means for a login.
+/// What a refusal of the token endpoint means, at a login and at a refresh.
 fn refused(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>) -> LoginError {
     match error {
         RequestTokenError::ServerResponse(answer) => match answer.error() {
             code @ (CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient) => {
                 LoginError::Misconfigured(code.as_ref().to_owned())
             }
-            code => LoginError::Refused(format!("it refused the code: {}", code.as_ref())),
+            code => LoginError::Refused(format!("its token endpoint refused the request: {}", code.as_ref())),
         },
         RequestTokenError::Request(error) => LoginError::Unavailable(describe(&error)),
         _ => LoginError::Unavailable("its token endpoint gave something else than a token".to_owned()),
@@ -415,26 +348,4 @@ fn describe(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn of_a_persons_groups_those_are_kept_that_the_rules_ask_for() {
-        let asked = ["a".to_owned(), "c".to_owned()];
-        let groups = |claims: serde_json::Value| {
-            serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups", &asked)
-        };
-        assert_eq!(groups(json!({"hd": "x"})), None);
-        assert_eq!(groups(json!({"https://example.com/groups": ["b", 1, "a"]})), Some(vec!["a".into()]));
-        assert_eq!(groups(json!({"https://example.com/groups": "c"})), Some(vec!["c".into()]));
-        assert_eq!(groups(json!({"https://example.com/groups": null})), Some(vec![]));
-        let mut many: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
-        many.push("c".to_owned());
-        assert_eq!(groups(json!({"https://example.com/groups": many})), Some(vec!["c".into()]));
-    }
 }

@@ -18,8 +18,9 @@ use crate::{
         config::SigningKeys,
         crypto::{AccessClaims, now_seconds},
         forward::testing::{VerifiedTokens, verify},
+        secrets::{EncryptionKey, Secrets},
         session::{LiveSet, Session, SessionEvent, testing::session},
-        state::{EncryptionKey, Secrets, testing::proxy, wall_clock},
+        state::{testing::proxy, wall_clock},
     },
 };
 

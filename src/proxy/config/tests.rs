@@ -1,0 +1,93 @@
+use super::*;
+
+const MINIMAL: &str = r"
+publicURL: https://mcp.example.com
+identityProvider: {issuerURL: https://accounts.google.com}
+credentials: {directory: /etc/mcp-oauth-proxy/credentials}
+signingKeys: /etc/mcp-oauth-proxy/signing-keys/keys.json
+access: {domains: [example.com]}
+upstream: {url: 'http://gateway:4444'}
+sessions: {store: {type: SQLite, path: /var/lib/mcp-oauth-proxy/sessions.db}}
+";
+
+fn parse(text: &str) -> ProxyConfig {
+    serde_yaml::from_str(text).unwrap()
+}
+
+#[test]
+fn a_minimal_file_is_enough() {
+    let config = parse(MINIMAL);
+    config.validate().unwrap();
+    assert_eq!(config.upstream.paths, ["/mcp", "/servers/*/mcp"]);
+    assert_eq!(config.tokens.access_ttl.as_secs(), 3600);
+}
+
+#[test]
+fn rendering_and_reading_give_the_same() {
+    let config = parse(MINIMAL);
+    assert_eq!(parse(&serde_yaml::to_string(&config).unwrap()), config);
+}
+
+#[test]
+fn a_broken_rule_is_named() {
+    for (from, to, says) in [
+        ("https://mcp.example.com", "https://mcp.example.com/x", "publicURL"),
+        ("https://accounts.google.com", "http://idp.example.com", "issuerURL"),
+        ("domains: [example.com]", "domains: []", "lets nobody in"),
+        ("http://gateway:4444", "gateway:4444", "upstream.url"),
+    ] {
+        let error = parse(&MINIMAL.replace(from, to)).validate().unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn what_the_crd_refuses_is_refused_here_too() {
+    let upstream = |identity: &str| format!("upstream: {{url: 'http://gateway:4444', identity: {identity}}}");
+    let sessions = |times: &str| format!("sessions: {{{times}, store: {{");
+    for (from, to, says) in [
+        ("domains: [example.com]", "policy: AnyUser, domains: [example.com]", "AnyUser lets everyone in"),
+        ("domains: [example.com]", "domains: ['@example.com']", "without @"),
+        ("domains: [example.com]", "emails: [ada]", "ada@example.com"),
+        (
+            "upstream: {url: 'http://gateway:4444'}",
+            &upstream("{headers: {user: Mcp-Session-Id}}"),
+            "a meaning of its own",
+        ),
+        ("upstream: {url: 'http://gateway:4444'}", &upstream("{headers: {user: a b}}"), "letters, digits and hyphens"),
+        ("upstream: {url: 'http://gateway:4444'}", &upstream("{type: None, headers: {}}"), "type: Headers only"),
+        (
+            "signingKeys:",
+            "clients: {static: [{clientID: a, redirectURIs: ['http://a.example/']}]}\nsigningKeys:",
+            "http for localhost",
+        ),
+        (
+            "signingKeys:",
+            "clients: {static: [{clientID: a b, redirectURIs: ['app:/cb']}]}\nsigningKeys:",
+            "letters, digits",
+        ),
+        (
+            "signingKeys:",
+            "clients: {static: [{clientID: a, redirectURIs: ['app:/cb'], secretRef: {name: a, key: b}}]}\nsigningKeys:",
+            "needs references",
+        ),
+        ("sessions: {store: {", &sessions("idleTTL: 0s"), "5m or longer"),
+        ("sessions: {store: {", &sessions("maxTTL: 9000h"), "a year"),
+        ("sessions: {store: {", &sessions("idleTTL: 30m"), "shorter than sessions.idleTTL"),
+    ] {
+        let error = parse(&MINIMAL.replace(from, to)).validate().unwrap_err().to_string();
+        assert!(error.contains(says), "{to}: {error}");
+    }
+    for (redirects, says) in
+        [("{policy: Any, hosts: [a.b]}", "Any takes every"), ("{hosts: ['https://a']}", "lower case")]
+    {
+        let text = format!("{MINIMAL}\nclients: {{redirects: {redirects}}}");
+        assert!(parse(&text).validate().unwrap_err().to_string().contains(says), "{redirects}");
+    }
+}
+
+#[test]
+fn an_unknown_field_is_an_error_with_its_name() {
+    let error = serde_yaml::from_str::<ProxyConfig>(&format!("{MINIMAL}\nacess: {{}}\n")).unwrap_err();
+    assert!(error.to_string().contains("acess"), "{error}");
+}

@@ -1,0 +1,174 @@
+//! What the mounted Secrets hold, read from their files.
+
+use std::{io::ErrorKind, path::PathBuf, sync::Arc};
+
+use secrecy::SecretString;
+use thiserror::Error;
+
+use super::{
+    config::{CredentialFiles, ProxyConfig, SigningKeys, SigningKeysError},
+    crypto::{InvalidEncryptionKey, Keyring, SigningRing},
+    oauth::known_clients::ListedClients,
+};
+use crate::api::InvalidUrl;
+
+/// What the mounted Secrets hold.
+pub struct Secrets {
+    /// The client id that the issuer gave us.
+    pub client_id: String,
+    /// The client secret that the issuer gave us.
+    pub client_secret: SecretString,
+    /// The keys derived from the encryption key.
+    pub keyring: Arc<Keyring>,
+    /// The keys that access tokens are signed with.
+    pub signing: SigningRing,
+    /// The clients of `clients.static`, with their secrets.
+    pub listed: ListedClients,
+    /// The certificates of `identityProvider.caRef`. They are public, and changed as secrets are.
+    pub ca: Option<String>,
+    /// What the files held, to see whether they have changed: all of them, and those of the encryption keys.
+    fingerprint: [u8; 32],
+    keys_fingerprint: [u8; 32],
+}
+
+/// Which encryption key makes new values, while there are two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EncryptionKey {
+    /// The present one.
+    Current,
+    /// The one before: other replicas may not have read the present one yet.
+    Previous,
+}
+
+/// Why the secrets cannot be used. No message holds any of a secret.
+#[derive(Debug, Error)]
+pub enum SecretsError {
+    /// A file is missing or unreadable.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file is empty.
+    #[error("{} is empty", .0.display())]
+    Empty(PathBuf),
+    /// The encryption key is not 32 bytes.
+    #[error("{}: {source}", .path.display())]
+    EncryptionKey {
+        /// The file.
+        path: PathBuf,
+        /// What it must be.
+        source: InvalidEncryptionKey,
+    },
+    /// The signing keys are not right.
+    #[error("{}: {source}", .path.display())]
+    SigningKeys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SigningKeysError,
+    },
+    /// The public URL is not right.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+}
+
+impl Secrets {
+    /// Reads the files that a configuration names. If there is an encryption key before the present one, `using` says which
+    /// of the two makes new values.
+    ///
+    /// # Errors
+    /// Which file is missing or not right.
+    pub fn load(config: &ProxyConfig, using: EncryptionKey) -> Result<Self, SecretsError> {
+        let CredentialFiles { directory, keys } = &config.credentials;
+        let read = |path: PathBuf| match std::fs::read_to_string(&path) {
+            Ok(text) if text.trim().is_empty() => Err(SecretsError::Empty(path)),
+            Ok(text) => Ok((path, text.trim().to_owned())),
+            Err(source) => Err(SecretsError::Read { path, source }),
+        };
+        let (_, client_id) = read(directory.join(&keys.client_id))?;
+        let (_, client_secret) = read(directory.join(&keys.client_secret))?;
+        let (key_path, encryption_key) = read(directory.join(&keys.encryption_key))?;
+        let previous = match read(directory.join(&keys.previous_encryption_key)) {
+            Ok(previous) => Some(previous),
+            Err(SecretsError::Empty(_)) => None,
+            Err(SecretsError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let (signing_path, signing_keys) = read(config.signing_keys.clone())?;
+        let previous_key = previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default();
+        let mut contents = vec![
+            client_id.clone(),
+            client_secret.clone(),
+            encryption_key.clone(),
+            previous_key.clone(),
+            signing_keys.clone(),
+        ];
+        let listed = ListedClients::new(&config.clients.listed, |listed| {
+            let Some(path) = listed.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
+                return Ok(None);
+            };
+            let (_, secret) = read(path)?;
+            contents.push(secret.clone());
+            Ok::<_, SecretsError>(Some(secret.into()))
+        })?;
+        let ca = match config.ca_file() {
+            Some(path) => Some(read(path)?.1),
+            None => None,
+        };
+        contents.extend(ca.clone());
+        let fingerprint = fingerprint(&contents.iter().map(String::as_str).collect::<Vec<_>>());
+        let keys_fingerprint = self::fingerprint(&[&encryption_key, &previous_key]);
+        let public_url = config.public_url()?;
+        let issuer = public_url.as_str();
+        let wrong = |path: PathBuf| move |source| SecretsError::EncryptionKey { path, source };
+        let current = Keyring::new(&encryption_key, issuer).map_err(wrong(key_path.clone()))?;
+        let keyring = match previous {
+            None => current,
+            Some((path, previous)) if using == EncryptionKey::Current => {
+                current.beside(&previous, issuer).map_err(wrong(path))?
+            }
+            Some((path, previous)) => {
+                let keyring = Keyring::new(&previous, issuer).map_err(wrong(path))?;
+                keyring.beside(&encryption_key, issuer).map_err(wrong(key_path))?
+            }
+        };
+        let signing = SigningKeys::parse(signing_keys.as_bytes())
+            .and_then(|keys| SigningRing::new(&keys))
+            .map_err(|source| SecretsError::SigningKeys { path: signing_path, source })?;
+        Ok(Self {
+            client_id,
+            client_secret: client_secret.into(),
+            keyring: Arc::new(keyring),
+            signing,
+            listed,
+            ca,
+            fingerprint,
+            keys_fingerprint,
+        })
+    }
+
+    /// Whether the files of the encryption keys held the same when `other` was read.
+    pub fn same_keys_as(&self, other: &Self) -> bool {
+        self.keys_fingerprint == other.keys_fingerprint
+    }
+
+    /// Whether the files held the same when `other` was read.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+/// SHA-256 over the parts, each with its length before it.
+fn fingerprint(parts: &[&str]) -> [u8; 32] {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        digest.update(&(part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest.finish().as_ref());
+    fingerprint
+}

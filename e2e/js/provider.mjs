@@ -62,6 +62,9 @@ const provider = new Provider(issuer, {
   ttl: { AccessToken: 3600, AuthorizationCode: 60, Grant: 1209600, IdToken: 3600, Interaction: 600, RefreshToken: 1209600, Session: 1209600 },
 });
 
+// Who ends https before it says so in X-Forwarded-Proto.
+provider.proxy = issuer.startsWith('https:');
+
 // Nobody is asked for consent.
 async function granted(clientId, accountId) {
   const grant = new provider.Grant({ clientId, accountId });

@@ -87,7 +87,7 @@ impl Stage {
         let cluster = spawn_blocking(move || Cluster::up(&name)).await??;
         // Opened anew: now it has a network namespace.
         let run = Run::open(run.name())?;
-        let login = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None };
+        let login = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None, issuer: None };
         let provider = async { Provider::up(&run, &login).await };
         let (provider, context_forge, image) = tokio::try_join!(provider, ContextForge::up(&run), image)?;
         let tap = Tap::up(&run, &context_forge.address).await?;

@@ -311,10 +311,13 @@ impl Reload {
         if keys_changed {
             self.since = now;
         }
-        self.using = using;
         if changed {
             tracing::info!("changed credentials or keys are in use");
         }
+        if using == EncryptionKey::Current && self.using != using && new.keyring.has_other() {
+            tracing::info!("the present encryption key makes new values from now on");
+        }
+        self.using = using;
         proxy.record_keys.use_keyring(new.keyring.clone());
         proxy.secrets.store(Arc::new(new));
         Ok(())

@@ -42,9 +42,8 @@ fn read(tokens: &Value, client_id: &str) -> Result<Tokens> {
     Ok(Tokens { access: text("access_token")?, refresh: text("refresh_token")?, client_id: client_id.to_owned() })
 }
 
-/// Registers a client and logs in with it, page by page.
-pub async fn log_in(proxy: &str, email: &str) -> Result<Tokens> {
-    let client = client()?;
+/// Registers a client, and goes as far as the issuer's page. Returns the client's id, and that page's address.
+pub async fn to_issuer(client: &Client, proxy: &str) -> Result<(String, Url)> {
     let registration = json!({"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none"});
     let registered: Value = client.post(format!("{proxy}/register")).json(&registration).send().await?.json().await?;
     let client_id = registered["client_id"].as_str().context("no client_id")?;
@@ -59,15 +58,24 @@ pub async fn log_in(proxy: &str, email: &str) -> Result<Tokens> {
     let mut form = fields(&consent.text().await?);
     form.insert("decision".to_owned(), "approve".to_owned());
     let to_issuer = location(&client.post(format!("{proxy}/consent")).form(&form).send().await?)?;
+    Ok((client_id.to_owned(), to_issuer))
+}
+
+/// Registers a client and logs in with it, page by page.
+pub async fn log_in(proxy: &str, email: &str) -> Result<Tokens> {
+    let client = client()?;
+    let (client_id, to_issuer) = to_issuer(&client, proxy).await?;
     let login = client.get(to_issuer.clone()).send().await?;
     let mut form = fields(&login.text().await?);
     form.insert("email".to_owned(), email.to_owned());
     let back = location(&client.post(to_issuer.join("/login")?).form(&form).send().await?)?;
-    let to_client = location(&client.get(back).send().await?)?;
+    // To this proxy, whichever the issuer knows.
+    let callback = Url::parse(proxy)?.join(&format!("/callback?{}", back.query().unwrap_or_default()))?;
+    let to_client = location(&client.get(callback).send().await?)?;
     let code = to_client.query_pairs().find(|(name, _)| name == "code").context("no code")?.1.into_owned();
     let form =
-        [("grant_type", "authorization_code"), ("code", &code), ("client_id", client_id), ("code_verifier", VERIFIER)];
-    read(&client.post(format!("{proxy}/token")).form(&form).send().await?.json().await?, client_id)
+        [("grant_type", "authorization_code"), ("code", &code), ("client_id", &client_id), ("code_verifier", VERIFIER)];
+    read(&client.post(format!("{proxy}/token")).form(&form).send().await?.json().await?, &client_id)
 }
 
 fn location(answer: &reqwest::Response) -> Result<Url> {

@@ -1,4 +1,4 @@
-//! P7: whole logins and refreshes, against a login page that costs next to nothing, with sessions in SQLite.
+//! P7: whole logins and refreshes, against a login page that costs next to nothing.
 
 use std::{
     sync::{
@@ -17,10 +17,10 @@ use super::{
 };
 
 /// How many people at once.
-const PEOPLE: usize = 8;
+pub const PEOPLE: usize = 8;
 
 /// How long each is measured.
-const DURATION: Duration = Duration::from_secs(5);
+pub const DURATION: Duration = Duration::from_secs(5);
 
 /// Whole logins: registration, authorization, consent, the page of the issuer, callback, code.
 pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
@@ -35,6 +35,11 @@ pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
         Ok(())
     })
     .await
+}
+
+/// The issuer that a proxy sends people to.
+pub async fn issuer(proxy: &str) -> Result<String> {
+    Ok(login::to_issuer(&login::client()?, proxy).await?.1.origin().ascii_serialization())
 }
 
 /// Refreshes, each of the tokens that the one before gave.

@@ -1,6 +1,7 @@
 //! `make bench`: what the proxy costs, beside nginx in the same run. Writes bench/RESULTS.md. Figures of a shared machine
 //! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
 
+mod kubernetes;
 pub mod login;
 mod logins;
 mod measure;
@@ -111,6 +112,9 @@ async fn measure(run: &Run) -> Result<String> {
     let logins = logins::logins(&url, proxy_pid).await?;
     let refreshes = logins::refreshes(&url, proxy_pid).await?;
     progress.say("logins and refreshes");
+    let state = run.directory().join("proxy/state");
+    let kubernetes = kubernetes::measure(run, &binary, &url, &state).await?;
+    progress.say("logins and refreshes with sessions in Kubernetes");
     let starts = start::starts(run, &binary).await?;
     Ok(measure::report(&Figures {
         forwarding: contenders.map(|contender| (contender.name, contender.samples)).to_vec(),
@@ -118,6 +122,7 @@ async fn measure(run: &Run) -> Result<String> {
         verification,
         logins,
         refreshes,
+        kubernetes,
         starts,
         idle,
         loaded,

@@ -66,6 +66,8 @@ pub struct Options {
     pub origin: Option<String>,
     /// By default a free one.
     pub port: Option<u16>,
+    /// The issuer, if something stands before it that ends https. By default origin and port.
+    pub issuer: Option<String>,
 }
 
 /// The running provider.
@@ -86,7 +88,8 @@ impl Provider {
         }
         let node = spawn_blocking(Node::install).await??;
         let port = options.port.map_or_else(free_port, Ok)?;
-        let issuer = format!("{}:{port}", options.origin.as_deref().unwrap_or("http://localhost"));
+        let origin = options.origin.as_deref().unwrap_or("http://localhost");
+        let issuer = options.issuer.clone().unwrap_or_else(|| format!("{origin}:{port}"));
         let folder = run.directory().join(NAME);
         fs::create_dir_all(&folder)?;
         let address = format!("{}:{port}", run.address());
@@ -221,7 +224,7 @@ impl Args {
         match self.action {
             Action::Up { run, origin, port } => {
                 let run = run.open()?;
-                let provider = Provider::up(&run, &Options { origin: Some(origin), port }).await?;
+                let provider = Provider::up(&run, &Options { origin: Some(origin), port, issuer: None }).await?;
                 println!("{}", json!({"issuer": provider.issuer, "address": provider.address}));
                 Ok(())
             }

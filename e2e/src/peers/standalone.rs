@@ -3,11 +3,12 @@
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{document_host::DocumentHost, http, program};
 use crate::{
     forward::{free_port, this_program},
+    progress::wait_until,
     run::Run,
 };
 
@@ -27,6 +28,8 @@ pub struct Between<'a> {
     pub rechecks: bool,
     /// Where the metadata documents of clients are. Without it none are taken, for there is no internet.
     pub documents: Option<&'a DocumentHost>,
+    /// More of the configuration: members that the rest does not have.
+    pub settings: &'a [(&'a str, Value)],
 }
 
 /// A running proxy. A run may have several, each under its own name.
@@ -51,7 +54,7 @@ impl Proxy {
         fs::write(secrets.join("OAUTH_CLIENT_ID"), CLIENT_ID)?;
         fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
         between.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", between.public_url)])?;
-        let configuration = json!({
+        let mut configuration = json!({
             "publicURL": between.public_url,
             "listen": listen,
             "healthListen": proxy.health,
@@ -66,6 +69,9 @@ impl Proxy {
             "upstream": {"url": format!("http://{}", between.upstream), "paths": ["/mcp", "/servers/*/mcp"]},
             "sessions": {"store": {"type": "SQLite", "path": proxy.database()}},
         });
+        for (name, value) in between.settings {
+            configuration[*name] = value.clone();
+        }
         fs::write(proxy.configuration(), serde_yaml::to_string(&configuration)?)?;
         proxy.restart().await?;
         eprintln!("{name:13} {} · log {}", between.public_url, run.log(name).display());
@@ -83,6 +89,37 @@ impl Proxy {
         self.run.spawn(&self.name, &mut command)?;
         let ready = format!("http://{}/readyz", self.health);
         http::wait_until_ready(&self.run, &self.name, &ready, Duration::from_secs(60)).await
+    }
+
+    /// Puts a new encryption key beside the one in use, and waits until the proxy has read it.
+    pub fn change_encryption_key(&self) -> Result<()> {
+        let key = self.secrets().join("ENCRYPTION_KEY");
+        fs::copy(&key, self.secrets().join("PREVIOUS_ENCRYPTION_KEY"))?;
+        fs::write(key, self.new_encryption_key()?)?;
+        self.wait_until_logged("changed credentials or keys are in use", Duration::from_secs(30))
+    }
+
+    /// Puts a new encryption key in the place of those in use, waits until the proxy has ended over it, and starts it again.
+    pub async fn replace_encryption_key(&self) -> Result<()> {
+        let previous = self.secrets().join("PREVIOUS_ENCRYPTION_KEY");
+        let key = self.new_encryption_key()?;
+        fs::write(self.secrets().join("ENCRYPTION_KEY"), key)?;
+        fs::remove_file(previous)?;
+        wait_until("the proxy to end", Duration::from_secs(30), || Ok(self.run.running(&self.name).is_none()))?;
+        self.restart().await
+    }
+
+    /// Waits until the log has a line with this text.
+    pub fn wait_until_logged(&self, text: &str, limit: Duration) -> Result<()> {
+        wait_until(text, limit, || Ok(self.log()?.lines().any(|line| line.contains(text))))
+    }
+
+    fn new_encryption_key(&self) -> Result<Vec<u8>> {
+        let folder = self.folder().join("new-keys");
+        program::output(Command::new(binary()?).arg("keys").arg(&folder))?;
+        let key = fs::read(folder.join("ENCRYPTION_KEY"))?;
+        fs::remove_dir_all(folder)?;
+        Ok(key)
     }
 
     /// What the proxy has logged since it was started.

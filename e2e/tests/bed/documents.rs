@@ -29,8 +29,14 @@ async fn claude_code_logs_in_by_its_document_and_registers_nowhere() {
     let listen = format!("127.0.0.1:{}", free_port().unwrap());
     let edge = Edge::up(&stage.run, NAME, free_port().unwrap(), &listen).await.unwrap();
     let (public_url, upstream) = (edge.url.as_str(), stage.tap.address.as_str());
-    let between =
-        Between { public_url, provider: &stage.provider, upstream, rechecks: false, documents: Some(&documents) };
+    let between = Between {
+        public_url,
+        provider: &stage.provider,
+        upstream,
+        rechecks: false,
+        documents: Some(&documents),
+        settings: &[],
+    };
     let proxy = Proxy::up(&stage.run, &format!("proxy-{NAME}"), &listen, between).await.unwrap();
 
     let claude = ClaudeCode::install(&stage.run, NAME).await.unwrap();

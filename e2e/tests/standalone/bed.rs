@@ -25,8 +25,10 @@ use e2e::{
     },
     run::Run,
 };
+use reqwest::{Certificate, Client, ClientBuilder};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use url::Url;
 
 pub struct Bed {
     pub run: Run,
@@ -85,6 +87,7 @@ impl Bed {
             upstream: &tap.address,
             rechecks: true,
             documents: None,
+            settings: &[],
         };
         let proxy = Proxy::up(&run, "proxy", &listen, between).await?;
         std::mem::forget(ending);
@@ -102,8 +105,15 @@ impl Bed {
     }
 
     /// A client that trusts the edge.
-    pub fn client(&self) -> reqwest::Client {
+    pub fn client(&self) -> Client {
         http::client(Some(&Certificates::of(&self.run).unwrap().authority())).unwrap()
+    }
+
+    /// A client of its own kind, which trusts the edge.
+    pub fn client_with(&self, build: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
+        let authority = fs::read(Certificates::of(&self.run).unwrap().authority()).unwrap();
+        let builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&authority).unwrap()]);
+        build(builder).build().unwrap()
     }
 
     /// A path at the edge.
@@ -113,24 +123,28 @@ impl Bed {
 
     /// The address at which a new client asks for a login.
     pub async fn authorize_url(&self) -> String {
-        let redirect = "http://127.0.0.1:9/callback";
-        let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
-        let answer =
-            self.client().post(self.url("/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
-        let id = answer.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
-        let resource = self.url("/mcp");
-        let query = [
-            ("response_type", "code"),
-            ("client_id", &id),
-            ("redirect_uri", redirect),
-            ("state", "the-state"),
-            ("resource", &resource),
-            // RFC 7636, appendix B.
-            ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
-            ("code_challenge_method", "S256"),
-        ];
-        url::Url::parse_with_params(&self.url("/authorize"), query).unwrap().to_string()
+        authorize_url(&self.client(), &self.edge.url).await
     }
+}
+
+/// The address at which a new client, registered for it, asks the proxy at `proxy` for a login.
+pub async fn authorize_url(http: &Client, proxy: &str) -> String {
+    let redirect = "http://127.0.0.1:9/callback";
+    let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
+    let answer = http.post(format!("{proxy}/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
+    let id = answer.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
+    let resource = format!("{proxy}/mcp");
+    let query = [
+        ("response_type", "code"),
+        ("client_id", &id),
+        ("redirect_uri", redirect),
+        ("state", "the-state"),
+        ("resource", &resource),
+        // RFC 7636, appendix B.
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+        ("code_challenge_method", "S256"),
+    ];
+    Url::parse_with_params(&format!("{proxy}/authorize"), query).unwrap().to_string()
 }
 
 impl Drop for Bed {
@@ -145,8 +159,8 @@ impl Drop for Bed {
     }
 }
 
-/// Ends what has been started if the rest does not start.
-struct Ending(Run);
+/// Ends what has been started when it goes out of scope.
+pub struct Ending(pub Run);
 
 impl Drop for Ending {
     fn drop(&mut self) {

@@ -1,4 +1,5 @@
-//! Each real client over the life of its login (docs/clients.md): what is lost on the way, and what it does then.
+//! Each real client over the life of its login (docs/clients.md): what is lost on the way, and what it does then. What takes
+//! time to be lost is in `aging.rs`.
 
 use anyhow::{Context, Result, ensure};
 use e2e::peers::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// A client as it is installed on a computer, with its store.
-trait Client {
+pub trait Client {
     /// Starts it and lets it use the server, and returns how many times it asked for a login. Without a person to log in
     /// that is an error.
     async fn work(&self, url: &str, person: Option<Person<'_>>) -> Result<usize>;
@@ -30,7 +31,7 @@ trait Client {
 
 /// What a client does that was started with an access token that is not good any more.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Lost {
+pub enum Lost {
     /// It uses its refresh token.
     Refreshes,
     /// It asks for a login, although it has a refresh token.

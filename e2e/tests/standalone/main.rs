@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod aging;
 mod bed;
 mod clients;
 mod hosted;
+mod issuer_certificate;
 mod login;
 mod own_proxy;
 mod scripted;
 mod secrets;
+mod trusted_proxies;
 
 use e2e::peers::{
     browser::Browser,

@@ -10,6 +10,7 @@ use e2e::{
     },
     run::Run,
 };
+use serde_json::Value;
 use url::Url;
 
 use crate::bed::Bed;
@@ -23,10 +24,15 @@ pub struct OwnProxy {
 impl OwnProxy {
     /// Starts it before a host and port, with an edge, a database and keys of its own.
     pub async fn up(bed: &Bed, name: &str, upstream: &str) -> Self {
+        Self::with(bed, name, upstream, &[]).await
+    }
+
+    /// The same, with more in its configuration.
+    pub async fn with(bed: &Bed, name: &str, upstream: &str, settings: &[(&str, Value)]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port().unwrap());
         let edge = Edge::up(&bed.run, name, free_port().unwrap(), &listen).await.unwrap();
-        let between =
-            Between { public_url: &edge.url, provider: &bed.provider, upstream, rechecks: false, documents: None };
+        let provider = &bed.provider;
+        let between = Between { public_url: &edge.url, provider, upstream, rechecks: false, documents: None, settings };
         let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, between).await.unwrap();
         Self { run: bed.run.clone(), edge, proxy }
     }
@@ -39,6 +45,11 @@ impl OwnProxy {
     /// Ends the process and starts it again.
     pub async fn restart(&self) {
         self.proxy.restart().await.unwrap();
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Proxy {
+        &self.proxy
     }
 
     /// Ends all sessions, and returns how many there were.

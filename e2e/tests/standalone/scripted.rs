@@ -1,10 +1,10 @@
 //! A client of our own, which sends what a test tells it to, for clients that cannot run here.
 
-use std::{collections::HashMap, fs, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr};
 
-use e2e::peers::{browser::Browser, certificates::Certificates, context_forge::TOOL, json_lines::Person};
+use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::Person};
 use reqwest::{
-    Certificate, Client, ClientBuilder, Method, Response, StatusCode,
+    Client, Method, Response, StatusCode,
     header::{ACCEPT, LOCATION, USER_AGENT, WWW_AUTHENTICATE},
     redirect,
 };
@@ -108,13 +108,6 @@ impl<'a> Scripted<'a> {
         assert!(answer.contains("Echo: hello"), "{answer}");
     }
 
-    /// HTTP of its own, which trusts the edge.
-    fn http(&self, build: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
-        let authority = fs::read(Certificates::of(&self.bed.run).unwrap().authority()).unwrap();
-        let builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&authority).unwrap()]);
-        build(builder).build().unwrap()
-    }
-
     async fn request(&self, access: &str, message: &Value) -> String {
         let mut message = message.clone();
         message["jsonrpc"] = json!("2.0");
@@ -159,7 +152,7 @@ impl Registered<'_> {
 
     /// Logs in several times in one browser, a page of each in turn.
     pub async fn log_in_side_by_side(&self, redirect_uri: &str, logins: usize) -> Vec<Tokens> {
-        let http = self.client.http(|builder| builder.redirect(redirect::Policy::none()).cookie_store(true));
+        let http = self.client.bed.client_with(|builder| builder.redirect(redirect::Policy::none()).cookie_store(true));
         let begin = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
         let mut tabs = Vec::new();
         for _ in 0..logins {
@@ -201,7 +194,7 @@ impl Registered<'_> {
 
     /// Refreshes from another address of this machine.
     pub async fn refresh_from(&self, address: IpAddr, tokens: &Tokens) -> Tokens {
-        let http = self.client.http(|builder| builder.local_address(address));
+        let http = self.client.bed.client_with(|builder| builder.local_address(address));
         Tokens::of(self.refresh_by(&http, tokens).await).await
     }
 

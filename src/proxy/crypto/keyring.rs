@@ -176,6 +176,11 @@ impl Keyring {
         Ok(self)
     }
 
+    /// Whether there is a second key.
+    pub fn has_other(&self) -> bool {
+        self.other.is_some()
+    }
+
     /// Whether nothing is lost by going on with it after `former` that a fresh start would keep: it opens what `former`
     /// makes, or makes what `former` opens.
     pub fn succeeds(&self, former: &Self) -> bool {

@@ -1,0 +1,134 @@
+//! P7 with the sessions as objects of a real API server, and what that API server can do by itself.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+
+use super::{MEASURED, logins, measure::Rate};
+use crate::{cluster::Cluster, forward::free_port, image::workspace, peers::http, run::Run};
+
+/// Where the sessions are.
+const NAMESPACE: &str = "default";
+
+/// What was measured.
+pub struct Figures {
+    pub logins: Rate,
+    pub refreshes: Rate,
+    /// How many pairs of a created and then changed object the API server takes a second, of as many writers as people.
+    pub pairs_of_writes: f64,
+}
+
+/// Measures a second proxy beside the one of `dev` at `login`, in whose name it works: they share an issuer, whose page
+/// knows one address to send people back to.
+pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Figures> {
+    let issuer = logins::issuer(login).await?;
+    let of_cluster = Run::open(&format!("{}-cluster", run.name()))?;
+    let cluster = {
+        let run = of_cluster.clone();
+        spawn_blocking(move || Cluster::up(&run)).await??
+    };
+    let measured = in_cluster(run, &cluster, binary, login, &issuer, state).await;
+    let ended = spawn_blocking(move || Cluster::down(&of_cluster, false)).await?;
+    let figures = measured?;
+    ended?;
+    Ok(figures)
+}
+
+async fn in_cluster(
+    run: &Run,
+    cluster: &Cluster,
+    binary: &Path,
+    login: &str,
+    issuer: &str,
+    state: &Path,
+) -> Result<Figures> {
+    let crds = workspace().join("crds");
+    let kubectl = cluster.kubectl_program();
+    kubectl.output(&["apply", "--server-side", "-k", &crds.display().to_string()])?;
+    kubectl.output(&["wait", "--for=condition=Established", "crd/mcpoauthproxies.mcp.jomcgi.dev"])?;
+    // Nobody works on it. The sessions belong to it, and would be cleared away without it.
+    let resource = json!({
+        "apiVersion": "mcp.jomcgi.dev/v1alpha1",
+        "kind": "McpOAuthProxy",
+        "metadata": {"name": "bench", "namespace": NAMESPACE},
+        "spec": {
+            "publicURL": "https://mcp.example.com",
+            "identityProvider": {"issuerURL": "https://issuer.example.com"},
+            "credentials": {"secretRef": {"name": "bench"}},
+            "access": {"policy": "AnyUser"},
+            "upstream": {"url": "http://upstream.example.com"},
+        },
+    });
+    kubectl.apply(&resource.to_string())?;
+    let uid = kubectl.output(&["get", "mop", "bench", "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}"])?;
+
+    let folder = run.directory().join("kubernetes");
+    fs::create_dir_all(&folder)?;
+    let (listen, health) = (free_port()?, free_port()?);
+    let configuration = json!({
+        "publicURL": login,
+        "listen": format!("127.0.0.1:{listen}"),
+        "healthListen": format!("127.0.0.1:{health}"),
+        "identityProvider": {"issuerURL": issuer},
+        "credentials": {"directory": state},
+        "signingKeys": state.join("signing-keys.json"),
+        "access": {"policy": "AnyUser"},
+        "upstream": {"url": "http://127.0.0.1:9"},
+        "sessions": {"store": {"type": "Kubernetes", "namespace": NAMESPACE, "proxy": "bench", "uid": uid}},
+    });
+    let file = folder.join("proxy.yaml");
+    fs::write(&file, serde_yaml::to_string(&configuration)?)?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", MEASURED]).arg(binary).args(["proxy", "--config"]).arg(&file);
+    let pid = run.spawn("kubernetes", command.env("KUBECONFIG", cluster.kubeconfig()))?;
+    let ready = format!("http://127.0.0.1:{health}/readyz");
+    http::wait_until_ready(run, "kubernetes", &ready, Duration::from_secs(30)).await?;
+
+    let proxy = format!("http://127.0.0.1:{listen}");
+    let pairs_of_writes = pairs_of_writes(cluster).await?;
+    let logins = logins::logins(&proxy, pid).await?;
+    let refreshes = logins::refreshes(&proxy, pid).await?;
+    run.stop("kubernetes")?;
+    Ok(Figures { logins, refreshes, pairs_of_writes })
+}
+
+/// What a login costs the API server, without anything else: an object is created and then changed.
+async fn pairs_of_writes(cluster: &Cluster) -> Result<f64> {
+    let objects: &Api<ConfigMap> = &Api::namespaced(cluster.client().await?, NAMESPACE);
+    let (begun, count) = (Instant::now(), &AtomicU64::new(0));
+    try_join_all((0..logins::PEOPLE).map(|writer| async move {
+        for number in 0.. {
+            let name = format!("bench-{writer}-{number}");
+            let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+            let data = [("record".to_owned(), "x".repeat(800))].into();
+            let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
+            objects.create(&PostParams::default(), &object).await?;
+            let change: Value = json!({"data": {"record": "y".repeat(800)}});
+            objects.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;
+            count.fetch_add(1, Ordering::Relaxed);
+            if begun.elapsed() >= logins::DURATION {
+                break;
+            }
+        }
+        Ok::<_, kube::Error>(())
+    }))
+    .await
+    .context("the API server did not take a write")?;
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    let pairs = count.load(Ordering::Relaxed) as f64;
+    Ok(pairs / begun.elapsed().as_secs_f64())
+}

@@ -1,0 +1,83 @@
+//! An issuer whose certificate only a company's own authority has signed (`identityProvider.caRef`).
+
+use std::{
+    fs, process,
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    forward::free_port,
+    peers::{
+        browser::Browser,
+        certificates::Certificates,
+        edge::Edge,
+        http,
+        provider::{Options, Provider},
+        standalone::{Between, Proxy},
+    },
+    run::Run,
+};
+use serde_json::json;
+
+use crate::{
+    ALICE,
+    bed::{Ending, authorize_url},
+};
+
+#[tokio::test]
+async fn an_issuer_with_a_private_certificate_is_believed_once_ca_ref_names_its_authority() {
+    let run = Run::open(&format!("standalone-ca-{}", process::id())).unwrap();
+    let ending = Ending(run.clone());
+    let elsewhere = Run::open(&format!("standalone-other-ca-{}", process::id())).unwrap();
+    let (port, behind) = (free_port().unwrap(), free_port().unwrap());
+    let issuer = format!("https://localhost:{port}");
+    let options = Options { port: Some(behind), issuer: Some(issuer.clone()), ..Options::default() };
+    let provider = Provider::up(&run, &options).await.unwrap();
+    Edge::up(&run, "issuer", port, &provider.address).await.unwrap();
+
+    // The authority of somebody else, to begin with.
+    let references = run.directory().join("references");
+    let authority = references.join("configmaps/corp-ca/ca.crt");
+    fs::create_dir_all(authority.parent().unwrap()).unwrap();
+    fs::copy(Certificates::of(&elsewhere).unwrap().authority(), &authority).unwrap();
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let edge = Edge::up(&run, "main", free_port().unwrap(), &listen).await.unwrap();
+    let trusting = json!({"issuerURL": issuer, "caRef": {"name": "corp-ca", "key": "ca.crt"}});
+    let settings = [("references", json!(references)), ("identityProvider", trusting)];
+    // Nothing is forwarded here.
+    let upstream = "127.0.0.1:9";
+    let between = Between {
+        public_url: &edge.url,
+        provider: &provider,
+        upstream,
+        rechecks: false,
+        documents: None,
+        settings: &settings,
+    };
+    let proxy = Proxy::up(&run, "proxy", &listen, between).await.unwrap();
+
+    let ours = Certificates::of(&run).unwrap().authority();
+    let client = http::client(Some(&ours)).unwrap();
+    let browser = Browser::start(&run).await.unwrap();
+    let refused = browser.login(&authorize_url(&client, &edge.url).await, ALICE).await.unwrap();
+    assert!(refused.consented && refused.status == 503, "{refused:?}");
+    assert!(refused.text.contains("The identity provider cannot be reached"), "{refused:?}");
+    proxy.wait_until_logged("certificate", Duration::from_secs(5)).unwrap();
+
+    fs::copy(&ours, &authority).unwrap();
+    proxy.wait_until_logged("changed credentials or keys are in use", Duration::from_secs(30)).unwrap();
+    // An issuer that failed is not asked again for a few seconds.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let landing = loop {
+        let landing = browser.login(&authorize_url(&client, &edge.url).await, ALICE).await.unwrap();
+        if landing.status != 503 || Instant::now() > deadline {
+            break landing;
+        }
+    };
+    assert!(landing.signed_in && landing.parameter("code").is_some(), "{landing:?}");
+    browser.close().await.unwrap();
+    drop(ending);
+    for done in [&run, &elsewhere] {
+        fs::remove_dir_all(done.directory()).unwrap();
+    }
+}

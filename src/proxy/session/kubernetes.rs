@@ -1,3 +1,6 @@
+mod deadline;
+mod watch;
+
 use std::{
     str::FromStr,
     sync::{
@@ -8,10 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures::stream::BoxStream;
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -22,35 +22,28 @@ use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     client::{ClientBuilder, DynBody},
-    runtime::{
-        WatchStreamExt,
-        events::{Event, EventType, Recorder, Reporter},
-        utils::Backoff,
-        watcher,
-    },
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::json;
 use tower::util::MapResponseLayer;
 
+use self::deadline::Timed;
 use super::{Ending, IsOver, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
-
-/// How long a watch lasts before it is renewed, in seconds, so that one that was cut without a word is noticed.
-const WATCH_SECONDS: u32 = 10;
 
 /// How long the API server may take for one answer: a client that waits for its tokens is told to come back instead.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Without a word from the API server for this long, a connection is dead. Longer than a watch lasts.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How soon a watch that broke is begun again: soon, because until then ended sessions go on living here.
-const WATCH_AGAIN: Duration = Duration::from_secs(2);
+/// How long an answer of the API server may take to come to its end. Longer than a watch lasts: one that has not ended then
+/// is held up somewhere, or lags behind, and is given up, however busily it flows. All sessions are listed then, so that one
+/// which has ended is let through for 15 s at most while the API server can be asked.
+const WHOLE_ANSWER: Duration = Duration::from_secs(12);
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 
 /// Sessions as `McpOAuthSession` objects: for any number of replicas.
+#[derive(Clone)]
 pub struct KubernetesStore {
     api: Api<McpOAuthSession>,
     keys: RecordKeys,
@@ -93,21 +86,6 @@ impl Owner {
     }
 }
 
-/// Begins a watch again after the same time, however often it broke.
-struct Again;
-
-impl Iterator for Again {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(WATCH_AGAIN)
-    }
-}
-
-impl Backoff for Again {
-    fn reset(&mut self) {}
-}
-
 impl KubernetesStore {
     /// For the sessions of the `McpOAuthProxy` of that name and uid, at the API server that this process belongs to.
     ///
@@ -117,14 +95,14 @@ impl KubernetesStore {
         let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
         // kube would repeat a write whose answer was lost, and take its own first try for somebody else's.
         config.default_retry = false;
-        config.read_timeout = Some(READ_TIMEOUT);
+        config.read_timeout = Some(WHOLE_ANSWER);
         let contact = Arc::new(AtomicI64::default());
         let heard = contact.clone();
         let note = MapResponseLayer::new(move |response: Response<Box<DynBody>>| {
             if response.status().is_success() {
                 heard.store(Timestamp::now().as_second(), Ordering::Relaxed);
             }
-            response
+            response.map(|body| Timed::new(body, WHOLE_ANSWER))
         });
         let client = ClientBuilder::try_from(config)?.with_layer(&note).build();
         let reporter =
@@ -172,17 +150,6 @@ fn failed(error: kube::Error) -> StoreError {
     match error {
         kube::Error::Api(status) if matches!(status.code, 400 | 422) => StoreError::Refused(status.message.clone()),
         other => StoreError::unavailable(other),
-    }
-}
-
-/// What the API server said; kube prints its whole answer, twice.
-fn brief(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }
 
@@ -295,43 +262,7 @@ impl SessionStore for KubernetesStore {
     }
 
     fn watch(&self) -> BoxStream<'static, SessionEvent> {
-        let config = watcher::Config::default()
-            .fields(&format!("spec.proxy={}", self.owner.name))
-            .timeout(WATCH_SECONDS)
-            .page_size(PAGE);
-        let objects = watcher(self.api.clone(), config).backoff(Again).boxed();
-        let (keys, owner) = (self.keys.clone(), self.owner.clone());
-        stream::unfold((objects, Vec::new(), keys, owner), |(mut objects, mut listed, keys, owner)| async move {
-            loop {
-                let event = match objects.next().await? {
-                    Ok(watcher::Event::Init) => {
-                        listed.clear();
-                        continue;
-                    }
-                    Ok(watcher::Event::InitApply(object)) => {
-                        listed.extend(read(&keys, &owner, &object).and_then(|(_, session)| session));
-                        continue;
-                    }
-                    Ok(watcher::Event::InitDone) => SessionEvent::All(std::mem::take(&mut listed)),
-                    Ok(watcher::Event::Apply(object)) => match read(&keys, &owner, &object) {
-                        Some((_, Some(session))) => SessionEvent::Is(session),
-                        Some((id, None)) => SessionEvent::Ended(id),
-                        None => continue,
-                    },
-                    Ok(watcher::Event::Delete(object)) => match read(&keys, &owner, &object) {
-                        Some((id, _)) => SessionEvent::Ended(id),
-                        None => continue,
-                    },
-                    Err(error) => {
-                        let error = brief(&error);
-                        tracing::warn!(error, "the watch of sessions broke off and is begun again");
-                        continue;
-                    }
-                };
-                return Some((event, (objects, listed, keys, owner)));
-            }
-        })
-        .boxed()
+        watch::watch(self.clone())
     }
 }
 

@@ -1,0 +1,43 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use kube::client::DynBody;
+use tokio::time::{Sleep, sleep};
+
+/// A body that fails if it has not come to its end in time, however busily it flows.
+pub struct Timed {
+    body: Box<DynBody>,
+    deadline: Pin<Box<Sleep>>,
+    limit: Duration,
+}
+
+impl Timed {
+    /// The whole of `body` must have come `limit` from now.
+    pub fn new(body: Box<DynBody>, limit: Duration) -> Self {
+        Self { body, deadline: Box::pin(sleep(limit)), limit }
+    }
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = tower::BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(format!("no end after {} s", self.limit.as_secs()).into())));
+        }
+        Pin::new(&mut *self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -2,6 +2,7 @@
 //! and the stand-in for 1Password's operator. Servers run in the run's network; the browser and the clients where a
 //! person sits, on this machine's own.
 
+pub mod api_relay;
 pub mod browser;
 mod browser_stub;
 mod cached;

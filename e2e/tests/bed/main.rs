@@ -19,3 +19,4 @@ mod secrets;
 mod sessions;
 mod support;
 mod validation;
+mod watch;

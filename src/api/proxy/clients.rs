@@ -26,6 +26,56 @@ pub struct Clients {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["clientID".into()]))]
     pub listed: Vec<StaticClient>,
+
+    /// Web pages that may call an MCP endpoint from a browser, besides our own, those of the well-known MCP clients and of
+    /// redirects.hosts, and this machine's (localhost), such as https://tools.example.com. Programs that are not web pages need
+    /// no entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(length(min = 1, max = 300)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(origin, origin.matches('^[a-z][a-z0-9+.-]*://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|[\\[][0-9a-f:.]+[\\]])(:[0-9]{1,5})?$') && !origin.matches('^(https:.*:443|http:.*:80)$'))")
+            .message("each of clients.origins must be an origin as browsers send it: scheme and host in lower case, a port only where it does not go without saying, no path and no slash at the end, such as https://tools.example.com")
+    )]
+    pub origins: Vec<String>,
+}
+
+impl Clients {
+    /// Checks of `origins` what the CRD's rule checks for a resource.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check_origins(&self) -> Result<(), &'static str> {
+        if self.origins.iter().all(|origin| is_origin(origin)) {
+            return Ok(());
+        }
+        Err(
+            "each of clients.origins must be an origin as browsers send it: scheme and host in lower case, a port only where it does not go without saying, no path and no slash at the end, such as https://tools.example.com",
+        )
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_name = host.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && host.bytes().all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'))
+        && host.bytes().last().is_some_and(plain);
+    let is_address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|inner| {
+        !inner.is_empty() && inner.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+    });
+    scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| plain(byte) || matches!(byte, b'+' | b'.' | b'-'))
+        && (is_name || (is_address && host == host.to_lowercase()))
+        && port.is_none_or(|port| {
+            (1..=5).contains(&port.len())
+                && port.bytes().all(|byte| byte.is_ascii_digit())
+                && !matches!((scheme, port), ("https", "443") | ("http", "80"))
+        })
 }
 
 /// Whether clients may register themselves.

@@ -246,6 +246,7 @@ impl ProxyConfig {
             ),
         ];
         self.identity_provider.check_parameters().map_err(ConfigError::Rule)?;
+        self.clients.check_origins().map_err(ConfigError::Rule)?;
         for client in listed_clients {
             client.check().map_err(ConfigError::Rule)?;
         }

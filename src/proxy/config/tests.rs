@@ -84,6 +84,24 @@ fn what_the_crd_refuses_is_refused_here_too() {
         let text = format!("{MINIMAL}\nclients: {{redirects: {redirects}}}");
         assert!(parse(&text).validate().unwrap_err().to_string().contains(says), "{redirects}");
     }
+    let origins = |origin: &str| parse(&format!("{MINIMAL}\nclients: {{origins: ['{origin}']}}")).validate();
+    for origin in ["https://a.b", "https://a.b:8443", "http://[::1]:81", "http://[::1]", "chrome-extension://abc"] {
+        origins(origin).unwrap();
+    }
+    for origin in [
+        "null",
+        "https://A.b",
+        "https://a.b/",
+        "https://a.b:443",
+        "http://a:80",
+        "a.b",
+        "https://",
+        "https://*.a.b",
+        "https://a@b",
+    ] {
+        let error = origins(origin).unwrap_err().to_string();
+        assert!(error.contains("as browsers send it"), "{origin}: {error}");
+    }
 }
 
 #[test]

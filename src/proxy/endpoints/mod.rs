@@ -42,13 +42,25 @@ use crate::api::proxy::DynamicRegistration;
 /// The largest request body that these endpoints read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
+/// The headers that clients in browsers send wherever they ask, with those of MCP among them.
+const MCP_HEADERS: [&str; 8] = [
+    "authorization",
+    "content-type",
+    "accept",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "mcp-method",
+    "mcp-name",
+    "last-event-id",
+];
+
 /// All endpoints except the MCP ones.
 pub fn router(proxy: Arc<Proxy>) -> Router {
     // Clients in browsers read these from anywhere; the pages for people are not among them.
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
+        .allow_headers(MCP_HEADERS.map(HeaderName::from_static))
         .expose_headers([header::WWW_AUTHENTICATE]);
     let limits = Arc::new(Limits::new(&proxy.config.trusted_proxies));
     let mut for_clients = Router::new().route("/token", post(token::token)).route("/revoke", post(revoke::revoke));

@@ -8,21 +8,23 @@ use std::{
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW},
-    uri::PathAndQuery,
+    header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW, RETRY_AFTER},
 };
 use hyper::body::Incoming;
 use serde_json::json;
 use thiserror::Error;
 use tokio::time::{Interval, MissedTickBehavior};
+use url::Url;
 
 use super::{
     Body, HeaderRules,
     bearer::{self, Caller, Refusal, VerifiedTokens, json_response},
     body::UpstreamBody,
-    headers::{self, InvalidHeaderRules, allow_any_origin},
+    headers::{self, InvalidHeaderRules, allow_any_origin, deny_any_origin},
     mcp_session,
+    origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
+    redirect::{self, Places, SendError, Spelling},
 };
 use crate::{
     api::InvalidUrl,
@@ -32,9 +34,10 @@ use crate::{
 /// The methods of an MCP endpoint. Nothing else is forwarded.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, HEAD, OPTIONS");
 
-/// The request headers that a web page may send.
+/// The request headers that a web page may send. The star is for `Mcp-Param-*`, whose names each tool makes up; it does not
+/// stand for `Authorization` (Fetch, CORS protocol).
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, last-event-id",
+    "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, last-event-id, *",
 );
 
 /// How often an open stream asks whether its session has ended.
@@ -46,8 +49,12 @@ pub struct Forwarder {
     verified: VerifiedTokens,
     rules: HeaderRules,
     connector: Connector,
+    origins: Origins,
     upstream: Uri,
     prefix: String,
+    places: Places,
+    /// One for each of the patterns of `upstream.paths`.
+    spellings: Box<[Spelling]>,
 }
 
 /// Why requests cannot be forwarded with this configuration.
@@ -73,12 +80,17 @@ impl Forwarder {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(proxy: Arc<Proxy>) -> Result<Self, ForwarderError> {
-        let upstream: Uri = proxy.config.upstream_url()?.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
+        let url = Url::parse(proxy.config.upstream_url()?.as_str()).map_err(|_| ForwarderError::Upstream)?;
+        let upstream: Uri = url.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
         let host = upstream.authority().ok_or(ForwarderError::Upstream)?;
         let rules = HeaderRules::new(&proxy.config.upstream.identity, &proxy.public_url, host)?;
         let connector = connector(upstream.scheme_str() == Some("https"))?;
         let prefix = upstream.path().trim_end_matches('/').to_owned();
-        Ok(Self { proxy, verified: VerifiedTokens::default(), rules, connector, upstream, prefix })
+        let origins = Origins::new(&proxy.public_url, &proxy.config.clients);
+        let places = Places::new(url, &proxy.public_url);
+        let spellings = (0..proxy.resources.len()).map(|_| Spelling::default()).collect();
+        let verified = VerifiedTokens::default();
+        Ok(Self { proxy, verified, rules, connector, origins, upstream, prefix, places, spellings })
     }
 
     /// Whether a path, as the client spelled it, is an MCP endpoint.
@@ -86,8 +98,11 @@ impl Forwarder {
         self.proxy.resources.path(path).is_some()
     }
 
-    fn target(&self, uri: &Uri) -> Option<Uri> {
-        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    /// What the upstream is asked for: however the client spells the path, the upstream gets its own spelling.
+    fn target(&self, uri: &Uri, spelling: &Spelling) -> Option<Uri> {
+        let slash = spelling.has_slash();
+        let spelled = if uri.path().ends_with('/') == slash { None } else { Some(redirect::respelled(uri, slash)?) };
+        let path = spelled.as_ref().unwrap_or(uri).path_and_query()?.as_str();
         if self.prefix.is_empty() { path.parse().ok() } else { format!("{}{path}", self.prefix).parse().ok() }
     }
 }
@@ -117,6 +132,9 @@ pub async fn forward(request: Request<Incoming>, peer: SocketAddr, worker: &Work
 
 async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worker) -> (Outcome, Response<Body>) {
     let Forwarder { proxy, verified, rules, .. } = &*worker.forwarder;
+    if !worker.forwarder.origins.admit(request.headers()) {
+        return (Outcome::Refused, foreign_origin());
+    }
     match *request.method() {
         Method::OPTIONS => return (Outcome::Preflight, preflight()),
         Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
@@ -134,16 +152,26 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
     if mcp_session::unbind(&keyring, &caller.session.user, request.headers_mut()).is_err() {
         return (Outcome::Refused, foreign_mcp_session());
     }
-    let Some(target) = worker.forwarder.target(request.uri()) else {
+    let index = proxy.resources.find(request.uri().path()).map_or(0, |(index, _)| index);
+    let Some(spelling) = worker.forwarder.spellings.get(index) else { return (Outcome::Refused, uri_too_long()) };
+    let Some(target) = worker.forwarder.target(request.uri(), spelling) else {
         return (Outcome::Refused, uri_too_long());
     };
     *request.uri_mut() = target;
     *request.version_mut() = http::Version::HTTP_11;
     let client = client_address(peer.ip(), request.headers(), &proxy.config.trusted_proxies);
     rules.to_upstream(request.headers_mut(), client, &caller.email);
-    let (mut response, lease) = match worker.pool.send(request).await {
+    let (mut response, lease) = match redirect::send(&worker.pool, &worker.forwarder.places, spelling, request).await {
         Ok(answered) => answered,
-        Err(error) => {
+        Err(error @ SendError::Changed) => {
+            tracing::warn!(%error, "a request was not sent again");
+            return (Outcome::Unavailable, upstream_changed());
+        }
+        Err(error @ SendError::Elsewhere(_)) => {
+            tracing::warn!(%error, "a redirect is not followed");
+            return (Outcome::BadGateway, bad_gateway("the upstream redirects elsewhere"));
+        }
+        Err(SendError::Upstream(error)) => {
             tracing::warn!(%error, "the upstream gave no answer");
             return (Outcome::BadGateway, bad_gateway("the upstream cannot be reached or broke off"));
         }
@@ -190,6 +218,22 @@ fn method_not_allowed() -> Response<Body> {
 fn uri_too_long() -> Response<Body> {
     let body = json!({"error": "invalid_request", "error_description": "the request's path and query are too long"});
     json_response(StatusCode::URI_TOO_LONG, &body)
+}
+
+/// No CORS header: the page may not even read why.
+fn foreign_origin() -> Response<Body> {
+    let description = "requests from this web page are not let in: whoever runs this server can add its origin to spec.clients.origins";
+    let body = json!({"error": "invalid_request", "error_description": description});
+    let mut response = json_response(StatusCode::FORBIDDEN, &body);
+    deny_any_origin(response.headers_mut());
+    response
+}
+
+fn upstream_changed() -> Response<Body> {
+    let body = json!({"error": "temporarily_unavailable", "error_description": "the upstream has changed: try again"});
+    let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn bad_gateway(description: &str) -> Response<Body> {

@@ -3,9 +3,9 @@ use std::net::IpAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, AUTHORIZATION, CONNECTION, CONTENT_LENGTH,
-        CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, InvalidHeaderName, InvalidHeaderValue, ORIGIN, REFERER, SERVER,
-        SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH,
+        CONTENT_TYPE, COOKIE, EXPECT, HOST, InvalidHeaderName, InvalidHeaderValue, ORIGIN, REFERER, SERVER, SET_COOKIE,
+        STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
     },
     uri::Authority,
 };
@@ -20,19 +20,45 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// How names begin that upstreams and the frameworks beneath them take for a statement about the caller or the request.
-const CLAIMS: [&str; 10] = [
+/// How names begin that upstreams, the frameworks beneath them and what may stand before them (identity-aware proxies of the
+/// clouds, mTLS) take for a statement about the caller or the request, without the `x-`.
+const CLAIMS: [&str; 9] = [
+    "cf-access-",
+    "cf-connecting-",
+    "client-cert",
     "forwarded",
     "proxy-",
     "remote-",
+    "ssl-client-",
+    "tailscale-",
     "true-client-ip",
-    "x-auth",
-    "x-client-",
-    "x-forwarded",
-    "x-original-",
-    "x-real-",
-    "x-remote-",
 ];
+
+/// The same, behind an `x-`.
+const X_CLAIMS: [&str; 18] = [
+    "amzn-oidc-",
+    "auth",
+    "client-",
+    "cluster-client-ip",
+    "envoy-",
+    "forwarded",
+    "goog-authenticated-",
+    "goog-iap-",
+    "http-method",
+    "method-override",
+    "ms-client-principal",
+    "original-",
+    "pomerium-",
+    "real-",
+    "remote-",
+    "rewrite-",
+    "ssl-client-",
+    "webauth-",
+];
+
+/// How the names of headers begin that mirror a tool's parameters (MCP 2026-07-28, custom headers): these may hold any
+/// character of a header name.
+const MCP_PARAM: &str = "mcp-param-";
 
 /// The response headers that browsers show to a client's code.
 const EXPOSED: HeaderValue = HeaderValue::from_static("WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version");
@@ -96,14 +122,26 @@ impl HeaderRules {
     }
 
     /// Whether clients have no say in a header. A name that is not made of letters, digits and hyphens is among them:
-    /// WSGI, CGI and PHP read `_` and `.` as a hyphen (CVE-2025-64484).
+    /// WSGI, CGI and PHP read `_` and `.` as a hyphen (CVE-2025-64484), so it could say `Mcp_Session_Id` too.
     fn is_ours(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
-        [AUTHORIZATION, COOKIE, ORIGIN, REFERER, HOST, FORWARDED].contains(name)
-            || CLAIMS.iter().any(|claim| text.starts_with(claim))
-            || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            || self.identity.contains(name)
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if !is_plain {
+            return !text.starts_with(MCP_PARAM)
+                || self.identity.iter().any(|ours| is_spelling_of(text, ours.as_str()));
+        }
+        let is_claim = match text.strip_prefix("x-") {
+            Some(rest) => X_CLAIMS.iter().any(|claim| rest.starts_with(claim)),
+            None => CLAIMS.iter().any(|claim| text.starts_with(claim)),
+        };
+        is_claim || [AUTHORIZATION, COOKIE, ORIGIN, REFERER, HOST].contains(name) || self.identity.contains(name)
     }
+}
+
+/// Whether a server that reads every odd character as a hyphen takes one name for the other.
+fn is_spelling_of(text: &str, name: &str) -> bool {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    text.bytes().map(plain).eq(name.bytes())
 }
 
 /// Makes an upstream's response headers ours.
@@ -115,7 +153,9 @@ pub fn to_client(headers: &mut HeaderMap) {
         headers.insert(CONTENT_LENGTH, length);
     }
     remove_where(headers, |name| {
-        [WWW_AUTHENTICATE, SET_COOKIE, SERVER].contains(name) || name.as_str().starts_with("access-control-")
+        [WWW_AUTHENTICATE, SET_COOKIE, SERVER, ALT_SVC, STRICT_TRANSPORT_SECURITY].contains(name)
+            || name == "clear-site-data"
+            || name.as_str().starts_with("access-control-")
     });
     allow_any_origin(headers);
 }
@@ -130,6 +170,12 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 pub fn allow_any_origin(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+}
+
+/// Takes that back, for who may not read a response.
+pub fn deny_any_origin(headers: &mut HeaderMap) {
+    headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+    headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
 }
 
 /// RFC 9110 §7.6.1. `Content-Length` is among them because hyper writes its own, and `Expect` because it answers that.
@@ -234,7 +280,18 @@ mod tests {
             "remote_user",
             "x-forwarded-access-token",
             "x-original-url",
+            "x-rewrite-url",
+            "x-http-method-override",
             "proxy-authorization",
+            "cf-connecting-ip",
+            "cf-access-authenticated-user-email",
+            "x-goog-authenticated-user-email",
+            "x-amzn-oidc-identity",
+            "x-ms-client-principal",
+            "x-client-cert",
+            "ssl-client-verify",
+            "client-cert",
+            "tailscale-user-login",
         ] {
             assert!(!sent(&[(name, "evil")]).contains_key(name), "{name}");
         }
@@ -276,6 +333,42 @@ mod tests {
     }
 
     #[test]
+    fn what_mcp_says_in_headers_arrives_and_so_does_what_nobody_knows() {
+        for name in [
+            "accept",
+            "accept-encoding",
+            "content-type",
+            "last-event-id",
+            "mcp-method",
+            "mcp-name",
+            "mcp-protocol-version",
+            "mcp-session-id",
+            "mcp-param-region",
+            "mcp-param-tenant_id",
+            "mcp-param-a.b!",
+            "traceparent",
+            "user-agent",
+            "x-anything",
+        ] {
+            assert_eq!(sent(&[(name, "value")]).get(name).map(HeaderValue::as_bytes), Some(&b"value"[..]), "{name}");
+        }
+    }
+
+    #[test]
+    fn c1_c11_no_other_spelling_of_an_mcp_header_arrives() {
+        for name in ["mcp_session_id", "mcp-session_id", "mcp.session.id", "mcp_param_x", "mcp_protocol_version"] {
+            assert!(!sent(&[(name, "evil")]).contains_key(name), "{name}");
+        }
+        let identity = serde_json::from_str(r#"{"headers": {"user": "Mcp-Param-The-User"}}"#).unwrap();
+        let public_url = "https://mcp.example.com".parse().unwrap();
+        let rules = HeaderRules::new(&identity, &public_url, &Authority::from_static("gateway")).unwrap();
+        let mut headers =
+            headers(&[("mcp-param-the_user", "evil"), ("mcp-param-the-user", "evil"), ("mcp_param_the.user", "evil")]);
+        rules.to_upstream(&mut headers, "192.0.2.7".parse().unwrap(), &HeaderValue::from_static("ada@example.com"));
+        assert_eq!(values_of(&headers, "mcp-param-the-user"), ["ada@example.com"]);
+    }
+
+    #[test]
     fn without_identity_the_upstream_is_told_nothing() {
         let identity = serde_json::from_str(r#"{"type": "None"}"#).unwrap();
         let public_url = "https://mcp.example.com".parse().unwrap();
@@ -291,6 +384,9 @@ mod tests {
             ("www-authenticate", "Basic"),
             ("set-cookie", "a=b"),
             ("server", "uvicorn"),
+            ("alt-svc", "h3=\":443\""),
+            ("strict-transport-security", "max-age=1"),
+            ("clear-site-data", "\"*\""),
             ("access-control-allow-origin", "https://x"),
             ("access-control-allow-credentials", "true"),
             ("connection", "close, content-length"),

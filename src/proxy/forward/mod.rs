@@ -6,7 +6,10 @@ mod body;
 mod handler;
 mod headers;
 mod mcp_session;
+mod origin;
 mod pool;
+mod redirect;
+mod replay;
 
 pub use body::Body;
 use body::BoxError;

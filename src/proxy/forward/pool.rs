@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
 use thiserror::Error;
 use tower::ServiceExt;
 
-use super::BoxError;
+use super::{BoxError, replay::Replay};
 
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,13 +85,13 @@ pub struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<Incoming>,
+    sender: SendRequest<Replay<Incoming>>,
     since: Instant,
 }
 
 /// A connection whose response is still being read. Dropping it closes the connection.
 pub struct Lease {
-    sender: SendRequest<Incoming>,
+    sender: SendRequest<Replay<Incoming>>,
     pool: Rc<Pool>,
 }
 
@@ -114,7 +114,7 @@ impl Pool {
     /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
     pub async fn send(
         self: &Rc<Self>,
-        mut request: Request<Incoming>,
+        mut request: Request<Replay<Incoming>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         if let Some(mut sender) = self.take() {
             match sender.try_send_request(request).await {
@@ -136,7 +136,7 @@ impl Pool {
     }
 
     /// The connection used last, since that is the least likely to be closed by the upstream in this moment.
-    fn take(&self) -> Option<SendRequest<Incoming>> {
+    fn take(&self) -> Option<SendRequest<Replay<Incoming>>> {
         let mut idle = self.idle.borrow_mut();
         let mut busy = Vec::new();
         let mut found = None;
@@ -154,7 +154,7 @@ impl Pool {
         found
     }
 
-    fn put(&self, sender: SendRequest<Incoming>) {
+    fn put(&self, sender: SendRequest<Replay<Incoming>>) {
         let mut idle = self.idle.borrow_mut();
         if sender.is_closed() {
             return;
@@ -165,7 +165,7 @@ impl Pool {
         idle.push_back(Idle { sender, since: Instant::now() });
     }
 
-    async fn connect(&self) -> Result<SendRequest<Incoming>, UpstreamError> {
+    async fn connect(&self) -> Result<SendRequest<Replay<Incoming>>, UpstreamError> {
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await

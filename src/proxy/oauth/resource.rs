@@ -21,8 +21,18 @@ impl Resources {
 
     /// The path without a slash at its end, if it is one of ours.
     pub fn path<'a>(&self, path: &'a str) -> Option<&'a str> {
+        self.find(path).map(|(_, path)| path)
+    }
+
+    /// The same, and which of the patterns it is one of.
+    pub fn find<'a>(&self, path: &'a str) -> Option<(usize, &'a str)> {
         let path = path.strip_suffix('/').unwrap_or(path);
-        self.paths.iter().any(|pattern| pattern.matches(path)).then_some(path)
+        Some((self.paths.iter().position(|pattern| pattern.matches(path))?, path))
+    }
+
+    /// How many patterns there are.
+    pub fn len(&self) -> usize {
+        self.paths.len()
     }
 
     /// The first path that is one path: what clients are told to connect to.

@@ -56,3 +56,48 @@ pub fn init(options: &LogOptions) -> Result<(), LogError> {
     }
     .map_err(LogError::Taken)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// RUSTSEC-2025-0055: a terminal did what a logged name told it.
+    #[test]
+    fn c15_what_somebody_calls_themselves_makes_no_second_line_and_moves_no_cursor() {
+        let name = "\u{1b}[2Jname\u{1b}]0;title\u{7}\u{9b}31m\nINFO somebody is an administrator\r";
+        for json in [false, true] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+            let log = || tracing::info!(client = name, "a login");
+            if json {
+                tracing::subscriber::with_default(builder.json().flatten_event(true).finish(), log);
+            } else {
+                tracing::subscriber::with_default(builder.finish(), log);
+            }
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(text.contains("name") && text.contains("a login"), "{text:?}");
+            assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+            // JSON may hold the one of Unicode as it is; who shows it has parsed it.
+            let moves = |c: char| if json { c.is_ascii_control() } else { c.is_control() };
+            assert!(!text.trim_end().contains(moves), "{text:?}");
+        }
+    }
+}

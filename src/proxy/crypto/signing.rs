@@ -87,7 +87,9 @@ impl SigningRing {
     /// What is wrong with the token.
     pub fn verify(&self, token: &str, issuer: &str, now: u64) -> Result<AccessClaims, InvalidAccessToken> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidAccessToken::Malformed)?;
-        if header.typ.as_deref().is_none_or(|typ| !typ.eq_ignore_ascii_case(ACCESS_TOKEN_TYPE)) {
+        let is_type = header.typ.as_deref().is_some_and(|typ| typ.eq_ignore_ascii_case(ACCESS_TOKEN_TYPE));
+        // We write no extension, so whatever must be understood is none of ours (RFC 7515 §4.1.11).
+        if !is_type || header.crit.is_some() {
             return Err(InvalidAccessToken::Malformed);
         }
         let kid = header.kid.as_deref().ok_or(InvalidAccessToken::Malformed)?;
@@ -105,6 +107,9 @@ impl SigningRing {
         Ok(claims)
     }
 }
+
+#[cfg(test)]
+mod forged;
 
 #[cfg(test)]
 pub mod tests {

@@ -33,7 +33,7 @@ const REDIRECT_URI: &str = "http://localhost:1234/callback";
 
 /// A proxy, a registered client, a session that waits for its code, and a clock to turn.
 pub struct Bed {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     pub proxy: Arc<Proxy>,
     clock: Arc<AtomicI64>,
     pub client_id: String,
@@ -75,7 +75,7 @@ impl Bed {
         let session = Session { client: request.session_client(), ..session("a") };
         proxy.store.create(&session).await.unwrap();
         let code = Code::new(session.id, &request, begin).seal(&keyring).unwrap();
-        Self { _directory: directory, proxy: Arc::new(proxy), clock, client_id, session, code }
+        Self { directory, proxy: Arc::new(proxy), clock, client_id, session, code }
     }
 
     /// The address of an authorization request, with some parameters changed or, with `None`, left out.
@@ -100,6 +100,11 @@ impl Bed {
             request = request.header(*name, *value);
         }
         router(self.proxy.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    /// Where its database and keys are.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     pub fn wait(&self, time: SignedDuration) {

@@ -55,3 +55,31 @@ pub fn protected_resource(public_url: &PublicUrl, resource: &str) -> Value {
 pub fn protected_resource_url(public_url: &PublicUrl, path: &str) -> String {
     public_url.join(&format!("/.well-known/oauth-protected-resource{path}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// mcp-remote once gave what it read here to a shell (CVE-2025-6514).
+    #[test]
+    fn c18_every_address_in_the_metadata_is_below_our_own_and_plain() {
+        let public_url: PublicUrl = "https://mcp.example.com".parse().unwrap();
+        let clients = Clients::default();
+        let documents = [
+            authorization_server(&public_url, &clients),
+            protected_resource(&public_url, &public_url.join("/servers/a1/mcp")),
+        ];
+        let mut addresses = Vec::new();
+        for document in &documents {
+            for value in document.as_object().unwrap().values() {
+                let texts = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                addresses.extend(texts.iter().filter_map(Value::as_str).filter(|text| text.contains(':')));
+            }
+        }
+        assert_eq!(addresses.len(), 8, "{addresses:?}");
+        for address in addresses {
+            let path = address.strip_prefix("https://mcp.example.com").unwrap_or_else(|| panic!("{address}"));
+            assert!(path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte)), "{address}");
+        }
+    }
+}

@@ -1,3 +1,8 @@
+mod mcp;
+mod raw;
+mod redirects;
+mod smuggling;
+
 use std::sync::{
     Mutex, OnceLock,
     atomic::{AtomicUsize, Ordering},
@@ -108,6 +113,15 @@ impl Bed {
 
     async fn with(live: LiveSet) -> Self {
         let (upstream, upstream_address, listening) = Upstream::start().await;
+        Self::before(live, upstream, upstream_address, listening).await
+    }
+
+    async fn before(
+        live: LiveSet,
+        upstream: Arc<Upstream>,
+        upstream_address: SocketAddr,
+        listening: JoinHandle<()>,
+    ) -> Self {
         let (directory, proxy) = proxy(&format!("http://{upstream_address}/base"), live, wall_clock()).await;
         let proxy = Arc::new(proxy);
         let expires_at = Timestamp::now() + SignedDuration::from_hours(1);
@@ -131,19 +145,11 @@ impl Bed {
     }
 
     fn token_for(&self, audience: &str) -> String {
-        let now = self.proxy.now();
-        let claims = AccessClaims {
-            iss: self.proxy.public_url.to_string(),
-            sub: "subject".to_owned(),
-            aud: audience.to_owned(),
-            exp: now_seconds(now) + 600,
-            iat: now_seconds(now),
-            jti: "jti".to_owned(),
-            client_id: "client".to_owned(),
-            sid: self.session.id.to_string(),
-            scope: "mcp".to_owned(),
-        };
-        self.proxy.secrets.load().signing.sign(&claims, now).unwrap()
+        self.token_of(&self.session, audience)
+    }
+
+    fn token_of(&self, session: &Session, audience: &str) -> String {
+        access_token(&self.proxy, session, audience)
     }
 
     /// One and the same token every time, since each signing gives another: only so the cache is in play.
@@ -167,6 +173,22 @@ impl Bed {
     async fn call(&self) -> Response<Incoming> {
         self.send(self.request("/mcp").body("{}").unwrap()).await
     }
+}
+
+fn access_token(proxy: &Proxy, session: &Session, audience: &str) -> String {
+    let now = proxy.now();
+    let claims = AccessClaims {
+        iss: proxy.public_url.to_string(),
+        sub: "subject".to_owned(),
+        aud: audience.to_owned(),
+        exp: now_seconds(now) + 600,
+        iat: now_seconds(now),
+        jti: "jti".to_owned(),
+        client_id: "client".to_owned(),
+        sid: session.id.to_string(),
+        scope: "mcp".to_owned(),
+    };
+    proxy.secrets.load().signing.sign(&claims, now).unwrap()
 }
 
 async fn text(response: Response<Incoming>) -> String {

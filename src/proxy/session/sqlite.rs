@@ -297,6 +297,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn c19_what_a_person_or_client_is_called_is_only_ever_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        let bystander = session("bystander");
+        store.create(&bystander).await.unwrap();
+        for text in ["'); DROP TABLE sessions; --", "\" OR 1=1 --", "%", "?1", "$1", "\u{1}\u{feff}'"] {
+            let mut odd = session(text);
+            (odd.user.email, odd.user.subject, odd.client.name) = (text.to_owned(), text.to_owned(), text.to_owned());
+            store.create(&odd).await.unwrap();
+            let stored = store.get(odd.id).await.unwrap().unwrap();
+            assert_eq!(stored.session, odd);
+            store.end(&stored, Ending::Expired).await.unwrap();
+            assert!(store.get(odd.id).await.unwrap().is_none(), "{text}");
+            assert_eq!(store.get(bystander.id).await.unwrap().unwrap().session, bystander, "{text}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_row_deleted_or_edited_by_another_program_ends_the_session() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");

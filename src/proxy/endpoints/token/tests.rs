@@ -183,3 +183,25 @@ async fn a_client_with_a_document_redeems_without_a_secret_and_nothing_is_fetche
     let elsewhere = [("grant_type", "refresh_token"), ("refresh_token", "x"), ("client_id", "https://evil.example/c")];
     assert_eq!(error(&bed.ask(&elsewhere).await), (401, "invalid_client"));
 }
+
+#[tokio::test]
+async fn c17_who_steals_the_database_can_neither_log_in_nor_refresh() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, first) = bed.redeem().await;
+    let (status, second) = bed.refresh(&first["refresh_token"]).await;
+    assert_eq!(status, 200, "{second}");
+    let mut stolen = Vec::new();
+    for file in ["sessions.db", "sessions.db-wal"] {
+        stolen.extend(std::fs::read(bed.directory().join(file)).unwrap_or_default());
+    }
+    let has = |text: &str| stolen.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has(&bed.session.id.to_string()), "the session is looked for where it is");
+    for tokens in [&first, &second] {
+        for name in ["access_token", "refresh_token"] {
+            let token = tokens[name].as_str().unwrap();
+            // Nor any part of it: what is sealed or signed would be as good as the whole.
+            assert!(!token.split('.').any(has), "{name}");
+        }
+    }
+    assert!(!has(&bed.code) && !has(&bed.client_id));
+}

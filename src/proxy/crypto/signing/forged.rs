@@ -1,0 +1,137 @@
+//! C4 and C5: tokens that an attacker makes up, or that are ours and say something else (RFC 8725, RFC 9068 §4).
+
+use serde_json::{Value, json};
+
+use super::{tests::ring, *};
+
+const ISSUER: &str = "https://mcp.example.com";
+const NOW: u64 = 1_500;
+
+fn header(ring: &SigningRing) -> Value {
+    json!({"alg": "ES256", "typ": "at+jwt", "kid": ring.keys[0].kid})
+}
+
+fn claims() -> Value {
+    json!({
+        "iss": ISSUER, "sub": "subject", "aud": "https://mcp.example.com/mcp", "exp": 2_000, "iat": 1_000, "jti": "jti",
+        "client_id": "client", "sid": "0".repeat(32), "scope": "mcp",
+    })
+}
+
+/// Whatever is written, signed with the first key of a ring.
+fn signed(ring: &SigningRing, header: &str, claims: &str) -> String {
+    let message = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &ring.keys[0].signing, Algorithm::ES256).unwrap();
+    format!("{message}.{signature}")
+}
+
+fn with(mut base: Value, changes: &Value) -> String {
+    for (name, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            base.as_object_mut().unwrap().remove(name);
+        } else {
+            base[name] = value.clone();
+        }
+    }
+    base.to_string()
+}
+
+#[test]
+fn c4_no_header_makes_a_foreign_signature_ours() {
+    let (ours, theirs) = (ring(), ring());
+    let key = &theirs.keys[0].jwk;
+    for change in [
+        json!({}),
+        json!({"kid": theirs.keys[0].kid, "jwk": key}),
+        json!({"jwk": key}),
+        json!({"jku": "https://evil.example.com/jwks"}),
+        json!({"x5u": "https://evil.example.com/cert", "kid": "https://evil.example.com/jwks"}),
+        json!({"kid": "../../../../dev/null"}),
+        json!({"kid": "' OR '1'='1"}),
+        json!({"kid": ""}),
+        json!({"kid": null}),
+        json!({"kid": ["a"]}),
+        json!({"alg": "none"}),
+        json!({"alg": "EdDSA"}),
+        json!({"b64": false, "crit": ["b64"]}),
+        json!({"zip": "DEF", "x": "a".repeat(60_000)}),
+    ] {
+        let token = signed(&theirs, &with(header(&ours), &change), &claims().to_string());
+        assert!(ours.verify(&token, ISSUER, NOW).is_err(), "{change}");
+    }
+}
+
+#[test]
+fn c4_no_signature_and_one_with_the_public_key_are_none() {
+    let ring = ring();
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(claims().to_string());
+    let (x, y) = (ring.keys[0].jwk["x"].as_str().unwrap(), ring.keys[0].jwk["y"].as_str().unwrap());
+    for algorithm in ["none", "None", "NONE", "HS256", "ES256"] {
+        let header = BASE64_URL_SAFE_NO_PAD.encode(with(header(&ring), &json!({"alg": algorithm})));
+        let message = format!("{header}.{claims}");
+        // What a server that believes `alg` would take for the shared secret.
+        for secret in [x.as_bytes(), y.as_bytes(), ring.keys[0].jwk.to_string().as_bytes()] {
+            let key = EncodingKey::from_secret(secret);
+            let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+            for token in [format!("{message}.{signature}"), format!("{message}."), message.clone()] {
+                assert!(ring.verify(&token, ISSUER, NOW).is_err(), "{algorithm}");
+            }
+        }
+    }
+}
+
+#[test]
+fn c4_what_we_have_signed_for_something_else_is_no_access_token() {
+    let ring = ring();
+    let verify = |headers: &Value, changes: &Value| {
+        let token = signed(&ring, &with(header(&ring), headers), &with(claims(), changes));
+        ring.verify(&token, ISSUER, NOW)
+    };
+    assert!(verify(&json!({}), &json!({})).is_ok());
+    for headers in [
+        json!({"typ": "JWT"}),
+        json!({"typ": "id+jwt"}),
+        json!({"typ": null}),
+        json!({"typ": "at+jwt ", "cty": "at+jwt"}),
+        json!({"alg": "ES384"}),
+        json!({"crit": ["exp"]}),
+        json!({"crit": []}),
+    ] {
+        assert!(verify(&headers, &json!({})).is_err(), "{headers}");
+    }
+    for changes in [
+        json!({"iss": "https://mcp.example.com/"}),
+        json!({"iss": "https://evil.example.com"}),
+        json!({"iss": ["https://mcp.example.com"]}),
+        json!({"iss": null}),
+        json!({"sub": null}),
+        json!({"aud": null}),
+        json!({"aud": ["https://mcp.example.com/mcp", "https://evil.example.com"]}),
+        json!({"exp": null}),
+        // CVE-2026-25537: a time that is a string was no time, and so not past.
+        json!({"exp": "1"}),
+        json!({"exp": "2000"}),
+        json!({"exp": -1}),
+        json!({"exp": 1e300}),
+        json!({"iat": null}),
+        json!({"client_id": null}),
+        json!({"sid": null}),
+    ] {
+        assert!(verify(&json!({}), &changes).is_err(), "{changes}");
+    }
+    let twice = claims().to_string().replacen('{', "{\"sub\":\"somebody\",", 1);
+    assert!(ring.verify(&signed(&ring, &header(&ring).to_string(), &twice), ISSUER, NOW).is_err());
+    let twice = header(&ring).to_string().replacen('{', "{\"typ\":\"JWT\",", 1);
+    assert!(ring.verify(&signed(&ring, &twice, &claims().to_string()), ISSUER, NOW).is_err());
+}
+
+#[test]
+fn c5_a_token_is_good_until_its_time_and_from_a_little_before_it() {
+    let ring = ring();
+    let token = signed(&ring, &header(&ring).to_string(), &claims().to_string());
+    for (now, good) in
+        [(0, false), (989, false), (990, true), (1_000, true), (1_999, true), (2_000, false), (u64::MAX, false)]
+    {
+        assert_eq!(ring.verify(&token, ISSUER, now).is_ok(), good, "{now}");
+    }
+}

@@ -1,0 +1,281 @@
+//! What MCP asks of whoever stands before a server (docs/protocol.md, 45 to 53).
+
+use super::{
+    raw::{Recorder, answer},
+    *,
+};
+
+async fn status_of(bed: &Bed, request: Request<&'static str>) -> StatusCode {
+    bed.send(request).await.status()
+}
+
+#[tokio::test]
+async fn every_method_needs_a_token_before_the_upstream_is_asked() {
+    let bed = Bed::new().await;
+    for path in ["/mcp", "/mcp/"] {
+        for method in ["GET", "HEAD", "POST", "DELETE"] {
+            let response = bed.send(Request::builder().method(method).uri(path).body("").unwrap()).await;
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
+            let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+            // RFC 6750 §3.1: who has sent nothing has done nothing wrong.
+            assert!(challenge.ends_with(&format!("{path}\", scope=\"mcp\"")), "{challenge}");
+        }
+        for method in ["PUT", "PATCH", "TRACE", "PROPFIND"] {
+            let response = bed.send(Request::builder().method(method).uri(path).body("").unwrap()).await;
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_eq!(response.headers()["allow"], "GET, POST, DELETE, HEAD, OPTIONS");
+        }
+    }
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_bad_token_is_named_as_such() {
+    let bed = Bed::new().await;
+    for value in ["Bearer x", "Bearer a.b.c", "Bearer", "bearer  x y"] {
+        let response = bed.send(Request::get("/mcp").header("authorization", value).body("").unwrap()).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{value}");
+        let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+        assert!(challenge.contains("scope=\"mcp\", error=\"invalid_token\", error_description=\""), "{challenge}");
+    }
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn c10_a_token_in_the_query_is_none() {
+    let bed = Bed::new().await;
+    let target: &'static str = format!("/mcp?access_token={}", bed.token()).leak();
+    assert_eq!(status_of(&bed, Request::post(target).body("{}").unwrap()).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn c9_no_header_lets_a_request_in() {
+    let bed = Bed::new().await;
+    for (name, value) in [
+        ("x-forwarded-uri", "/healthz"),
+        ("x-original-url", "/own"),
+        ("x-forwarded-user", "ada@example.com"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-http-method-override", "OPTIONS"),
+        ("user-agent", "kube-probe/1.33"),
+        ("user-agent", "GoogleHC/1.0"),
+        ("x-real-ip", "127.0.0.1"),
+    ] {
+        let request = Request::post("/mcp").header(name, value).body("{}").unwrap();
+        assert_eq!(status_of(&bed, request).await, StatusCode::UNAUTHORIZED, "{name}: {value}");
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(status_of(&bed, Request::get(path).body("").unwrap()).await, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn c8_what_is_not_spelled_as_an_endpoint_is_not_found_with_or_without_a_token() {
+    let bed = Bed::new().await;
+    for path in [
+        "/",
+        "//mcp",
+        "/mcp//",
+        "/mcp/.",
+        "/mcp/..",
+        "/./mcp",
+        "/own/../mcp",
+        "/mcp/../own",
+        "/mcp/..;/admin",
+        "/mcp;a=b",
+        "/mcp%00",
+        "/mcp%20",
+        "/mcp%2e",
+        "/mcp%2f",
+        "/mcp/%2e%2e/admin",
+        "/mcp%252f",
+        "/mcp%5c..%5cadmin",
+        "/mcp%23",
+        "/mcp%3fa",
+        "/%6dcp",
+        "/MCP",
+        "/mcp.",
+        "/mcp/x",
+        "/mcpx",
+        "/servers/mcp",
+        "/servers//mcp",
+        "/servers/./mcp",
+        "/servers/../mcp",
+        "/servers/a/b/mcp",
+        "/servers/a%2f..%2fadmin/mcp",
+        "/servers/a%2fb/mcp",
+        "/servers/%2e%2e/mcp",
+        "/servers/a;b/mcp",
+        "/servers/*/mcp",
+        "/servers/a:b/mcp",
+        "/servers/a/mcp/..",
+        "/servers/a/sse",
+        "/admin",
+        "/v1/tools",
+        "/sse",
+        "/message",
+    ] {
+        assert_eq!(status_of(&bed, Request::get(path).body("").unwrap()).await, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(status_of(&bed, bed.request(path).body("").unwrap()).await, StatusCode::NOT_FOUND, "{path}");
+        let foreign = bed.request(path).header("origin", "https://evil.example.com").body("").unwrap();
+        assert_eq!(status_of(&bed, foreign).await, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn c12_a_page_of_a_foreign_origin_is_refused_before_its_token_is_looked_at() {
+    let bed = Bed::new().await;
+    for origin in ["https://evil.example.com", "http://evil.example.com:8080", "null"] {
+        for request in [
+            bed.request("/mcp").header("origin", origin).body("{}").unwrap(),
+            Request::get("/mcp").header("origin", origin).body("").unwrap(),
+            Request::options("/mcp").header("origin", origin).body("").unwrap(),
+        ] {
+            let response = bed.send(request).await;
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{origin}");
+            assert!(
+                !response.headers().keys().any(|name| name.as_str().starts_with("access-control-")),
+                "{response:?}"
+            );
+            assert!(text(response).await.contains("spec.clients.origins"));
+        }
+    }
+    assert_eq!(bed.upstream.asked(), 0);
+    let twice = bed.request("/mcp").header("origin", "https://claude.ai").header("origin", "https://claude.ai");
+    assert_eq!(status_of(&bed, twice.body("{}").unwrap()).await, StatusCode::FORBIDDEN);
+    for origin in ["https://claude.ai", "https://mcp.example.com", "http://localhost:6274"] {
+        let response = bed.send(bed.request("/mcp").header("origin", origin).body("{}").unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK, "{origin}");
+        // Never the origin itself, and never with credentials.
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        assert!(!response.headers().contains_key("access-control-allow-credentials"));
+        assert!(!bed.upstream.last().1.contains_key("origin"));
+    }
+}
+
+#[tokio::test]
+async fn a_page_learns_from_a_preflight_what_it_may_send_and_read() {
+    let bed = Bed::new().await;
+    let request = Request::options("/mcp/").header("origin", "http://localhost:6274");
+    let asks = request.header("access-control-request-headers", "authorization,mcp-param-region");
+    let response = bed.send(asks.body("").unwrap()).await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    let list = |name: &str| {
+        let value = response.headers()[name].to_str().unwrap().to_ascii_lowercase();
+        value.split(',').map(|word| word.trim().to_owned()).collect::<Vec<_>>()
+    };
+    for name in [
+        "authorization",
+        "content-type",
+        "accept",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "mcp-method",
+        "mcp-name",
+        "last-event-id",
+        // The others, of which tools make up Mcp-Param-* (MCP 2026-07-28, custom headers).
+        "*",
+    ] {
+        assert!(list("access-control-allow-headers").iter().any(|known| known == name), "{name}");
+    }
+    assert_eq!(list("access-control-allow-methods"), ["get", "post", "delete", "head", "options"]);
+    assert_eq!(list("access-control-expose-headers"), ["www-authenticate", "mcp-session-id", "mcp-protocol-version"]);
+}
+
+#[tokio::test]
+async fn what_mcp_says_in_headers_status_and_body_goes_both_ways_untouched() {
+    let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Unsupported protocol version"}}"#;
+    for status in ["400 Bad Request", "404 Not Found", "405 Method Not Allowed", "403 Forbidden", "202 Accepted"] {
+        let (recorder, bed) = Recorder::bed(move |_| {
+            let headers = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Anything: b\r\nX-Other: c\r\nContent-Type: application/json\r\nWWW-Authenticate: Bearer realm=\"upstream\"\r\n";
+            answer(status, headers, error)
+        })
+        .await;
+        let said = [
+            ("accept", "application/json, text/event-stream"),
+            ("content-type", "application/json"),
+            ("last-event-id", "7"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "weather"),
+            ("mcp-param-region", "eu"),
+            ("mcp-param-tenant_id", "=?base64?YQ==?="),
+            ("mcp-protocol-version", "2026-07-28"),
+            ("x-other", "a"),
+        ];
+        let request = said.iter().fold(bed.request("/mcp"), |request, (name, value)| request.header(*name, *value));
+        let response = bed.send(request.body("{}").unwrap()).await;
+        assert!(status.starts_with(response.status().as_str()), "{status}");
+        assert_eq!(response.headers()["mcp-protocol-version"], "2026-07-28");
+        assert_eq!(
+            (&response.headers()["mcp-anything"], &response.headers()["x-other"]),
+            (&"b".parse().unwrap(), &"c".parse().unwrap())
+        );
+        assert!(
+            !response.headers().contains_key(WWW_AUTHENTICATE),
+            "that of the upstream is none of the client's business"
+        );
+        assert_eq!(text(response).await, error);
+        let sent = recorder.requests().unwrap().remove(0);
+        for (name, value) in said {
+            assert_eq!(sent.values(name), [value], "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_served_with_and_without_a_slash_at_the_end() {
+    let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
+    for path in ["/mcp", "/mcp/"] {
+        for method in ["POST", "GET", "DELETE"] {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.header("authorization", format!("Bearer {}", bed.token())).body("").unwrap();
+            assert_eq!(status_of(&bed, request).await, StatusCode::OK, "{method} {path}");
+        }
+    }
+    let lines: Vec<_> =
+        recorder.requests().unwrap().iter().map(|sent| format!("{} {}", sent.method, sent.target)).collect();
+    let once = ["POST /base/mcp", "GET /base/mcp", "DELETE /base/mcp"];
+    assert_eq!(lines, [once, once].concat());
+}
+
+#[tokio::test]
+async fn c11_an_mcp_session_of_another_user_is_not_found_however_its_header_is_spelled() {
+    let bed = Bed::new().await;
+    let bound = bed.call().await.headers()["mcp-session-id"].clone();
+    let mut other = Session { id: session("b").id, ..bed.session.clone() };
+    (other.user.subject, other.user.email) = ("5678".to_owned(), "eve@example.com".to_owned());
+    bed.proxy.sessions.live().apply(SessionEvent::Is(other.clone()));
+    let eve = bed.token_of(&other, "https://mcp.example.com/mcp");
+    let asks = |name: &str, value: &http::HeaderValue| {
+        Request::post("/mcp").header("authorization", format!("Bearer {eve}")).header(name, value).body("{}").unwrap()
+    };
+    assert_eq!(status_of(&bed, asks("mcp-session-id", &bound)).await, StatusCode::NOT_FOUND);
+    assert_eq!(bed.upstream.asked(), 1);
+    for spelling in ["mcp_session_id", "mcp-session_id", "mcp.session.id"] {
+        assert_eq!(status_of(&bed, asks(spelling, &"upstream-id".parse().unwrap())).await, StatusCode::OK);
+        let (_, headers, _) = bed.upstream.last();
+        assert!(!headers.contains_key(spelling) && !headers.contains_key("mcp-session-id"), "{headers:?}");
+        assert_eq!(headers["x-forwarded-user"], "eve@example.com");
+    }
+}
+
+#[tokio::test]
+async fn c5_a_token_that_was_verified_before_ends_at_its_time() {
+    let clock = Arc::new(std::sync::atomic::AtomicI64::new(Timestamp::now().as_second()));
+    let reading = clock.clone();
+    let now = Arc::new(move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap());
+    let (_directory, proxy) = proxy("http://upstream", LiveSet::default(), now).await;
+    let expires_at = proxy.now() + SignedDuration::from_hours(1);
+    let session = Session { phase: SessionPhase::Active, expires_at, ..session("a") };
+    proxy.sessions.live().apply(SessionEvent::All(vec![session.clone()]));
+    let token = access_token(&proxy, &session, "https://mcp.example.com/mcp");
+    let verified = VerifiedTokens::default();
+    for (seconds, good) in [(0, true), (599, true), (1, false), (0, false)] {
+        clock.fetch_add(seconds, Ordering::SeqCst);
+        assert_eq!(verify(&proxy, &verified, &token, "/mcp").await.is_ok(), good, "{seconds} s later");
+    }
+    assert_eq!(verified.len(), 0);
+}

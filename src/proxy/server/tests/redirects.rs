@@ -1,0 +1,129 @@
+//! An upstream that redirects from one spelling of a path to the other, as Starlette does.
+
+use super::{
+    raw::{Recorder, Sent, answer},
+    *,
+};
+
+/// As Context Forge before 1.0.5: the scheme of `X-Forwarded-Proto` and the Host it was sent.
+fn starlette(sent: &Sent) -> String {
+    let (path, query) = sent.target.split_once('?').unwrap_or((&sent.target, ""));
+    if path.ends_with('/') {
+        return answer("200 OK", "Content-Type: application/json\r\n", &String::from_utf8_lossy(&sent.body));
+    }
+    let (scheme, host) = (sent.values("x-forwarded-proto")[0], sent.values("host")[0]);
+    let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+    answer("307 Temporary Redirect", &format!("Location: {scheme}://{host}{path}/{query}\r\n"), "")
+}
+
+fn sent(recorder: &Recorder) -> Vec<(String, String)> {
+    let requests = recorder.requests().unwrap();
+    requests
+        .iter()
+        .map(|sent| (format!("{} {}", sent.method, sent.target), String::from_utf8_lossy(&sent.body).into_owned()))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_upstreams_redirect_to_the_other_spelling_is_followed_once_and_remembered() {
+    let (recorder, bed) = Recorder::bed(starlette).await;
+    for path in ["/mcp?a=b", "/mcp?a=b", "/mcp/?a=b"] {
+        let response = bed.send(bed.request(path).body("{\"id\":1}").unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(!response.headers().contains_key("location"));
+        assert_eq!(text(response).await, "{\"id\":1}");
+    }
+    let body = "{\"id\":1}".to_owned();
+    let (bare, slash) = ("POST /base/mcp?a=b".to_owned(), "POST /base/mcp/?a=b".to_owned());
+    assert_eq!(
+        sent(&recorder),
+        [(bare, body.clone()), (slash.clone(), body.clone()), (slash.clone(), body.clone()), (slash, body)]
+    );
+    for request in recorder.requests().unwrap() {
+        assert_eq!(request.values("x-forwarded-user"), ["ada@example.com"]);
+        assert_eq!(request.values("authorization"), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_get_and_a_delete_follow_it_too_and_other_paths_are_spelled_for_themselves() {
+    let (recorder, bed) = Recorder::bed(starlette).await;
+    let token = bed.token_for("https://mcp.example.com/servers/a1/mcp");
+    for method in ["GET", "DELETE"] {
+        let request = Request::builder().method(method).uri("/servers/a1/mcp");
+        let request = request.header("authorization", format!("Bearer {token}")).body("").unwrap();
+        assert_eq!(bed.send(request).await.status(), StatusCode::OK);
+    }
+    assert_eq!(bed.call().await.status(), StatusCode::OK);
+    let lines: Vec<_> = sent(&recorder).into_iter().map(|(line, _)| line).collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /base/servers/a1/mcp",
+            "GET /base/servers/a1/mcp/",
+            "DELETE /base/servers/a1/mcp/",
+            "POST /base/mcp",
+            "POST /base/mcp/"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_be_kept_is_sent_by_the_client_again() {
+    let (recorder, bed) = Recorder::bed(starlette).await;
+    let large: &'static str = "a".repeat(100_000).leak();
+    let first = bed.send(bed.request("/mcp").body(large).unwrap()).await;
+    assert_eq!(
+        (first.status(), &first.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    let second = bed.send(bed.request("/mcp").body(large).unwrap()).await;
+    assert_eq!((second.status(), text(second).await.len()), (StatusCode::OK, large.len()));
+    assert_eq!(sent(&recorder).last().unwrap().0, "POST /base/mcp/");
+}
+
+#[tokio::test]
+async fn an_upstream_that_changes_its_mind_costs_one_request_a_second_try() {
+    let changed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let shared = changed.clone();
+    let (_, bed) =
+        Recorder::bed(
+            move |sent| {
+                if shared.load(Ordering::SeqCst) { starlette(sent) } else { answer("200 OK", "", "") }
+            },
+        )
+        .await;
+    assert_eq!(bed.call().await.status(), StatusCode::OK);
+    changed.store(true, Ordering::SeqCst);
+    assert_eq!(bed.call().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(bed.call().await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_redirect_anywhere_else_is_a_bad_gateway_and_goes_nowhere() {
+    for (status, location) in [
+        ("307 Temporary Redirect", "/base/admin/"),
+        ("307 Temporary Redirect", "http://169.254.169.254/base/mcp/"),
+        ("302 Found", "/base/login?next=/mcp"),
+        ("302 Found", "/base/mcp/"),
+        ("303 See Other", "/base/mcp/"),
+        ("308 Permanent Redirect", "/base/mcp"),
+    ] {
+        let (recorder, bed) = Recorder::bed(move |_| answer(status, &format!("Location: {location}\r\n"), "")).await;
+        let response = bed.call().await;
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{location}");
+        assert!(!response.headers().contains_key("location"));
+        assert_eq!(sent(&recorder).len(), 1, "{location}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_back_and_forth_ends_after_one_hop() {
+    let (recorder, bed) = Recorder::bed(|sent| {
+        let other = if sent.target.ends_with('/') { "/base/mcp" } else { "/base/mcp/" };
+        answer("307 Temporary Redirect", &format!("Location: {other}\r\n"), "")
+    })
+    .await;
+    assert_eq!(bed.call().await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(sent(&recorder).len(), 2);
+}

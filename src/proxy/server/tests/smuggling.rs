@@ -1,0 +1,198 @@
+//! C7: whatever bytes a client sends, at most one request of it reaches the upstream, well-formed, and what it hides in it is
+//! never a request there.
+
+use super::raw::{Recorder, answer, exchange, statuses};
+
+/// What an attacker wants to get past us: without a token, with somebody else's identity.
+const HIDDEN: &str = "GET /mcp?hidden HTTP/1.1\r\nHost: x\r\nX-Forwarded-User: evil@example.com\r\n\r\n";
+
+/// Ends a connection that is still open, as a request that is ours to answer.
+const LAST: &str = "GET /own HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+/// What happens to the first request of a case.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// Refused with this status, and nothing reaches the upstream.
+    Refused(u16),
+    /// It reaches the upstream with this body.
+    Arrives(&'static str),
+    /// Its head was good, and its body turns out not to be: it does not arrive whole.
+    BrokenOff,
+}
+use Fate::{Arrives, BrokenOff, Refused};
+
+async fn check(name: &str, request: &str, fate: Fate) {
+    let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
+    let token = format!("Authorization: Bearer {}", bed.token());
+    let request = request.replace("TOKEN", &token);
+    let answers = exchange(&bed, format!("{request}{HIDDEN}{LAST}").as_bytes()).await;
+    let sent = recorder.requests().unwrap_or_else(|error| panic!("{name}: {error} in {}", recorder.text()));
+    assert!(sent.iter().all(|sent| sent.values("x-forwarded-user") == ["ada@example.com"]), "{name}: {sent:#?}");
+    let first = statuses(&answers).first().copied();
+    match fate {
+        Refused(status) => {
+            assert_eq!((first, recorder.text().as_str()), (Some(status), ""), "{name}: {answers}");
+        }
+        Arrives(body) => {
+            assert_eq!(sent.len(), 1, "{name}: {answers} {sent:#?}");
+            assert_eq!(String::from_utf8_lossy(&sent[0].body), body, "{name}");
+            assert_eq!(first, Some(200), "{name}: {answers}");
+            let target = &sent[0].target;
+            assert!(target == "/base/mcp" || target == "/base/mcp?a=b", "{name}: {target}");
+        }
+        BrokenOff => assert!(sent.is_empty() && first != Some(200), "{name}: {answers} {sent:#?}"),
+    }
+}
+
+#[tokio::test]
+async fn c7_a_body_has_one_length() {
+    let post = |rest: &str| format!("POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n{rest}");
+    for (name, rest, fate) in [
+        ("a length", "Content-Length: 2\r\n\r\n{}", Arrives("{}")),
+        ("chunks", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
+        ("chunks, in capitals", "transfer-ENCODING: CHUNKED\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
+        (
+            "length and chunks",
+            "Content-Length: 99\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            Arrives("{}"),
+        ),
+        (
+            "chunks and length",
+            "Transfer-Encoding: chunked\r\nContent-Length: 99\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            Arrives("{}"),
+        ),
+        ("two lengths", "Content-Length: 2\r\nContent-Length: 99\r\n\r\n{}", Refused(400)),
+        ("one length twice", "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", Arrives("{}")),
+        ("a list of lengths", "Content-Length: 2, 99\r\n\r\n{}", Refused(400)),
+        ("a length with a sign", "Content-Length: +2\r\n\r\n{}", Refused(400)),
+        ("a negative length", "Content-Length: -2\r\n\r\n{}", Refused(400)),
+        ("a length in hex", "Content-Length: 0x2\r\n\r\n{}", Refused(400)),
+        ("a length that is too large", "Content-Length: 99999999999999999999\r\n\r\n{}", Refused(400)),
+        ("an empty length", "Content-Length: \r\n\r\n", Refused(400)),
+        ("length and an odd coding", "Content-Length: 2\r\nTransfer-Encoding: xchunked\r\n\r\n{}", Refused(400)),
+        ("an odd coding", "Transfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Refused(400)),
+        ("chunked is not the last", "Transfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Refused(400)),
+        ("identity", "Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}", Refused(400)),
+        ("a second coding", "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n", Refused(400)),
+        ("a blank before the colon", "Transfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}", Refused(400)),
+        ("a tab before the value", "Transfer-Encoding:\tchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
+        ("a vertical tab", "Transfer-Encoding:\x0bchunked\r\nContent-Length: 2\r\n\r\n{}", Refused(400)),
+        ("a coding in quotes", "Transfer-Encoding: \"chunked\"\r\nContent-Length: 2\r\n\r\n{}", Refused(400)),
+    ] {
+        check(name, &post(rest), fate).await;
+    }
+}
+
+#[tokio::test]
+async fn c7_chunks_end_where_they_say() {
+    let post =
+        |body: &str| format!("POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+    for (name, body, fate) in [
+        ("an extension", "2;a=b\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
+        ("a quoted extension", "2;a=\"b;c\"\r\n{}\r\n0;d\r\n\r\n", Arrives("{}")),
+        ("an extension with a line feed", "2;a\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("leading zeros", "0002\r\n{}\r\n000\r\n\r\n", Arrives("{}")),
+        ("no size", "\r\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("a size that is none", "g\r\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("a size with a sign", "+2\r\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("a size with 0x", "0x2\r\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("a size beyond all bounds", "10000000000000002\r\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("more than the size", "2\r\n{}{}\r\n0\r\n\r\n", BrokenOff),
+        ("a bare line feed behind the size", "2\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("a trailer", "2\r\n{}\r\n0\r\nX-Forwarded-User: evil@example.com\r\n\r\n", Arrives("{}")),
+    ] {
+        check(name, &post(body), fate).await;
+    }
+    let announced = "POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nTrailer: x-forwarded-user\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Forwarded-User: evil@example.com\r\n\r\n";
+    check("an announced trailer", announced, Arrives("{}")).await;
+}
+
+#[tokio::test]
+async fn c7_a_head_is_read_in_one_way() {
+    for (name, request, fate) in [
+        ("an empty line before", "\r\nGET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Arrives("")),
+        ("bare line feeds", "GET /mcp HTTP/1.1\nHost: x\nTOKEN\n\n", Arrives("")),
+        ("a bare carriage return", "GET /mcp HTTP/1.1\r\nHost: x\rEvil: y\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("a folded line", "GET /mcp HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("a folded first line", "GET /mcp HTTP/1.1\r\n Host: x\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("NUL in a value", "GET /mcp HTTP/1.1\r\nHost: x\r\nA: b\0c\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("NUL in a name", "GET /mcp HTTP/1.1\r\nHost: x\r\nA\0b: c\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("no name", "GET /mcp HTTP/1.1\r\nHost: x\r\n: c\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("a blank in a name", "GET /mcp HTTP/1.1\r\nHost: x\r\nA b: c\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("no colon", "GET /mcp HTTP/1.1\r\nHost: x\r\nabc\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("two hosts", "GET /mcp HTTP/1.1\r\nHost: x\r\nHost: y\r\nTOKEN\r\n\r\n", Arrives("")),
+        ("no host", "GET /mcp HTTP/1.1\r\nTOKEN\r\n\r\n", Arrives("")),
+        ("a body of a GET", "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nContent-Length: 3\r\n\r\nabc", Arrives("abc")),
+        (
+            "a body that is a request",
+            "POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nContent-Length: 25\r\n\r\nGET /mcp?h HTTP/1.1\r\n\r\n\r\n",
+            Arrives("GET /mcp?h HTTP/1.1\r\n\r\n\r\n"),
+        ),
+    ] {
+        check(name, request, fate).await;
+    }
+}
+
+#[tokio::test]
+async fn c7_other_versions_and_protocols_are_none_of_the_upstreams() {
+    for (name, request, fate) in [
+        ("1.0", "GET /mcp HTTP/1.0\r\nConnection: keep-alive\r\nTOKEN\r\n\r\n", Arrives("")),
+        ("1.0 with chunks", "POST /mcp HTTP/1.0\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
+        ("1.2", "GET /mcp HTTP/1.2\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("0.9", "GET /mcp\r\n", Refused(400)),
+        ("a version in lower case", "GET /mcp http/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(400)),
+        (
+            "an upgrade that nobody has agreed to",
+            "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            Arrives(""),
+        ),
+        (
+            "h2c",
+            "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+            Arrives(""),
+        ),
+        ("CONNECT", "CONNECT /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(405)),
+        ("CONNECT to a host", "CONNECT upstream:80 HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(404)),
+        ("TRACE", "TRACE /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(405)),
+        ("a method of one's own", "GETS /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(405)),
+        ("a method in lower case", "get /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(405)),
+    ] {
+        check(name, request, fate).await;
+    }
+    // Its preface is a request that is followed by something else.
+    let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
+    exchange(&bed, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(recorder.text(), "");
+}
+
+#[tokio::test]
+async fn c7_c8_a_target_is_the_path_alone() {
+    for (name, target, fate) in [
+        ("a whole address", "http://x/mcp", Arrives("")),
+        ("of another host", "http://evil.example.com/mcp?a=b", Arrives("")),
+        ("with a user", "http://user@x/mcp", Arrives("")),
+        ("of another scheme", "ftp://x/mcp", Arrives("")),
+        ("with a path that is not one", "http://x/mcp/../admin", Refused(404)),
+        ("a fragment is cut", "/mcp#/../admin", Arrives("")),
+        ("two slashes and a host", "//evil.example.com/mcp", Refused(404)),
+        ("a backslash", "/mcp\\..\\admin", Refused(404)),
+        ("a blank in it", "/mcp /admin", Refused(400)),
+        ("a tab in it", "/mcp\t/admin", Refused(400)),
+        ("NUL in it", "/mcp\0", Refused(400)),
+        ("none", "", Refused(400)),
+        ("a path without a slash", "mcp", Refused(404)),
+        ("a star", "*", Refused(404)),
+    ] {
+        check(name, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n"), fate).await;
+    }
+}
+
+#[tokio::test]
+async fn c7_requests_in_one_packet_each_need_their_own_token() {
+    let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
+    let with = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", bed.token());
+    let answers = exchange(&bed, format!("{with}{HIDDEN}{with}{LAST}").as_bytes()).await;
+    assert_eq!(statuses(&answers), [200, 401, 200, 200], "{answers}");
+    let targets: Vec<_> = recorder.requests().unwrap().into_iter().map(|sent| sent.target).collect();
+    assert_eq!(targets, ["/base/mcp", "/base/mcp"]);
+}

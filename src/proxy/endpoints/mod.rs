@@ -88,3 +88,49 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(proxy)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    use super::{testing::Bed, *};
+
+    #[tokio::test]
+    async fn a_browser_may_read_what_is_for_programs_and_nothing_for_people() {
+        let bed = Bed::new(&[]).await;
+        let preflight = async |path: &str| {
+            let request = Request::options(path)
+                .header("origin", "http://localhost:6274")
+                .header("access-control-request-method", "POST")
+                .header("access-control-request-headers", "mcp-protocol-version");
+            router(bed.proxy.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        };
+        let for_programs = [
+            "/token",
+            "/revoke",
+            "/register",
+            "/jwks",
+            "/.well-known/oauth-authorization-server",
+            "/.well-known/openid-configuration",
+            "/.well-known/oauth-protected-resource",
+            "/.well-known/oauth-protected-resource/mcp",
+        ];
+        for path in for_programs {
+            let answer = preflight(path).await;
+            assert!(answer.status().is_success(), "{path}");
+            assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
+            let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
+            assert!(MCP_HEADERS.iter().all(|name| allowed.split(',').any(|known| known == *name)), "{path}: {allowed}");
+            let answer = bed.get(path, &[("origin", "http://localhost:6274")]).await;
+            assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
+            assert!(answer.headers()["access-control-expose-headers"].to_str().unwrap().contains("www-authenticate"));
+        }
+        for path in ["/", "/authorize", "/consent", "/callback"] {
+            for answer in [preflight(path).await, bed.get(path, &[("origin", "https://claude.ai")]).await] {
+                let names: Vec<_> = answer.headers().keys().map(HeaderName::as_str).collect();
+                assert!(!names.iter().any(|name| name.starts_with("access-control-")), "{path}: {names:?}");
+            }
+        }
+    }
+}

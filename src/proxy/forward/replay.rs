@@ -178,6 +178,8 @@ mod tests {
         local.run_until(tokio::task::yield_now()).await;
         let second = again.body().unwrap();
         // Nothing else wakes it.
+        local.run_until(tokio::task::yield_now()).await;
+        assert!(first.is_finished());
         assert!(local.run_until(first).await.unwrap().unwrap().is_err());
         send("two");
         drop(sender);

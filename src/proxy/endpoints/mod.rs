@@ -77,11 +77,16 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .route("/authorize", get(authorize::authorize))
         .route("/consent", post(consent::consent))
         .route("/callback", get(callback::callback));
+    // The limit within, so that a page of a client in a browser may read the refusal. The answer to other methods too: what is
+    // set once CORS is around it would answer a preflight in its place.
+    let for_programs = for_clients
+        .route_layer(from_fn_with_state(limits.clone(), limit_programs))
+        .merge(metadata)
+        .method_not_allowed_fallback(async || respond::method_not_allowed());
     Router::new()
         .route("/", get(landing::landing))
-        .merge(for_people.route_layer(from_fn_with_state(limits.clone(), limit_people)))
-        // The limit within, so that a page of a client in a browser may read the refusal.
-        .merge(for_clients.route_layer(from_fn_with_state(limits, limit_programs)).merge(metadata).layer(cors))
+        .merge(for_people.route_layer(from_fn_with_state(limits, limit_people)))
+        .merge(for_programs.layer(cors))
         .fallback(async || respond::not_found())
         .method_not_allowed_fallback(async || respond::method_not_allowed())
         // Not the layer of tower-http, whose refusal is no JSON.
@@ -94,11 +99,14 @@ mod tests {
     use axum::{body::Body, http::Request};
     use tower::ServiceExt;
 
-    use super::{testing::Bed, *};
+    use super::{
+        testing::{Bed, REFRESHES},
+        *,
+    };
 
     #[tokio::test]
     async fn a_browser_may_read_what_is_for_programs_and_nothing_for_people() {
-        let bed = Bed::new(&[]).await;
+        let bed = Bed::new(&REFRESHES).await;
         let preflight = async |path: &str| {
             let request = Request::options(path)
                 .header("origin", "http://localhost:6274")
@@ -118,7 +126,7 @@ mod tests {
         ];
         for path in for_programs {
             let answer = preflight(path).await;
-            assert!(answer.status().is_success(), "{path}");
+            assert!(answer.status().is_success(), "{path}: {}", answer.status());
             assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
             let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
             assert!(MCP_HEADERS.iter().all(|name| allowed.split(',').any(|known| known == *name)), "{path}: {allowed}");

@@ -13,12 +13,19 @@ use futures::future::try_join_all;
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
+use mcp_oauth_operator::api::McpOAuthSession;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::{MEASURED, logins, measure::Rate};
+use super::{
+    MEASURED,
+    kill_switch::{self, Ends},
+    logins,
+    measure::{Rate, resident_kib},
+    streams,
+};
 use crate::{cluster::Cluster, forward::free_port, image::workspace, peers::http, run::Run};
 
 /// Where the sessions are.
@@ -30,6 +37,10 @@ pub struct Figures {
     pub refreshes: Rate,
     /// How many pairs of a created and then changed object the API server takes a second, of as many writers as people.
     pub pairs_of_writes: f64,
+    pub ends: Ends,
+    /// KiB of the proxy with [`kill_switch::SESSIONS`] sessions, and how long it takes from its start to ready then.
+    pub with_sessions: u64,
+    pub start: Duration,
 }
 
 /// Measures a second proxy beside the one of `dev` at `login`, in whose name it works: they share an issuer, whose page
@@ -87,23 +98,37 @@ async fn in_cluster(
         "credentials": {"directory": state},
         "signingKeys": state.join("signing-keys.json"),
         "access": {"policy": "AnyUser"},
-        "upstream": {"url": "http://127.0.0.1:9"},
+        "upstream": {"url": format!("http://127.0.0.1:{}", streams::upstream().await?)},
         "sessions": {"store": {"type": "Kubernetes", "namespace": NAMESPACE, "proxy": "bench", "uid": uid}},
     });
     let file = folder.join("proxy.yaml");
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
-    let mut command = Command::new("taskset");
-    command.args(["-c", MEASURED]).arg(binary).args(["proxy", "--config"]).arg(&file);
-    let pid = run.spawn("kubernetes", command.env("KUBECONFIG", cluster.kubeconfig()))?;
-    let ready = format!("http://127.0.0.1:{health}/readyz");
-    http::wait_until_ready(run, "kubernetes", &ready, Duration::from_secs(30)).await?;
+    let start = async || -> Result<i32> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", MEASURED]).arg(binary).args(["proxy", "--config"]).arg(&file);
+        let pid = run.spawn("kubernetes", command.env("KUBECONFIG", cluster.kubeconfig()))?;
+        let ready = format!("http://127.0.0.1:{health}/readyz");
+        http::wait_until_ready(run, "kubernetes", &ready, Duration::from_secs(30)).await?;
+        Ok(pid)
+    };
+    let pid = start().await?;
 
     let proxy = format!("http://127.0.0.1:{listen}");
     let pairs_of_writes = pairs_of_writes(cluster).await?;
     let logins = logins::logins(&proxy, pid).await?;
     let refreshes = logins::refreshes(&proxy, pid).await?;
+
+    let objects: Api<McpOAuthSession> = Api::namespaced(cluster.client().await?, NAMESPACE);
+    let present = objects.list_metadata(&ListParams::default()).await?.items.len();
+    kill_switch::fill(&proxy, present).await?;
     run.stop("kubernetes")?;
-    Ok(Figures { logins, refreshes, pairs_of_writes })
+    let begun = Instant::now();
+    let pid = start().await?;
+    let started = begun.elapsed();
+    let with_sessions = resident_kib(pid)?;
+    let ends = kill_switch::ends(&proxy, &objects).await?;
+    run.stop("kubernetes")?;
+    Ok(Figures { logins, refreshes, pairs_of_writes, ends, with_sessions, start: started })
 }
 
 /// What a login costs the API server, without anything else: an object is created and then changed.

@@ -2,7 +2,12 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use super::kubernetes;
+use super::{
+    kill_switch::SESSIONS,
+    kubernetes,
+    paced::{Latency, RATE},
+    streams::IDLE,
+};
 use crate::{peers::program, run::Run};
 
 /// Keep-alive connections of the load.
@@ -125,6 +130,10 @@ pub struct Figures {
     pub logins: Rate,
     pub refreshes: Rate,
     pub kubernetes: kubernetes::Figures,
+    pub paced: Vec<(&'static str, Latency)>,
+    pub late: [(&'static str, Latency); 2],
+    /// KiB of an idle stream.
+    pub stream_kib: f64,
     pub starts: Vec<f64>,
     /// KiB.
     pub idle: u64,
@@ -143,6 +152,10 @@ fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
 
 fn micros(samples: &[Sample]) -> (f64, f64, f64) {
     spread(samples.iter().map(|sample| sample.micros_per_request).collect())
+}
+
+fn latencies(rows: &[(&str, Latency)]) -> String {
+    rows.iter().map(|(name, Latency { p50, p99 })| format!("| {name} | {p50:.2} | {p99:.2} |\n")).collect()
 }
 
 /// The report, in Markdown.
@@ -182,6 +195,24 @@ process divided by its requests; the last column is requests per core against ng
 {unseen:.1} µs a request ({low:.1} to {high:.1}). A verification alone costs {verification:.1} µs; beside that and what a request with a seen
 token costs, a new one costs {more:.1} µs.
 
+## P3: latency at {RATE} requests a second
+
+From when a request is due until its answer is there, 32 connections, in milliseconds.
+
+| | p50 | p99 |
+|---|---|---|
+{paced}
+## P4: streams
+
+From when an event of a stream is sent until it is read, 200 events 10 ms apart, in milliseconds.
+
+| | p50 | p99 |
+|---|---|---|
+{late}
+## P5: idle streams
+
+{stream_kib:.1} KiB of the proxy's memory for each of {IDLE} open streams.
+
 ## P6: memory
 
 {idle:.1} MiB idle after one login, {loaded:.1} MiB after P1 (resident; `dev`, which runs its login page in the same process).
@@ -198,6 +229,16 @@ process.
 | whole logins, sessions in Kubernetes (API server and etcd on the same two cores) | {kube_logins_rate:.0} | {kube_logins_cpu:.2} |
 | refreshes, Kubernetes | {kube_refreshes_rate:.0} | {kube_refreshes_cpu:.2} |
 | for comparison: an object created and then changed, by eight writers and nothing else | {pairs:.0} | |
+
+## P8: the kill switch
+
+{SESSIONS} live sessions in Kubernetes, 100 of which are deleted one after the other. Milliseconds from the answer to the deletion
+until the first 401, and until an open stream of the session is closed.
+
+| | p50 | p99 |
+|---|---|---|
+{ends}
+The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_sessions:.0} ms from its start to ready.
 
 ## P9: start
 
@@ -216,6 +257,12 @@ process.
         kube_logins_cpu = kubernetes.logins.cpu_milliseconds,
         kube_refreshes_rate = kubernetes.refreshes.per_second,
         kube_refreshes_cpu = kubernetes.refreshes.cpu_milliseconds,
+        paced = latencies(&figures.paced),
+        late = latencies(&figures.late),
+        stream_kib = figures.stream_kib,
+        ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
+        with_sessions = mib(kubernetes.with_sessions),
+        start_with_sessions = kubernetes.start.as_secs_f64() * 1000.0,
         pairs = kubernetes.pairs_of_writes,
         starts = figures.starts.len(),
     )

@@ -1,11 +1,14 @@
 //! `make bench`: what the proxy costs, beside nginx in the same run. Writes bench/RESULTS.md. Figures of a shared machine
 //! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
 
+mod kill_switch;
 mod kubernetes;
 pub mod login;
 mod logins;
 mod measure;
+mod paced;
 mod start;
+mod streams;
 mod unseen;
 
 use std::{
@@ -16,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{
     forward::free_port,
@@ -29,6 +33,9 @@ use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
 /// Interleaved rounds, each of every contender.
 const ROUNDS: usize = 5;
 
+/// Files that this process and those that it starts may have open.
+const OPEN_FILES: u64 = 65_536;
+
 /// The one core of those who are measured; load and upstream have the other.
 const MEASURED: &str = "0";
 const OTHER: &str = "1";
@@ -39,6 +46,9 @@ pub struct Args {}
 impl Args {
     pub fn run(self) -> Result<()> {
         catch_interrupts();
+        // Ten thousand streams are twenty thousand connections, at the proxy and here.
+        let files = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+        setrlimit(Resource::Nofile, files).context("cannot open as many files as it takes; as root it can")?;
         let run = Run::open(&format!("bench-{}", std::process::id()))?;
         let measured = tokio::runtime::Runtime::new()?.block_on(measure(&run));
         for (component, _) in run.components() {
@@ -82,7 +92,7 @@ async fn measure(run: &Run) -> Result<String> {
     let peer_pid = start_nginx(run, &nginx, "nginx", MEASURED, &forwarding(peer, upstream)).await?;
     progress.say("building the static binary that is shipped");
     let binary = static_binary("release")?;
-    let proxy_pid = start_proxy(run, &binary, ours, upstream).await?;
+    let proxy_pid = start_proxy(run, &binary, "proxy", ours, upstream).await?;
     let token = login::token(&format!("http://127.0.0.1:{ours}"), "bench@example.com").await?;
     let idle = resident_kib(proxy_pid)?;
 
@@ -100,6 +110,33 @@ async fn measure(run: &Run) -> Result<String> {
         progress.say(format!("round {round} of {ROUNDS}"));
     }
     let loaded = resident_kib(proxy_pid)?;
+
+    let request = |authorization: &str| {
+        let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}";
+        format!(
+            "POST /mcp HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{authorization}\r\n{body}",
+            body.len()
+        )
+    };
+    let with_token = request(&format!("Authorization: Bearer {token}\r\n"));
+    let mut paced = Vec::new();
+    for (name, port, request) in
+        [("direct", upstream, request("")), ("nginx", peer, request("")), ("mcp-oauth-operator", ours, with_token)]
+    {
+        paced.push((name, paced::latency(port, request.as_bytes()).await?));
+    }
+    progress.say("latency at a steady rate");
+
+    let (events, streaming) = (streams::upstream().await?, free_port()?);
+    let streaming_pid = start_proxy(run, &binary, "streaming", streaming, events).await?;
+    let of_streams = login::token(&format!("http://127.0.0.1:{streaming}"), "bench@example.com").await?;
+    let late = [
+        ("direct", streams::lateness(events, None).await?),
+        ("mcp-oauth-operator", streams::lateness(streaming, Some(&of_streams)).await?),
+    ];
+    let stream_kib = streams::idle(streaming, &of_streams, streaming_pid).await?;
+    run.stop("streaming")?;
+    progress.say("streams");
 
     let (unseen, keys) = (run.directory().join("unseen"), run.directory().join("proxy/state/signing-keys.json"));
     let verification = unseen::write(&keys, &token, &unseen)?;
@@ -123,6 +160,9 @@ async fn measure(run: &Run) -> Result<String> {
         logins,
         refreshes,
         kubernetes,
+        paced,
+        late,
+        stream_kib,
         starts,
         idle,
         loaded,
@@ -167,8 +207,8 @@ fn forwarding(port: u16, upstream: u16) -> String {
 }
 
 /// Our proxy as `dev` runs it: the request path is that of a cluster.
-async fn start_proxy(run: &Run, binary: &PathBuf, port: u16, upstream: u16) -> Result<i32> {
-    let folder = run.directory().join("proxy");
+async fn start_proxy(run: &Run, binary: &PathBuf, name: &str, port: u16, upstream: u16) -> Result<i32> {
+    let folder = run.directory().join(name);
     fs::create_dir_all(&folder)?;
     let resource = folder.join("proxy.yaml");
     fs::write(
@@ -180,8 +220,8 @@ async fn start_proxy(run: &Run, binary: &PathBuf, port: u16, upstream: u16) -> R
     let mut command = Command::new("taskset");
     command.args(["-c", MEASURED]).arg(binary).arg("dev").arg("--file").arg(resource);
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--state"]).arg(folder.join("state"));
-    let pid = run.spawn("proxy", &mut command)?;
+    let pid = run.spawn(name, &mut command)?;
     let ready = format!("http://127.0.0.1:{port}/.well-known/oauth-authorization-server");
-    http::wait_until_ready(run, "proxy", &ready, Duration::from_secs(10)).await?;
+    http::wait_until_ready(run, name, &ready, Duration::from_secs(10)).await?;
     Ok(pid)
 }

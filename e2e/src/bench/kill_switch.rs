@@ -1,0 +1,88 @@
+//! P8: from the deletion of a session object to the first 401, and to the end of an open stream; S1: what ten thousand sessions
+//! cost.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
+use mcp_oauth_operator::api::McpOAuthSession;
+use reqwest::StatusCode;
+use tokio::time::{sleep, timeout};
+
+use super::{
+    login::{self, Tokens},
+    logins::PEOPLE,
+    paced::Latency,
+};
+
+/// Live sessions, as many as a proxy has at most.
+pub const SESSIONS: usize = 10_000;
+
+/// How many of them are deleted, one after the other.
+const DELETED: usize = 100;
+
+/// The person whose sessions are deleted.
+const VICTIM: &str = "victim@example.com";
+
+/// Milliseconds.
+pub struct Ends {
+    pub refused: Latency,
+    pub closed: Latency,
+}
+
+/// Logs people in until there are [`SESSIONS`], of which `present` are there already.
+pub async fn fill(proxy: &str, present: usize) -> Result<()> {
+    let missing = SESSIONS.saturating_sub(present + DELETED);
+    stream::iter(0..missing)
+        .map(|number| async move { login::log_in(proxy, &format!("many-{number}@example.com")).await })
+        .buffer_unordered(PEOPLE)
+        .try_for_each(|_| async { Ok(()) })
+        .await
+}
+
+/// Deletes sessions one by one while each has a stream open at `proxy`, whose upstream must answer with streams.
+pub async fn ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<Ends> {
+    let (mut refused, mut closed) = (Vec::new(), Vec::new());
+    let client = &login::client()?;
+    for number in 0..DELETED {
+        let tokens = login::log_in(proxy, &format!("{number}-{VICTIM}")).await?;
+        let name = session_of(objects, &format!("{number}-{VICTIM}")).await?;
+        let mut open = get(client, proxy, &tokens).await?;
+        if open.status() != StatusCode::OK {
+            bail!("no stream: {}", open.status());
+        }
+        open.chunk().await?.context("an empty stream")?;
+        objects.delete(&name, &DeleteParams::default()).await?;
+        let deleted = Instant::now();
+        let end_of_stream = async {
+            while let Ok(Some(_)) = open.chunk().await {}
+            deleted.elapsed()
+        };
+        let first_refusal = async {
+            while get(client, proxy, &tokens).await?.status() != StatusCode::UNAUTHORIZED {
+                sleep(Duration::from_millis(1)).await;
+            }
+            anyhow::Ok(deleted.elapsed())
+        };
+        let both = timeout(Duration::from_secs(60), async { tokio::join!(end_of_stream, first_refusal) }).await;
+        let (end, refusal) = both.context("a deleted session lives on for a minute")?;
+        closed.push(end.as_secs_f64() * 1000.0);
+        refused.push(refusal?.as_secs_f64() * 1000.0);
+    }
+    Ok(Ends { refused: Latency::of(refused), closed: Latency::of(closed) })
+}
+
+async fn session_of(objects: &Api<McpOAuthSession>, email: &str) -> Result<String> {
+    let of_person = ListParams::default().fields(&format!("spec.user.email={email}"));
+    let found = objects.list(&of_person).await?.items.into_iter().next().context("no session")?;
+    found.metadata.name.context("a session without a name")
+}
+
+async fn get(client: &reqwest::Client, proxy: &str, tokens: &Tokens) -> Result<reqwest::Response> {
+    let request = client.get(format!("{proxy}/mcp?idle")).header("accept", "text/event-stream");
+    Ok(request.bearer_auth(&tokens.access).send().await?)
+}

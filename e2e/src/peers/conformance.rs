@@ -1,7 +1,9 @@
-//! The MCP project's conformance suite: its scenarios for authorization servers.
+//! The MCP project's conformance suite: its scenarios for authorization servers, and those for MCP servers.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -94,7 +96,53 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
     Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
 }
 
-async fn register(url: &str, port: u16, authority: &std::path::Path) -> Result<String> {
+/// What came of the checks of each scenario, in their order: the check's name and its status.
+pub type Scenarios = BTreeMap<String, Vec<(String, String)>>;
+
+/// Runs every scenario that a revision of the specification has for servers against the MCP server at `url`, which must ask for
+/// no token: the suite has none. The results are kept in a folder of that name.
+pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<Scenarios> {
+    let node = spawn_blocking(Node::with_clients).await??;
+    let component = format!("conformance-{name}-{revision}");
+    let folder = run.directory().join(&component);
+    fs::create_dir_all(&folder)?;
+    let log = run.log(&component);
+    let file = fs::File::create(&log)?;
+    let mut child = Command::new(node.interpreter()?)
+        .arg(node.file("@modelcontextprotocol/conformance/dist/index.js"))
+        .args(["server", "--url", url, "--requirements", revision, "-o"])
+        .arg(&folder)
+        .current_dir(&folder)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the conformance suite")?;
+    // Its status says whether each scenario passed, which the caller looks at one by one.
+    timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite does not end")??;
+    let mut scenarios = Scenarios::new();
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        let text = |check: &Value, member: &str| check[member].as_str().unwrap_or_default().to_owned();
+        let found = checks(&entry.path())?;
+        let results = found.iter().map(|check| (text(check, "id"), text(check, "status"))).collect();
+        scenarios.insert(scenario(&entry.file_name().to_string_lossy()), results);
+    }
+    if scenarios.is_empty() {
+        bail!("the conformance suite has run nothing. Its log {}:{}", log.display(), tail(&log));
+    }
+    Ok(scenarios)
+}
+
+/// The name of a scenario, from a folder such as `server-tools-list-2026-11-25T04-21-12-914Z`.
+fn scenario(folder: &str) -> String {
+    const TIME: usize = "-2026-11-25T04-21-12-914Z".len();
+    let name = folder.strip_prefix("server-").unwrap_or(folder);
+    name.get(..name.len().saturating_sub(TIME)).unwrap_or(name).to_owned()
+}
+
+async fn register(url: &str, port: u16, authority: &Path) -> Result<String> {
     let wish = json!({
         "client_name": "conformance",
         "redirect_uris": [format!("http://127.0.0.1:{port}/callback")],
@@ -107,7 +155,7 @@ async fn register(url: &str, port: u16, authority: &std::path::Path) -> Result<S
 }
 
 /// All `checks.json` below the folder.
-fn checks(folder: &std::path::Path) -> Result<Vec<Value>> {
+fn checks(folder: &Path) -> Result<Vec<Value>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

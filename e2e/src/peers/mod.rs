@@ -26,6 +26,7 @@ mod outside;
 pub mod program;
 pub mod provider;
 pub mod python;
+pub mod scenarios;
 pub mod sdk;
 pub mod standalone;
 mod stored;

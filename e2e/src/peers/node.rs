@@ -17,8 +17,9 @@ const PACKAGE: &str = include_str!("../../js/package.json");
 const LOCK: &str = include_str!("../../js/package-lock.json");
 const SETTINGS: &str = include_str!("../../js/.npmrc");
 /// Our own scripts.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("provider.mjs", include_str!("../../js/provider.mjs")),
+    ("scenarios.mjs", include_str!("../../js/scenarios.mjs")),
     ("sdk-1.mjs", include_str!("../../js/sdk-1.mjs")),
     ("sdk-2.mjs", include_str!("../../js/sdk-2.mjs")),
     ("sdk.mjs", include_str!("../../js/sdk.mjs")),

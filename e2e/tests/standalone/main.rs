@@ -11,6 +11,7 @@ mod login;
 mod own_proxy;
 mod scripted;
 mod secrets;
+mod transparent;
 mod trusted_proxies;
 
 use e2e::peers::{

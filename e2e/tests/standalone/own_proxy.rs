@@ -42,6 +42,11 @@ impl OwnProxy {
         format!("{}/mcp", self.edge.url)
     }
 
+    /// Host and port of the proxy itself, behind its edge.
+    pub fn address(&self) -> &str {
+        &self.edge.target
+    }
+
     /// Ends the process and starts it again.
     pub async fn restart(&self) {
         self.proxy.restart().await.unwrap();

@@ -34,7 +34,7 @@ pub struct Clients {
     #[schemars(length(max = 50), inner(length(min = 1, max = 300)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new("self.all(origin, origin.matches('^[a-z][a-z0-9+.-]*://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|[\\[][0-9a-f:.]+[\\]])(:[0-9]{1,5})?$') && !origin.matches('^(https:.*:443|http:.*:80)$'))")
+        validation = Rule::new("self.all(origin, origin.matches('^[a-z][a-z0-9+.-]*://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|[[][0-9a-f:.]+[]])(:[0-9]{1,5})?$') && !origin.matches('^(https:.*:443|http:.*:80)$'))")
             .message("each of clients.origins must be an origin as browsers send it: scheme and host in lower case, a port only where it does not go without saying, no path and no slash at the end, such as https://tools.example.com")
     )]
     pub origins: Vec<String>,

@@ -88,19 +88,23 @@ function streams(tool) {
   tool('test_trigger_prompt_change', () => { handler.notify.promptsChanged(); return text('triggered'); });
 }
 
-/** Tools that ask the client in a stream of its request (2025-11-25). */
+/**
+ * Tools that ask the client (2025-11-25), in the stream of its request: left to itself the SDK takes the one of GET, which the
+ * suite may not have opened yet, for it opens that at the same time and over another connection.
+ */
 function questions(tool) {
+  const within = (mcpReq) => ({ relatedRequestId: mcpReq.id });
   const ask = (name, message, properties) => tool(name, async (_, { mcpReq }) => {
-    const answer = await mcpReq.elicitInput({ message, requestedSchema: { type: 'object', properties } });
+    const answer = await mcpReq.elicitInput({ message, requestedSchema: { type: 'object', properties } }, within(mcpReq));
     return text(`Elicitation completed: action=${answer.action}, content=${JSON.stringify(answer.content ?? {})}`);
   });
   tool('test_sampling', async ({ prompt }, { mcpReq }) => {
-    const answer = await mcpReq.requestSampling({ messages: [{ role: 'user', content: { type: 'text', text: prompt } }], maxTokens: 100 });
+    const answer = await mcpReq.requestSampling({ messages: [{ role: 'user', content: { type: 'text', text: prompt } }], maxTokens: 100 }, within(mcpReq));
     return text(`LLM response: ${answer.content.text}`);
   }, z.object({ prompt: z.string() }));
   tool('test_elicitation', async ({ message }, { mcpReq }) => {
     const properties = { username: { type: 'string', description: "User's response" }, email: { type: 'string', description: "User's email address" } };
-    const answer = await mcpReq.elicitInput({ message, requestedSchema: { type: 'object', properties, required: ['username', 'email'] } });
+    const answer = await mcpReq.elicitInput({ message, requestedSchema: { type: 'object', properties, required: ['username', 'email'] } }, within(mcpReq));
     return text(`User response: action: ${answer.action}, content: ${JSON.stringify(answer.content ?? {})}`);
   }, z.object({ message: z.string() }));
   ask('test_elicitation_sep1034_defaults', 'Defaults', {

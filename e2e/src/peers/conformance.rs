@@ -61,20 +61,10 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
     }
     fs::create_dir_all(&folder)?;
     let log = run.log("conformance");
-    let file = fs::File::create(&log)?;
-    let mut child = Command::new(node.interpreter()?)
-        .arg(node.file("@modelcontextprotocol/conformance/dist/index.js"))
-        .args(["authorization", "--url", url, "--client-id", &client, "--resource", resource])
-        .args(["-p", &port.to_string(), "-o"])
-        .arg(&folder)
-        .current_dir(&folder)
-        .env("NODE_EXTRA_CA_CERTS", &authority)
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start the conformance suite")?;
+    let mut suite = suite(&node, &folder, &log)?;
+    suite.args(["authorization", "--url", url, "--client-id", &client, "--resource", resource]);
+    suite.args(["-p", &port.to_string(), "-o"]).arg(&folder).env("NODE_EXTRA_CA_CERTS", &authority);
+    let mut child = suite.spawn().context("cannot start the conformance suite")?;
     let deadline = Instant::now() + Duration::from_secs(60);
     let begin = format!("{url}/authorize");
     let address = loop {
@@ -107,18 +97,9 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
     let folder = run.directory().join(&component);
     fs::create_dir_all(&folder)?;
     let log = run.log(&component);
-    let file = fs::File::create(&log)?;
-    let mut child = Command::new(node.interpreter()?)
-        .arg(node.file("@modelcontextprotocol/conformance/dist/index.js"))
-        .args(["server", "--url", url, "--requirements", revision, "-o"])
-        .arg(&folder)
-        .current_dir(&folder)
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start the conformance suite")?;
+    let mut suite = suite(&node, &folder, &log)?;
+    suite.args(["server", "--url", url, "--requirements", revision, "-o"]).arg(&folder);
+    let mut child = suite.spawn().context("cannot start the conformance suite")?;
     // Its status says whether each scenario passed, which the caller looks at one by one.
     timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite does not end")??;
     let mut scenarios = Scenarios::new();
@@ -133,6 +114,15 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
         bail!("the conformance suite has run nothing. Its log {}:{}", log.display(), tail(&log));
     }
     Ok(scenarios)
+}
+
+/// The suite, before it is told what to do, in a folder of its own.
+fn suite(node: &Node, folder: &Path, log: &Path) -> Result<Command> {
+    let file = fs::File::create(log)?;
+    let mut command = Command::new(node.interpreter()?);
+    command.arg(node.file("@modelcontextprotocol/conformance/dist/index.js")).current_dir(folder);
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
+    Ok(command)
 }
 
 /// The name of a scenario, from a folder such as `server-tools-list-2026-11-25T04-21-12-914Z`.

@@ -12,7 +12,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 21] = [
+    let cases: [(Change, &str); 22] = [
         (
             |spec| spec.access.domains.clear(),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
@@ -37,6 +37,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         ),
         (|spec| spec.credentials.keys.client_id = "..".to_owned(), "does not begin with .."),
         (|spec| spec.trusted_proxies = vec!["10.0.0.1".to_owned()], "a range of addresses, such as 10.42.0.0/16"),
+        (|spec| spec.clients.origins = vec!["https://a.example/".to_owned()], "no slash at the end"),
         (|spec| spec.clients.listed = vec![listed("a b", "https://a.example/")], "clientID is made of letters"),
         (|spec| spec.clients.listed = vec![listed("a", "javascript:alert(1)")], "each of redirectURIs must be https"),
         (|spec| spec.clients.listed = vec![listed("a", "http://a.example/")], "http for localhost"),

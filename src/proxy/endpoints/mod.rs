@@ -36,23 +36,11 @@ pub use self::{
     cookies::Cookies,
 };
 
-use super::state::Proxy;
+use super::{forward::REQUEST_HEADERS, state::Proxy};
 use crate::api::proxy::DynamicRegistration;
 
 /// The largest request body that these endpoints read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-
-/// The headers that clients in browsers send wherever they ask, with those of MCP among them.
-const MCP_HEADERS: [&str; 8] = [
-    "authorization",
-    "content-type",
-    "accept",
-    "mcp-protocol-version",
-    "mcp-session-id",
-    "mcp-method",
-    "mcp-name",
-    "last-event-id",
-];
 
 /// All endpoints except the MCP ones.
 pub fn router(proxy: Arc<Proxy>) -> Router {
@@ -60,7 +48,7 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(MCP_HEADERS.map(HeaderName::from_static))
+        .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
         .expose_headers([header::WWW_AUTHENTICATE]);
     let limits = Arc::new(Limits::new(&proxy.config.trusted_proxies));
     let mut for_clients = Router::new().route("/token", post(token::token)).route("/revoke", post(revoke::revoke));
@@ -129,7 +117,10 @@ mod tests {
             assert!(answer.status().is_success(), "{path}: {}", answer.status());
             assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
             let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
-            assert!(MCP_HEADERS.iter().all(|name| allowed.split(',').any(|known| known == *name)), "{path}: {allowed}");
+            assert!(
+                REQUEST_HEADERS.iter().all(|name| allowed.split(',').any(|known| known == *name)),
+                "{path}: {allowed}"
+            );
             let answer = bed.get(path, &[("origin", "http://localhost:6274")]).await;
             assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
             assert!(answer.headers()["access-control-expose-headers"].to_str().unwrap().contains("www-authenticate"));

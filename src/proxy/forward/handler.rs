@@ -20,7 +20,7 @@ use super::{
     Body, HeaderRules,
     bearer::{self, Caller, Refusal, VerifiedTokens, json_response},
     body::UpstreamBody,
-    headers::{self, InvalidHeaderRules, allow_any_origin, deny_any_origin},
+    headers::{self, InvalidHeaderRules, REQUEST_HEADERS, allow_any_origin, deny_any_origin},
     mcp_session,
     origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
@@ -33,12 +33,6 @@ use crate::{
 
 /// The methods of an MCP endpoint. Nothing else is forwarded.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, HEAD, OPTIONS");
-
-/// The request headers that a web page may send. The star is for `Mcp-Param-*`, whose names each tool makes up; it does not
-/// stand for `Authorization` (Fetch, CORS protocol).
-const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, last-event-id, *",
-);
 
 /// How often an open stream asks whether its session has ended.
 const SESSION_CHECK: Duration = Duration::from_millis(500);
@@ -202,7 +196,11 @@ fn preflight() -> Response<Body> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
+    // The star is for `Mcp-Param-*`, whose names each tool makes up; it does not stand for `Authorization` (Fetch, CORS
+    // protocol).
+    if let Ok(allowed) = HeaderValue::from_str(&format!("{}, *", REQUEST_HEADERS.join(", "))) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     allow_any_origin(headers);
     response

@@ -15,6 +15,7 @@ pub use body::Body;
 use body::BoxError;
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 use headers::HeaderRules;
+pub use headers::REQUEST_HEADERS;
 #[cfg(feature = "fuzzing")]
 pub use mcp_session::unbind;
 

@@ -6,7 +6,6 @@ use super::{
     kill_switch::SESSIONS,
     kubernetes,
     paced::{Latency, RATE},
-    streams::IDLE,
 };
 use crate::{peers::program, run::Run};
 
@@ -132,8 +131,8 @@ pub struct Figures {
     pub kubernetes: kubernetes::Figures,
     pub paced: Vec<(&'static str, Latency)>,
     pub late: [(&'static str, Latency); 2],
-    /// KiB of an idle stream.
-    pub stream_kib: f64,
+    /// How many idle streams there were, and KiB of each.
+    pub idle_streams: (usize, f64),
     pub starts: Vec<f64>,
     /// KiB.
     pub idle: u64,
@@ -211,7 +210,7 @@ From when an event of a stream is sent until it is read, 200 events 10 ms apart,
 {late}
 ## P5: idle streams
 
-{stream_kib:.1} KiB of the proxy's memory for each of {IDLE} open streams.
+{stream_kib:.1} KiB of the proxy's memory for each of {idle_streams} open streams.
 
 ## P6: memory
 
@@ -259,7 +258,8 @@ The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_se
         kube_refreshes_cpu = kubernetes.refreshes.cpu_milliseconds,
         paced = latencies(&figures.paced),
         late = latencies(&figures.late),
-        stream_kib = figures.stream_kib,
+        idle_streams = figures.idle_streams.0,
+        stream_kib = figures.idle_streams.1,
         ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
         with_sessions = mib(kubernetes.with_sessions),
         start_with_sessions = kubernetes.start.as_secs_f64() * 1000.0,

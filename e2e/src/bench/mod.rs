@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     forward::free_port,
@@ -33,9 +33,6 @@ use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
 /// Interleaved rounds, each of every contender.
 const ROUNDS: usize = 5;
 
-/// Files that this process and those that it starts may have open.
-const OPEN_FILES: u64 = 65_536;
-
 /// The one core of those who are measured; load and upstream have the other.
 const MEASURED: &str = "0";
 const OTHER: &str = "1";
@@ -46,9 +43,9 @@ pub struct Args {}
 impl Args {
     pub fn run(self) -> Result<()> {
         catch_interrupts();
-        // Ten thousand streams are twenty thousand connections, at the proxy and here.
-        let files = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
-        setrlimit(Resource::Nofile, files).context("cannot open as many files as it takes; as root it can")?;
+        // Each stream is two connections, at the proxy and here.
+        let files = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
         let run = Run::open(&format!("bench-{}", std::process::id()))?;
         let measured = tokio::runtime::Runtime::new()?.block_on(measure(&run));
         for (component, _) in run.components() {
@@ -134,7 +131,7 @@ async fn measure(run: &Run) -> Result<String> {
         ("direct", streams::lateness(events, None).await?),
         ("mcp-oauth-operator", streams::lateness(streaming, Some(&of_streams)).await?),
     ];
-    let stream_kib = streams::idle(streaming, &of_streams, streaming_pid).await?;
+    let idle_streams = streams::idle(streaming, &of_streams, streaming_pid).await?;
     run.stop("streaming")?;
     progress.say("streams");
 
@@ -162,7 +159,7 @@ async fn measure(run: &Run) -> Result<String> {
         kubernetes,
         paced,
         late,
-        stream_kib,
+        idle_streams,
         starts,
         idle,
         loaded,

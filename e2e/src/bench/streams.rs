@@ -15,6 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -29,8 +30,11 @@ const EVENTS: usize = 200;
 /// How far apart they are.
 const BETWEEN: Duration = Duration::from_millis(10);
 
-/// Streams that are open at once.
-pub const IDLE: usize = 10_000;
+/// Streams that are open at once, if this process may have so many files open.
+const IDLE: usize = 10_000;
+
+/// Files that are open besides the two of a stream.
+const OTHER_FILES: usize = 1_000;
 
 /// One clock for who sends and who reads, which are in this process.
 static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -84,11 +88,13 @@ pub async fn lateness(port: u16, token: Option<&str>) -> Result<Latency> {
     Ok(Latency::of(late))
 }
 
-/// KiB of the proxy's memory that each of [`IDLE`] open streams takes, once each has said something.
-pub async fn idle(port: u16, token: &str, pid: i32) -> Result<f64> {
+/// How many streams were open at once, and how many KiB of the proxy's memory each took, once it had said something.
+pub async fn idle(port: u16, token: &str, pid: i32) -> Result<(usize, f64)> {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let count = files.map_or(IDLE, |files| IDLE.min(files.saturating_sub(OTHER_FILES) / 2));
     let before = resident_kib(pid)?;
     let request = &request("?idle", Some(token));
-    let streams: Vec<_> = stream::iter(0..IDLE)
+    let streams: Vec<_> = stream::iter(0..count)
         .map(|_| async move {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
             stream.write_all(request.as_bytes()).await?;
@@ -106,5 +112,6 @@ pub async fn idle(port: u16, token: &str, pid: i32) -> Result<f64> {
     let open = streams.into_iter().collect::<Result<Vec<_>>>().context("not all streams could be opened")?;
     let after = resident_kib(pid)?;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    Ok((after.saturating_sub(before)) as f64 / open.len() as f64)
+    let each = (after.saturating_sub(before)) as f64 / open.len() as f64;
+    Ok((open.len(), each))
 }

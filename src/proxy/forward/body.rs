@@ -69,7 +69,11 @@ impl UpstreamBody {
         if self.watched.has_ended() {
             return self.end();
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+        let frame = match &mut self.lease {
+            Some(lease) => lease.poll_frame(cx, &mut self.incoming),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
+        };
+        let Poll::Ready(frame) = frame else {
             ready!(self.watched.poll_ended(cx));
             return self.end();
         };

@@ -3,6 +3,7 @@
 
 mod bearer;
 mod body;
+mod connection;
 mod handler;
 mod headers;
 mod mcp_session;

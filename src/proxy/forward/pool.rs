@@ -1,23 +1,25 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    iter,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{Request, Response, Uri};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use http_body::Frame;
+use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::{BoxError, replay::Replay};
+use super::{BoxError, connection::Connection, replay::Replay};
 
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,20 +87,32 @@ pub struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<Replay<Incoming>>,
+    connection: Upstream,
     since: Instant,
 }
 
+/// Boxed, because it is handed on from place to place and is large.
+type Upstream = Box<Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Replay<Incoming>>>;
+
 /// A connection whose response is still being read. Dropping it closes the connection.
 pub struct Lease {
-    sender: SendRequest<Replay<Incoming>>,
+    connection: Upstream,
     pool: Rc<Pool>,
 }
 
 impl Lease {
     /// For when the response has been read to its end.
     pub fn give_back(self) {
-        self.pool.put(self.sender);
+        self.pool.put(self.connection);
+    }
+
+    /// The next part of the response.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: &mut Incoming,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.connection.poll_frame(cx, response)
     }
 }
 
@@ -116,67 +130,52 @@ impl Pool {
         self: &Rc<Self>,
         mut request: Request<Replay<Incoming>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        if let Some(mut sender) = self.take() {
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Lease { sender, pool: self.clone() })),
+        if let Some(mut connection) = self.take() {
+            match connection.send(request).await {
+                Ok(response) => return Ok((response, Lease { connection, pool: self.clone() })),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(error.into_error().into()),
                 },
             }
         }
-        let mut sender = self.connect().await?;
-        let response = sender.send_request(request).await?;
-        Ok((response, Lease { sender, pool: self.clone() }))
+        // Boxed, because its state is large and most requests have none.
+        let mut connection = Box::pin(self.connect()).await?;
+        let response = connection.send(request).await.map_err(TrySendError::into_error)?;
+        Ok((response, Lease { connection, pool: self.clone() }))
     }
 
-    /// Closes the connections that have been idle for too long.
+    /// Closes the connections that have been idle for too long, and those that the upstream has closed.
     pub fn prune(&self) {
-        self.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT);
+        self.idle.borrow_mut().retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.is_ready());
     }
 
     /// The connection used last, since that is the least likely to be closed by the upstream in this moment.
-    fn take(&self) -> Option<SendRequest<Replay<Incoming>>> {
+    fn take(&self) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
-        let mut busy = Vec::new();
-        let mut found = None;
-        while let Some(candidate) = idle.pop_back() {
-            if candidate.sender.is_ready() {
-                found = Some(candidate.sender);
-                break;
-            }
-            // Answered before it had read the whole request: it becomes ready when that is through.
-            if !candidate.sender.is_closed() {
-                busy.push(candidate);
-            }
-        }
-        idle.extend(busy.into_iter().rev());
-        found
+        iter::from_fn(|| idle.pop_back())
+            .map(|idle| idle.connection)
+            .find_map(|mut connection| connection.is_ready().then_some(connection))
     }
 
-    fn put(&self, sender: SendRequest<Replay<Incoming>>) {
-        let mut idle = self.idle.borrow_mut();
-        if sender.is_closed() {
+    /// One that was answered before its whole request was sent is closed: there is no telling when it would be free.
+    fn put(&self, mut connection: Upstream) {
+        if !connection.is_ready() {
             return;
         }
+        let mut idle = self.idle.borrow_mut();
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
         }
-        idle.push_back(Idle { sender, since: Instant::now() });
+        idle.push_back(Idle { connection, since: Instant::now() });
     }
 
-    async fn connect(&self) -> Result<SendRequest<Replay<Incoming>>, UpstreamError> {
+    async fn connect(&self) -> Result<Upstream, UpstreamError> {
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| UpstreamError::ConnectTimeout)?
             .map_err(UpstreamError::Connect)?;
-        let (sender, connection) = http1::handshake(stream).await?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection");
-            }
-        });
-        Ok(sender)
+        Ok(Box::new(Connection::open(stream).await?))
     }
 }

@@ -17,8 +17,8 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
+    runtime::LocalOptions,
     sync::{mpsc, oneshot},
-    task::LocalSet,
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -80,15 +80,25 @@ pub async fn serve(
     let mut done = Vec::with_capacity(count);
     for index in 0..count {
         let (sender, connections) = mpsc::channel(BACKLOG);
+        let (begun, begin) = oneshot::channel();
         let (finished, finish) = oneshot::channel();
         let (forwarder, router, shutdown) = (forwarder.clone(), router.clone(), shutdown.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let local = LocalSet::new();
-            local.block_on(&runtime, work(forwarder, router, connections, shutdown));
+            // Does not leave its thread, so its tasks need not either.
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let (runtime, is_there) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = begun.send(is_there);
+            if let Some(runtime) = runtime {
+                runtime.block_on(work(forwarder, router, connections, shutdown));
+            }
             // Gone when the worker panics; then the receiver sees it.
             let _ = finished.send(());
         })?;
+        begin.await.map_err(|_| ServeError::Worker)??;
         workers.push(sender);
         done.push(finish);
     }

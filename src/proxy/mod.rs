@@ -8,6 +8,7 @@ mod endpoints;
 mod forward;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod header_timer;
 mod health;
 mod identity;
 mod metrics;

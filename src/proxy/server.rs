@@ -14,7 +14,7 @@ use std::{
 use axum::Router;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{
     runtime::LocalOptions,
@@ -27,6 +27,7 @@ use tower::ServiceExt;
 use super::{
     config::DRAIN,
     forward::{Body, Forwarder, ForwarderError, Worker, forward},
+    header_timer::HeaderTimer,
     state::Proxy,
 };
 
@@ -180,7 +181,7 @@ async fn connection(
         async move { Ok::<_, Infallible>(answer(request, peer, &worker, router).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
+    builder.timer(HeaderTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let served = tokio::select! {

@@ -5,6 +5,32 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The same, as `X-Forwarded-For` has it: most requests come from where their connection does.
+    forwarded_for: HeaderValue,
+}
+
+impl Peer {
+    /// Whoever connected from there.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, forwarded_for: forwarded_for(address.ip().to_canonical()) }
+    }
+
+    /// What `X-Forwarded-For` says for a client whose request came over this connection.
+    pub fn forwarded_for(&self, client: IpAddr) -> HeaderValue {
+        if client == self.address.ip().to_canonical() { self.forwarded_for.clone() } else { forwarded_for(client) }
+    }
+}
+
+/// An address is always a header's value; RFC 7239 §6.2 has a word for what has none.
+fn forwarded_for(client: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(client.to_string()).unwrap_or(const { HeaderValue::from_static("unknown") })
+}
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
 

@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::{
+    client_address::Peer,
     config::DRAIN,
     forward::{Body, Forwarder, ForwarderError, Worker, forward},
     header_timer::HeaderTimer,
@@ -176,9 +177,10 @@ async fn connection(
 ) {
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     let Ok(stream) = stream else { return };
+    let context = Rc::new(Context { peer: Peer::new(peer), worker, router });
     let service = service_fn(move |request| {
-        let (worker, router) = (worker.clone(), router.clone());
-        async move { Ok::<_, Infallible>(answer(request, peer, &worker, router).await) }
+        let context = context.clone();
+        async move { Ok::<_, Infallible>(answer(request, &context).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(HeaderTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
@@ -196,12 +198,20 @@ async fn connection(
     }
 }
 
-async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worker, router: Router) -> Response<Body> {
+/// What the requests of a connection share.
+struct Context {
+    peer: Peer,
+    worker: Rc<Worker>,
+    router: Router,
+}
+
+async fn answer(mut request: Request<Incoming>, Context { peer, worker, router }: &Context) -> Response<Body> {
     if worker.forwarder.is_endpoint(request.uri().path()) {
         return forward(request, peer, worker).await;
     }
-    request.extensions_mut().insert(peer);
-    match router.oneshot(request.map(axum::body::Body::new)).await {
+    request.extensions_mut().insert(peer.address);
+    // Boxed, because its state is large and an endpoint's requests have none.
+    match Box::pin(router.clone().oneshot(request.map(axum::body::Body::new))).await {
         Ok(response) => response.map(Body::Axum),
         Err(never) => match never {},
     }

@@ -1,5 +1,4 @@
 use std::{
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -18,17 +17,23 @@ use url::Url;
 
 use super::{
     Body, HeaderRules,
-    bearer::{self, Caller, Refusal, VerifiedTokens, json_response},
+    bearer::{self, Caller, Refusal, json_response},
     body::UpstreamBody,
     headers::{self, InvalidHeaderRules, REQUEST_HEADERS, allow_any_origin, deny_any_origin},
     mcp_session,
     origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
     redirect::{self, Places, SendError, Spelling},
+    verified::{SharedTokens, VerifiedTokens},
 };
 use crate::{
     api::InvalidUrl,
-    proxy::{client_address::client_address, metrics::Outcome, session::LiveSession, state::Proxy},
+    proxy::{
+        client_address::{Peer, client_address},
+        metrics::Outcome,
+        session::LiveSession,
+        state::Proxy,
+    },
 };
 
 /// The methods of an MCP endpoint. Nothing else is forwarded.
@@ -40,7 +45,7 @@ const SESSION_CHECK: Duration = Duration::from_millis(500);
 /// What the workers of a proxy share.
 pub struct Forwarder {
     proxy: Arc<Proxy>,
-    verified: VerifiedTokens,
+    verified: SharedTokens,
     rules: HeaderRules,
     connector: Connector,
     origins: Origins,
@@ -83,7 +88,7 @@ impl Forwarder {
         let origins = Origins::new(&proxy.public_url, &proxy.config.clients);
         let places = Places::new(url, &proxy.public_url);
         let spellings = (0..proxy.resources.len()).map(|_| Spelling::default()).collect();
-        let verified = VerifiedTokens::default();
+        let verified = VerifiedTokens::shared();
         Ok(Self { proxy, verified, rules, connector, origins, upstream, prefix, places, spellings })
     }
 
@@ -96,8 +101,11 @@ impl Forwarder {
     fn target(&self, uri: &Uri, spelling: &Spelling) -> Option<Uri> {
         let slash = spelling.has_slash();
         let spelled = if uri.path().ends_with('/') == slash { None } else { Some(redirect::respelled(uri, slash)?) };
-        let path = spelled.as_ref().unwrap_or(uri).path_and_query()?.as_str();
-        if self.prefix.is_empty() { path.parse().ok() } else { format!("{}{path}", self.prefix).parse().ok() }
+        let path = spelled.as_ref().unwrap_or(uri).path_and_query()?;
+        if self.prefix.is_empty() {
+            return Some(path.clone().into());
+        }
+        format!("{}{path}", self.prefix).parse().ok()
     }
 }
 
@@ -107,25 +115,27 @@ pub struct Worker {
     pub forwarder: Arc<Forwarder>,
     /// Its connections to the upstream.
     pub pool: Rc<Pool>,
+    verified: VerifiedTokens,
 }
 
 impl Worker {
     /// A worker without connections yet.
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
         let pool = Rc::new(Pool::new(forwarder.connector.clone(), forwarder.upstream.clone()));
-        Self { forwarder, pool }
+        let verified = VerifiedTokens::new(forwarder.verified.clone());
+        Self { forwarder, pool, verified }
     }
 }
 
 /// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
-pub async fn forward(request: Request<Incoming>, peer: SocketAddr, worker: &Worker) -> Response<Body> {
+pub async fn forward(request: Request<Incoming>, peer: &Peer, worker: &Worker) -> Response<Body> {
     let (outcome, response) = answer(request, peer, worker).await;
     worker.forwarder.proxy.metrics.count(outcome);
     response
 }
 
-async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worker) -> (Outcome, Response<Body>) {
-    let Forwarder { proxy, verified, rules, .. } = &*worker.forwarder;
+async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) -> (Outcome, Response<Body>) {
+    let Forwarder { proxy, rules, .. } = &*worker.forwarder;
     if !worker.forwarder.origins.admit(request.headers()) {
         return (Outcome::Refused, foreign_origin());
     }
@@ -134,7 +144,7 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
         Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
         _ => return (Outcome::Refused, method_not_allowed()),
     }
-    let caller = match caller(proxy, verified, &request).await {
+    let caller = match caller(proxy, &worker.verified, &request).await {
         Ok(caller) => caller,
         Err(Refusal::Unavailable) => {
             return (Outcome::Unavailable, Refusal::Unavailable.response(proxy, request.uri().path()));
@@ -153,8 +163,8 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, worker: &Worke
     };
     *request.uri_mut() = target;
     *request.version_mut() = http::Version::HTTP_11;
-    let client = client_address(peer.ip(), request.headers(), &proxy.config.trusted_proxies);
-    rules.to_upstream(request.headers_mut(), client, &caller.email);
+    let client = client_address(peer.address.ip(), request.headers(), &proxy.config.trusted_proxies);
+    rules.to_upstream(request.headers_mut(), peer.forwarded_for(client), &caller.email);
     let (mut response, lease) = match redirect::send(&worker.pool, &worker.forwarder.places, spelling, request).await {
         Ok(answered) => answered,
         Err(error @ SendError::Changed) => {

@@ -1,5 +1,3 @@
-use std::net::IpAddr;
-
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -118,7 +116,7 @@ impl HeaderRules {
 
     /// Makes a client's request headers ours. The order is the point: what `Connection` names goes first, ours come last,
     /// so a client cannot name ours away (golang/go#50580).
-    pub fn to_upstream(&self, headers: &mut HeaderMap, client: IpAddr, email: &HeaderValue) {
+    pub fn to_upstream(&self, headers: &mut HeaderMap, forwarded_for: HeaderValue, email: &HeaderValue) {
         remove_nominated(headers);
         remove_where(headers, |name| is_hop_by_hop(name) || self.is_ours(name));
         for name in &self.identity {
@@ -127,9 +125,7 @@ impl HeaderRules {
         headers.insert(HOST, self.host.clone());
         headers.insert(X_FORWARDED_HOST, self.forwarded_host.clone());
         headers.insert(X_FORWARDED_PROTO, self.forwarded_proto.clone());
-        if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
-            headers.insert(X_FORWARDED_FOR, client);
-        }
+        headers.insert(X_FORWARDED_FOR, forwarded_for);
     }
 
     /// Whether clients have no say in a header. A name that is not made of letters, digits and hyphens is among them:

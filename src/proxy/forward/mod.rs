@@ -11,6 +11,7 @@ mod origin;
 mod pool;
 mod redirect;
 mod replay;
+mod verified;
 
 pub use body::Body;
 use body::BoxError;
@@ -22,5 +23,5 @@ pub use mcp_session::unbind;
 
 #[cfg(test)]
 pub mod testing {
-    pub use super::bearer::{VerifiedTokens, verify};
+    pub use super::{bearer::verify, verified::VerifiedTokens};
 }

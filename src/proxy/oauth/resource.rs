@@ -45,6 +45,11 @@ impl Resources {
         self.public_url.join(path)
     }
 
+    /// Whether it is [`Self::audience`] of the path.
+    pub fn is_audience(&self, audience: &str, path: &str) -> bool {
+        audience.strip_prefix(self.public_url.as_str()) == Some(path)
+    }
+
     /// The audience that a request for `resource` is about; without one, the first path's. Spellings that name the same
     /// endpoint (a slash at the end, capitals in scheme and host) are the same.
     ///
@@ -90,6 +95,8 @@ pub mod tests {
             (Some("https://mcp.example.com/servers/a1/mcp"), "https://mcp.example.com/servers/a1/mcp"),
         ] {
             assert_eq!(resources().resolve(resource).unwrap(), audience);
+            assert!(resources().is_audience(audience, audience.strip_prefix("https://mcp.example.com").unwrap()));
+            assert!(!resources().is_audience(audience, "/mcp/other"));
         }
     }
 

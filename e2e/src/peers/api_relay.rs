@@ -1,4 +1,5 @@
-//! Between a program and the API server: passes everything on, and does to watches what networks and proxies do to them.
+//! Between a program and the API server: passes everything on, does to watches what networks and proxies do to
+//! them, and can be as silent as an API server that has stopped.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -38,6 +39,7 @@ pub enum Watches {
 pub struct ApiRelay {
     address: SocketAddr,
     watches: watch::Sender<Watches>,
+    answers: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
@@ -45,6 +47,7 @@ pub struct ApiRelay {
 struct Relay {
     client: kube::Client,
     watches: watch::Receiver<Watches>,
+    answers: watch::Receiver<bool>,
 }
 
 impl ApiRelay {
@@ -52,14 +55,14 @@ impl ApiRelay {
     pub async fn up(client: kube::Client) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (watches, of_relay) = watch::channel(Watches::Pass);
-        let router = Router::new().fallback(relay).with_state(Relay { client, watches: of_relay });
+        let ((watches, now), (answers, does_answer)) = (watch::channel(Watches::Pass), watch::channel(true));
+        let router = Router::new().fallback(relay).with_state(Relay { client, watches: now, answers: does_answer });
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 eprintln!("the relay before the API server has ended: {error}");
             }
         });
-        Ok(Self { address, watches, serving })
+        Ok(Self { address, watches, answers, serving })
     }
 
     /// Writes a kubeconfig that leads to it.
@@ -81,6 +84,18 @@ impl ApiRelay {
     pub fn set(&self, watches: Watches) {
         self.watches.send_replace(watches);
     }
+
+    /// As if the API server had been stopped: no request is answered until [`Self::resume`], and watches are broken off.
+    pub fn stop(&self) {
+        self.answers.send_replace(false);
+        self.set(Watches::Cut);
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.set(Watches::Pass);
+        self.answers.send_replace(true);
+    }
 }
 
 impl Drop for ApiRelay {
@@ -89,7 +104,10 @@ impl Drop for ApiRelay {
     }
 }
 
-async fn relay(State(relay): State<Relay>, request: Request) -> Response {
+async fn relay(State(mut relay): State<Relay>, request: Request) -> Response {
+    if relay.answers.wait_for(|answers| *answers).await.is_err() {
+        return axum::http::StatusCode::BAD_GATEWAY.into_response();
+    }
     let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
     if is_watch && *relay.watches.borrow() == Watches::Expire {
         return expired().into_response();

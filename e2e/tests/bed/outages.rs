@@ -1,0 +1,171 @@
+//! What callers notice of restarts and of parts that are down: nothing, as long as their tokens are good.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use e2e::{
+    peers::{browser::Browser, context_forge::MEMBERS, http, inside::inside},
+    stage::{NAMESPACE, Stage},
+};
+use jiff::Timestamp;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    replica::Replica,
+    support::{Scripted, client, eventually, pods, stage},
+};
+
+/// How many callers call at once, each over a connection of its own that it keeps.
+const CALLERS: usize = 8;
+
+/// Calls one after the other until it is told to stop.
+#[derive(Clone)]
+struct Caller {
+    http: Client,
+    url: String,
+    access: String,
+    load: Arc<Load>,
+}
+
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    answered: AtomicUsize,
+}
+
+impl Caller {
+    /// What became of the calls that were not answered with 200.
+    async fn call(self) -> Vec<String> {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
+        let mut failed = Vec::new();
+        while !self.load.stop.load(Ordering::SeqCst) {
+            let request = self.http.post(&self.url).bearer_auth(&self.access).json(&body);
+            let answer = request.header("accept", "application/json, text/event-stream").send().await;
+            let whole = match answer {
+                Ok(answer) => {
+                    let status = answer.status();
+                    answer.bytes().await.map(|_| status)
+                }
+                Err(error) => Err(error),
+            };
+            match whole {
+                Ok(StatusCode::OK) => drop(self.load.answered.fetch_add(1, Ordering::SeqCst)),
+                Ok(status) => failed.push(status.to_string()),
+                Err(error) => failed.push(format!("{error:?}")),
+            }
+        }
+        failed
+    }
+}
+
+/// Callers of this machine, at this address.
+fn call_from_here(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
+    let caller = Caller { http: http.clone(), url: url.to_owned(), access: access.to_owned(), load: load.clone() };
+    (0..CALLERS).map(|_| caller.clone().call()).collect()
+}
+
+/// Ends the load, when it has been answered this often more.
+async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
+    let answered = load.answered.load(Ordering::SeqCst);
+    eventually("calls are answered", || async { load.answered.load(Ordering::SeqCst) >= answered + 20 }).await;
+    load.stop.store(true, Ordering::SeqCst);
+    callers.join_all().await.concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_fails_while_both_replicas_are_restarted_one_by_one() {
+    let stage = stage();
+    let name = "restarted";
+    let front = stage.front(name, |_| ()).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let scripted = Scripted::register(&stage, &front).await.unwrap();
+    let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+    let kubectl = stage.cluster.kubectl_program();
+    let namespaced = |words: &[&str]| kubectl.output(&[&["--namespace", NAMESPACE], words].concat()).unwrap();
+    let before = pods(&stage, name);
+    assert_eq!(before.len(), 2);
+
+    // Through the edge, which opens a connection for each call, and at the Service over connections that are kept.
+    let load = Arc::new(Load::default());
+    let callers = call_from_here(&client(&stage), &front.url(), &tokens.access, &load);
+    let service = namespaced(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}"]);
+    let (url, access, at_service) = (format!("http://{service}:8080/mcp"), tokens.access.clone(), load.clone());
+    let (run, beside) = (stage.run.clone(), load.clone());
+    let kept = tokio::spawn(async move {
+        inside(&run, move || async move {
+            let callers = call_from_here(&http::client(None)?, &url, &access, &at_service);
+            Ok(callers.join_all().await.concat())
+        })
+        .await
+    });
+    eventually("calls are answered", || async { beside.answered.load(Ordering::SeqCst) > 20 }).await;
+
+    namespaced(&["rollout", "restart", &format!("deployment/{name}")]);
+    namespaced(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]);
+    eventually("the former pods are gone", || async {
+        let now = pods(&stage, name);
+        now.len() == 2 && now.iter().all(|pod| !before.contains(pod))
+    })
+    .await;
+    let mut failed = end(callers, &load).await;
+    failed.extend(kept.await.unwrap().unwrap());
+    let answered = load.answered.load(Ordering::SeqCst);
+    eprintln!("{answered} calls were answered while the replicas were restarted, {} failed", failed.len());
+    assert_eq!(failed, Vec::<String>::new());
+}
+
+/// Where nobody listens.
+fn nowhere(configuration: &mut Value) {
+    configuration["identityProvider"]["issuerURL"] = json!("http://127.0.0.1:9");
+}
+
+/// Since when the replica has not heard of the API server.
+async fn silence(replica: &Replica) -> Duration {
+    let contact = replica.metric("mcp_oauth_proxy_session_watch_contact_timestamp_seconds").await;
+    let contact: i64 = contact.parse().unwrap();
+    Duration::from_secs(u64::try_from(Timestamp::now().as_second() - contact).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_go_on_without_issuer_and_api_server_and_a_refresh_waits() {
+    let stage: Stage = stage();
+    let name = "cut-off";
+    let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let scripted = Scripted::register(&stage, &front).await.unwrap();
+    let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+    let replica = Replica::start(&stage, name, nowhere).await;
+    let load = Arc::new(Load::default());
+    let callers = call_from_here(&http::client(None).unwrap(), &replica.url, &tokens.access, &load);
+    eventually("calls are answered", || async { load.answered.load(Ordering::SeqCst) > 20 }).await;
+
+    replica.relay.stop();
+    // Longer than the watch goes without contact before it is given up and begun anew.
+    eventually("the API server has been silent for long", || async {
+        silence(&replica).await > Duration::from_secs(30)
+    })
+    .await;
+    let waits = replica.refresh(&scripted.client_id, &tokens.refresh).await;
+    assert_eq!(waits.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(waits.headers().contains_key("retry-after"));
+    assert!(replica.is_ready().await, "a restart would not help");
+
+    replica.relay.resume();
+    eventually("the API server is heard of again", || async { silence(&replica).await < Duration::from_secs(15) })
+        .await;
+    let refreshed = replica.refresh(&scripted.client_id, &tokens.refresh).await;
+    assert_eq!(refreshed.status(), StatusCode::OK, "the failed attempt has burnt nothing");
+    let failed = end(callers, &load).await;
+    let answered = load.answered.load(Ordering::SeqCst);
+    eprintln!("{answered} calls were answered without issuer and API server, {} failed", failed.len());
+    assert_eq!(failed, Vec::<String>::new());
+}

@@ -1,0 +1,108 @@
+//! A third replica beside the two pods of a proxy, outside of the cluster. Its way to the API server can be disturbed.
+
+use std::{fs, path::Path, process::Stdio};
+
+use axum::Router;
+use e2e::{
+    forward::{free_port, this_program},
+    peers::{api_relay::ApiRelay, http},
+    stage::{NAMESPACE, Stage, credentials_name},
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+};
+
+use crate::support::eventually;
+
+/// The replica. It ends with this.
+pub struct Replica {
+    pub relay: ApiRelay,
+    pub url: String,
+    origin: String,
+    health: String,
+    _process: Child,
+    _folder: TempDir,
+}
+
+async fn secret(stage: &Stage, name: &str, folder: &Path) {
+    let secrets: Api<Secret> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+    fs::create_dir_all(folder).unwrap();
+    for (key, value) in secrets.get(name).await.unwrap().data.unwrap_or_default() {
+        fs::write(folder.join(key), value.0).unwrap();
+    }
+}
+
+impl Replica {
+    /// Starts it with the keys and the configuration of the proxy's pods, changed so. Its upstream answers everything with 200.
+    pub async fn start(stage: &Stage, proxy: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream_url = format!("http://{}", upstream.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(async || "{}")).await });
+        let client = stage.cluster.client().await.unwrap();
+        let relay = ApiRelay::up(client.clone()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        relay.write_kubeconfig(&at("kubeconfig")).unwrap();
+        secret(stage, &credentials_name(proxy), &at("credentials")).await;
+        secret(stage, &format!("{proxy}-signing-keys"), &at("keys")).await;
+        let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+        let data = maps.get(proxy).await.unwrap().data.unwrap();
+        let mut configuration: Value = serde_yaml::from_str(&data["config.yaml"]).unwrap();
+        let (listen, health) = (free_port().unwrap(), free_port().unwrap());
+        configuration["listen"] = json!(format!("127.0.0.1:{listen}"));
+        configuration["healthListen"] = json!(format!("127.0.0.1:{health}"));
+        configuration["credentials"]["directory"] = json!(at("credentials"));
+        let keys = configuration["signingKeys"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+        configuration["signingKeys"] = json!(at("keys").join(keys));
+        configuration["upstream"]["url"] = json!(upstream_url);
+        change(&mut configuration);
+        fs::write(at("config.yaml"), serde_yaml::to_string(&configuration).unwrap()).unwrap();
+
+        let log = fs::File::create(stage.run.log(&format!("replica-behind-relay-{proxy}"))).unwrap();
+        let mut command = Command::new(this_program().unwrap().with_file_name("mcp-oauth-operator"));
+        command.arg("proxy").arg("--config").arg(at("config.yaml")).env("KUBECONFIG", at("kubeconfig"));
+        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).kill_on_drop(true);
+        let process = command.spawn().unwrap();
+        let (origin, health) = (format!("http://127.0.0.1:{listen}"), format!("http://127.0.0.1:{health}"));
+        let replica = Self { relay, url: format!("{origin}/mcp"), origin, health, _process: process, _folder: folder };
+        eventually("the replica is ready", || async { replica.is_ready().await }).await;
+        replica
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let asked = http::client(None).unwrap().get(format!("{}/readyz", self.health)).send().await;
+        asked.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// The status of an MCP request with a token.
+    pub async fn status(&self, access: &str) -> StatusCode {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+        let request = http::client(None).unwrap().post(&self.url).bearer_auth(access).json(&body);
+        request.send().await.unwrap().status()
+    }
+
+    /// How many sessions its watch has shown, as its metrics say.
+    pub async fn sessions(&self) -> usize {
+        self.metric("mcp_oauth_proxy_sessions").await.parse().unwrap()
+    }
+
+    /// A value of its metrics.
+    pub async fn metric(&self, name: &str) -> String {
+        let asked = http::client(None).unwrap().get(format!("{}/metrics", self.health)).send().await.unwrap();
+        let text = asked.text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().to_owned()
+    }
+
+    /// Its answer to the refresh of a client's token.
+    pub async fn refresh(&self, client_id: &str, refresh: &str) -> Response {
+        let form = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", client_id)];
+        http::client(None).unwrap().post(format!("{}/token", self.origin)).form(&form).send().await.unwrap()
+    }
+}

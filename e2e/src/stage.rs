@@ -15,8 +15,8 @@ use kube::{
 use mcp_oauth_operator::api::{
     McpOAuthProxy, McpOAuthProxySpec,
     proxy::{
-        Access, AccessPolicy, Clients, CredentialKeys, Credentials, EmailVerified, Identity, IdentityProvider,
-        RecheckOnRefresh, SecretReference, Service, Sessions, Tokens, Upstream,
+        Access, AccessPolicy, Clients, CredentialKeys, Credentials, EmailVerified, Identity, IdentityProvider, Limits,
+        RecheckOnRefresh, SecretReference, Service, Sessions, Timeouts, Tokens, Upstream,
     },
 };
 use tokio::task::spawn_blocking;
@@ -140,6 +140,8 @@ impl Stage {
                 url: format!("http://{GATEWAY}.{NAMESPACE}.svc.cluster.local:80"),
                 paths: ["/mcp", "/servers/*/mcp"].map(str::to_owned).to_vec(),
                 identity: Identity::default(),
+                timeouts: Timeouts::default(),
+                limits: Limits::default(),
             },
             clients: Clients::default(),
             tokens: Tokens::default(),

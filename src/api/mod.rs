@@ -7,6 +7,7 @@ mod duration;
 mod one_password;
 pub mod proxy;
 mod session;
+mod size;
 mod url;
 
 pub use crd::{CustomResource, crds};
@@ -14,6 +15,7 @@ pub use duration::{Duration, InvalidDuration};
 pub use one_password::{OnePasswordItem, OnePasswordItemSpec};
 pub use proxy::{McpOAuthProxy, McpOAuthProxySpec, McpOAuthProxyStatus};
 pub use session::{McpOAuthSession, McpOAuthSessionSpec, SessionClaims, SessionClient, SessionPhase, SessionUser};
+pub use size::{InvalidSize, Size};
 pub use url::{InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl, is_loopback_host};
 
 /// The API group of our resources.

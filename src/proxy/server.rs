@@ -27,7 +27,7 @@ use tower::ServiceExt;
 use super::{
     client_address::Peer,
     config::DRAIN,
-    forward::{Body, Forwarder, ForwarderError, Worker, forward},
+    forward::{Body, Forwarder, ForwarderError, TICK, Worker, forward},
     header_timer::HeaderTimer,
     state::Proxy,
 };
@@ -151,6 +151,7 @@ async fn work(
 ) {
     let worker = Rc::new(Worker::new(forwarder));
     let open = TaskTracker::new();
+    tokio::task::spawn_local(tick(worker.clone()));
     let mut prune = tokio::time::interval(PRUNE);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -165,6 +166,16 @@ async fn work(
     open.close();
     if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "closing connections that are still open");
+    }
+}
+
+/// Goes on while the worker waits for its last answers.
+async fn tick(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.deadlines.tick();
     }
 }
 

@@ -8,6 +8,7 @@ mod credentials;
 mod identity_provider;
 mod lifetimes;
 mod status;
+mod traffic;
 mod upstream;
 mod workload;
 
@@ -21,6 +22,7 @@ pub use identity_provider::{ConfigMapKeyReference, EmailVerified, IdentityProvid
 pub use lifetimes::{Sessions, Tokens};
 pub(crate) use lifetimes::{default_idle_ttl, default_max, default_max_per_user, default_max_ttl};
 pub use status::McpOAuthProxyStatus;
+pub use traffic::{Limits, Timeouts};
 pub use upstream::{Identity, IdentityHeaders, IdentityType, Upstream};
 pub use workload::{Pod, Service, ServiceType};
 

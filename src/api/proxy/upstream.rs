@@ -2,6 +2,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{Limits, Timeouts};
+
 /// The MCP server that requests are forwarded to.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -32,6 +34,14 @@ pub struct Upstream {
     /// How the upstream is told who calls.
     #[serde(default)]
     pub identity: Identity,
+
+    /// How long is waited, for the upstream and for clients.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+
+    /// How much is let through.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 fn default_paths() -> Vec<String> {

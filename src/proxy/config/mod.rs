@@ -251,6 +251,7 @@ impl ProxyConfig {
             client.check().map_err(ConfigError::Rule)?;
         }
         self.upstream.identity.check().map_err(ConfigError::Rule)?;
+        self.upstream.timeouts.check().map_err(ConfigError::Rule)?;
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(ConfigError::Rule(message)),
             None => Ok(()),

@@ -7,7 +7,10 @@ use std::{
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW, RETRY_AFTER},
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION,
+        RETRY_AFTER,
+    },
 };
 use hyper::body::Incoming;
 use serde_json::json;
@@ -19,11 +22,13 @@ use super::{
     Body, HeaderRules,
     bearer::{self, Caller, Refusal, json_response},
     body::UpstreamBody,
+    deadline::Deadlines,
     headers::{self, InvalidHeaderRules, REQUEST_HEADERS, allow_any_origin, deny_any_origin},
     mcp_session,
     origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
     redirect::{self, Places, SendError, Spelling},
+    request_body::{RequestBody, RequestBodyError},
     verified::{SharedTokens, VerifiedTokens},
 };
 use crate::{
@@ -54,6 +59,10 @@ pub struct Forwarder {
     places: Places,
     /// One for each of the patterns of `upstream.paths`.
     spellings: Box<[Spelling]>,
+    /// The most bytes of a request's body.
+    most: u64,
+    /// How long a client may pause within it.
+    patience: Duration,
 }
 
 /// Why requests cannot be forwarded with this configuration.
@@ -89,7 +98,9 @@ impl Forwarder {
         let places = Places::new(url, &proxy.public_url);
         let spellings = (0..proxy.resources.len()).map(|_| Spelling::default()).collect();
         let verified = VerifiedTokens::shared();
-        Ok(Self { proxy, verified, rules, connector, origins, upstream, prefix, places, spellings })
+        let (most, patience) =
+            (proxy.config.upstream.limits.request_body.bytes(), proxy.config.upstream.timeouts.request_body.get());
+        Ok(Self { proxy, verified, rules, connector, origins, upstream, prefix, places, spellings, most, patience })
     }
 
     /// Whether a path, as the client spelled it, is an MCP endpoint.
@@ -115,6 +126,8 @@ pub struct Worker {
     pub forwarder: Arc<Forwarder>,
     /// Its connections to the upstream.
     pub pool: Rc<Pool>,
+    /// What its tasks wait for; to be told every [`TICK`](super::TICK).
+    pub deadlines: Rc<Deadlines>,
     verified: VerifiedTokens,
 }
 
@@ -123,7 +136,7 @@ impl Worker {
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
         let pool = Rc::new(Pool::new(forwarder.connector.clone(), forwarder.upstream.clone()));
         let verified = VerifiedTokens::new(forwarder.verified.clone());
-        Self { forwarder, pool, verified }
+        Self { forwarder, pool, deadlines: Rc::default(), verified }
     }
 }
 
@@ -161,6 +174,13 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
     let Some(target) = worker.forwarder.target(request.uri(), spelling) else {
         return (Outcome::Refused, uri_too_long());
     };
+    let (head, body) = request.into_parts();
+    let (most, patience) = (worker.forwarder.most, worker.forwarder.patience);
+    let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
+        Ok(body) => body,
+        Err(error) => return (Outcome::Refused, refuse_body(&error)),
+    };
+    let mut request = Request::from_parts(head, body);
     *request.uri_mut() = target;
     *request.version_mut() = http::Version::HTTP_11;
     let client = client_address(peer.address.ip(), request.headers(), &proxy.config.trusted_proxies);
@@ -176,6 +196,10 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
             return (Outcome::BadGateway, bad_gateway("the upstream redirects elsewhere"));
         }
         Err(SendError::Upstream(error)) => {
+            if let Some(error) = RequestBodyError::cause_of(&error) {
+                tracing::debug!(%error, "a request was not forwarded to its end");
+                return (Outcome::Refused, refuse_body(error));
+            }
             tracing::warn!(%error, "the upstream gave no answer");
             return (Outcome::BadGateway, bad_gateway("the upstream cannot be reached or broke off"));
         }
@@ -234,6 +258,19 @@ fn foreign_origin() -> Response<Body> {
     let body = json!({"error": "invalid_request", "error_description": description});
     let mut response = json_response(StatusCode::FORBIDDEN, &body);
     deny_any_origin(response.headers_mut());
+    response
+}
+
+/// The rest of the body is not read, so the connection is of no use any more.
+fn refuse_body(error: &RequestBodyError) -> Response<Body> {
+    let status = match error {
+        RequestBodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        RequestBodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        RequestBodyError::Broken(_) => StatusCode::BAD_REQUEST,
+    };
+    let mut response =
+        json_response(status, &json!({"error": "invalid_request", "error_description": error.to_string()}));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -4,6 +4,7 @@
 mod bearer;
 mod body;
 mod connection;
+mod deadline;
 mod handler;
 mod headers;
 mod mcp_session;
@@ -11,10 +12,12 @@ mod origin;
 mod pool;
 mod redirect;
 mod replay;
+mod request_body;
 mod verified;
 
 pub use body::Body;
 use body::BoxError;
+pub use deadline::TICK;
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 use headers::HeaderRules;
 pub use headers::REQUEST_HEADERS;

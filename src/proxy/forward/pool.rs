@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::{BoxError, connection::Connection, replay::Replay};
+use super::{BoxError, connection::Connection, replay::Replay, request_body::RequestBody};
 
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,6 +54,9 @@ pub enum PoolError {
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
 }
+
+/// What clients send.
+pub type ClientBody = RequestBody<Incoming>;
 
 /// Connects to the upstream. One for all workers.
 pub type Connector = HttpsConnector<HttpConnector>;
@@ -92,7 +95,7 @@ struct Idle {
 }
 
 /// Boxed, because it is handed on from place to place and is large.
-type Upstream = Box<Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Replay<Incoming>>>;
+type Upstream = Box<Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Replay<ClientBody>>>;
 
 /// A connection whose response is still being read. Dropping it closes the connection.
 pub struct Lease {
@@ -128,7 +131,7 @@ impl Pool {
     /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
     pub async fn send(
         self: &Rc<Self>,
-        mut request: Request<Replay<Incoming>>,
+        mut request: Request<Replay<ClientBody>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         if let Some(mut connection) = self.take() {
             match connection.send(request).await {

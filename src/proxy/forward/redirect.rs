@@ -9,7 +9,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::{
-    pool::{Lease, Pool, UpstreamError},
+    pool::{ClientBody, Lease, Pool, UpstreamError},
     replay::Replay,
 };
 use crate::api::PublicUrl;
@@ -107,7 +107,7 @@ pub async fn send(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let known = spelling.get() != UNKNOWN;
     let sent = request.uri().clone();

@@ -1,0 +1,111 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A number of bytes as Kubernetes writes amounts of memory (`64Ki`, `16Mi`), between 1Ki and 1Gi, kept as it was written.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size {
+    written: String,
+    bytes: u64,
+}
+
+/// What was written is not such a number.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("{0:?} is not a size: write a number of Ki or Mi, such as 512Ki or 16Mi, 1Gi at most")]
+pub struct InvalidSize(String);
+
+impl Size {
+    /// The pattern, for the schema. A number that is larger is written with the next unit.
+    pub(super) const PATTERN: &str = "^([1-9][0-9]{0,3}Ki|[1-9][0-9]{0,2}Mi|1Gi)$";
+
+    /// A number of Mi.
+    #[must_use]
+    pub fn from_mebibytes(mebibytes: u32) -> Self {
+        Self { written: format!("{mebibytes}Mi"), bytes: u64::from(mebibytes) << 20 }
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl FromStr for Size {
+    type Err = InvalidSize;
+
+    fn from_str(written: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidSize(written.chars().take(64).collect());
+        let digits = written.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+        let (number, unit) = written.split_at(digits);
+        let (shift, most) = match unit {
+            "Ki" => (10, 9999),
+            "Mi" => (20, 999),
+            "Gi" => (30, 1),
+            _ => return Err(invalid()),
+        };
+        let number = number.parse().ok().filter(|number| !written.starts_with('0') && *number <= most);
+        let number: u64 = number.ok_or_else(invalid)?;
+        Ok(Self { written: written.to_owned(), bytes: number << shift })
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = InvalidSize;
+
+    fn try_from(written: String) -> Result<Self, Self::Error> {
+        written.parse()
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> Self {
+        size.written
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+impl schemars::JsonSchema for Size {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "pattern": Self::PATTERN, "maxLength": 6})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_kubernetes_reads_them() {
+        for (written, bytes) in [("1Ki", 1024), ("9999Ki", 9999 * 1024), ("16Mi", 16 << 20), ("1Gi", 1 << 30)] {
+            let size: Size = written.parse().unwrap();
+            assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, written));
+        }
+        assert_eq!(Size::from_mebibytes(16), "16Mi".parse().unwrap());
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_to_write() {
+        for written in
+            ["", "Mi", "0Mi", "01Mi", "1", "1024", "10000Ki", "1000Mi", "2Gi", "1M", "-1Mi", "1.5Mi", "1 Mi", "١Mi"]
+        {
+            let error = written.parse::<Size>().unwrap_err().to_string();
+            assert!(error.contains("such as 512Ki or 16Mi"), "{written}: {error}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What is forwarded, and what is answered here.
+
+use super::*;
+
+#[tokio::test]
+async fn a_good_token_brings_the_request_to_the_upstream_with_the_callers_identity() {
+    let bed = Bed::new().await;
+    let request = bed.request("/mcp?a=b").header("x-forwarded-user", "evil").header("cookie", "a=b");
+    let response = bed.send(request.body("{\"id\":1}").unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(text(response).await, "{\"id\":1}");
+    let (uri, headers, body) = bed.upstream.last();
+    assert_eq!((uri.to_string().as_str(), &body[..]), ("/base/mcp?a=b", &b"{\"id\":1}"[..]));
+    assert_eq!(headers["x-forwarded-user"], "ada@example.com");
+    assert_eq!(headers["x-forwarded-email"], "ada@example.com");
+    assert_eq!(headers["x-forwarded-host"], "mcp.example.com");
+    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert_ne!(headers["host"], "evil.example.com");
+    assert!(!headers.contains_key("authorization") && !headers.contains_key("cookie"));
+}
+
+#[tokio::test]
+async fn the_next_request_takes_the_same_upstream_connection() {
+    let bed = Bed::new().await;
+    for _ in 0..5 {
+        assert_eq!(text(bed.call().await).await, "{}");
+    }
+    assert_eq!((bed.upstream.asked(), bed.upstream.connections.load(Ordering::SeqCst)), (5, 1));
+}
+
+#[tokio::test]
+async fn c11_an_mcp_session_goes_out_bound_and_comes_in_bare() {
+    let bed = Bed::new().await;
+    let bound = bed.call().await.headers()["mcp-session-id"].clone();
+    assert_ne!(bound, "upstream-id");
+    let response = bed.send(bed.request("/mcp").header("mcp-session-id", bound).body("{}").unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(bed.upstream.last().1["mcp-session-id"], "upstream-id");
+    let bare = bed.send(bed.request("/mcp").header("mcp-session-id", "upstream-id").body("{}").unwrap()).await;
+    assert_eq!(bare.status(), StatusCode::NOT_FOUND);
+    assert_eq!(bed.upstream.asked(), 2);
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_accept_us_is_a_bad_gateway_and_no_reason_to_log_in() {
+    let bed = Bed::new().await;
+    let response = bed.send(bed.request("/mcp?refuse").body("{}").unwrap()).await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+}
+
+#[tokio::test]
+async fn other_paths_are_the_routers_and_never_the_upstreams() {
+    let bed = Bed::new().await;
+    let own = bed.send(Request::get("/own").body("").unwrap()).await;
+    assert_eq!(text(own).await, "own");
+    for path in ["/mcp/../own", "/mcp%2f", "/mcp//", "/MCP", "/servers/a%2fb/mcp", "/mcp;x"] {
+        assert_eq!(bed.send(bed.request(path).body("").unwrap()).await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_preflight_needs_no_token() {
+    let bed = Bed::new().await;
+    let response = bed.send(Request::options("/mcp").body("").unwrap()).await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    assert!(response.headers()["access-control-allow-headers"].to_str().unwrap().contains("mcp-session-id"));
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
+    let bed = Bed::new().await;
+    bed.listening.abort();
+    while !bed.listening.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    let response = bed.call().await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(text(response).await.contains("cannot be reached"));
+}

@@ -1,0 +1,32 @@
+//! Answers that are open for long.
+
+use super::*;
+
+#[tokio::test]
+async fn events_arrive_one_by_one_and_end_with_the_session() {
+    let bed = Bed::new().await;
+    let (mut events, receiver) = channel::unbounded();
+    *bed.upstream.events.lock().unwrap() = Some(receiver);
+    let mut body = bed.call().await.into_body().into_data_stream();
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        events.send(Ok(Frame::data(Bytes::from(event)))).await.unwrap();
+        // The upstream says nothing more before this one has arrived.
+        assert_eq!(body.next().await.unwrap().unwrap(), event);
+    }
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    let ended = tokio::time::timeout(Duration::from_secs(2), body.next()).await;
+    assert!(ended.expect("the stream ends soon").is_none());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_by_the_end_of_its_session_does_not_look_whole() {
+    let bed = Bed::new().await;
+    let (mut part, receiver) = channel::unbounded();
+    *bed.upstream.events.lock().unwrap() = Some(receiver);
+    let response = bed.send(bed.request("/mcp?json").body("{}").unwrap()).await;
+    let mut body = response.into_body().into_data_stream();
+    part.send(Ok(Frame::data(Bytes::from("{\"half\":")))).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), "{\"half\":");
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    assert!(body.next().await.unwrap().is_err());
+}

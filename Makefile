@@ -97,13 +97,25 @@ demo-down: ## End the demo and leave nothing behind
 image: ## Build the operator's image, and say where it lies (docker load, ctr image import and kind take it)
 	@$(E2E) image
 
+# Quick enough to be no part of what it measures.
+HARNESS := echo "building the harness (4 minutes the first time)" \
+	&& cargo build --quiet --profile harness --package e2e && $(CARGO_TARGET_DIR)/harness/e2e
+
 .PHONY: bench
 bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (needs nginx and wrk)
 	@$(LOCKED) bench-steps
 
 .PHONY: bench-steps
 bench-steps:
-	@$(E2E) bench
+	@$(HARNESS) bench
+
+.PHONY: soak
+soak: ## Load the proxy, slow clients among it, and write bench/SOAK.md (MINUTES=30)
+	@$(LOCKED) soak-steps
+
+.PHONY: soak-steps
+soak-steps:
+	@$(HARNESS) soak $(if $(MINUTES),--minutes $(MINUTES))
 
 CARGO_FUZZ_VERSION := 0.13.2
 CARGO_FUZZ := $(MCP_OAUTH_CACHE)/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz

@@ -26,6 +26,8 @@ enum Command {
     Test(testing::Args),
     /// Measure the proxy beside nginx, and write bench/RESULTS.md.
     Bench(bench::Args),
+    /// Load the proxy for half an hour, slow clients among it, and write bench/SOAK.md.
+    Soak(bench::soak::Args),
     /// Build the operator's image.
     Image(image::Args),
     /// Carry ports of this machine's loopback into a run's network namespace (started by the bed itself).
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Prepare(args) => args.run(),
         Command::Test(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Soak(args) => args.run(),
         Command::Image(args) => args.run(),
         Command::Forward(args) => args.run(),
         Command::Peer(peer) => peer.run(),

@@ -172,3 +172,39 @@ fn fingerprint(parts: &[&str]) -> [u8; 32] {
     fingerprint.copy_from_slice(digest.finish().as_ref());
     fingerprint
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    /// The source files of a folder, whatever its depth.
+    fn sources(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    }
+
+    /// A `SecretString` has no `==`, so a comparison that ends at the first difference begins with `expose_secret`.
+    #[test]
+    fn c16_no_secret_is_compared_in_a_time_that_tells_how_much_of_it_is_right() {
+        let ends_early = ["==", "!=", ".eq(", ".ne(", ".cmp(", "starts_with", "ends_with", ".contains("];
+        let mut exposed = 0;
+        for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/proxy")) {
+            let text = fs::read_to_string(&path).unwrap();
+            // Tests may look at what they made.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for statement in code.split([';', '{', '}']).filter(|statement| statement.contains("expose_secret")) {
+                exposed += 1;
+                let compared = ends_early.iter().any(|operator| statement.contains(operator));
+                assert!(
+                    !compared || statement.contains("verify_slices_are_equal"),
+                    "{}: compare with aws_lc_rs::constant_time instead: {statement}",
+                    path.display()
+                );
+            }
+        }
+        assert!(exposed > 3, "the search finds nothing");
+    }
+}

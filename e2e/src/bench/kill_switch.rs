@@ -38,7 +38,7 @@ pub struct Ends {
 pub async fn fill(proxy: &str, present: usize) -> Result<()> {
     let missing = SESSIONS.saturating_sub(present + DELETED);
     stream::iter(0..missing)
-        .map(|number| async move { login::log_in(proxy, &format!("many-{number}@example.com")).await })
+        .map(|number| async move { login::log_in(&login::client()?, proxy, &format!("many-{number}@example.com")).await })
         .buffer_unordered(PEOPLE)
         .try_for_each(|_| async { Ok(()) })
         .await
@@ -49,7 +49,7 @@ pub async fn ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<Ends> {
     let (mut refused, mut closed) = (Vec::new(), Vec::new());
     let client = &login::client()?;
     for number in 0..DELETED {
-        let tokens = login::log_in(proxy, &format!("{number}-{VICTIM}")).await?;
+        let tokens = login::log_in(&login::client()?, proxy, &format!("{number}-{VICTIM}")).await?;
         let name = session_of(objects, &format!("{number}-{VICTIM}")).await?;
         let mut open = get(client, proxy, &tokens).await?;
         if open.status() != StatusCode::OK {

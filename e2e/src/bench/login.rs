@@ -20,7 +20,7 @@ pub struct Tokens {
 
 /// Logs in at a proxy run by `dev`, page by page, and returns the access token.
 pub async fn token(proxy: &str, email: &str) -> Result<String> {
-    Ok(log_in(proxy, email).await?.access)
+    Ok(log_in(&client()?, proxy, email).await?.access)
 }
 
 /// The next tokens. `http` may be used again and again.
@@ -28,6 +28,13 @@ pub async fn refresh(http: &Client, proxy: &str, tokens: &Tokens) -> Result<Toke
     let client_id = tokens.client_id.as_str();
     let form = [("grant_type", "refresh_token"), ("refresh_token", tokens.refresh.as_str()), ("client_id", client_id)];
     read(&http.post(format!("{proxy}/token")).form(&form).send().await?.json().await?, client_id)
+}
+
+/// Ends the session that the tokens are of.
+pub async fn revoke(http: &Client, proxy: &str, tokens: &Tokens) -> Result<()> {
+    let form = [("token", tokens.refresh.as_str()), ("client_id", tokens.client_id.as_str())];
+    http.post(format!("{proxy}/revoke")).form(&form).send().await?.error_for_status()?;
+    Ok(())
 }
 
 /// A client that keeps connections, and cookies as a browser does.
@@ -61,10 +68,9 @@ pub async fn to_issuer(client: &Client, proxy: &str) -> Result<(String, Url)> {
     Ok((client_id.to_owned(), to_issuer))
 }
 
-/// Registers a client and logs in with it, page by page.
-pub async fn log_in(proxy: &str, email: &str) -> Result<Tokens> {
-    let client = client()?;
-    let (client_id, to_issuer) = to_issuer(&client, proxy).await?;
+/// Registers a client and logs in with it, page by page. `client` may be used for one person after the other.
+pub async fn log_in(client: &Client, proxy: &str, email: &str) -> Result<Tokens> {
+    let (client_id, to_issuer) = to_issuer(client, proxy).await?;
     let login = client.get(to_issuer.clone()).send().await?;
     let mut form = fields(&login.text().await?);
     form.insert("email".to_owned(), email.to_owned());

@@ -5,14 +5,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use futures::future::try_join_all;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::{runtime, task::spawn_blocking};
 
 use super::{
-    login::{self, Tokens},
+    OTHER, login,
     measure::{Rate, cpu_ticks},
 };
 
@@ -24,15 +27,20 @@ pub const DURATION: Duration = Duration::from_secs(5);
 
 /// Whole logins: registration, authorization, consent, the page of the issuer, callback, code.
 pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
-    measured(pid, |number, done| async move {
-        for count in 0.. {
-            let person = format!("person-{number}-{count}@example.com");
-            login::log_in(proxy, &person).await?;
-            if done.count() {
-                break;
+    let proxy = proxy.to_owned();
+    measured(pid, move |number, done| {
+        let proxy = proxy.clone();
+        async move {
+            let browser = login::client()?;
+            for count in 0.. {
+                let person = format!("person-{number}-{count}@example.com");
+                login::log_in(&browser, &proxy, &person).await?;
+                if done.count() {
+                    break;
+                }
             }
+            Ok(())
         }
-        Ok(())
     })
     .await
 }
@@ -44,15 +52,19 @@ pub async fn issuer(proxy: &str) -> Result<String> {
 
 /// Refreshes, each of the tokens that the one before gave.
 pub async fn refreshes(proxy: &str, pid: i32) -> Result<Rate> {
-    let people =
-        (0..PEOPLE).map(|number| async move { login::log_in(proxy, &format!("refresher-{number}@example.com")).await });
-    let tokens: &[Tokens] = &try_join_all(people).await?;
-    measured(pid, |number, done| async move {
-        let (http, mut current) = (login::client()?, tokens[number].clone());
-        loop {
-            current = login::refresh(&http, proxy, &current).await?;
-            if done.count() {
-                return Ok(());
+    let people = (0..PEOPLE).map(|number| async move {
+        login::log_in(&login::client()?, proxy, &format!("refresher-{number}@example.com")).await
+    });
+    let (tokens, proxy) = (try_join_all(people).await?, proxy.to_owned());
+    measured(pid, move |number, done| {
+        let (proxy, mut current) = (proxy.clone(), tokens[number].clone());
+        async move {
+            let http = login::client()?;
+            loop {
+                current = login::refresh(&http, &proxy, &current).await?;
+                if done.count() {
+                    return Ok(());
+                }
             }
         }
     })
@@ -73,13 +85,22 @@ impl Done {
     }
 }
 
-async fn measured<F>(pid: i32, work: impl Fn(usize, Arc<Done>) -> F) -> Result<Rate>
+/// Has people work on the core that the measured process leaves free.
+async fn measured<F>(pid: i32, work: impl Fn(usize, Arc<Done>) -> F + Send + 'static) -> Result<Rate>
 where
     F: Future<Output = Result<()>>,
 {
-    let done = Arc::new(Done { begun: Instant::now(), count: AtomicU64::new(0) });
-    let before = cpu_ticks(pid)?;
-    try_join_all((0..PEOPLE).map(|number| work(number, done.clone()))).await?;
-    let count = done.count.load(Ordering::Relaxed);
-    Ok(Rate::new(count, done.begun.elapsed(), cpu_ticks(pid)? - before))
+    let people = thread::spawn(move || -> Result<Rate> {
+        let mut cores = CpuSet::new();
+        cores.set(OTHER.parse()?);
+        sched_setaffinity(None, &cores)?;
+        runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let done = Arc::new(Done { begun: Instant::now(), count: AtomicU64::new(0) });
+            let before = cpu_ticks(pid)?;
+            try_join_all((0..PEOPLE).map(|number| work(number, done.clone()))).await?;
+            let count = done.count.load(Ordering::Relaxed);
+            Ok(Rate::new(count, done.begun.elapsed(), cpu_ticks(pid)? - before))
+        })
+    });
+    spawn_blocking(|| people.join().map_err(|_| anyhow!("the measurement panicked"))).await??
 }

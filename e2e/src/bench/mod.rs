@@ -7,6 +7,7 @@ pub mod login;
 mod logins;
 mod measure;
 mod paced;
+pub mod soak;
 mod start;
 mod streams;
 mod unseen;

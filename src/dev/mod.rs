@@ -197,6 +197,7 @@ fn config(
         listen: listener.local_addr()?,
         health_listen: LOOPBACK,
         workers: None,
+        connections: None,
         // The login page here speaks http, and has no accounts that could go away.
         identity_provider: IdentityProvider {
             issuer_url: issuer_url.to_owned(),

@@ -214,6 +214,7 @@ fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store:
         listen: (std::net::Ipv6Addr::UNSPECIFIED, mounts::PORT).into(),
         health_listen: (std::net::Ipv6Addr::UNSPECIFIED, mounts::HEALTH_PORT).into(),
         workers: None,
+        connections: None,
         identity_provider: spec.identity_provider.clone(),
         credentials: CredentialFiles {
             directory: mounts::path(mounts::CREDENTIALS).into(),

@@ -21,6 +21,12 @@ pub enum Outcome {
     Unavailable,
     /// The upstream was at fault: 502.
     BadGateway,
+    /// The upstream took too long: 504.
+    TimedOut,
+    /// Too much was open already: 503.
+    Shed,
+    /// The upstream could not be reached before, and was not tried: 503.
+    Broken,
 }
 
 impl EncodeLabelValue for Outcome {
@@ -31,6 +37,9 @@ impl EncodeLabelValue for Outcome {
             Self::Refused => "refused",
             Self::Unavailable => "unavailable",
             Self::BadGateway => "bad_gateway",
+            Self::TimedOut => "timed_out",
+            Self::Shed => "shed",
+            Self::Broken => "broken",
         })
     }
 }

@@ -1,9 +1,11 @@
 //! The data plane's listener. Ours, because `axum::serve` fixes runtime and bodies: every worker is a thread with a
 //! current-thread runtime and its own upstream connections, and accepted connections are dealt to the workers in turn.
 
+mod patient;
+
 use std::{
     convert::Infallible,
-    io,
+    io::{self, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
     sync::Arc,
@@ -12,22 +14,26 @@ use std::{
 };
 
 use axum::Router;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::CONNECTION as CONNECTION_HEADER};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{
     runtime::LocalOptions,
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use self::patient::Patient;
 use super::{
     client_address::Peer,
-    config::DRAIN,
-    forward::{Body, Forwarder, ForwarderError, TICK, Worker, forward},
+    endpoints::MAX_BODY,
+    forward::{
+        Body, Deadline, Forwarder, ForwarderError, RequestBody, TICK, Worker, forward, memory_limit, refuse_body,
+    },
     header_timer::HeaderTimer,
     state::Proxy,
 };
@@ -39,7 +45,20 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The most bytes of a request's head: three login cookies and what gateways add fit, and a client that never ends its head
 /// holds no more.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = 32 * 1024;
+
+/// What a client's connection may take of the memory that there is: a head, and what hyper needs besides.
+const CONNECTION: u64 = 48 * 1024;
+
+/// As few clients' connections as there may be, however little memory.
+const FEWEST_CONNECTIONS: u64 = 256;
+
+/// What a client gets whose connection is one too many.
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// How long streams have to say that they end, when their time is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Accepted connections that a worker may have waiting.
 const BACKLOG: usize = 1024;
@@ -61,10 +80,12 @@ pub enum ServeError {
     Worker,
 }
 
-type Accepted = (TcpStream, SocketAddr);
+/// With the right to be open.
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
-/// Serves until `shutdown`, and after it until the open requests are done, or [`DRAIN`] is over. MCP endpoints are
-/// forwarded, every other path is `router`'s, which finds the peer's [`SocketAddr`] among a request's extensions.
+/// Serves until `shutdown`, and after it until the open requests are done, or `upstream.timeouts.drain` is over. From `leaving`
+/// on each answer is the last of its connection, so that clients are elsewhere by then. MCP endpoints are forwarded, every other
+/// path is `router`'s, which finds the peer's [`SocketAddr`] among a request's extensions.
 ///
 /// # Errors
 /// When serving cannot begin, or a worker has died.
@@ -72,11 +93,13 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     router: Router,
     listener: TcpListener,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let count = proxy.config.workers.unwrap_or_else(default_workers);
+    let most = proxy.config.connections.unwrap_or_else(most_connections);
     let forwarder = Arc::new(Forwarder::new(proxy)?);
     let mut workers = Vec::with_capacity(count);
     let mut done = Vec::with_capacity(count);
@@ -84,7 +107,8 @@ pub async fn serve(
         let (sender, connections) = mpsc::channel(BACKLOG);
         let (begun, begin) = oneshot::channel();
         let (finished, finish) = oneshot::channel();
-        let (forwarder, router, shutdown) = (forwarder.clone(), router.clone(), shutdown.clone());
+        let (forwarder, router) = (forwarder.clone(), router.clone());
+        let (leaving, shutdown) = (leaving.clone(), shutdown.clone());
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             // Does not leave its thread, so its tasks need not either.
             let runtime =
@@ -95,7 +119,7 @@ pub async fn serve(
             };
             let _ = begun.send(is_there);
             if let Some(runtime) = runtime {
-                runtime.block_on(work(forwarder, router, connections, shutdown));
+                runtime.block_on(work(forwarder, router, connections, leaving, shutdown));
             }
             // Gone when the worker panics; then the receiver sees it.
             let _ = finished.send(());
@@ -106,7 +130,7 @@ pub async fn serve(
     }
     let accepted = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        error = accept(&listener, &workers) => Err(error),
+        error = accept(&listener, &workers, most) => Err(error),
     };
     // The backlog of the kernel is refused rather than left waiting.
     drop((listener, workers));
@@ -121,12 +145,30 @@ fn default_workers() -> usize {
     thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
 }
 
-/// Deals connections in turn until a worker is gone.
-async fn accept(listener: &tokio::net::TcpListener, workers: &[mpsc::Sender<Accepted>]) -> ServeError {
+fn most_connections() -> usize {
+    let by_memory = memory_limit().map(|bytes| (bytes / CONNECTION).max(FEWEST_CONNECTIONS));
+    by_memory.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+}
+
+/// Deals connections in turn until a worker is gone; refuses those that are more than `most` at once.
+async fn accept(listener: &tokio::net::TcpListener, workers: &[mpsc::Sender<Accepted>], most: usize) -> ServeError {
+    let (open, mut full) = (Arc::new(Semaphore::new(most)), false);
     for worker in workers.iter().cycle() {
         let accepted = loop {
             match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-                Ok(accepted) => break accepted,
+                Ok((mut stream, peer)) => match open.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        full = false;
+                        break (stream, peer, permit);
+                    }
+                    Err(_) => {
+                        if !std::mem::replace(&mut full, true) {
+                            tracing::warn!(most, "too many connections are open: further ones are refused");
+                        }
+                        // If it cannot be told at once, then not at all.
+                        let _ = stream.write_all(BUSY);
+                    }
+                },
                 // Out of file descriptors, mostly: some will be free again.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -147,25 +189,33 @@ async fn work(
     forwarder: Arc<Forwarder>,
     router: Router,
     mut connections: mpsc::Receiver<Accepted>,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
 ) {
     let worker = Rc::new(Worker::new(forwarder));
     let open = TaskTracker::new();
     tokio::task::spawn_local(tick(worker.clone()));
+    let told = worker.clone();
+    tokio::task::spawn_local(async move {
+        leaving.cancelled().await;
+        told.leaving.set(true);
+    });
     let mut prune = tokio::time::interval(PRUNE);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = connections.recv() => {
-                let Some((stream, peer)) = accepted else { break };
-                open.spawn_local(connection(stream, peer, worker.clone(), router.clone(), shutdown.clone()));
+                let Some(accepted) = accepted else { break };
+                open.spawn_local(connection(accepted, worker.clone(), router.clone(), shutdown.clone()));
             }
             _ = prune.tick() => worker.pool.prune(),
         }
     }
     open.close();
-    if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
-        tracing::info!(open = open.len(), "closing connections that are still open");
+    if tokio::time::timeout(worker.forwarder.drain(), open.wait()).await.is_err() {
+        tracing::info!(open = open.len(), "ending what is still open");
+        worker.deadlines.close();
+        let _ = tokio::time::timeout(LAST_WORDS, open.wait()).await;
     }
 }
 
@@ -175,19 +225,20 @@ async fn tick(worker: Rc<Worker>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        worker.deadlines.tick();
+        worker.deadlines.tick(worker.forwarder.now());
     }
 }
 
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    (stream, peer, _permit): Accepted,
     worker: Rc<Worker>,
     router: Router,
     shutdown: CancellationToken,
 ) {
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     let Ok(stream) = stream else { return };
+    let (patience, stalled) = (worker.forwarder.client_patience(), Deadline::new(worker.deadlines.clone()));
+    let io = Patient::new(TokioIo::new(stream), patience, stalled);
     let context = Rc::new(Context { peer: Peer::new(peer), worker, router });
     let service = service_fn(move |request| {
         let context = context.clone();
@@ -195,9 +246,11 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(HeaderTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(io, service);
     tokio::pin!(connection);
     let served = tokio::select! {
+        // A request that is there already is answered.
+        biased;
         served = connection.as_mut() => served,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
@@ -216,13 +269,35 @@ struct Context {
     router: Router,
 }
 
-async fn answer(mut request: Request<Incoming>, Context { peer, worker, router }: &Context) -> Response<Body> {
-    if worker.forwarder.is_endpoint(request.uri().path()) {
-        return forward(request, peer, worker).await;
+async fn answer(request: Request<Incoming>, context: &Context) -> Response<Body> {
+    let Context { peer, worker, .. } = context;
+    let mut response = if worker.forwarder.is_endpoint(request.uri().path()) {
+        forward(request, peer, worker).await
+    } else {
+        // Boxed, because its state is large and an endpoint's requests have none.
+        Box::pin(answer_here(request, context)).await
+    };
+    if worker.leaving.get() {
+        response.headers_mut().insert(CONNECTION_HEADER, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// An answer of the authorization server. Its requests are small and come at once, or not at all.
+async fn answer_here(request: Request<Incoming>, Context { peer, worker, router }: &Context) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_patience());
+    let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
+        Ok(body) => body.collect().await,
+        Err(error) => Err(error),
+    };
+    let body = match body {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return refuse_body(&error),
+    };
+    let mut request = Request::from_parts(head, axum::body::Body::from(body));
     request.extensions_mut().insert(peer.address);
-    // Boxed, because its state is large and an endpoint's requests have none.
-    match Box::pin(router.clone().oneshot(request.map(axum::body::Body::new))).await {
+    match router.clone().oneshot(request).await {
         Ok(response) => response.map(Body::Axum),
         Err(never) => match never {},
     }

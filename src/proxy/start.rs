@@ -118,7 +118,8 @@ pub async fn serve(
     });
     let secrets = reload_secrets(proxy.clone());
 
-    let serving = server::serve(proxy.clone(), endpoints::router(proxy.clone()), listener, drain.clone());
+    let router = endpoints::router(proxy.clone());
+    let serving = server::serve(proxy.clone(), router, listener, unready.clone(), drain.clone());
     let stopping = async {
         let reason = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -129,7 +130,7 @@ pub async fn serve(
         if in_cluster {
             tokio::time::sleep(UNREADY_BEFORE_DRAIN).await;
         }
-        tracing::info!("no more connections are taken; what is under way is finished");
+        tracing::info!("no more connections are taken; what is under way may end");
         drain.cancel();
         reason
     };

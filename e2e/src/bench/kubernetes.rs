@@ -98,7 +98,10 @@ async fn in_cluster(
         "credentials": {"directory": state},
         "signingKeys": state.join("signing-keys.json"),
         "access": {"policy": "AnyUser"},
-        "upstream": {"url": format!("http://127.0.0.1:{}", streams::upstream().await?)},
+        "upstream": {
+            "url": format!("http://127.0.0.1:{}", streams::upstream().await?),
+            "limits": {"streamsPerUser": 100_000},
+        },
         "sessions": {"store": {"type": "Kubernetes", "namespace": NAMESPACE, "proxy": "bench", "uid": uid}},
     });
     let file = folder.join("proxy.yaml");

@@ -212,7 +212,7 @@ async fn start_proxy(run: &Run, binary: &PathBuf, name: &str, port: u16, upstrea
     fs::write(
         &resource,
         format!(
-            "apiVersion: mcp.jomcgi.dev/v1alpha1\nkind: McpOAuthProxy\nmetadata: {{name: bench}}\nspec:\n  publicURL: https://mcp.example.com\n  identityProvider: {{issuerURL: https://accounts.google.com}}\n  credentials: {{secretRef: {{name: bench}}}}\n  access: {{policy: AnyUser}}\n  upstream: {{url: 'http://127.0.0.1:{upstream}'}}\n"
+            "apiVersion: mcp.jomcgi.dev/v1alpha1\nkind: McpOAuthProxy\nmetadata: {{name: bench}}\nspec:\n  publicURL: https://mcp.example.com\n  identityProvider: {{issuerURL: https://accounts.google.com}}\n  credentials: {{secretRef: {{name: bench}}}}\n  access: {{policy: AnyUser}}\n  upstream: {{url: 'http://127.0.0.1:{upstream}', limits: {{streams: 100000, streamsPerUser: 100000}}}}\n"
         ),
     )?;
     let mut command = Command::new("taskset");

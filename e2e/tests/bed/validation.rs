@@ -12,7 +12,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 22] = [
+    let cases: [(Change, &str); 30] = [
         (
             |spec| spec.access.domains.clear(),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
@@ -31,6 +31,20 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         (|spec| spec.image = Some("proxy:latest".to_owned()), "image needs a tag other than latest, or a digest"),
         (|spec| spec.tokens.access_ttl = "1m".parse().unwrap(), "accessTTL must lie between 2m and 24h"),
         (|spec| spec.sessions.idle_ttl = "30m".parse().unwrap(), "accessTTL must be shorter than sessions.idleTTL"),
+        (|spec| spec.tokens.stream_grace = "25h".parse().unwrap(), "streamGrace may be 24h at most"),
+        (|spec| spec.upstream.timeouts.connect = "10ms".parse().unwrap(), "connect must lie between 100ms and 1m"),
+        (
+            |spec| spec.upstream.timeouts.response_head = "2h".parse().unwrap(),
+            "responseHead must lie between 1s and 1h",
+        ),
+        (|spec| spec.upstream.timeouts.stream_idle = "25h".parse().unwrap(), "streamIdle must lie between 1s and 24h"),
+        (
+            |spec| spec.upstream.timeouts.request_body = "11m".parse().unwrap(),
+            "requestBody must lie between 1s and 10m",
+        ),
+        (|spec| spec.upstream.timeouts.drain = "2h".parse().unwrap(), "drain may be 1h at most"),
+        (|spec| spec.upstream.limits.concurrency = 0, "spec.upstream.limits.concurrency"),
+        (|spec| spec.upstream.limits.streams = Some(0), "spec.upstream.limits.streams"),
         (
             |spec| spec.public_url = "https://mcp.example.com:443".to_owned(),
             "without the port that goes without saying",

@@ -22,11 +22,22 @@ pub struct Tokens {
         validation = Rule::new("duration(self) <= duration('5m')").message("refreshGrace may be 5m at most")
     )]
     pub refresh_grace: Duration,
+
+    /// How long a stream may go on after the access token that opened it, 24h at most. Clients open it anew.
+    #[serde(default = "default_stream_grace")]
+    #[x_kube(
+        validation = Rule::new("duration(self) <= duration('24h')").message("streamGrace may be 24h at most")
+    )]
+    pub stream_grace: Duration,
 }
 
 impl Default for Tokens {
     fn default() -> Self {
-        Self { access_ttl: default_access_ttl(), refresh_grace: default_refresh_grace() }
+        Self {
+            access_ttl: default_access_ttl(),
+            refresh_grace: default_refresh_grace(),
+            stream_grace: default_stream_grace(),
+        }
     }
 }
 
@@ -105,6 +116,11 @@ pub(crate) const fn default_max() -> u32 {
 
 fn default_access_ttl() -> Duration {
     Duration::from_hours(1)
+}
+
+/// Enough for a tool that was called just before.
+fn default_stream_grace() -> Duration {
+    Duration::from_secs(300)
 }
 
 fn default_refresh_grace() -> Duration {

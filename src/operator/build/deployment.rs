@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::{
@@ -21,6 +21,7 @@ use super::{labels, metadata, selector};
 use crate::{
     api::proxy::{ConfigMapKeyReference, SecretKeyReference},
     operator::{mounts, validate::ValidatedProxy},
+    proxy::config::UNREADY_BEFORE_DRAIN,
 };
 
 /// Changes with the configuration, so that the pods are replaced. What is in Secrets is not part of it: the pods reload
@@ -30,8 +31,8 @@ const CONFIG_HASH: &str = "mcp.jomcgi.dev/config-hash";
 /// The user and group of the image.
 const UID: i64 = 65532;
 
-/// Event streams get time to end: longer than the proxy takes by itself.
-const TERMINATION_GRACE: i64 = 40;
+/// What a pod gets to end beyond what the proxy takes by itself.
+const BEYOND_DRAIN: Duration = Duration::from_secs(10);
 
 /// Readable by the owner, root, and by the pods' group.
 const FILE_MODE: i32 = 0o440;
@@ -85,7 +86,7 @@ fn pod(proxy: &ValidatedProxy) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
-        termination_grace_period_seconds: Some(TERMINATION_GRACE),
+        termination_grace_period_seconds: Some(termination_grace(proxy)),
         containers: vec![container(proxy)],
         volumes: Some(vec![files(proxy)]),
         node_selector: Some(additions.node_selector).filter(|selector| !selector.is_empty()),
@@ -96,6 +97,12 @@ fn pod(proxy: &ValidatedProxy) -> PodSpec {
         priority_class_name: additions.priority_class_name,
         ..PodSpec::default()
     }
+}
+
+/// In whole seconds.
+fn termination_grace(proxy: &ValidatedProxy) -> i64 {
+    let drain = proxy.config.upstream.timeouts.drain.get();
+    i64::try_from((UNREADY_BEFORE_DRAIN + drain + BEYOND_DRAIN).as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A constraint without selector would count no pods at all, and so do nothing.
@@ -226,8 +233,9 @@ mod tests {
 
     #[test]
     fn a_pod_is_not_killed_while_it_drains() {
-        let drain = crate::proxy::config::UNREADY_BEFORE_DRAIN + crate::proxy::config::DRAIN;
-        assert!(u64::try_from(TERMINATION_GRACE).unwrap() > drain.as_secs());
+        let grace = |spec| deployment(&spec)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].clone();
+        assert_eq!(grace(json!({})), 40);
+        assert_eq!(grace(json!({"upstream": {"url": "http://g", "timeouts": {"drain": "10m"}}})), 615);
     }
 
     #[test]

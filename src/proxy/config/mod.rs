@@ -26,10 +26,8 @@ pub use pod_status::{PodStatus, RecheckStatus};
 pub use signing_keys::{SIGNS_FOR, SigningKey, SigningKeys, SigningKeysError};
 
 /// How long a pod that is told to end keeps taking connections: until then a Service's rules may still point to it.
+/// Then what is open has `upstream.timeouts.drain` to end. Whoever starts proxies gives them longer than both together.
 pub const UNREADY_BEFORE_DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// How long open requests have to finish after that. Whoever starts proxies gives them longer than both together.
-pub const DRAIN: std::time::Duration = std::time::Duration::from_secs(25);
 
 /// The configuration file of a proxy, in YAML. The parts that an `McpOAuthProxy` has too are spelled as there.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -47,6 +45,9 @@ pub struct ProxyConfig {
     /// How many threads forward requests. Default: the CPUs there are, two at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
+    /// How many clients' connections may be open. Default: one for each 48 KiB of the memory that this process may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
     /// Where people log in.
     pub identity_provider: IdentityProvider,
     /// The files with the client id, the client secret and the encryption key.
@@ -235,7 +236,9 @@ impl ProxyConfig {
                 "tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then",
             ),
             (self.tokens.refresh_grace.as_secs() <= 300, "tokens.refreshGrace may be 5m at most"),
+            (self.tokens.stream_grace.as_secs() <= 86_400, "tokens.streamGrace may be 24h at most"),
             (self.workers != Some(0), "workers must be 1 or more"),
+            (self.connections != Some(0), "connections must be 1 or more"),
             (
                 self.references.is_some() || self.identity_provider.ca_ref.is_none(),
                 "identityProvider.caRef needs references: the folder in which the key KEY of a ConfigMap NAME is the file configmaps/NAME/KEY",
@@ -252,6 +255,7 @@ impl ProxyConfig {
         }
         self.upstream.identity.check().map_err(ConfigError::Rule)?;
         self.upstream.timeouts.check().map_err(ConfigError::Rule)?;
+        self.upstream.limits.check().map_err(ConfigError::Rule)?;
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(ConfigError::Rule(message)),
             None => Ok(()),

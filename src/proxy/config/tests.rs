@@ -105,6 +105,29 @@ fn what_the_crd_refuses_is_refused_here_too() {
 }
 
 #[test]
+fn traffic_that_the_crd_refuses_is_refused_here_too() {
+    for (part, says) in [
+        ("timeouts: {connect: 10ms}", "connect must lie between 100ms and 1m"),
+        ("timeouts: {responseHead: 2h}", "responseHead must lie between 1s and 1h"),
+        ("timeouts: {streamIdle: 25h}", "streamIdle must lie between 1s and 24h"),
+        ("timeouts: {requestBody: 10ms}", "requestBody must lie between 1s and 10m"),
+        ("timeouts: {drain: 61m}", "drain may be 1h at most"),
+        ("limits: {concurrency: 0}", "concurrency must lie"),
+        ("limits: {streams: 0}", "streams must lie"),
+        ("limits: {streamsPerUser: 0}", "streamsPerUser must lie"),
+    ] {
+        let text = MINIMAL.replace("'http://gateway:4444'", &format!("'http://gateway:4444', {part}"));
+        let error = parse(&text).validate().unwrap_err().to_string();
+        assert!(error.contains(says), "{part}: {error}");
+    }
+    let error = parse(&format!("{MINIMAL}\ntokens: {{streamGrace: 25h}}")).validate().unwrap_err().to_string();
+    assert!(error.contains("streamGrace may be 24h at most"), "{error}");
+    let text = MINIMAL.replace("'http://gateway:4444'", "'http://gateway:4444', limits: {requestBody: 16M}");
+    let error = serde_yaml::from_str::<ProxyConfig>(&text).unwrap_err().to_string();
+    assert!(error.contains("such as 512Ki or 16Mi"), "{error}");
+}
+
+#[test]
 fn an_unknown_field_is_an_error_with_its_name() {
     let error = serde_yaml::from_str::<ProxyConfig>(&format!("{MINIMAL}\nacess: {{}}\n")).unwrap_err();
     assert!(error.to_string().contains("acess"), "{error}");

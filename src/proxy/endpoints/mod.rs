@@ -40,7 +40,7 @@ use super::{forward::REQUEST_HEADERS, state::Proxy};
 use crate::api::proxy::DynamicRegistration;
 
 /// The largest request body that these endpoints read, in bytes.
-const MAX_BODY: usize = 64 * 1024;
+pub const MAX_BODY: usize = 64 * 1024;
 
 /// All endpoints except the MCP ones.
 pub fn router(proxy: Arc<Proxy>) -> Router {

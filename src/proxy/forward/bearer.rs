@@ -26,6 +26,8 @@ pub struct Caller {
     pub email: HeaderValue,
     /// The session of the token.
     pub session: Arc<LiveSession>,
+    /// When the token expires, in seconds since 1970.
+    pub expires: u64,
 }
 
 /// Why a request is not forwarded (RFC 6750 §3.1).
@@ -108,7 +110,7 @@ async fn verify_unseen(
         let audience = aud.into_boxed_str();
         cache.keep(key, Verified { audience, expires: exp, email: email.clone(), session: session.clone(), secrets });
     }
-    Ok(Caller { email, session })
+    Ok(Caller { email, session, expires: exp })
 }
 
 impl Refusal {

@@ -7,9 +7,12 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use thiserror::Error;
 
-use super::{handler::Watched, pool::Lease};
+use super::{
+    limits::Permit,
+    pool::Lease,
+    watched::{Cut, Watched},
+};
 
 /// What a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,18 +34,14 @@ pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
     watched: Watched,
+    _permit: Permit,
     is_stream: bool,
     ended: bool,
 }
 
-/// An answer was cut because its session ended; half of one must not look like a whole one.
-#[derive(Debug, Error)]
-#[error("the session has ended")]
-struct SessionEnded;
-
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, watched: Watched, is_stream: bool) -> Self {
-        let mut body = Self { incoming, lease: Some(lease), watched, is_stream, ended: false };
+    pub(super) fn new(incoming: Incoming, lease: Lease, watched: Watched, permit: Permit, is_stream: bool) -> Self {
+        let mut body = Self { incoming, lease: Some(lease), watched, _permit: permit, is_stream, ended: false };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -55,28 +54,31 @@ impl UpstreamBody {
         }
     }
 
-    /// Without its lease the upstream connection is closed, so the upstream sees that nobody listens any more.
-    fn end<T>(&mut self) -> Poll<Option<Result<T, BoxError>>> {
+    /// Without its lease the upstream connection is closed, so the upstream sees that nobody listens any more. Half of an answer
+    /// must not look like a whole one; a stream may end anywhere.
+    fn end<T>(&mut self, cut: Cut) -> Poll<Option<Result<T, BoxError>>> {
+        tracing::debug!(%cut, "an answer is ended");
         self.ended = true;
         self.lease = None;
-        Poll::Ready(if self.is_stream { None } else { Some(Err(SessionEnded.into())) })
+        Poll::Ready(if self.is_stream { None } else { Some(Err(cut.into())) })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.watched.has_ended() {
-            return self.end();
+        if let Some(cut) = self.watched.cut() {
+            return self.end(cut);
         }
         let frame = match &mut self.lease {
             Some(lease) => lease.poll_frame(cx, &mut self.incoming),
             None => Pin::new(&mut self.incoming).poll_frame(cx),
         };
         let Poll::Ready(frame) = frame else {
-            ready!(self.watched.poll_ended(cx));
-            return self.end();
+            let cut = ready!(self.watched.poll_cut(cx));
+            return self.end(cut);
         };
+        self.watched.heard();
         match &frame {
             Some(Ok(_)) if self.incoming.is_end_stream() => self.give_back(),
             None => self.give_back(),

@@ -1,51 +1,43 @@
 use std::{
+    cell::Cell,
+    future::poll_fn,
+    pin::pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::Poll,
+    time::{Duration, Instant},
 };
 
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION,
-        RETRY_AFTER,
-    },
-};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use serde_json::json;
+use jiff::Timestamp;
 use thiserror::Error;
-use tokio::time::{Interval, MissedTickBehavior};
 use url::Url;
 
 use super::{
-    Body, HeaderRules,
-    bearer::{self, Caller, Refusal, json_response},
+    Body, HeaderRules, answers,
+    bearer::{self, Caller, Refusal},
     body::UpstreamBody,
-    deadline::Deadlines,
-    headers::{self, InvalidHeaderRules, REQUEST_HEADERS, allow_any_origin, deny_any_origin},
+    breaker::Breaker,
+    deadline::{Deadline, Deadlines},
+    headers::{self, InvalidHeaderRules},
+    limits::{Kind, Limits, memory_limit},
     mcp_session,
     origin::Origins,
-    pool::{Connector, Pool, PoolError, connector},
+    pool::{Connector, Pool, PoolError, UpstreamError, connector},
     redirect::{self, Places, SendError, Spelling},
     request_body::{RequestBody, RequestBodyError},
     verified::{SharedTokens, VerifiedTokens},
+    watched::Watched,
 };
 use crate::{
     api::InvalidUrl,
     proxy::{
         client_address::{Peer, client_address},
         metrics::Outcome,
-        session::LiveSession,
         state::Proxy,
     },
 };
-
-/// The methods of an MCP endpoint. Nothing else is forwarded.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, HEAD, OPTIONS");
-
-/// How often an open stream asks whether its session has ended.
-const SESSION_CHECK: Duration = Duration::from_millis(500);
 
 /// What the workers of a proxy share.
 pub struct Forwarder {
@@ -59,10 +51,25 @@ pub struct Forwarder {
     places: Places,
     /// One for each of the patterns of `upstream.paths`.
     spellings: Box<[Spelling]>,
+    breaker: Arc<Breaker>,
+    limits: Arc<Limits>,
+    pace: Pace,
+}
+
+/// How large and how slow things may be.
+struct Pace {
+    /// How long connecting to the upstream may take.
+    connect: Duration,
     /// The most bytes of a request's body.
-    most: u64,
-    /// How long a client may pause within it.
-    patience: Duration,
+    largest: u64,
+    /// How long a client may pause within it, and in taking an answer.
+    request_body: Duration,
+    /// How long the upstream may take to begin its answer, and pause in one that is no stream.
+    response: Duration,
+    /// How long it may pause in a stream.
+    stream: Duration,
+    /// How many seconds a stream may go on after its access token.
+    stream_grace: u64,
 }
 
 /// Why requests cannot be forwarded with this configuration.
@@ -92,15 +99,52 @@ impl Forwarder {
         let upstream: Uri = url.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
         let host = upstream.authority().ok_or(ForwarderError::Upstream)?;
         let rules = HeaderRules::new(&proxy.config.upstream.identity, &proxy.public_url, host)?;
-        let connector = connector(upstream.scheme_str() == Some("https"))?;
+        let connect = proxy.config.upstream.timeouts.connect.get();
+        let connector = connector(upstream.scheme_str() == Some("https"), connect)?;
         let prefix = upstream.path().trim_end_matches('/').to_owned();
         let origins = Origins::new(&proxy.public_url, &proxy.config.clients);
         let places = Places::new(url, &proxy.public_url);
         let spellings = (0..proxy.resources.len()).map(|_| Spelling::default()).collect();
         let verified = VerifiedTokens::shared();
-        let (most, patience) =
-            (proxy.config.upstream.limits.request_body.bytes(), proxy.config.upstream.timeouts.request_body.get());
-        Ok(Self { proxy, verified, rules, connector, origins, upstream, prefix, places, spellings, most, patience })
+        let (timeouts, limits) = (&proxy.config.upstream.timeouts, &proxy.config.upstream.limits);
+        let pace = Pace {
+            connect,
+            largest: limits.request_body.bytes(),
+            request_body: timeouts.request_body.get(),
+            response: timeouts.response_head.get(),
+            stream: timeouts.stream_idle.get(),
+            stream_grace: proxy.config.tokens.stream_grace.as_secs(),
+        };
+        let (limits, breaker) = (Arc::new(Limits::new(limits, memory_limit())), Arc::new(Breaker::new(Instant::now())));
+        Ok(Self {
+            proxy,
+            verified,
+            rules,
+            connector,
+            origins,
+            upstream,
+            prefix,
+            places,
+            spellings,
+            breaker,
+            limits,
+            pace,
+        })
+    }
+
+    /// How long a client may let us wait.
+    pub fn client_patience(&self) -> Duration {
+        self.pace.request_body
+    }
+
+    /// How long what is open may go on when this process has to end.
+    pub fn drain(&self) -> Duration {
+        self.proxy.config.upstream.timeouts.drain.get()
+    }
+
+    /// The time by the proxy's clock.
+    pub fn now(&self) -> Timestamp {
+        self.proxy.now()
     }
 
     /// Whether a path, as the client spelled it, is an MCP endpoint.
@@ -128,15 +172,19 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// What its tasks wait for; to be told every [`TICK`](super::TICK).
     pub deadlines: Rc<Deadlines>,
+    /// Set when this process is about to end: clients shall go elsewhere.
+    pub leaving: Cell<bool>,
     verified: VerifiedTokens,
 }
 
 impl Worker {
     /// A worker without connections yet.
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
-        let pool = Rc::new(Pool::new(forwarder.connector.clone(), forwarder.upstream.clone()));
+        let Forwarder { connector, upstream, breaker, pace, .. } = &*forwarder;
+        let pool = Rc::new(Pool::new(connector.clone(), upstream.clone(), breaker.clone(), pace.connect));
         let verified = VerifiedTokens::new(forwarder.verified.clone());
-        Self { forwarder, pool, deadlines: Rc::default(), verified }
+        let deadlines = Rc::new(Deadlines::new(forwarder.proxy.now()));
+        Self { forwarder, pool, deadlines, leaving: Cell::new(false), verified }
     }
 }
 
@@ -148,14 +196,14 @@ pub async fn forward(request: Request<Incoming>, peer: &Peer, worker: &Worker) -
 }
 
 async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) -> (Outcome, Response<Body>) {
-    let Forwarder { proxy, rules, .. } = &*worker.forwarder;
+    let Forwarder { proxy, rules, pace, .. } = &*worker.forwarder;
     if !worker.forwarder.origins.admit(request.headers()) {
-        return (Outcome::Refused, foreign_origin());
+        return (Outcome::Refused, answers::foreign_origin());
     }
     match *request.method() {
-        Method::OPTIONS => return (Outcome::Preflight, preflight()),
+        Method::OPTIONS => return (Outcome::Preflight, answers::preflight()),
         Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
-        _ => return (Outcome::Refused, method_not_allowed()),
+        _ => return (Outcome::Refused, answers::method_not_allowed()),
     }
     let caller = match caller(proxy, &worker.verified, &request).await {
         Ok(caller) => caller,
@@ -167,55 +215,77 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
     // Secrets may change while the upstream thinks, but both ways of one request use the same.
     let keyring = proxy.secrets.load().keyring.clone();
     if mcp_session::unbind(&keyring, &caller.session.user, request.headers_mut()).is_err() {
-        return (Outcome::Refused, foreign_mcp_session());
+        return (Outcome::Refused, answers::foreign_mcp_session());
     }
     let index = proxy.resources.find(request.uri().path()).map_or(0, |(index, _)| index);
-    let Some(spelling) = worker.forwarder.spellings.get(index) else { return (Outcome::Refused, uri_too_long()) };
+    let Some(spelling) = worker.forwarder.spellings.get(index) else {
+        return (Outcome::Refused, answers::uri_too_long());
+    };
     let Some(target) = worker.forwarder.target(request.uri(), spelling) else {
-        return (Outcome::Refused, uri_too_long());
+        return (Outcome::Refused, answers::uri_too_long());
+    };
+    let kind = if request.method() == Method::GET { Kind::Stream } else { Kind::Request };
+    let permit = match worker.forwarder.limits.admit(&caller.session, kind) {
+        Ok(permit) => permit,
+        Err(shed) => return (Outcome::Shed, answers::shed(shed)),
     };
     let (head, body) = request.into_parts();
-    let (most, patience) = (worker.forwarder.most, worker.forwarder.patience);
-    let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
+    let body = match RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone()) {
         Ok(body) => body,
-        Err(error) => return (Outcome::Refused, refuse_body(&error)),
+        Err(error) => return (Outcome::Refused, answers::refuse_body(&error)),
     };
     let mut request = Request::from_parts(head, body);
     *request.uri_mut() = target;
     *request.version_mut() = http::Version::HTTP_11;
     let client = client_address(peer.address.ip(), request.headers(), &proxy.config.trusted_proxies);
     rules.to_upstream(request.headers_mut(), peer.forwarded_for(client), &caller.email);
-    let (mut response, lease) = match redirect::send(&worker.pool, &worker.forwarder.places, spelling, request).await {
+    let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, request));
+    let mut waiting = Deadline::new(worker.deadlines.clone());
+    let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
+        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+        Poll::Pending => waiting.poll(pace.response, cx).map(|()| None),
+    });
+    let Some(answered) = answered.await else {
+        tracing::warn!("the upstream did not begin its answer in time");
+        return (Outcome::TimedOut, answers::gateway_timeout());
+    };
+    let (mut response, lease) = match answered {
         Ok(answered) => answered,
         Err(error @ SendError::Changed) => {
             tracing::warn!(%error, "a request was not sent again");
-            return (Outcome::Unavailable, upstream_changed());
+            return (Outcome::Unavailable, answers::upstream_changed());
         }
         Err(error @ SendError::Elsewhere(_)) => {
             tracing::warn!(%error, "a redirect is not followed");
-            return (Outcome::BadGateway, bad_gateway("the upstream redirects elsewhere"));
+            return (Outcome::BadGateway, answers::bad_gateway("the upstream redirects elsewhere"));
+        }
+        Err(SendError::Upstream(UpstreamError::Broken(broken))) => {
+            tracing::debug!(error = %broken, "a request was not forwarded");
+            return (Outcome::Broken, answers::broken(broken));
         }
         Err(SendError::Upstream(error)) => {
             if let Some(error) = RequestBodyError::cause_of(&error) {
                 tracing::debug!(%error, "a request was not forwarded to its end");
-                return (Outcome::Refused, refuse_body(error));
+                return (Outcome::Refused, answers::refuse_body(error));
             }
             tracing::warn!(%error, "the upstream gave no answer");
-            return (Outcome::BadGateway, bad_gateway("the upstream cannot be reached or broke off"));
+            return (Outcome::BadGateway, answers::bad_gateway("the upstream cannot be reached or broke off"));
         }
     };
     if response.status() == StatusCode::UNAUTHORIZED || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // A 401 would send the client into a login that cannot help: it is we whom the upstream does not accept.
         tracing::warn!(status = %response.status(), "the upstream does not accept the proxy's requests");
-        return (Outcome::BadGateway, bad_gateway("the upstream does not accept the proxy's requests"));
+        return (Outcome::BadGateway, answers::bad_gateway("the upstream does not accept the proxy's requests"));
     }
     headers::to_client(response.headers_mut());
     mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
     let is_stream = headers::is_event_stream(response.headers());
-    let watched = Watched { proxy: proxy.clone(), session: caller.session, interval: None };
+    let until = caller.expires.saturating_add(pace.stream_grace);
+    let idle = if is_stream { pace.stream } else { pace.response };
+    let watched = Watched::new(waiting, caller.session, until, idle);
     (
         Outcome::Forwarded,
-        response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched, is_stream))),
+        response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched, permit, is_stream))),
     )
 }
 
@@ -223,103 +293,4 @@ async fn caller(proxy: &Proxy, verified: &VerifiedTokens, request: &Request<Inco
     let token = bearer::token(request.headers())?;
     let path = proxy.resources.path(request.uri().path()).unwrap_or_default();
     bearer::verify(proxy, verified, token, path).await
-}
-
-fn preflight() -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    // The star is for `Mcp-Param-*`, whose names each tool makes up; it does not stand for `Authorization` (Fetch, CORS
-    // protocol).
-    if let Ok(allowed) = HeaderValue::from_str(&format!("{}, *", REQUEST_HEADERS.join(", "))) {
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-    }
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    allow_any_origin(headers);
-    response
-}
-
-fn method_not_allowed() -> Response<Body> {
-    let body = json!({"error": "invalid_request", "error_description": "an MCP endpoint does not know this method"});
-    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
-    response.headers_mut().insert(ALLOW, METHODS);
-    response
-}
-
-fn uri_too_long() -> Response<Body> {
-    let body = json!({"error": "invalid_request", "error_description": "the request's path and query are too long"});
-    json_response(StatusCode::URI_TOO_LONG, &body)
-}
-
-/// No CORS header: the page may not even read why.
-fn foreign_origin() -> Response<Body> {
-    let description = "requests from this web page are not let in: whoever runs this server can add its origin to spec.clients.origins";
-    let body = json!({"error": "invalid_request", "error_description": description});
-    let mut response = json_response(StatusCode::FORBIDDEN, &body);
-    deny_any_origin(response.headers_mut());
-    response
-}
-
-/// The rest of the body is not read, so the connection is of no use any more.
-fn refuse_body(error: &RequestBodyError) -> Response<Body> {
-    let status = match error {
-        RequestBodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        RequestBodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
-        RequestBodyError::Broken(_) => StatusCode::BAD_REQUEST,
-    };
-    let mut response =
-        json_response(status, &json!({"error": "invalid_request", "error_description": error.to_string()}));
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-fn upstream_changed() -> Response<Body> {
-    let body = json!({"error": "temporarily_unavailable", "error_description": "the upstream has changed: try again"});
-    let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
-}
-
-fn bad_gateway(description: &str) -> Response<Body> {
-    json_response(StatusCode::BAD_GATEWAY, &json!({"error": "bad_gateway", "error_description": description}))
-}
-
-/// What an MCP server answers for a session it does not know: the client begins a new one (MCP transports, session
-/// management).
-fn foreign_mcp_session() -> Response<Body> {
-    let error = json!({"code": -32001, "message": "Session not found"});
-    json_response(StatusCode::NOT_FOUND, &json!({"jsonrpc": "2.0", "id": null, "error": error}))
-}
-
-/// Ends an open stream soon after its session has ended.
-pub struct Watched {
-    proxy: Arc<Proxy>,
-    session: Arc<LiveSession>,
-    // Made when a stream has to wait for the first time, which short answers never do.
-    interval: Option<Interval>,
-}
-
-impl Watched {
-    /// Whether the session has ended, as far as it is known.
-    pub fn has_ended(&self) -> bool {
-        !self.session.admits(self.proxy.now())
-    }
-
-    /// Ready when the session has ended; otherwise wakes the task for the next look.
-    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.interval.get_or_insert_with(session_checks).poll_tick(cx));
-            if self.has_ended() {
-                return Poll::Ready(());
-            }
-        }
-    }
-}
-
-fn session_checks() -> Interval {
-    let mut interval = tokio::time::interval(SESSION_CHECK);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval.reset();
-    interval
 }

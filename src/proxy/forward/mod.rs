@@ -1,12 +1,16 @@
 //! The resource server: checks the bearer token of a request to an MCP endpoint, cleans its headers and forwards it to the
 //! upstream, streaming both ways. Nothing here issues a token or changes a session.
 
+mod addresses;
+mod answers;
 mod bearer;
 mod body;
+mod breaker;
 mod connection;
 mod deadline;
 mod handler;
 mod headers;
+mod limits;
 mod mcp_session;
 mod origin;
 mod pool;
@@ -14,15 +18,19 @@ mod redirect;
 mod replay;
 mod request_body;
 mod verified;
+mod watched;
 
+pub use answers::refuse_body;
 pub use body::Body;
 use body::BoxError;
-pub use deadline::TICK;
+pub use deadline::{Deadline, TICK};
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 use headers::HeaderRules;
 pub use headers::REQUEST_HEADERS;
+pub use limits::memory_limit;
 #[cfg(feature = "fuzzing")]
 pub use mcp_session::unbind;
+pub use request_body::RequestBody;
 
 #[cfg(test)]
 pub mod testing {

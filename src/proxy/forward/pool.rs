@@ -13,16 +13,23 @@ use http::{Request, Response, Uri};
 use http_body::Frame;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::GaiResolver},
+    rt::TokioIo,
+};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::{BoxError, connection::Connection, replay::Replay, request_body::RequestBody};
-
-/// How long connecting may take, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use super::{
+    BoxError,
+    addresses::InTurn,
+    breaker::{Breaker, Broken},
+    connection::Connection,
+    replay::Replay,
+    request_body::RequestBody,
+};
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 512;
@@ -37,8 +44,11 @@ pub enum UpstreamError {
     #[error("cannot connect to the upstream: {0}")]
     Connect(#[source] BoxError),
     /// It did not accept a connection in time.
-    #[error("the upstream did not accept a connection within {} s", CONNECT_TIMEOUT.as_secs())]
-    ConnectTimeout,
+    #[error("the upstream did not accept a connection within {} ms", .0.as_millis())]
+    ConnectTimeout(Duration),
+    /// It could not be reached often enough, and is not tried.
+    #[error(transparent)]
+    Broken(#[from] Broken),
     /// The connection broke, or what came was not HTTP.
     #[error("the upstream broke off: {0}")]
     Exchange(#[from] hyper::Error),
@@ -59,14 +69,15 @@ pub enum PoolError {
 pub type ClientBody = RequestBody<Incoming>;
 
 /// Connects to the upstream. One for all workers.
-pub type Connector = HttpsConnector<HttpConnector>;
+pub type Connector = HttpsConnector<HttpConnector<InTurn<GaiResolver>>>;
 
-/// Makes the connector. The system's root certificates are read for an https upstream only: an image need not have any.
+/// Makes the connector; of several addresses, each is given its share of `patience`. The system's root certificates are read for an https upstream only: an image need not have any.
 ///
 /// # Errors
 /// When there are no root certificates, or no TLS.
-pub fn connector(https: bool) -> Result<Connector, PoolError> {
-    let mut http = HttpConnector::new();
+pub fn connector(https: bool, patience: Duration) -> Result<Connector, PoolError> {
+    let mut http = HttpConnector::new_with_resolver(InTurn::new(GaiResolver::new()));
+    http.set_connect_timeout(Some(patience));
     http.set_nodelay(true);
     http.enforce_http(false);
     let builder = HttpsConnectorBuilder::new();
@@ -86,6 +97,8 @@ pub fn connector(https: bool) -> Result<Connector, PoolError> {
 pub struct Pool {
     connector: Connector,
     upstream: Uri,
+    breaker: Arc<Breaker>,
+    patience: Duration,
     idle: RefCell<VecDeque<Idle>>,
 }
 
@@ -120,9 +133,9 @@ impl Lease {
 }
 
 impl Pool {
-    /// A pool for the upstream at `upstream`, whose path does not matter here.
-    pub fn new(connector: Connector, upstream: Uri) -> Self {
-        Self { connector, upstream, idle: RefCell::default() }
+    /// A pool for the upstream at `upstream`, whose path does not matter here. Connecting may take `patience`, TLS included.
+    pub fn new(connector: Connector, upstream: Uri, breaker: Arc<Breaker>, patience: Duration) -> Self {
+        Self { connector, upstream, breaker, patience, idle: RefCell::default() }
     }
 
     /// Sends a request, whose target must be in origin form, over an idle connection or a new one.
@@ -174,11 +187,16 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Upstream, UpstreamError> {
+        self.breaker.admit(Instant::now(), self.patience)?;
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| UpstreamError::ConnectTimeout)?
-            .map_err(UpstreamError::Connect)?;
-        Ok(Box::new(Connection::open(stream).await?))
+        let connected = match tokio::time::timeout(self.patience, connecting).await {
+            Ok(connected) => connected.map_err(UpstreamError::Connect),
+            Err(_) => Err(UpstreamError::ConnectTimeout(self.patience)),
+        };
+        match &connected {
+            Ok(_) => self.breaker.succeeded(),
+            Err(_) => self.breaker.failed(Instant::now()),
+        }
+        Ok(Box::new(Connection::open(connected?).await?))
     }
 }

@@ -53,7 +53,7 @@ impl Verified {
             && now_seconds(now) < self.expires
             && self.session.admits(now)
             && proxy.resources.is_audience(&self.audience, path);
-        good.then(|| Caller { email: self.email.clone(), session: self.session.clone() })
+        good.then(|| Caller { email: self.email.clone(), session: self.session.clone(), expires: self.expires })
     }
 }
 

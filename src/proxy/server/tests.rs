@@ -104,6 +104,7 @@ struct Bed {
     upstream: Arc<Upstream>,
     session: Session,
     token: OnceLock<String>,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
     served: JoinHandle<Result<(), ServeError>>,
     listening: JoinHandle<()>,
@@ -111,14 +112,36 @@ struct Bed {
 
 impl Bed {
     async fn new() -> Self {
-        let bed = Self::with(LiveSet::default()).await;
-        bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
-        bed
+        Self::configured(|_| ()).await
     }
 
     async fn with(live: LiveSet) -> Self {
         let (upstream, upstream_address, listening) = Upstream::start().await;
         Self::before(live, upstream, upstream_address, listening).await
+    }
+
+    /// A proxy that is changed before it serves.
+    async fn configured(change: impl FnOnce(&mut Proxy)) -> Self {
+        let (upstream, address, listening) = Upstream::start().await;
+        let bed = Self::changed(LiveSet::default(), upstream, address, listening, change).await;
+        bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+        bed
+    }
+
+    /// The next answer of the upstream; its parts are what is sent here.
+    fn parts(&self) -> channel::UnboundedSender<Result<Frame<Bytes>, Infallible>> {
+        let (parts, receiver) = channel::unbounded();
+        *self.upstream.events.lock().unwrap() = Some(receiver);
+        parts
+    }
+
+    /// Opens a stream, as clients do.
+    async fn listen(&self) -> Response<Incoming> {
+        self.send(self.get("/mcp").body("").unwrap()).await
+    }
+
+    fn get(&self, path: &str) -> http::request::Builder {
+        Request::get(path).header("authorization", format!("Bearer {}", self.token()))
     }
 
     async fn before(
@@ -135,18 +158,18 @@ impl Bed {
         upstream: Arc<Upstream>,
         upstream_address: SocketAddr,
         listening: JoinHandle<()>,
-        change: impl FnOnce(&mut crate::api::proxy::Upstream),
+        change: impl FnOnce(&mut Proxy),
     ) -> Self {
         let (directory, mut proxy) = proxy(&format!("http://{upstream_address}/base"), live, wall_clock()).await;
-        change(&mut proxy.config.upstream);
+        change(&mut proxy);
         let proxy = Arc::new(proxy);
         let expires_at = Timestamp::now() + SignedDuration::from_hours(1);
         let session = Session { phase: SessionPhase::Active, expires_at, ..session("a") };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
+        let (leaving, shutdown) = (CancellationToken::new(), CancellationToken::new());
         let router = Router::new().route("/own", axum::routing::get(|| async { "own" }));
-        let served = tokio::spawn(serve(proxy.clone(), router, listener, shutdown.clone()));
+        let served = tokio::spawn(serve(proxy.clone(), router, listener, leaving.clone(), shutdown.clone()));
         Self {
             _directory: directory,
             proxy,
@@ -154,6 +177,7 @@ impl Bed {
             upstream,
             session,
             token: std::sync::OnceLock::new(),
+            leaving,
             shutdown,
             served,
             listening,

@@ -2,7 +2,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
 };
 
@@ -14,6 +14,9 @@ use crate::api::SessionPhase;
 
 /// How many names of ended sessions are remembered, so that their tokens are refused without asking the store.
 const REMEMBERED_ENDS: usize = 10_000;
+
+/// How many people without a session may be remembered.
+const FORGOTTEN_AT_ONCE: usize = 1000;
 
 /// The sessions that are live, kept by the store's watch alone. Asking it costs a read lock and no I/O.
 #[derive(Debug)]
@@ -30,6 +33,17 @@ struct Known {
     members: HashMap<SessionId, Arc<LiveSession>>,
     /// Read from the store before the watch has shown them. No members, but whoever holds one shall see it end.
     looked_up: HashMap<SessionId, Weak<LiveSession>>,
+    /// What each person has open, as long as a session of theirs is held.
+    people: HashMap<Arc<str>, Weak<Open>>,
+}
+
+/// What one person has open at this replica, over all their sessions. Counted by the request path.
+#[derive(Debug, Default)]
+pub struct Open {
+    /// Requests that are not answered to their end.
+    pub requests: AtomicU32,
+    /// Streams.
+    pub streams: AtomicU32,
 }
 
 impl Default for LiveSet {
@@ -46,7 +60,9 @@ pub struct LiveSession {
     /// The person's verified e-mail address.
     pub email: Box<str>,
     /// The issuer and its identifier of the person, for binding things to them.
-    pub user: Box<str>,
+    pub user: Arc<str>,
+    /// What this person has open.
+    pub open: Arc<Open>,
     active: AtomicBool,
     ended: AtomicBool,
     expires_at: AtomicI64,
@@ -54,12 +70,12 @@ pub struct LiveSession {
 }
 
 impl LiveSession {
-    /// The live form of a session just read.
-    pub fn new(session: &Session) -> Self {
+    fn new(session: &Session, user: Arc<str>, open: Arc<Open>) -> Self {
         Self {
             id: session.id,
             email: session.user.email.as_str().into(),
-            user: user(session).into(),
+            user,
+            open,
             active: AtomicBool::new(session.phase == SessionPhase::Active),
             ended: AtomicBool::new(false),
             expires_at: AtomicI64::new(session.expires_at.as_second()),
@@ -124,7 +140,7 @@ impl LiveSet {
         if self.has_ended(&id) {
             return None;
         }
-        let live = Arc::new(LiveSession::new(session));
+        let live = known.live_form(session);
         known.looked_up.retain(|_, held| held.strong_count() > 0);
         known.looked_up.insert(id, Arc::downgrade(&live));
         Some(live)
@@ -159,7 +175,7 @@ impl LiveSet {
         match event {
             SessionEvent::Is(session) => known.insert(&session),
             SessionEvent::Ended(id) => {
-                let Known { members, looked_up } = &mut *known;
+                let Known { members, looked_up, .. } = &mut *known;
                 members
                     .remove(&id)
                     .into_iter()
@@ -169,6 +185,7 @@ impl LiveSet {
             }
             SessionEvent::All(all) => {
                 let mut before = std::mem::take(&mut *known);
+                known.people = std::mem::take(&mut before.people);
                 for session in &all {
                     if let Some(member) = before.members.remove(&session.id) {
                         known.members.insert(session.id, member);
@@ -198,6 +215,25 @@ impl LiveSet {
 }
 
 impl Known {
+    /// The live form of a session just read.
+    fn live_form(&mut self, session: &Session) -> Arc<LiveSession> {
+        // Now and then, or who was here once would be remembered for ever.
+        if self.people.len() > 2 * self.members.len() + FORGOTTEN_AT_ONCE {
+            self.people.retain(|_, open| open.strong_count() > 0);
+        }
+        let user = user(session);
+        let known = self.people.get_key_value(&*user);
+        let (user, open) = match known.and_then(|(user, open)| Some((user.clone(), open.upgrade()?))) {
+            Some(known) => known,
+            None => {
+                let (user, open): (Arc<str>, Arc<Open>) = (user.into(), Arc::default());
+                self.people.insert(user.clone(), Arc::downgrade(&open));
+                (user, open)
+            }
+        };
+        Arc::new(LiveSession::new(session, user, open))
+    }
+
     fn insert(&mut self, session: &Session) {
         if let Some(member) = self.members.get(&session.id) {
             member.update(session);
@@ -205,7 +241,7 @@ impl Known {
         }
         // One object for one session: who holds it from a look-up sees what the watch says from now on.
         let held = self.looked_up.remove(&session.id).and_then(|held| held.upgrade());
-        let member = held.unwrap_or_else(|| Arc::new(LiveSession::new(session)));
+        let member = held.unwrap_or_else(|| self.live_form(session));
         member.update(session);
         self.members.insert(session.id, member);
     }
@@ -222,6 +258,33 @@ mod tests {
 
     fn before_expiry(session: &Session) -> Timestamp {
         session.expires_at - jiff::SignedDuration::from_secs(1)
+    }
+
+    #[test]
+    fn what_a_person_has_open_is_one_for_all_their_sessions_and_forgotten_after_the_last() {
+        let live = LiveSet::default();
+        let mut other = active("c");
+        other.user.subject = "somebody else".to_owned();
+        let (first, second) = (active("a"), active("b"));
+        live.apply(SessionEvent::All(vec![first.clone(), second.clone(), other.clone()]));
+        let open = |session: &Session| live.get(&session.id).unwrap().open.clone();
+        assert!(Arc::ptr_eq(&open(&first), &open(&second)));
+        assert!(!Arc::ptr_eq(&open(&first), &open(&other)));
+        let held = open(&first);
+        live.apply(SessionEvent::Ended(first.id));
+        live.apply(SessionEvent::All(vec![second.clone()]));
+        live.apply(SessionEvent::Is(first.clone()));
+        assert!(Arc::ptr_eq(&open(&first), &held));
+
+        let many = (0..FORGOTTEN_AT_ONCE + 2).map(|index| {
+            let mut session = active(&index.to_string());
+            session.user.subject = index.to_string();
+            session
+        });
+        live.apply(SessionEvent::All(many.collect()));
+        live.apply(SessionEvent::All(vec![]));
+        live.apply(SessionEvent::Is(first));
+        assert_eq!(live.read().people.len(), 1);
     }
 
     #[test]

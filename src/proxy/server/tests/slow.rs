@@ -6,25 +6,17 @@ use tokio::{
 };
 
 use super::*;
-use crate::api::{Duration as Written, proxy::Upstream as UpstreamConfig};
 
-/// Less than a resource may say, so that nobody has to wait for it.
-const SOON: &str = "1ms";
+/// As little as a resource may say.
+const SOON: &str = "1s";
 
 impl Bed {
-    /// Before an upstream that is configured in another way.
-    async fn configured(change: impl FnOnce(&mut UpstreamConfig)) -> Self {
-        let (upstream, address, listening) = Upstream::start().await;
-        let bed = Self::changed(LiveSet::default(), upstream, address, listening, change).await;
-        bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
-        bed
-    }
-
     /// A connection over which the head of a request has been sent, with these further lines.
     async fn begin(&self, lines: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head = format!("POST /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n{lines}\r\n", self.token());
-        stream.write_all(head.as_bytes()).await.unwrap();
+        // It may be refused, and closed, before that is read.
+        let _ = stream.write_all(head.as_bytes()).await;
         stream
     }
 }
@@ -37,13 +29,13 @@ async fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn soon() -> Written {
+fn soon() -> crate::api::Duration {
     SOON.parse().unwrap()
 }
 
 #[tokio::test]
 async fn c13_a_body_that_says_it_is_too_large_is_refused_before_the_upstream_hears_of_it() {
-    let bed = Bed::configured(|upstream| upstream.limits.request_body = "1Ki".parse().unwrap()).await;
+    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
     let largest: &'static str = "a".repeat(1024).leak();
     assert_eq!(bed.send(bed.request("/mcp").body(largest).unwrap()).await.status(), StatusCode::OK);
     let answer = rest(&mut bed.begin("content-length: 1025\r\n").await).await;
@@ -53,7 +45,7 @@ async fn c13_a_body_that_says_it_is_too_large_is_refused_before_the_upstream_hea
 
 #[tokio::test]
 async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
-    let bed = Bed::configured(|upstream| upstream.limits.request_body = "1Ki".parse().unwrap()).await;
+    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
     let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;
     let chunk = format!("200\r\n{}\r\n", "a".repeat(512));
     for _ in 0..2 {
@@ -67,7 +59,7 @@ async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
 
 #[tokio::test]
 async fn c13_a_body_that_does_not_go_on_is_given_up_and_one_byte_now_and_then_does_not_help() {
-    let bed = Bed::configured(|upstream| upstream.timeouts.request_body = soon()).await;
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
     let mut silent = bed.begin("content-length: 10\r\n").await;
     let (mut answers, mut dripping) = bed.begin("content-length: 100000\r\n").await.into_split();
     let drip = tokio::spawn(async move {
@@ -93,4 +85,162 @@ async fn c13_a_head_that_is_too_large_is_refused() {
     stream.write_all(format!("GET /mcp HTTP/1.1\r\na: {}", "a".repeat(MAX_HEAD)).as_bytes()).await.unwrap();
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_begin_its_answer_is_a_gateway_timeout() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // It takes connections and closes none.
+    let silent = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        loop {
+            taken.push(listener.accept().await.unwrap());
+        }
+    });
+    let soon = |proxy: &mut Proxy| proxy.config.upstream.timeouts.response_head = soon();
+    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, silent, soon).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    assert_eq!(bed.call().await.status(), StatusCode::GATEWAY_TIMEOUT);
+    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    assert!(metrics.contains("requests_total{outcome=\"timed_out\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_stream_in_which_nothing_comes_is_ended_and_half_of_another_answer_is_cut() {
+    let bed = Bed::configured(|proxy| {
+        proxy.config.upstream.timeouts.stream_idle = soon();
+        proxy.config.upstream.timeouts.response_head = soon();
+    })
+    .await;
+    let mut events = bed.parts();
+    let mut stream = bed.listen().await.into_body().into_data_stream();
+    events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
+    assert!(stream.next().await.is_none());
+    // The upstream sees that nobody listens any more.
+    while events.send(Ok(Frame::data(Bytes::from("data: 2\n\n")))).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+
+    let mut part = bed.parts();
+    let response = bed.send(bed.request("/mcp?json").body("{}").unwrap()).await;
+    let mut body = response.into_body().into_data_stream();
+    part.send(Ok(Frame::data(Bytes::from("{\"half\":")))).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), "{\"half\":");
+    assert!(body.next().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_has_been_over_for_the_grace() {
+    let later = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let moved = later.clone();
+    let bed = Bed::configured(|proxy| {
+        proxy.config.tokens.stream_grace = "60s".parse().unwrap();
+        proxy.clock = Arc::new(move || wall_clock()() + SignedDuration::from_secs(moved.load(Ordering::SeqCst)));
+    })
+    .await;
+    let mut events = bed.parts();
+    let mut stream = bed.listen().await.into_body().into_data_stream();
+    // The token's 600 s are over, and the grace has begun.
+    later.store(630, Ordering::SeqCst);
+    while bed.call().await.status() != StatusCode::UNAUTHORIZED {}
+    events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
+    later.store(661, Ordering::SeqCst);
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_at_once_and_let_in_when_something_has_ended() {
+    let bed = Bed::configured(|proxy| {
+        proxy.config.upstream.limits.concurrency = 1;
+        proxy.config.upstream.limits.streams = Some(1);
+    })
+    .await;
+    let answer = bed.parts();
+    let answered = bed.call().await;
+    let events = bed.parts();
+    let stream = bed.listen().await;
+    assert_eq!((answered.status(), stream.status()), (StatusCode::OK, StatusCode::OK));
+    let asked = bed.upstream.asked();
+    for refused in [bed.call().await, bed.listen().await] {
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()["retry-after"], "1");
+    }
+    assert_eq!(bed.upstream.asked(), asked);
+    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    assert!(metrics.contains("requests_total{outcome=\"shed\"} 2"), "{metrics}");
+    drop((answer, events));
+    assert_eq!((text(answered).await, text(stream).await), (String::new(), String::new()));
+    assert_eq!((bed.call().await.status(), bed.listen().await.status()), (StatusCode::OK, StatusCode::OK));
+}
+
+#[tokio::test]
+async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
+    for _ in 0..1000 {
+        parts.unbounded_send(Ok(Frame::data(part.clone()))).unwrap();
+    }
+    let mut stream = bed.begin("content-length: 0\r\n").await;
+    // The upstream sees that nobody listens any more.
+    while !parts.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    let (mut taken, mut buffer) = (0, vec![0; 1 << 20]);
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        taken += read;
+    }
+    // What the buffers of two sockets hold; nothing waits in the proxy.
+    assert!(taken < 100 << 20, "{taken}");
+}
+
+#[tokio::test]
+async fn c13_a_connection_that_is_one_too_many_is_refused_and_the_next_is_taken_when_one_has_ended() {
+    let bed = Bed::configured(|proxy| proxy.config.connections = Some(1)).await;
+    let mut first = bed.begin("content-length: 0\r\n").await;
+    let mut answer = [0; 12];
+    first.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let refused = rest(&mut TcpStream::connect(bed.address).await.unwrap()).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("Retry-After: 1\r\n"), "{refused}");
+    drop(first);
+    loop {
+        let mut next = bed.begin("content-length: 0\r\nconnection: close\r\n").await;
+        if rest(&mut next).await.starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn c13_the_authorization_servers_requests_are_small_and_come_at_once() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    for (length, status) in [("10", "408"), ("65537", "413")] {
+        let mut stream = TcpStream::connect(bed.address).await.unwrap();
+        let head = format!("POST /token HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_again_and_again_is_not_tried_for_a_while() {
+    let bed = Bed::new().await;
+    bed.listening.abort();
+    while !bed.listening.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..5 {
+        assert_eq!(bed.call().await.status(), StatusCode::BAD_GATEWAY);
+    }
+    let answer = bed.call().await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    assert!(metrics.contains("requests_total{outcome=\"broken\"} 1"), "{metrics}");
 }

@@ -4,8 +4,11 @@
 //! socket it makes afterwards is inside.
 
 use std::{
+    collections::hash_map::RandomState,
     fs::File,
+    hash::{BuildHasher, Hasher},
     net::{SocketAddr, TcpListener},
+    ops::Range,
     os::fd::AsFd,
     path::PathBuf,
     process::Command,
@@ -18,9 +21,17 @@ use tokio::{io::copy_bidirectional, net};
 
 use crate::run::Run;
 
+/// Below the ports that the system gives to outgoing connections (Linux: 32768 and up) and those of Kubernetes's node ports,
+/// so that none of them takes a port in a run's network before who it is for listens there.
+const PORTS: Range<u16> = 20_000..30_000;
+
 /// A free TCP port of this machine's loopback.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let random = RandomState::new().build_hasher().finish();
+    let skipped = usize::try_from(random % PORTS.len() as u64)?;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = PORTS.cycle().skip(skipped).take(PORTS.len()).find(is_free);
+    port.context("every port from 20000 to 29999 is in use")
 }
 
 impl Run {

@@ -4,6 +4,7 @@ mod client_address;
 mod client_documents;
 pub mod config;
 pub(crate) mod crypto;
+mod drain;
 mod endpoints;
 mod forward;
 #[cfg(feature = "fuzzing")]

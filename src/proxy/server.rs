@@ -30,6 +30,7 @@ use tower::ServiceExt;
 use self::patient::Patient;
 use super::{
     client_address::Peer,
+    drain::Drain,
     endpoints::MAX_BODY,
     forward::{
         Body, Deadline, Forwarder, ForwarderError, RequestBody, TICK, Worker, forward, memory_limit, refuse_body,
@@ -108,7 +109,7 @@ pub async fn serve(
         let (begun, begin) = oneshot::channel();
         let (finished, finish) = oneshot::channel();
         let (forwarder, router) = (forwarder.clone(), router.clone());
-        let (leaving, shutdown) = (leaving.clone(), shutdown.clone());
+        let leaving = leaving.clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             // Does not leave its thread, so its tasks need not either.
             let runtime =
@@ -119,7 +120,7 @@ pub async fn serve(
             };
             let _ = begun.send(is_there);
             if let Some(runtime) = runtime {
-                runtime.block_on(work(forwarder, router, connections, leaving, shutdown));
+                runtime.block_on(work(forwarder, router, connections, leaving));
             }
             // Gone when the worker panics; then the receiver sees it.
             let _ = finished.send(());
@@ -190,10 +191,9 @@ async fn work(
     router: Router,
     mut connections: mpsc::Receiver<Accepted>,
     leaving: CancellationToken,
-    shutdown: CancellationToken,
 ) {
     let worker = Rc::new(Worker::new(forwarder));
-    let open = TaskTracker::new();
+    let (open, drain) = (TaskTracker::new(), Rc::new(Drain::default()));
     tokio::task::spawn_local(tick(worker.clone()));
     let told = worker.clone();
     tokio::task::spawn_local(async move {
@@ -206,12 +206,13 @@ async fn work(
         tokio::select! {
             accepted = connections.recv() => {
                 let Some(accepted) = accepted else { break };
-                open.spawn_local(connection(accepted, worker.clone(), router.clone(), shutdown.clone()));
+                open.spawn_local(connection(accepted, worker.clone(), router.clone(), drain.clone()));
             }
             _ = prune.tick() => worker.pool.prune(),
         }
     }
     open.close();
+    drain.begin();
     if tokio::time::timeout(worker.forwarder.drain(), open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "ending what is still open");
         worker.deadlines.close();
@@ -233,7 +234,7 @@ async fn connection(
     (stream, peer, _permit): Accepted,
     worker: Rc<Worker>,
     router: Router,
-    shutdown: CancellationToken,
+    drain: Rc<Drain>,
 ) {
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     let Ok(stream) = stream else { return };
@@ -246,17 +247,10 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(HeaderTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
+    // One buffer is quicker to write than several, and most messages are short.
+    builder.writev(false);
     let connection = builder.serve_connection(io, service);
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        // A request that is there already is answered.
-        biased;
-        served = connection.as_mut() => served,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    let served = drain.until(connection, http1::Connection::graceful_shutdown).await;
     if let Err(error) = served {
         tracing::debug!(%error, %peer, "connection");
     }
@@ -272,9 +266,9 @@ struct Context {
 async fn answer(request: Request<Incoming>, context: &Context) -> Response<Body> {
     let Context { peer, worker, .. } = context;
     let mut response = if worker.forwarder.is_endpoint(request.uri().path()) {
-        forward(request, peer, worker).await
+        // Boxed, because hyper keeps the place of a connection's last future, and a stream may stay open for long.
+        Box::pin(forward(request, peer, worker)).await
     } else {
-        // Boxed, because its state is large and an endpoint's requests have none.
         Box::pin(answer_here(request, context)).await
     };
     if worker.leaving.get() {

@@ -109,28 +109,35 @@ pub async fn send(
     spelling: &Spelling,
     request: Request<ClientBody>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let known = spelling.get() != UNKNOWN;
+    if spelling.get() == UNKNOWN {
+        // Boxed, because its state is large and most requests have none.
+        return Box::pin(send_to_find_out(pool, places, spelling, request)).await;
+    }
     let sent = request.uri().clone();
-    let (request, again) = if known {
-        (request.map(Replay::once), None)
-    } else {
-        let (head, body) = request.into_parts();
-        let (body, again) = Replay::kept(body);
-        (Request::from_parts(head.clone(), body), Some((head, again)))
-    };
-    let (response, lease) = pool.send(request).await?;
+    let (response, lease) = pool.send(request.map(Replay::once)).await?;
+    let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
+    spelling.set(asked_for(places, &sent, response.status(), &location)?);
+    Err(SendError::Changed)
+}
+
+async fn send_to_find_out(
+    pool: &Rc<Pool>,
+    places: &Places,
+    spelling: &Spelling,
+    request: Request<ClientBody>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let sent = request.uri().clone();
+    let (mut head, body) = request.into_parts();
+    let (body, again) = Replay::kept(body);
+    let (response, lease) = pool.send(Request::from_parts(head.clone(), body)).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else {
-        if !known && response.status().is_success() {
+        if response.status().is_success() {
             spelling.set(BARE);
         }
         return Ok((response, lease));
     };
-    let other = places.other_spelling(&sent, &location).map_err(SendError::Elsewhere)?;
-    if !keeps_method(response.status()) {
-        return Err(SendError::Elsewhere(format!("the path's other spelling with {}", response.status())));
-    }
+    let other = asked_for(places, &sent, response.status(), &location)?;
     spelling.set(other);
-    let Some((mut head, again)) = again else { return Err(SendError::Changed) };
     let body = again.body().ok_or(SendError::Changed)?;
     // The connection may still be sending the first body.
     drop((response, lease));
@@ -141,6 +148,15 @@ pub async fn send(
         return Err(SendError::Elsewhere("one spelling of its path and on from there".to_owned()));
     }
     Ok((response, lease))
+}
+
+/// The spelling that a redirect asks for, if it leaves the request as it is.
+fn asked_for(places: &Places, sent: &Uri, status: StatusCode, location: &str) -> Result<u8, SendError> {
+    let other = places.other_spelling(sent, location).map_err(SendError::Elsewhere)?;
+    if keeps_method(status) {
+        return Ok(other);
+    }
+    Err(SendError::Elsewhere(format!("the path's other spelling with {status}")))
 }
 
 /// A path with or without a slash at its end; the query stays.

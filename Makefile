@@ -102,12 +102,12 @@ HARNESS := echo "building the harness (4 minutes the first time)" \
 	&& cargo build --quiet --profile harness --package e2e && $(CARGO_TARGET_DIR)/harness/e2e
 
 .PHONY: bench
-bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (needs nginx and wrk)
+bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (ONLY="P1 P5" prints those alone; needs nginx and wrk)
 	@$(LOCKED) bench-steps
 
 .PHONY: bench-steps
 bench-steps:
-	@$(HARNESS) bench
+	@$(HARNESS) bench $(ONLY)
 
 .PHONY: soak
 soak: ## Load the proxy, slow clients among it, and write bench/SOAK.md (MINUTES=30)

@@ -157,25 +157,47 @@ fn latencies(rows: &[(&str, Latency)]) -> String {
     rows.iter().map(|(name, Latency { p50, p99 })| format!("| {name} | {p50:.2} | {p99:.2} |\n")).collect()
 }
 
+/// P1, as a table.
+pub fn forwarding(contenders: &[(&'static str, Vec<Sample>)]) -> String {
+    let reference = contenders.first().map_or(1.0, |(_, samples)| micros(samples).0);
+    let rows = contenders.iter().map(|(name, samples)| {
+        let (median, low, high) = micros(samples);
+        format!("| {name} | {median:.1} | {low:.1} to {high:.1} | {:.2} |\n", reference / median)
+    });
+    format!("| | µs a request, median | spread | against nginx |\n|---|---|---|---|\n{}", rows.collect::<String>())
+}
+
+/// P2.
+pub fn unseen(samples: &[Sample], verification: f64) -> String {
+    let (median, low, high) = micros(samples);
+    format!(
+        "{median:.1} µs a request ({low:.1} to {high:.1}). A verification alone costs {verification:.1} µs; the rest is {:.1} µs.\n",
+        median - verification
+    )
+}
+
+/// P5.
+pub fn idle_streams((count, kib): (usize, f64)) -> String {
+    format!("{kib:.1} KiB of the proxy's memory for each of {count} open streams.\n")
+}
+
+/// P6, of KiB.
+pub fn memory(idle: u64, loaded: u64) -> String {
+    format!("{:.1} MiB idle, after one request, {:.1} MiB after P1 (resident).\n", mib(idle), mib(loaded))
+}
+
+/// MiB of KiB.
+#[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
+pub fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
 /// The report, in Markdown.
 pub fn report(figures: &Figures) -> String {
-    let rows: Vec<(&str, (f64, f64, f64))> =
-        figures.forwarding.iter().map(|(name, samples)| (*name, micros(samples))).collect();
-    let reference = rows.first().map_or(1.0, |(_, (median, ..))| *median);
-    let seen = rows.last().map_or(0.0, |(_, (median, ..))| *median);
-    let table: String = rows
-        .iter()
-        .map(|(name, (median, low, high))| {
-            format!("| {name} | {median:.1} | {low:.1} to {high:.1} | {:.2} |\n", reference / median)
-        })
-        .collect();
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown CPU");
-    #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
-    let mib = |kib: u64| kib as f64 / 1024.0;
-    let (unseen, low, high) = micros(&figures.unseen);
     let (start, quickest, slowest) = spread(figures.starts.clone());
-    let Figures { verification, logins, refreshes, kubernetes, .. } = figures;
+    let Figures { logins, refreshes, kubernetes, .. } = figures;
     format!(
         "# Results
 
@@ -186,14 +208,10 @@ Written by `make bench`. {model}; version {version}; the static binary that is s
 64 keep-alive connections, token already seen, one core each, 5 interleaved rounds of 4 s. CPU time (user and system) of the
 process divided by its requests; the last column is requests per core against nginx (`proxy_pass`, buffering off, no auth).
 
-| | µs a request, median | spread | against nginx |
-|---|---|---|---|
-{table}
+{forwarding}
 ## P2: the same, each request with a token not seen before
 
-{unseen:.1} µs a request ({low:.1} to {high:.1}). A verification alone costs {verification:.1} µs; beside that and what a request with a seen
-token costs, a new one costs {more:.1} µs.
-
+{unseen}
 ## P3: latency at {RATE} requests a second
 
 From when a request is due until its answer is there, 32 connections, in milliseconds.
@@ -210,12 +228,10 @@ From when an event of a stream is sent until it is read, 200 events 10 ms apart,
 {late}
 ## P5: idle streams
 
-{stream_kib:.1} KiB of the proxy's memory for each of {idle_streams} open streams.
-
+{idle_streams}
 ## P6: memory
 
-{idle:.1} MiB idle after one login, {loaded:.1} MiB after P1 (resident; `dev`, which runs its login page in the same process).
-
+{memory}
 ## P7: logins and refreshes
 
 Eight people at once for 5 s, the proxy on one core, the others share the other. With SQLite the login page of `dev` is in the same
@@ -245,9 +261,10 @@ The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_se
 ",
         version = env!("CARGO_PKG_VERSION"),
         size = mib(figures.binary / 1024),
-        idle = mib(figures.idle),
-        loaded = mib(figures.loaded),
-        more = unseen - seen - verification,
+        forwarding = forwarding(&figures.forwarding),
+        unseen = unseen(&figures.unseen, figures.verification),
+        idle_streams = idle_streams(figures.idle_streams),
+        memory = memory(figures.idle, figures.loaded),
         logins_rate = logins.per_second,
         logins_cpu = logins.cpu_milliseconds,
         refreshes_rate = refreshes.per_second,
@@ -258,8 +275,6 @@ The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_se
         kube_refreshes_cpu = kubernetes.refreshes.cpu_milliseconds,
         paced = latencies(&figures.paced),
         late = latencies(&figures.late),
-        idle_streams = figures.idle_streams.0,
-        stream_kib = figures.idle_streams.1,
         ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
         with_sessions = mib(kubernetes.with_sessions),
         start_with_sessions = kubernetes.start.as_secs_f64() * 1000.0,

@@ -1,6 +1,7 @@
 //! `make bench`: what the proxy costs, beside nginx in the same run. Writes bench/RESULTS.md. Figures of a shared machine
 //! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
 
+mod bed;
 mod kill_switch;
 mod kubernetes;
 pub mod login;
@@ -12,23 +13,17 @@ mod start;
 mod streams;
 mod unseen;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::fs;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    forward::free_port,
-    image::{static_binary, workspace},
-    peers::{http, program},
+    image::workspace,
     progress::{Progress, catch_interrupts, stop_if_interrupted},
     run::Run,
 };
+use bed::{Bed, Process, start_proxy};
 use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
 
 /// Interleaved rounds, each of every contender.
@@ -38,8 +33,26 @@ const ROUNDS: usize = 5;
 const MEASURED: &str = "0";
 const OTHER: &str = "1";
 
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Part {
+    #[value(name = "P1")]
+    Forwarding,
+    #[value(name = "P2")]
+    Unseen,
+    #[value(name = "P5")]
+    IdleStreams,
+    #[value(name = "P6")]
+    Memory,
+    #[value(name = "P10")]
+    Size,
+}
+
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Only these, which are printed; without any, everything is measured and written to bench/RESULTS.md
+    only: Vec<Part>,
+}
 
 impl Args {
     pub fn run(self) -> Result<()> {
@@ -48,12 +61,21 @@ impl Args {
         let files = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
         let run = Run::open(&format!("bench-{}", std::process::id()))?;
-        let measured = tokio::runtime::Runtime::new()?.block_on(measure(&run));
+        let runtime = tokio::runtime::Runtime::new()?;
+        let measured = if self.only.is_empty() {
+            runtime.block_on(measure(&run))
+        } else {
+            runtime.block_on(measure_some(&run, &self.only))
+        };
         for (component, _) in run.components() {
             run.stop(&component)?;
         }
         let report = measured.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
         fs::remove_dir_all(run.directory())?;
+        if !self.only.is_empty() {
+            print!("{report}");
+            return Ok(());
+        }
         let file = workspace().join("bench/RESULTS.md");
         fs::create_dir_all(workspace().join("bench"))?;
         fs::write(&file, &report)?;
@@ -71,6 +93,10 @@ struct Contender {
 }
 
 impl Contender {
+    fn new(run: &Run, name: &'static str, Process { pid, port }: Process, tokens: &Tokens) -> Result<Self> {
+        Ok(Self { name, pid, load: Load::new(run, name, port, tokens)?, samples: Vec::new() })
+    }
+
     /// One round.
     fn measure(&mut self) -> Result<()> {
         stop_if_interrupted()?;
@@ -81,25 +107,11 @@ impl Contender {
     }
 }
 
-async fn measure(run: &Run) -> Result<String> {
-    let progress = Progress::default();
-    let nginx = program::find("nginx", "nginx-light")?;
-    program::find("wrk", "wrk")?;
-    let (upstream, peer, ours) = (free_port()?, free_port()?, free_port()?);
-    start_nginx(run, &nginx, "upstream", OTHER, &answering(upstream)).await?;
-    let peer_pid = start_nginx(run, &nginx, "nginx", MEASURED, &forwarding(peer, upstream)).await?;
-    progress.say("building the static binary that is shipped");
-    let binary = static_binary("release")?;
-    let proxy_pid = start_proxy(run, &binary, "proxy", ours, upstream).await?;
-    let token = login::token(&format!("http://127.0.0.1:{ours}"), "bench@example.com").await?;
-    let idle = resident_kib(proxy_pid)?;
-
-    let contender = |name, pid, port, tokens: &Tokens| -> Result<Contender> {
-        Ok(Contender { name, pid, load: Load::new(run, name, port, tokens)?, samples: Vec::new() })
-    };
+/// P1: nginx first.
+fn forwarding(run: &Run, bed: &Bed, progress: &Progress) -> Result<Vec<(&'static str, Vec<Sample>)>> {
     let mut contenders = [
-        contender("nginx", peer_pid, peer, &Tokens::None)?,
-        contender("mcp-oauth-operator", proxy_pid, ours, &Tokens::One(token.clone()))?,
+        Contender::new(run, "nginx", bed.nginx, &Tokens::None)?,
+        Contender::new(run, "mcp-oauth-operator", bed.proxy, &Tokens::One(bed.token.clone()))?,
     ];
     for round in 1..=ROUNDS {
         for contender in &mut contenders {
@@ -107,7 +119,55 @@ async fn measure(run: &Run) -> Result<String> {
         }
         progress.say(format!("round {round} of {ROUNDS}"));
     }
-    let loaded = resident_kib(proxy_pid)?;
+    Ok(contenders.map(|contender| (contender.name, contender.samples)).to_vec())
+}
+
+/// P2, and what a verification alone costs, in microseconds.
+fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<(Vec<Sample>, f64)> {
+    let (unseen, keys) = (run.directory().join("unseen"), Bed::state(run).join("signing-keys.json"));
+    let verification = unseen::write(&keys, &bed.token, &unseen)?;
+    let mut contender = Contender::new(run, "unseen", bed.proxy, &Tokens::EachAnother(unseen))?;
+    for _ in 0..ROUNDS {
+        contender.measure()?;
+    }
+    Ok((contender.samples, verification))
+}
+
+/// A proxy before an upstream whose answers are streams.
+async fn before_streams(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
+    let events = streams::upstream().await?;
+    Ok((events, start_proxy(run, &bed.binary, "streaming", bed.login, events).await?))
+}
+
+async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
+    let progress = Progress::default();
+    let bed = Bed::up(run, &progress).await?;
+    let mut report = String::new();
+    if parts.iter().any(|part| [Part::Forwarding, Part::Unseen, Part::Memory].contains(part)) {
+        report += &measure::forwarding(&forwarding(run, &bed, &progress)?);
+    }
+    if parts.contains(&Part::Memory) {
+        report += &measure::memory(bed.idle, resident_kib(bed.proxy.pid)?);
+    }
+    if parts.contains(&Part::Unseen) {
+        let (samples, verification) = with_unseen_tokens(run, &bed)?;
+        report += &measure::unseen(&samples, verification);
+    }
+    if parts.contains(&Part::IdleStreams) {
+        let (_, streaming) = before_streams(run, &bed).await?;
+        report += &measure::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
+    }
+    if parts.contains(&Part::Size) {
+        report += &format!("the binary: {:.1} MiB\n", measure::mib(fs::metadata(&bed.binary)?.len() / 1024));
+    }
+    Ok(report)
+}
+
+async fn measure(run: &Run) -> Result<String> {
+    let progress = Progress::default();
+    let bed = Bed::up(run, &progress).await?;
+    let forwarding = forwarding(run, &bed, &progress)?;
+    let loaded = resident_kib(bed.proxy.pid)?;
 
     let request = |authorization: &str| {
         let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}";
@@ -116,44 +176,39 @@ async fn measure(run: &Run) -> Result<String> {
             body.len()
         )
     };
-    let with_token = request(&format!("Authorization: Bearer {token}\r\n"));
+    let with_token = request(&format!("Authorization: Bearer {}\r\n", bed.token));
     let mut paced = Vec::new();
-    for (name, port, request) in
-        [("direct", upstream, request("")), ("nginx", peer, request("")), ("mcp-oauth-operator", ours, with_token)]
-    {
+    for (name, port, request) in [
+        ("direct", bed.upstream, request("")),
+        ("nginx", bed.nginx.port, request("")),
+        ("mcp-oauth-operator", bed.proxy.port, with_token),
+    ] {
         paced.push((name, paced::latency(port, request.as_bytes()).await?));
     }
     progress.say("latency at a steady rate");
 
-    let (events, streaming) = (streams::upstream().await?, free_port()?);
-    let streaming_pid = start_proxy(run, &binary, "streaming", streaming, events).await?;
-    let of_streams = login::token(&format!("http://127.0.0.1:{streaming}"), "bench@example.com").await?;
+    let (events, streaming) = before_streams(run, &bed).await?;
     let late = [
         ("direct", streams::lateness(events, None).await?),
-        ("mcp-oauth-operator", streams::lateness(streaming, Some(&of_streams)).await?),
+        ("mcp-oauth-operator", streams::lateness(streaming.port, Some(&bed.token)).await?),
     ];
-    let idle_streams = streams::idle(streaming, &of_streams, streaming_pid).await?;
+    let idle_streams = streams::idle(streaming.port, &bed.token, streaming.pid).await?;
     run.stop("streaming")?;
     progress.say("streams");
 
-    let (unseen, keys) = (run.directory().join("unseen"), run.directory().join("proxy/state/signing-keys.json"));
-    let verification = unseen::write(&keys, &token, &unseen)?;
-    let mut with_unseen = contender("unseen", proxy_pid, ours, &Tokens::EachAnother(unseen))?;
-    for _ in 0..ROUNDS {
-        with_unseen.measure()?;
-    }
+    let (unseen, verification) = with_unseen_tokens(run, &bed)?;
+    run.stop("proxy")?;
     progress.say("requests with tokens not seen before");
-    let url = format!("http://127.0.0.1:{ours}");
-    let logins = logins::logins(&url, proxy_pid).await?;
-    let refreshes = logins::refreshes(&url, proxy_pid).await?;
+    let login = bed::url(bed.login);
+    let logins = logins::logins(&login, bed.login.pid).await?;
+    let refreshes = logins::refreshes(&login, bed.login.pid).await?;
     progress.say("logins and refreshes");
-    let state = run.directory().join("proxy/state");
-    let kubernetes = kubernetes::measure(run, &binary, &url, &state).await?;
+    let kubernetes = kubernetes::measure(run, &bed.binary, &login, &Bed::state(run)).await?;
     progress.say("logins and refreshes with sessions in Kubernetes");
-    let starts = start::starts(run, &binary).await?;
+    let starts = start::starts(run, &bed.binary).await?;
     Ok(measure::report(&Figures {
-        forwarding: contenders.map(|contender| (contender.name, contender.samples)).to_vec(),
-        unseen: with_unseen.samples,
+        forwarding,
+        unseen,
         verification,
         logins,
         refreshes,
@@ -162,64 +217,8 @@ async fn measure(run: &Run) -> Result<String> {
         late,
         idle_streams,
         starts,
-        idle,
+        idle: bed.idle,
         loaded,
-        binary: fs::metadata(&binary)?.len(),
+        binary: fs::metadata(&bed.binary)?.len(),
     }))
-}
-
-async fn start_nginx(run: &Run, nginx: &Path, name: &str, core: &str, server: &str) -> Result<i32> {
-    let folder = run.directory().join(name);
-    fs::create_dir_all(&folder)?;
-    let health = free_port()?;
-    let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))
-        .concat();
-    let settings = format!(
-        "daemon off;\nmaster_process off;\n{user}\npid {folder}/pid;\nerror_log stderr warn;\nevents {{ worker_connections 1024; }}\nhttp {{\naccess_log off;\nkeepalive_requests 100000000;\n{temporary}{server}\nserver {{ listen 127.0.0.1:{health}; return 200; }}\n}}\n",
-        folder = folder.display(),
-    );
-    let file = folder.join("nginx.conf");
-    fs::write(&file, settings)?;
-    let mut command = Command::new("taskset");
-    command.args(["-c", core]).arg(nginx).args(["-e", "stderr", "-c"]).arg(file);
-    let pid = run.spawn(name, &mut command)?;
-    http::wait_until_ready(run, name, &format!("http://127.0.0.1:{health}/"), Duration::from_secs(10)).await?;
-    Ok(pid)
-}
-
-/// An upstream that costs next to nothing: about 600 bytes of JSON.
-fn answering(port: u16) -> String {
-    let text = "x".repeat(540);
-    format!(
-        "server {{ listen 127.0.0.1:{port}; default_type application/json; location / {{ return 200 '{{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{{\"text\":\"{text}\"}}}}'; }} }}"
-    )
-}
-
-/// nginx as one would put it before an MCP server: no buffering, connections kept.
-fn forwarding(port: u16, upstream: u16) -> String {
-    format!(
-        "upstream mcp {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 100000000; }}\nserver {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://mcp; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off; proxy_request_buffering off; }} }}"
-    )
-}
-
-/// Our proxy as `dev` runs it: the request path is that of a cluster.
-async fn start_proxy(run: &Run, binary: &PathBuf, name: &str, port: u16, upstream: u16) -> Result<i32> {
-    let folder = run.directory().join(name);
-    fs::create_dir_all(&folder)?;
-    let resource = folder.join("proxy.yaml");
-    fs::write(
-        &resource,
-        format!(
-            "apiVersion: mcp.jomcgi.dev/v1alpha1\nkind: McpOAuthProxy\nmetadata: {{name: bench}}\nspec:\n  publicURL: https://mcp.example.com\n  identityProvider: {{issuerURL: https://accounts.google.com}}\n  credentials: {{secretRef: {{name: bench}}}}\n  access: {{policy: AnyUser}}\n  upstream: {{url: 'http://127.0.0.1:{upstream}', limits: {{streams: 100000, streamsPerUser: 100000}}}}\n"
-        ),
-    )?;
-    let mut command = Command::new("taskset");
-    command.args(["-c", MEASURED]).arg(binary).arg("dev").arg("--file").arg(resource);
-    command.args(["--listen", &format!("127.0.0.1:{port}"), "--state"]).arg(folder.join("state"));
-    let pid = run.spawn(name, &mut command)?;
-    let ready = format!("http://127.0.0.1:{port}/.well-known/oauth-authorization-server");
-    http::wait_until_ready(run, name, &ready, Duration::from_secs(10)).await?;
-    Ok(pid)
 }

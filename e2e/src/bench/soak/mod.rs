@@ -17,9 +17,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{measure, start_proxy};
+use super::{
+    bed::{start_dev, url},
+    measure,
+};
 use crate::{
-    forward::free_port,
     image::{static_binary, workspace},
     progress::{Progress, catch_interrupts, stop_if_interrupted},
     run::Run,
@@ -101,11 +103,11 @@ async fn soak(run: &Run, duration: Duration) -> Result<(String, Result<()>)> {
     let progress = Progress::default();
     progress.say("building the static binary that is shipped");
     let binary = static_binary("release")?;
-    let (upstream, port) = (upstream::start().await?, free_port()?);
-    let pid = start_proxy(run, &binary, "proxy", port, upstream).await?;
+    let proxy = start_dev(run, &binary, "proxy", upstream::start().await?).await?;
+    let pid = proxy.pid;
     let tally = Arc::new(Tally::default());
     let mut clients = JoinSet::new();
-    clients::start(&mut clients, &format!("http://127.0.0.1:{port}"), &tally).await?;
+    clients::start(&mut clients, &url(proxy), &tally).await?;
     progress.say("the load has begun");
 
     let begun = Instant::now();

@@ -230,12 +230,7 @@ async fn tick(worker: Rc<Worker>) {
     }
 }
 
-async fn connection(
-    (stream, peer, _permit): Accepted,
-    worker: Rc<Worker>,
-    router: Router,
-    drain: Rc<Drain>,
-) {
+async fn connection((stream, peer, _permit): Accepted, worker: Rc<Worker>, router: Router, drain: Rc<Drain>) {
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     let Ok(stream) = stream else { return };
     let (patience, stalled) = (worker.forwarder.client_patience(), Deadline::new(worker.deadlines.clone()));

@@ -34,6 +34,7 @@ lint: ## Check formatting, clippy's lints and the dependency rules
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
 	cargo clippy --package mcp-oauth-operator --lib --features fuzzing -- --deny warnings
+	cargo clippy --package mcp-oauth-operator --lib --tests --features opentelemetry -- --deny warnings
 	$(MAKE) deny
 
 CARGO_DENY_VERSION := 0.20.2
@@ -158,8 +159,9 @@ test-steps:
 	@$(MAKE) --no-print-directory check-generated
 	@echo "[3/5] unit tests"
 	cargo test --workspace --lib --bins
+	cargo test --package mcp-oauth-operator --lib --features opentelemetry traces
 	@echo "[4/5] what the test bed is made of: built and fetched once, 10 minutes the first time"
 	@$(E2E) prepare
 	@echo "[5/5] tests on the bed: a real Kubernetes, issuer, browser, clients and Context Forge"
-	cargo test --workspace --test cluster --test standalone --test dev
+	cargo test --workspace --test cluster --test standalone --test dev --test monitoring
 	$(E2E) test

@@ -13,7 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dev, keys, login, operator,
+    dev,
+    foreign_text::deceives,
+    keys, login, operator,
     proxy::{self, config::ProxyConfig},
     telemetry::{self, LogOptions},
 };
@@ -212,7 +214,7 @@ fn print(output: &str) -> Result<(), String> {
 
 /// An error that repeats what a server says: nothing in it moves a terminal's cursor.
 fn harmless(error: impl Display) -> String {
-    error.to_string().chars().filter(|character| *character == '\n' || !character.is_control()).take(2_000).collect()
+    error.to_string().chars().filter(|character| *character == '\n' || !deceives(*character)).take(2_000).collect()
 }
 
 fn text(error: impl Display) -> String {

@@ -9,6 +9,7 @@
 pub mod api;
 pub mod cli;
 pub mod dev;
+mod foreign_text;
 pub mod keys;
 mod listener;
 pub mod login;

@@ -1,10 +1,27 @@
 //! Logs, on standard error.
 
-use std::io::IsTerminal;
+use std::{
+    fmt::{self, Write as _},
+    io::{self, IsTerminal},
+};
 
 use clap::ValueEnum;
 use thiserror::Error;
-use tracing_subscriber::EnvFilter;
+use tracing::{
+    Dispatch,
+    dispatcher::{self, SetGlobalDefaultError},
+    field::Field,
+};
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::{
+        MakeWriter,
+        format::{Writer, debug_fn},
+    },
+};
+
+use crate::foreign_text::{Escaping, deceives};
 
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,7 +37,7 @@ pub struct LogOptions {
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people
     Text,
     /// One JSON object a line
@@ -35,7 +52,7 @@ pub enum LogError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// Somebody was first.
     #[error("logging is set up already: {0}")]
-    Taken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Taken(#[from] SetGlobalDefaultError),
 }
 
 /// Begins to log. Once a process.
@@ -44,30 +61,112 @@ pub enum LogError {
 /// When the filter cannot be read, or logging was begun before.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(&options.filter)?;
+    let dispatch = dispatch(filter, options.format, std::io::stderr().is_terminal(), std::io::stderr);
+    Ok(dispatcher::set_global_default(dispatch)?)
+}
+
+/// What writes the lines. Nothing that a stranger wrote into a field ends a line or moves a cursor there, whatever the field is
+/// formatted with.
+fn dispatch<W>(filter: EnvFilter, format: LogFormat, ansi: bool, writer: W) -> Dispatch
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(ansi)
         // It would be said on standard error too, and panic where that is closed.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    match options.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        .log_internal_errors(false);
+    match format {
+        // tracing-subscriber lets line breaks through, and in what is logged by Display escape sequences too.
+        LogFormat::Text => {
+            Dispatch::new(builder.fmt_fields(debug_fn(field).delimited(" ")).with_writer(writer).finish())
+        }
+        LogFormat::Json => Dispatch::new(builder.json().flatten_event(true).with_writer(JsonLines(writer)).finish()),
     }
-    .map_err(LogError::Taken)
+}
+
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() != "message" {
+        write!(writer, "{}=", field.name())?;
+    }
+    write!(Escaping(writer), "{value:?}")
+}
+
+/// Lines of JSON, in which what JSON need not escape is escaped too: the control characters of Unicode, and those that turn
+/// the direction of writing. They stand in strings alone.
+struct JsonLines<W>(W);
+
+impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for JsonLines<W> {
+    type Writer = JsonLines<W::Writer>;
+
+    fn make_writer(&'writer self) -> Self::Writer {
+        JsonLines(self.0.make_writer())
+    }
+}
+
+impl<W: io::Write> io::Write for JsonLines<W> {
+    /// An event comes whole, in one call.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let escapes = |character: char| character != '\n' && deceives(character);
+        if text.contains(escapes) {
+            let mut escaped = String::with_capacity(text.len() + 32);
+            for character in text.chars() {
+                if escapes(character) {
+                    let mut units = [0; 2];
+                    escaped.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+                } else {
+                    escaped.push(character);
+                }
+            }
+            self.0.write_all(escaped.as_bytes())?;
+        } else {
+            self.0.write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use std::{
-        io::{self, Write},
+        io::Write,
         sync::{Arc, Mutex},
     };
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    use tracing::dispatcher::DefaultGuard;
 
-    impl Write for Lines {
+    use super::*;
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        /// Of this thread, from now on, as long as the guard lives; `filter` as on the command line.
+        pub fn listen(filter: &str, format: LogFormat) -> (Self, DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let dispatch = dispatch(EnvFilter::new(filter), format, false, move || writer.clone());
+            (log, dispatcher::set_default(&dispatch))
+        }
+
+        /// All of it.
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+
+        /// Its lines, each read as JSON.
+        pub fn lines(&self) -> Vec<serde_json::Value> {
+            self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+    }
+
+    impl Write for Log {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -77,27 +176,53 @@ mod tests {
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::Log, *};
+
+    /// What a stranger says: a terminal's orders in seven and eight bits, lines of its own, and a change of direction.
+    const SAID: &str =
+        "\u{1b}[2Jname\u{1b}]0;title\u{7}\u{9b}31m\nINFO somebody is an administrator\r\u{2028}\u{202e}x\u{85}";
+
+    fn logged(format: LogFormat, log: impl FnOnce()) -> String {
+        let (said, _listening) = Log::listen("info", format);
+        log();
+        said.text()
+    }
 
     /// RUSTSEC-2025-0055: a terminal did what a logged name told it.
     #[test]
     fn c15_what_somebody_calls_themselves_makes_no_second_line_and_moves_no_cursor() {
-        let name = "\u{1b}[2Jname\u{1b}]0;title\u{7}\u{9b}31m\nINFO somebody is an administrator\r";
-        for json in [false, true] {
-            let lines = Lines::default();
-            let writer = lines.clone();
-            let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-            let log = || tracing::info!(client = name, "a login");
-            if json {
-                tracing::subscriber::with_default(builder.json().flatten_event(true).finish(), log);
-            } else {
-                tracing::subscriber::with_default(builder.finish(), log);
-            }
-            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-            assert!(text.contains("name") && text.contains("a login"), "{text:?}");
+        let error = io::Error::other(SAID);
+        let source: &(dyn std::error::Error + 'static) = &error;
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(format, || {
+                let span = tracing::info_span!("login", of = %SAID);
+                let _entered = span.enter();
+                tracing::info!(client = SAID, %error, debug = ?error, source, list = ?[SAID], "a login of {SAID}");
+            });
+            assert!(text.matches("name").count() >= 7 && text.contains("a login"), "{text:?}");
             assert_eq!(text.matches('\n').count(), 1, "{text:?}");
-            // JSON may hold the one of Unicode as it is; who shows it has parsed it.
-            let moves = |c: char| if json { c.is_ascii_control() } else { c.is_control() };
-            assert!(!text.trim_end().contains(moves), "{text:?}");
+            assert!(!text.trim_end_matches('\n').contains(deceives), "{text:?}");
+            if let LogFormat::Json = format {
+                let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!((&line["client"], &line["error"]), (&SAID.into(), &SAID.into()), "nothing is lost");
+            }
         }
+    }
+
+    #[test]
+    fn a_line_says_when_how_grave_where_and_what() {
+        let log = || tracing::warn!(target: "audit", session = %"a1", user = "ada@example.com", "logged in");
+        let text = logged(LogFormat::Text, log);
+        let (time, rest) = text.split_once(' ').unwrap();
+        time.parse::<jiff::Timestamp>().unwrap();
+        assert_eq!(rest, " WARN audit: logged in session=a1 user=\"ada@example.com\"\n");
+        let line: serde_json::Value = serde_json::from_str(&logged(LogFormat::Json, log)).unwrap();
+        line["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        assert_eq!((&line["level"], &line["target"]), (&"WARN".into(), &"audit".into()));
+        assert_eq!((&line["message"], &line["session"]), (&"logged in".into(), &"a1".into()));
     }
 }

@@ -22,6 +22,7 @@ impl Args {
 
 /// Prepares what tests need beyond a stage: clients.
 pub fn prepare_tests(progress: &Progress) -> Result<()> {
+    needs::check_tests()?;
     prepare(progress)?;
     Node::with_clients()?;
     python::MCP_SDK.install()?;

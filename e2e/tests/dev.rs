@@ -1,41 +1,19 @@
 //! `dev`: the sample served on this machine, ready at once, with a login and a call.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use e2e::{
     bench::login,
-    forward::{free_port, this_program},
-    image::workspace,
-    peers::http,
+    peers::{dev::Dev, http},
 };
 use serde_json::{Value, json};
-
-struct Dev(Child);
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[tokio::test]
 async fn the_sample_is_served_at_once_and_everything_but_issuer_and_credentials_holds() {
     let state = tempfile::tempdir().unwrap();
-    let port = free_port().unwrap();
     let begun = Instant::now();
-    let _dev = Dev(Command::new(this_program().unwrap().with_file_name("mcp-oauth-operator"))
-        .args(["dev", "--upstream", "demo", "--listen", &format!("127.0.0.1:{port}"), "--file"])
-        .arg(workspace().join("config/samples/mcp-oauth-proxy.yaml"))
-        .arg("--state")
-        .arg(state.path().join("state"))
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap());
-    let url = format!("http://127.0.0.1:{port}");
+    let dev = Dev::start(&state.path().join("state")).unwrap();
+    let url = &dev.url;
     let client = http::client(None).unwrap();
     let metadata = format!("{url}/.well-known/oauth-authorization-server");
     while client.get(&metadata).send().await.is_err() {
@@ -45,13 +23,13 @@ async fn the_sample_is_served_at_once_and_everything_but_issuer_and_credentials_
     }
     eprintln!("ready after {:.2} s", begun.elapsed().as_secs_f32());
 
-    let token = login::token(&url, "ada@jomcgi.dev").await.unwrap();
+    let token = login::token(url, "ada@jomcgi.dev").await.unwrap();
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whoami"}});
     let answer = client.post(format!("{url}/mcp")).bearer_auth(token).json(&call).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["result"]["content"][0]["text"], "You are ada@jomcgi.dev");
 
     // The sample's access rules hold here too.
-    let refused = login::token(&url, "eve@evil.example").await.unwrap_err().to_string();
+    let refused = login::token(url, "eve@evil.example").await.unwrap_err().to_string();
     assert!(refused.contains("403"), "{refused}");
 }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use url::{Url, form_urlencoded};
 
 use super::http::{Http, HttpError};
+use crate::foreign_text::deceives;
 
 /// What people read at the consent page.
 const CLIENT_NAME: &str = "mcp-oauth-operator login";
@@ -241,7 +242,7 @@ fn refusal(endpoint: &Url, answer: &Response<Bytes>) -> TokenError {
 
 /// A server's words as they may be shown in a terminal: not long, and with nothing that moves its cursor.
 pub fn said(words: &str) -> String {
-    words.chars().filter(|character| !character.is_control()).take(300).collect()
+    words.chars().filter(|character| !deceives(*character)).take(300).collect()
 }
 
 mod secret {

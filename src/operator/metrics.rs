@@ -79,4 +79,21 @@ mod tests {
         assert!(text.contains(r#"mcp_oauth_operator_reconcile_errors_total{category="forbidden"} 1"#), "{text}");
         assert!(text.contains("mcp_oauth_operator_reconciles_total 1"), "{text}");
     }
+
+    #[test]
+    fn what_alerts_and_dashboard_ask_for_is_there() {
+        let metrics = Metrics::default();
+        metrics.failed("forbidden");
+        let text = metrics.encode();
+        let files = [
+            include_str!("../../config/monitoring/alerts.yaml"),
+            include_str!("../../config/monitoring/dashboard.json"),
+        ];
+        let words = files.iter().flat_map(|file| file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+        let asked: Vec<&str> = words.filter(|word| word.starts_with("mcp_oauth_operator_")).collect();
+        assert!(asked.len() > 3, "{asked:?}");
+        for name in asked {
+            assert!(text.contains(&format!("\n{name}")), "{name}");
+        }
+    }
 }

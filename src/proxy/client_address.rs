@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 /// Who is at the other end of a connection.
@@ -61,6 +61,12 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         }
     }
     nearest
+}
+
+/// The address of the client of a request that the listener handed on with its peer; `None` if it was not the listener.
+pub fn client_of(extensions: &Extensions, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let peer = extensions.get::<SocketAddr>()?;
+    Some(client_address(peer.ip(), headers, trusted))
 }
 
 /// An address, with or without a port (some proxies write one).

@@ -42,7 +42,7 @@ async fn status(State(Health { proxy, .. }): State<Health>) -> Json<PodStatus> {
 }
 
 async fn metrics(State(Health { proxy, .. }): State<Health>) -> impl IntoResponse {
-    match proxy.metrics.text(proxy.sessions.live().len(), proxy.store.last_contact()) {
+    match proxy.metrics_text() {
         Ok(text) => {
             let kind = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
             (kind, text).into_response()

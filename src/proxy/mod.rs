@@ -1,5 +1,6 @@
 //! The data plane: the authorization server that MCP clients log in at, and the forwarder behind it.
 
+mod audit;
 mod client_address;
 mod client_documents;
 pub mod config;
@@ -19,5 +20,6 @@ mod server;
 mod session;
 mod start;
 mod state;
+mod traces;
 
 pub use start::{RunError, listen, run, serve};

@@ -13,11 +13,14 @@ use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    audit,
     client_documents::ClientDocuments,
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
-    endpoints, health,
+    endpoints,
+    forward::VerifiedTokens,
+    health,
     identity::{HttpClient, Issuer},
-    metrics::Metrics,
+    metrics::{Metrics, SessionEnd},
     oauth::resource::Resources,
     secrets::{EncryptionKey, Secrets, SecretsError},
     server,
@@ -26,6 +29,7 @@ use super::{
         Sessions, SqliteStore, clean_up,
     },
     state::{Judgement, Proxy, Rules, wall_clock},
+    traces::{TraceError, Tracer},
 };
 use crate::{api::InvalidUrl, listener};
 
@@ -70,6 +74,9 @@ pub enum RunError {
     /// Serving cannot begin, or broke off.
     #[error(transparent)]
     Serve(#[from] server::ServeError),
+    /// What the environment says of traces is not right.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// There is no cluster around us.
     #[error("cannot find the Kubernetes API that sessions live in: {0}")]
     Cluster(#[from] Box<kube::Error>),
@@ -140,6 +147,7 @@ pub async fn serve(
         broke_off = &mut serving => Ok(broke_off?),
         reason = stopping => {
             serving.await?;
+            proxy.tracer.shut_down().await;
             reason
         }
     }
@@ -173,6 +181,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     };
     let http = HttpClient::new(&config.issuer_url()?, secrets.ca.as_deref()).map_err(RunError::Roots)?;
     let issuer = Issuer::new(&config, &public_url, http)?;
+    let tracer = Tracer::from_environment(&control)?;
     Ok(Proxy {
         resources: Resources::new(public_url.clone(), config.upstream_paths()?),
         public_url,
@@ -184,6 +193,8 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         store,
         control,
         record_keys,
+        verified: VerifiedTokens::shared(),
+        tracer,
         metrics: Metrics::default(),
         clock,
         config,
@@ -200,7 +211,7 @@ async fn watch_sessions(proxy: Arc<Proxy>) {
         }
         if !refused.is_empty() {
             // Apart: after a mass logout this takes minutes, and other sessions' ends must not wait for it.
-            tokio::spawn(end_refused(proxy.store.clone(), refused));
+            tokio::spawn(end_refused(proxy.clone(), refused));
         }
     }
 }
@@ -229,16 +240,20 @@ fn sift(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(Sessi
     }
 }
 
-async fn end_refused(store: Arc<dyn SessionStore>, refused: Vec<(SessionId, String)>) {
+async fn end_refused(proxy: Arc<Proxy>, refused: Vec<(SessionId, String)>) {
     for (id, reason) in refused {
-        let ended = match store.get(id).await {
-            Ok(Some(stored)) => store.end(&stored, Ending::Quietly).await,
-            // Another replica was quicker.
-            Ok(None) => continue,
+        let ended = match proxy.store.get(id).await {
+            Ok(Some(stored)) => proxy.store.end(&stored, Ending::Quietly).await.map(|ended| ended.then_some(stored)),
+            Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
         match ended {
-            Ok(()) => tracing::info!(session = %id, reason, "session ended"),
+            Ok(Some(stored)) => {
+                proxy.metrics.ended_sessions.count(SessionEnd::Rules);
+                audit::session_end(&stored.session, SessionEnd::Rules, &reason, None);
+            }
+            // Another replica was quicker.
+            Ok(None) => (),
             // It is not admitted here; its clean-up comes later.
             Err(error) => tracing::warn!(%error, session = %id, "a session that may not go on could not be deleted"),
         }

@@ -9,11 +9,13 @@ use tokio::runtime::Handle;
 use super::{
     client_documents::ClientDocuments,
     config::ProxyConfig,
+    forward::SharedTokens,
     identity::{Denied, Issuer, Person, check_access},
-    metrics::Metrics,
+    metrics::{Metrics, Observed},
     oauth::{known_clients::KnownClients, resource::Resources},
     secrets::Secrets,
     session::{RecordKeys, Session, SessionStore, Sessions},
+    traces::Tracer,
 };
 use crate::api::{
     PublicUrl,
@@ -44,6 +46,10 @@ pub struct Proxy {
     pub record_keys: RecordKeys,
     /// What sessions have to keep to.
     pub rules: Arc<Rules>,
+    /// Access tokens that the request path has verified.
+    pub verified: SharedTokens,
+    /// Makes the spans of requests.
+    pub tracer: Tracer,
     /// What is counted.
     pub metrics: Metrics,
     /// What time it is, in whole seconds as tokens and records have it.
@@ -156,6 +162,20 @@ impl Proxy {
         KnownClients { keyring: &secrets.keyring, listed: &secrets.listed, rules: &self.config.clients }
     }
 
+    /// All metrics in the `OpenMetrics` text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string.
+    pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.text(Observed {
+            sessions: self.sessions.live().len(),
+            last_contact: self.store.last_contact(),
+            cached_tokens: self.verified.len(),
+            issuer: &self.issuer.asked(),
+            max_sessions: self.config.sessions.max as usize,
+        })
+    }
+
     /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
@@ -171,6 +191,7 @@ pub mod testing {
     use super::{super::session::testing::keys, *};
     use crate::proxy::{
         config::SigningKeys,
+        forward::VerifiedTokens,
         identity::HttpClient,
         secrets::EncryptionKey,
         session::{LiveSet, SqliteStore},
@@ -233,6 +254,8 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
             store,
             control: Handle::current(),
             record_keys,
+            verified: VerifiedTokens::shared(),
+            tracer: Tracer::default(),
             metrics: Metrics::default(),
             clock,
             config,

@@ -25,6 +25,9 @@ const NODE: &[Need] = &[
 /// What the peers run on.
 const PEERS: &[Need] = &[("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("nginx", "nginx-light")];
 
+/// What tests need beyond the stage.
+const TESTS: &[Need] = &[("promtool", "prometheus")];
+
 /// Where Debian puts the CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
 
@@ -39,6 +42,15 @@ pub fn check_node() -> Result<()> {
 
 /// Fails, naming all that is missing, unless this machine can run the whole stage.
 pub fn check_stage() -> Result<()> {
+    check(&[])
+}
+
+/// The same, for the tests.
+pub fn check_tests() -> Result<()> {
+    check(TESTS)
+}
+
+fn check(beyond: &[Need]) -> Result<()> {
     if Foreign::named()?.is_some() {
         bail!(
             "E2E_KUBECONFIG names a cluster, but demo and tests need the bed's own: its pods have to reach the issuer and Context Forge on this machine. Unset it, or try the proxy without a cluster: `make dev`"
@@ -47,6 +59,7 @@ pub fn check_stage() -> Result<()> {
     check_system()?;
     let mut packages = node_packages();
     packages.extend(missing(PEERS));
+    packages.extend(missing(beyond));
     if !Path::new(CERTIFICATES).exists() {
         packages.push("ca-certificates");
     }

@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod claude_code;
 pub mod conformance;
 pub mod context_forge;
+pub mod dev;
 pub mod document_host;
 pub mod edge;
 pub mod http;

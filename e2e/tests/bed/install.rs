@@ -1,6 +1,6 @@
 use e2e::{
     cluster::Cluster,
-    image,
+    image::{self, workspace},
     operator::{self, Installer},
     run::Run,
 };
@@ -27,4 +27,13 @@ fn kubectl_apply_k_installs_the_operator() {
     kubectl.output(&["get", "mop,mcpsessions", "--all-namespaces"]).unwrap();
     let explained = kubectl.output(&["explain", "mop.spec.access"]).unwrap();
     assert!(explained.contains("Who may log in"), "{explained}");
+
+    // With what docs/observability.md adds.
+    let overlay = tempfile::tempdir_in(workspace().join("config")).unwrap();
+    let kustomization = "resources: [../default]\ncomponents: [../monitoring]\n";
+    std::fs::write(overlay.path().join("kustomization.yaml"), kustomization).unwrap();
+    let objects = kubectl.output(&["kustomize", overlay.path().to_str().unwrap()]).unwrap();
+    for (kind, count) in [("PodMonitor", 2), ("PrometheusRule", 1), ("ConfigMap", 1), ("Deployment", 1)] {
+        assert_eq!(objects.matches(&format!("\nkind: {kind}\n")).count(), count, "{kind}");
+    }
 }

@@ -127,7 +127,9 @@ fn container(proxy: &ValidatedProxy) -> Container {
     Container {
         name: "proxy".to_owned(),
         image: Some(proxy.image.clone()),
-        args: Some(["proxy", "--config", &mounts::path(mounts::CONFIG_FILE)].map(str::to_owned).to_vec()),
+        args: Some(
+            ["proxy", "--log-format=json", "--config", &mounts::path(mounts::CONFIG_FILE)].map(str::to_owned).to_vec(),
+        ),
         ports: Some(vec![port("http", mounts::PORT), port("health", mounts::HEALTH_PORT)]),
         readiness_probe: Some(probe("/readyz", 5)),
         liveness_probe: Some(probe("/healthz", 10)),

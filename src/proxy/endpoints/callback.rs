@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{RawQuery, State},
@@ -8,6 +8,7 @@ use axum::{
 use url::form_urlencoded;
 
 use super::{
+    client_request::From,
     cookies::Cookies,
     recheck,
     respond::{login_failed, page, page_error, redirect_error, redirect_to_client},
@@ -16,9 +17,11 @@ use super::{
 use crate::{
     api::{SessionClaims, SessionUser},
     proxy::{
+        audit,
         crypto::Keyring,
         identity::{Credentials, LoggedIn, LoginError, check_email},
-        oauth::{OAuthError, code::Code, login::Login},
+        metrics::{Answer, SessionEnd},
+        oauth::{ErrorCode, OAuthError, code::Code, login::Login},
         session::{Session, SessionId, StoreError},
         state::Proxy,
     },
@@ -28,13 +31,31 @@ use crate::{
 enum Failure {
     /// On a page.
     Page(OAuthError),
+    /// On a page, for a person with this address or identifier at the issuer: the rules do not let them in.
+    Denied(String, OAuthError),
+    /// At the client.
+    Client(OAuthError),
     /// The login has been used before.
     Used,
 }
 
+impl Failure {
+    fn error(&self) -> OAuthError {
+        match self {
+            Self::Page(error) | Self::Denied(_, error) | Self::Client(error) => error.clone(),
+            Self::Used => OAuthError::invalid_request("the login has been used"),
+        }
+    }
+}
+
 /// `GET /callback`: the issuer has sent the browser back. Its answer is verified, the access rules are applied, and only
 /// then something is stored: the session.
-pub async fn callback(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+pub async fn callback(
+    State(proxy): State<Arc<Proxy>>,
+    From(from): From,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
     let query: Vec<(String, String)> =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
     let get = |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
@@ -46,6 +67,7 @@ pub async fn callback(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQu
         .and_then(|cookie| Login::open(cookie, &keyring, proxy.now()))
         .filter(|login| login.state == state);
     let Some(login) = login else {
+        proxy.metrics.logins.count(Answer(Some(ErrorCode::InvalidRequest)));
         return page(
             StatusCode::FORBIDDEN,
             "This login cannot be finished",
@@ -53,18 +75,20 @@ pub async fn callback(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQu
             "Go back to your MCP client and connect again: nothing was lost.",
         );
     };
-    let mut response = match (get("code"), get("error"), get("iss")) {
+    let finished = match (get("code"), get("error"), get("iss")) {
         // RFC 9207: an answer of another issuer is a mix-up.
         (_, _, Some(issuer)) if issuer != proxy.config.identity_provider.issuer_url => {
-            page_error(&headers, &OAuthError::invalid_request("the answer comes from another identity provider"))
+            Err(Failure::Page(OAuthError::invalid_request("the answer comes from another identity provider")))
         }
-        (Some(code), None, _) => finish(&proxy, &headers, &keyring, &login, code.to_owned()).await,
-        (_, error, _) => {
-            let error = refused_by_issuer(error, get("error_description"));
-            let request = &login.request;
-            redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error)
-        }
+        (Some(code), None, _) => finish(&proxy, &keyring, &login, code.to_owned(), from).await,
+        (_, error, _) => Err(Failure::Client(refused_by_issuer(error, get("error_description")))),
     };
+    proxy.metrics.logins.count(Answer(finished.as_ref().err().map(|failure| failure.error().code)));
+    if let Err(failure) = &finished {
+        let user = if let Failure::Denied(user, _) = failure { Some(user.as_str()) } else { None };
+        audit::login_refused(&login.request.session_client(), user, &failure.error(), from);
+    }
+    let mut response = answer(finished, &proxy, &headers, &login);
     if let Some(cookie) = cookies.clear_login(state) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -86,35 +110,36 @@ fn refused_by_issuer(error: Option<&str>, description: Option<&str>) -> OAuthErr
     }
 }
 
+/// What the browser is told: the client's code, or why there is none.
+fn answer(finished: Result<String, Failure>, proxy: &Proxy, headers: &HeaderMap, login: &Login) -> Response {
+    let (request, issuer) = (&login.request, proxy.public_url.as_str());
+    let (to, state) = (&*request.redirect_uri, request.state.as_deref());
+    match finished {
+        Ok(code) => redirect_to_client(to, &[("code", &code)], state, issuer),
+        Err(Failure::Client(error)) => redirect_error(to, state, issuer, &error),
+        Err(Failure::Page(error) | Failure::Denied(_, error)) => page_error(headers, &error),
+        Err(Failure::Used) => page(
+            StatusCode::CONFLICT,
+            "This login has been used",
+            "It was finished before, perhaps in another tab.",
+            "If your MCP client is not connected, connect again from there.",
+        ),
+    }
+}
+
+/// The code for the client, once the session is stored.
 async fn finish(
     proxy: &Arc<Proxy>,
-    headers: &HeaderMap,
     keyring: &Keyring,
     login: &Login,
     issuer_code: String,
-) -> Response {
-    let request = &login.request;
-    let code = match log_in(proxy, keyring, login, issuer_code).await {
-        Ok(session) => Code::new(session.id, request, proxy.now()).seal(keyring),
-        Err(Failure::Page(error)) => return page_error(headers, &error),
-        Err(Failure::Used) => {
-            return page(
-                StatusCode::CONFLICT,
-                "This login has been used",
-                "It was finished before, perhaps in another tab.",
-                "If your MCP client is not connected, connect again from there.",
-            );
-        }
-    };
-    match code {
-        Some(code) => redirect_to_client(
-            &request.redirect_uri,
-            &[("code", &code)],
-            request.state.as_deref(),
-            proxy.public_url.as_str(),
-        ),
-        None => page_error(headers, &OAuthError::temporarily_unavailable("this server has no randomness to give")),
-    }
+    from: Option<IpAddr>,
+) -> Result<String, Failure> {
+    let session = log_in(proxy, keyring, login, issuer_code).await?;
+    audit::login(&session, from);
+    Code::new(session.id, &login.request, proxy.now())
+        .seal(keyring)
+        .ok_or_else(|| Failure::Page(OAuthError::temporarily_unavailable("this server has no randomness to give")))
 }
 
 async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_code: String) -> Result<Session, Failure> {
@@ -146,7 +171,6 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
         Some(Ok(())) => {
             // Apart: the browser need not wait for it.
             proxy.control.spawn(make_room(proxy.clone(), session.clone()));
-            tracing::info!(session = %session.id, user = session.user.email, client = session.client.name, "logged in");
             Ok(session)
         }
         Some(Err(StoreError::Exists)) => Err(Failure::Used),
@@ -166,16 +190,16 @@ async fn make_room(proxy: Arc<Proxy>, new: Session) {
     let surplus = proxy.sessions.live().surplus(&new, proxy.config.sessions.max_per_user as usize);
     for id in surplus {
         let ended = match read(&proxy, id).await {
-            Ok(Some(stored)) => end(&proxy, &stored, None).await,
+            Ok(Some(stored)) => {
+                let why = "the person has more than sessions.maxPerUser";
+                end(&proxy, &stored, SessionEnd::Surplus, why, None).await
+            }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        match ended {
-            Ok(()) => {
-                tracing::info!(session = %id, user = new.user.email, "ended: the person has more than sessions.maxPerUser");
-            }
+        if let Err(error) = ended {
             // The login itself is good; the next one makes room.
-            Err(error) => tracing::warn!(%error, session = %id, "a surplus session could not be ended"),
+            tracing::warn!(%error, session = %id, "a surplus session could not be ended");
         }
     }
 }
@@ -187,12 +211,12 @@ fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, logged_in: Logge
     let email = match (email, allowed) {
         (Ok(email), Ok(())) => email,
         (Ok(email), Err(denied)) => {
-            tracing::warn!(user = email, %denied, "login refused");
-            return Err(Failure::Page(OAuthError::access_denied(format!("You logged in as {email}, but {denied}."))));
+            let error = OAuthError::access_denied(format!("You logged in as {email}, but {denied}."));
+            return Err(Failure::Denied(email, error));
         }
         (Err(denied), _) => {
-            tracing::warn!(subject = person.subject, %denied, "login refused");
-            return Err(Failure::Page(OAuthError::access_denied(format!("You logged in, but {denied}."))));
+            let error = OAuthError::access_denied(format!("You logged in, but {denied}."));
+            return Err(Failure::Denied(person.subject, error));
         }
     };
     let user = SessionUser { issuer: person.issuer, subject: person.subject, email };

@@ -1,18 +1,19 @@
 //! What a client sends to an endpoint at which it proves itself (RFC 6749 §3.2, RFC 7009 §2.1).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, net::IpAddr, sync::Arc};
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request},
-    http::{HeaderMap, HeaderValue, header},
-    response::Response,
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use url::form_urlencoded;
 
 use super::respond::{json_error, unreadable};
 use crate::proxy::{
+    client_address::client_of,
     oauth::{ErrorCode, OAuthError},
     secrets::Secrets,
     state::Proxy,
@@ -26,23 +27,60 @@ pub struct ClientRequest {
     pub client_id: String,
     /// What the client was checked with: the answer is made with the same.
     pub secrets: Arc<Secrets>,
+    /// Where it comes from.
+    pub from: Option<IpAddr>,
     parameters: Parameters,
     by_authorization: bool,
 }
 
-impl FromRequest<Arc<Proxy>> for ClientRequest {
-    type Rejection = Response;
+/// Why a request is not looked at any further: the client has not proved that it is itself, or said nothing that can be read.
+pub struct Rejected {
+    /// What is wrong.
+    pub error: OAuthError,
+    /// Where the request comes from.
+    pub from: Option<IpAddr>,
+    response: Response,
+}
 
-    async fn from_request(request: Request, proxy: &Arc<Proxy>) -> Result<Self, Response> {
+impl IntoResponse for Rejected {
+    fn into_response(self) -> Response {
+        self.response
+    }
+}
+
+impl FromRequest<Arc<Proxy>> for ClientRequest {
+    type Rejection = Rejected;
+
+    async fn from_request(request: Request, proxy: &Arc<Proxy>) -> Result<Self, Rejected> {
         let headers = request.headers().clone();
-        let body = Bytes::from_request(request, proxy).await.map_err(|rejection| unreadable(&rejection))?;
+        let from = client_of(request.extensions(), &headers, &proxy.config.trusted_proxies);
+        let body = Bytes::from_request(request, proxy).await.map_err(|rejection| Rejected {
+            error: OAuthError::invalid_request("the body cannot be read"),
+            from,
+            response: unreadable(&rejection),
+        })?;
         let by_authorization = headers.contains_key(header::AUTHORIZATION);
-        Self::parse(&headers, &body, proxy).map_err(|error| refusal(by_authorization, &error))
+        Self::parse(&headers, &body, proxy, from).map_err(|error| Rejected {
+            response: refusal(by_authorization, &error),
+            error,
+            from,
+        })
+    }
+}
+
+/// Where a request comes from, if the listener said so.
+pub struct From(pub Option<IpAddr>);
+
+impl FromRequestParts<Arc<Proxy>> for From {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, proxy: &Arc<Proxy>) -> Result<Self, Infallible> {
+        Ok(Self(client_of(&parts.extensions, &parts.headers, &proxy.config.trusted_proxies)))
     }
 }
 
 impl ClientRequest {
-    fn parse(headers: &HeaderMap, body: &[u8], proxy: &Proxy) -> Result<Self, OAuthError> {
+    fn parse(headers: &HeaderMap, body: &[u8], proxy: &Proxy, from: Option<IpAddr>) -> Result<Self, OAuthError> {
         let secrets = proxy.secrets.load_full();
         let parameters = parameters(headers, body)?;
         let get = |name: &str| parameters.get(name).map(String::as_str);
@@ -50,7 +88,7 @@ impl ClientRequest {
         let by_authorization = basic.is_some();
         let known = proxy.known_clients(&secrets);
         let client_id = known.authenticate(basic, get("client_id"), get("client_secret"))?;
-        Ok(Self { client_id, secrets, parameters, by_authorization })
+        Ok(Self { client_id, secrets, from, parameters, by_authorization })
     }
 
     /// The answer when the request is refused.

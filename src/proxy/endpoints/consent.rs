@@ -8,12 +8,15 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
+    client_request::From,
     cookies::{Cookies, MAX_LOGINS},
     respond::{login_failed, page, page_error, redirect, redirect_error},
 };
 use crate::proxy::{
+    audit,
     crypto::{Keyring, random_token},
     identity::{Credentials, LoginError},
+    metrics::Consent,
     oauth::{
         OAuthError,
         authorize::AuthorizationRequest,
@@ -34,9 +37,14 @@ pub struct Submitted {
 /// browser has; nothing is stored.
 pub async fn consent(
     State(proxy): State<Arc<Proxy>>,
+    From(from): From,
     headers: HeaderMap,
     submitted: Result<Form<Submitted>, FormRejection>,
 ) -> Response {
+    let refused = |why: &str| {
+        proxy.metrics.consents.count(Consent::Refused);
+        page(StatusCode::FORBIDDEN, "This cannot be approved", why, "Go back to your MCP client and connect again.")
+    };
     if !is_same_origin(&headers, proxy.public_url.as_str()) {
         return refused("The form was sent from another site.");
     }
@@ -53,11 +61,21 @@ pub async fn consent(
     };
     if submitted.decision != "approve" {
         let error = OAuthError::access_denied("the person did not agree");
+        proxy.metrics.consents.count(Consent::Denied);
+        audit::login_refused(&request.session_client(), None, &error, from);
         return redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error);
     }
+    let client = request.session_client();
     match approve(&proxy, request, &keyring).await {
-        Ok(approved) => send_to_issuer(&cookies, &keyring, &proxy, &approved),
-        Err(error) => page_error(&headers, &error),
+        Ok(approved) => {
+            proxy.metrics.consents.count(Consent::Approved);
+            send_to_issuer(&cookies, &keyring, &proxy, &approved)
+        }
+        Err(error) => {
+            proxy.metrics.consents.count(Consent::Failed);
+            audit::login_refused(&client, None, &error, from);
+            page_error(&headers, &error)
+        }
     }
 }
 
@@ -110,8 +128,4 @@ fn send_to_issuer(cookies: &Cookies<'_>, keyring: &Keyring, proxy: &Proxy, appro
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
-}
-
-fn refused(why: &str) -> Response {
-    page(StatusCode::FORBIDDEN, "This cannot be approved", why, "Go back to your MCP client and connect again.")
 }

@@ -1,9 +1,9 @@
 //! How often the endpoints of the authorization server may be asked: each costs some work before anybody has logged in.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use axum::{
@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::respond::too_many_requests;
-use crate::proxy::client_address::client_address;
+use crate::proxy::{client_address::client_of, state::Proxy};
 
 /// For one client: a login takes six requests, and a desktop with many clients starts them all at once.
 const PER_CLIENT: Quota = Quota::per_second(NonZeroU32::new(10).unwrap()).allow_burst(NonZeroU32::new(200).unwrap());
@@ -44,8 +44,10 @@ impl Limits {
     }
 
     fn admit(&self, request: &Request) -> bool {
-        if let (Some(clients), Some(peer)) = (&self.clients, request.extensions().get::<SocketAddr>()) {
-            let client = network(client_address(peer.ip(), request.headers(), &self.trusted));
+        if let (Some(clients), Some(client)) =
+            (&self.clients, client_of(request.extensions(), request.headers(), &self.trusted))
+        {
+            let client = network(client);
             let limiter = clients.get(&client).unwrap_or_else(|| {
                 let new = Arc::new(RateLimiter::direct(PER_CLIENT));
                 clients.insert(client, new.clone());
@@ -67,18 +69,31 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What the limits are asked with, and where it is counted whom they refuse.
+pub type Limited = (Arc<Limits>, Arc<Proxy>);
+
 /// Refuses what is too much, before it costs anything, for endpoints that programs ask.
-pub async fn limit_programs(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
-    if limits.admit(&request) { next.run(request).await } else { too_many_requests(None) }
+pub async fn limit_programs(State((limits, proxy)): State<Limited>, request: Request, next: Next) -> Response {
+    if limits.admit(&request) {
+        return next.run(request).await;
+    }
+    proxy.metrics.rate_limited.fetch_add(1, Relaxed);
+    too_many_requests(None)
 }
 
 /// The same for pages.
-pub async fn limit_people(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
-    if limits.admit(&request) { next.run(request).await } else { too_many_requests(Some(request.headers())) }
+pub async fn limit_people(State((limits, proxy)): State<Limited>, request: Request, next: Next) -> Response {
+    if limits.admit(&request) {
+        return next.run(request).await;
+    }
+    proxy.metrics.rate_limited.fetch_add(1, Relaxed);
+    too_many_requests(Some(request.headers()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use axum::body::Body;
 
     use super::*;

@@ -12,6 +12,8 @@ mod recheck;
 mod register;
 mod respond;
 mod revoke;
+#[cfg(test)]
+mod seen;
 mod stored;
 #[cfg(test)]
 mod testing;
@@ -50,7 +52,7 @@ pub fn router(proxy: Arc<Proxy>) -> Router {
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
         .expose_headers([header::WWW_AUTHENTICATE]);
-    let limits = Arc::new(Limits::new(&proxy.config.trusted_proxies));
+    let limits = (Arc::new(Limits::new(&proxy.config.trusted_proxies)), proxy.clone());
     let mut for_clients = Router::new().route("/token", post(token::token)).route("/revoke", post(revoke::revoke));
     if proxy.config.clients.dynamic_registration == DynamicRegistration::Enabled {
         for_clients = for_clients.route("/register", post(register::register));

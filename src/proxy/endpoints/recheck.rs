@@ -15,6 +15,7 @@ use crate::{
     proxy::{
         crypto::{Keyring, Purpose},
         identity::{Credentials, LoginError, Person, RecheckError, check_email},
+        metrics::SessionEnd,
         oauth::{OAuthError, refresh},
         secrets::Secrets,
         session::{Session, SessionId, Stored},
@@ -83,7 +84,7 @@ async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next:
     let Some(token) = open(&stored.session, &secrets.keyring) else {
         let why =
             "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
-        return finish(proxy, &stored, why).await;
+        return finish(proxy, &stored, SessionEnd::Issuer, why).await;
     };
     proxy.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
     let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
@@ -98,7 +99,8 @@ async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next:
     let rechecked = match proxy.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
         Ok(rechecked) => rechecked,
         Err(RecheckError::Gone) => {
-            return finish(proxy, &stored, "the identity provider no longer knows the login").await;
+            let why = "the identity provider no longer knows the login";
+            return finish(proxy, &stored, SessionEnd::Issuer, why).await;
         }
         Err(RecheckError::Failed { error, refresh_token }) => {
             let token = refresh_token.unwrap_or(token);
@@ -110,10 +112,12 @@ async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next:
     };
     let person = rechecked.person;
     if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
-        return finish(proxy, &stored, "the account has another address at the identity provider now").await;
+        let why = "the account has another address at the identity provider now";
+        return finish(proxy, &stored, SessionEnd::Issuer, why).await;
     }
     if let Err(denied) = proxy.check_access(&person) {
-        return finish(proxy, &stored, &format!("the access rules do not let this person in: {denied}")).await;
+        let why = format!("the access rules do not let this person in: {denied}");
+        return finish(proxy, &stored, SessionEnd::Rules, &why).await;
     }
     let token = rechecked.refresh_token.unwrap_or(token);
     let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
@@ -158,13 +162,12 @@ async fn wait(proxy: &Proxy, id: SessionId) -> Result<bool, OAuthError> {
 }
 
 /// Ends the session, if it is still the one that was asked about: whoever was slower than their lease may find it asked anew.
-async fn finish(proxy: &Proxy, stored: &Stored, reason: &str) -> Result<bool, OAuthError> {
+async fn finish(proxy: &Proxy, stored: &Stored, why: SessionEnd, detail: &str) -> Result<bool, OAuthError> {
     let current = read(proxy, stored.session.id).await?;
     if current.is_some_and(|current| current.version != stored.version) {
         return Ok(false);
     }
-    end(proxy, stored, None).await?;
-    tracing::info!(session = %stored.session.id, user = stored.session.user.email, reason, "session ended");
+    end(proxy, stored, why, detail, None).await?;
     Err(refresh::ended())
 }
 

@@ -8,24 +8,40 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::respond::{json_error, no_store, unreadable};
-use crate::proxy::{oauth::client::Client, state::Proxy};
+use super::{
+    client_request::From,
+    respond::{json_error, no_store, unreadable},
+};
+use crate::proxy::{
+    audit,
+    metrics::Answer,
+    oauth::{ErrorCode, client::Client},
+    state::Proxy,
+};
 
 /// `POST /register` (RFC 7591). Nothing is stored.
-pub async fn register(State(proxy): State<Arc<Proxy>>, body: Result<Bytes, BytesRejection>) -> Response {
+pub async fn register(
+    State(proxy): State<Arc<Proxy>>,
+    From(from): From,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let body = match body {
         Ok(body) => body,
-        Err(rejection) => return unreadable(&rejection),
+        Err(rejection) => {
+            proxy.metrics.registrations.count(Answer(Some(ErrorCode::InvalidRequest)));
+            return unreadable(&rejection);
+        }
     };
     let keyring = proxy.secrets.load().keyring.clone();
     let answer = Client::register(&body, &proxy.config.clients.redirects, proxy.now()).and_then(|client| {
         let id = client.id(&keyring)?;
         Ok(client.answer(&id, &keyring))
     });
+    proxy.metrics.registrations.count(Answer::of(&answer));
     match answer {
         Ok(answer) => (StatusCode::CREATED, no_store(), Json(answer)).into_response(),
         Err(error) => {
-            tracing::info!(%error, "registration refused");
+            audit::registration_refused(&error, from);
             json_error(&error)
         }
     }

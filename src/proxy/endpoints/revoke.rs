@@ -7,12 +7,14 @@ use axum::{
 };
 
 use super::{
-    client_request::ClientRequest,
+    client_request::{ClientRequest, Rejected},
     respond::no_store,
     stored::{end, read},
 };
 use crate::proxy::{
+    audit,
     crypto::now_seconds,
+    metrics::{Answer, SessionEnd},
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
     secrets::Secrets,
     session::SessionId,
@@ -20,11 +22,21 @@ use crate::proxy::{
 };
 
 /// `POST /revoke` (RFC 7009): a client logs out. Either of its tokens ends the session, and so the other one too.
-pub async fn revoke(State(proxy): State<Arc<Proxy>>, request: ClientRequest) -> Response {
-    match end_session(&proxy, &request.secrets, &request).await {
+pub async fn revoke(State(proxy): State<Arc<Proxy>>, request: Result<ClientRequest, Rejected>) -> Response {
+    let request = match request {
+        Ok(request) => request,
+        Err(rejected) => {
+            proxy.metrics.revocations.count(Answer(Some(rejected.error.code)));
+            audit::revocation_refused(None, &rejected.error, rejected.from);
+            return rejected.into_response();
+        }
+    };
+    let ended = end_session(&proxy, &request.secrets, &request).await;
+    proxy.metrics.revocations.count(Answer::of(&ended));
+    match ended {
         Ok(()) => (StatusCode::OK, no_store()).into_response(),
         Err(error) => {
-            tracing::info!(%error, "revocation refused");
+            audit::revocation_refused(Some(&client_id_hash(&request.client_id)), &error, request.from);
             request.refuse(&error)
         }
     }
@@ -37,9 +49,7 @@ async fn end_session(proxy: &Arc<Proxy>, secrets: &Secrets, request: &ClientRequ
     if stored.session.client.id_hash != client_id_hash(&request.client_id) {
         return Err(OAuthError::invalid_grant("the token was issued to another client"));
     }
-    end(proxy, &stored, None).await?;
-    tracing::info!(session = %id, user = stored.session.user.email, "its client has logged out");
-    Ok(())
+    end(proxy, &stored, SessionEnd::LoggedOut, "its client has logged out", request.from).await
 }
 
 /// The session of a refresh token, whatever its generation, or of an access token that is still good. The hint of RFC 7009

@@ -1,6 +1,10 @@
 //! The store of sessions as endpoints use it: on the control runtime, its errors as theirs.
 
+use std::net::IpAddr;
+
 use super::super::{
+    audit,
+    metrics::SessionEnd,
     oauth::OAuthError,
     session::{Ending, Session, SessionId, StoreError, Stored},
     state::Proxy,
@@ -32,14 +36,24 @@ pub async fn replace(proxy: &Proxy, old: &Stored, new: &Session) -> Result<bool,
     }
 }
 
-/// Ends a session; with a reason if somebody should look into it.
-pub async fn end(proxy: &Proxy, stored: &Stored, reason: Option<&str>) -> Result<(), OAuthError> {
-    let (store, stored, reason) = (proxy.store.clone(), stored.clone(), reason.map(str::to_owned));
+/// Ends a session, for a reason that `detail` puts into words. Of one that was misused somebody is told (an event).
+pub async fn end(
+    proxy: &Proxy,
+    stored: &Stored,
+    why: SessionEnd,
+    detail: &str,
+    from: Option<IpAddr>,
+) -> Result<(), OAuthError> {
+    let (store, doomed, reason) = (proxy.store.clone(), stored.clone(), detail.to_owned());
     let ended = proxy
         .on_control(async move {
-            let why = reason.as_deref().map_or(Ending::Quietly, Ending::Because);
-            store.end(&stored, why).await
+            let why = if why == SessionEnd::Replay { Ending::Because(&reason) } else { Ending::Quietly };
+            store.end(&doomed, why).await
         })
         .await;
-    ended.ok_or_else(shutting_down)?.map_err(|error| unavailable(&error))
+    if ended.ok_or_else(shutting_down)?.map_err(|error| unavailable(&error))? {
+        proxy.metrics.ended_sessions.count(why);
+        audit::session_end(&stored.session, why, detail, from);
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
@@ -10,13 +10,15 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    client_request::ClientRequest,
+    client_request::{ClientRequest, Rejected},
     recheck,
     respond::no_store,
     stored::{end, read, replace},
 };
 use crate::proxy::{
+    audit,
     crypto::random_bytes,
+    metrics::{Answer, Grant, SessionEnd},
     oauth::{
         OAuthError, client_id_hash,
         code::{self, Activation, Code, Redemption},
@@ -32,22 +34,47 @@ use crate::proxy::{
 const ATTEMPTS: usize = 5;
 
 /// `POST /token` (RFC 6749 §3.2). Tokens are given only against what the store says now, never from memory.
-pub async fn token(State(proxy): State<Arc<Proxy>>, request: ClientRequest) -> Response {
-    match answer(&proxy, &request.secrets, &request).await {
+pub async fn token(State(proxy): State<Arc<Proxy>>, request: Result<ClientRequest, Rejected>) -> Response {
+    let request = match request {
+        Ok(request) => request,
+        Err(rejected) => {
+            proxy.metrics.count_token_request(Grant::Other, Answer(Some(rejected.error.code)));
+            audit::tokens_refused(Grant::Other, None, None, &rejected.error, rejected.from);
+            return rejected.into_response();
+        }
+    };
+    let grant = match request.get("grant_type") {
+        Some("authorization_code") => Grant::AuthorizationCode,
+        Some("refresh_token") => Grant::RefreshToken,
+        _ => Grant::Other,
+    };
+    let answered = answer(&proxy, &request.secrets, &request, grant).await;
+    proxy.metrics.count_token_request(grant, Answer::of(&answered));
+    match answered {
         Ok(answer) => (no_store(), Json(answer)).into_response(),
         Err(error) => {
-            tracing::info!(%error, "token refused");
+            let token = request.get("refresh_token").and_then(|t| RefreshToken::open(t, &request.secrets.keyring));
+            let (client, session) = (client_id_hash(&request.client_id), token.map(|(session, _)| session));
+            audit::tokens_refused(grant, Some(&client), session, &error, request.from);
             request.refuse(&error)
         }
     }
 }
 
-async fn answer(proxy: &Arc<Proxy>, secrets: &Arc<Secrets>, request: &ClientRequest) -> Result<Value, OAuthError> {
+async fn answer(
+    proxy: &Arc<Proxy>,
+    secrets: &Arc<Secrets>,
+    request: &ClientRequest,
+    grant: Grant,
+) -> Result<Value, OAuthError> {
     let resource = request.get("resource").map(|resource| proxy.resources.resolve(Some(resource))).transpose()?;
-    match request.required("grant_type")? {
-        "authorization_code" => redeem_code(proxy, secrets, request, resource.as_deref()).await,
-        "refresh_token" => refresh(proxy, secrets, request, resource.as_deref()).await,
-        _ => Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token")),
+    request.required("grant_type")?;
+    match grant {
+        Grant::AuthorizationCode => redeem_code(proxy, secrets, request, resource.as_deref()).await,
+        Grant::RefreshToken => refresh(proxy, secrets, request, resource.as_deref()).await,
+        Grant::Other => {
+            Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token"))
+        }
     }
 }
 
@@ -68,7 +95,7 @@ async fn redeem_code(
     let redeemed = Code::redeem(code, with, &secrets.keyring, now)?;
     let used = || OAuthError::invalid_grant("the code has been used");
     let stored = read(proxy, redeemed.session).await?.ok_or_else(used)?;
-    may_go_on(proxy, &stored).await?;
+    may_go_on(proxy, &stored, request.from).await?;
     // Without refresh tokens there is nothing to live on for when the access token has ended.
     let lifetime = if redeemed.refreshes { proxy.idle_ttl() } else { proxy.access_ttl() };
     match code::activate(&stored.session, now, lifetime, proxy.max_ttl()) {
@@ -77,12 +104,12 @@ async fn redeem_code(
             if !replace(proxy, &stored, &active).await? {
                 return Err(used());
             }
-            tracing::info!(session = %active.id, user = active.user.email, "tokens given for a code");
+            audit::tokens(&active, Grant::AuthorizationCode, request.from);
             Ok(answer)
         }
         Activation::Lost => Err(used()),
         Activation::Replay => {
-            end(proxy, &stored, Some("its authorization code was used again")).await?;
+            end(proxy, &stored, SessionEnd::Replay, "its authorization code was used again", request.from).await?;
             Err(used())
         }
     }
@@ -101,20 +128,25 @@ async fn refresh(
         let stored = read(proxy, id).await?.ok_or_else(refresh::ended)?;
         let session = &stored.session;
         refresh::check(session, &client_id_hash(client_id), resource, now)?;
-        may_go_on(proxy, &stored).await?;
+        may_go_on(proxy, &stored, request.from).await?;
         let (grace, idle, max) = (proxy.refresh_grace(), proxy.idle_ttl(), proxy.max_ttl());
         let next = match refresh::decide(session, generation, now, grace, idle, max) {
             Refresh::Rotate(next) => *next,
             Refresh::Repeat if recheck::is_due(proxy, session, now) => session.clone(),
-            Refresh::Repeat => return tokens(proxy, secrets, session, client_id, true, now),
+            Refresh::Repeat => {
+                let answer = tokens(proxy, secrets, session, client_id, true, now)?;
+                audit::tokens(session, Grant::RefreshToken, request.from);
+                return Ok(answer);
+            }
             Refresh::End(reason) => {
-                end(proxy, &stored, Some(reason)).await?;
+                end(proxy, &stored, SessionEnd::Replay, reason, request.from).await?;
                 return Err(refresh::ended());
             }
         };
         // First the tokens: without randomness for them nothing is written.
         let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
-        if recheck::write(proxy, secrets, stored, next).await? {
+        if recheck::write(proxy, secrets, stored, next.clone()).await? {
+            audit::tokens(&next, Grant::RefreshToken, request.from);
             return Ok(answer);
         }
         // Another replica, or another process of the client, was quicker: what it wrote decides.
@@ -123,15 +155,14 @@ async fn refresh(
 }
 
 /// Ends a session that the rules no longer let go on.
-async fn may_go_on(proxy: &Proxy, stored: &Stored) -> Result<(), OAuthError> {
+async fn may_go_on(proxy: &Proxy, stored: &Stored, from: Option<IpAddr>) -> Result<(), OAuthError> {
     match proxy.judge(&stored.session) {
         Judgement::GoOn => Ok(()),
         Judgement::Withhold => {
             Err(OAuthError::temporarily_unavailable("the access rules are being changed: try again in a minute"))
         }
         Judgement::End(reason) => {
-            end(proxy, stored, None).await?;
-            tracing::info!(session = %stored.session.id, user = stored.session.user.email, reason, "session ended");
+            end(proxy, stored, SessionEnd::Rules, &reason, from).await?;
             Err(refresh::ended())
         }
     }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::proxy::{
     crypto::{AccessClaims, now_seconds},
+    metrics::{CacheLookup, Outcome, WorkerMetrics},
     oauth::{SCOPE, metadata},
     session::{Admission, LiveSession, SessionId},
     state::Proxy,
@@ -71,12 +72,22 @@ pub fn token(headers: &HeaderMap) -> Result<&str, Refusal> {
 ///
 /// # Errors
 /// Why the request is refused.
-pub async fn verify(proxy: &Proxy, cache: &VerifiedTokens, token: &str, path: &str) -> Result<Caller, Refusal> {
+pub async fn verify(
+    proxy: &Proxy,
+    cache: &VerifiedTokens,
+    metrics: &WorkerMetrics,
+    token: &str,
+    path: &str,
+) -> Result<Caller, Refusal> {
     let now = proxy.now();
     let unseen = match cache.caller(proxy, &proxy.secrets.load(), now, token, path) {
-        Ok(caller) => return Ok(caller),
+        Ok(caller) => {
+            metrics.token_cache.count(CacheLookup::Hit);
+            return Ok(caller);
+        }
         Err(unseen) => unseen,
     };
+    metrics.token_cache.count(CacheLookup::Miss);
     // Boxed, because its state is large and most requests have none.
     Box::pin(verify_unseen(proxy, cache, unseen, now, token, path)).await
 }
@@ -117,6 +128,15 @@ async fn verify_unseen(
 }
 
 impl Refusal {
+    /// As what it is counted.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::NoToken | Self::InvalidToken(_) => Outcome::Unauthorized,
+            Self::SeveralTokens => Outcome::Refused,
+            Self::Unavailable => Outcome::Unavailable,
+        }
+    }
+
     /// The answer; `path` as the client spelled it, because clients compare.
     pub fn response(self, proxy: &Proxy, path: &str) -> Response<Body> {
         let (status, error, description) = match self {

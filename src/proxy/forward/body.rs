@@ -1,6 +1,9 @@
 use std::{
+    net::IpAddr,
     pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -12,6 +15,11 @@ use super::{
     limits::Permit,
     pool::Lease,
     watched::{Cut, Watched},
+};
+use crate::proxy::{
+    audit,
+    metrics::{StreamEnd, WorkerMetrics},
+    session::LiveSession,
 };
 
 /// What a body may fail with.
@@ -35,22 +43,75 @@ pub struct UpstreamBody {
     lease: Option<Lease>,
     watched: Watched,
     _permit: Permit,
-    is_stream: bool,
+    /// Only of an event stream.
+    stream: Option<Box<OpenStream>>,
     ended: bool,
 }
 
+/// An event stream to a client, from the head of the answer until it is dropped.
+#[derive(Debug)]
+pub struct OpenStream {
+    metrics: Arc<WorkerMetrics>,
+    session: Arc<LiveSession>,
+    from: IpAddr,
+    begun: Instant,
+    /// The client's ear for what the server has to say by itself, rather than the answer to a message.
+    listens: bool,
+    ended: StreamEnd,
+}
+
+impl OpenStream {
+    /// The answer to a request that began at `begun`.
+    pub(super) fn new(
+        metrics: Arc<WorkerMetrics>,
+        session: Arc<LiveSession>,
+        from: IpAddr,
+        begun: Instant,
+        listens: bool,
+    ) -> Self {
+        metrics.open_streams.fetch_add(1, Relaxed);
+        Self { metrics, session, from, begun, listens, ended: StreamEnd::ClientGone }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.metrics.open_streams.fetch_sub(1, Relaxed);
+        self.metrics.ended_streams.count(self.ended);
+        // Not of each answer that came as a stream: that would be a line a request.
+        if self.listens || self.ended != StreamEnd::Finished {
+            audit::stream_end(&self.session, self.ended, self.begun.elapsed(), self.from);
+        }
+    }
+}
+
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, watched: Watched, permit: Permit, is_stream: bool) -> Self {
-        let mut body = Self { incoming, lease: Some(lease), watched, _permit: permit, is_stream, ended: false };
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        watched: Watched,
+        permit: Permit,
+        stream: Option<OpenStream>,
+    ) -> Self {
+        let stream = stream.map(Box::new);
+        let mut body = Self { incoming, lease: Some(lease), watched, _permit: permit, stream, ended: false };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
     }
 
+    /// The upstream has said all.
     fn give_back(&mut self) {
+        self.end_stream(StreamEnd::Finished);
         if let Some(lease) = self.lease.take() {
             lease.give_back();
+        }
+    }
+
+    fn end_stream(&mut self, why: StreamEnd) {
+        if let Some(stream) = &mut self.stream {
+            stream.ended = why;
         }
     }
 
@@ -60,7 +121,13 @@ impl UpstreamBody {
         tracing::debug!(%cut, "an answer is ended");
         self.ended = true;
         self.lease = None;
-        Poll::Ready(if self.is_stream { None } else { Some(Err(cut.into())) })
+        self.end_stream(match cut {
+            Cut::Session => StreamEnd::SessionEnded,
+            Cut::Token => StreamEnd::TokenEnded,
+            Cut::Silent => StreamEnd::Silent,
+            Cut::Leaving => StreamEnd::Leaving,
+        });
+        Poll::Ready(if self.stream.is_some() { None } else { Some(Err(cut.into())) })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -82,7 +149,8 @@ impl UpstreamBody {
         match &frame {
             Some(Ok(_)) if self.incoming.is_end_stream() => self.give_back(),
             None => self.give_back(),
-            Some(_) => (),
+            Some(Ok(_)) => (),
+            Some(Err(_)) => self.end_stream(StreamEnd::UpstreamFailed),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -124,5 +192,38 @@ impl HttpBody for Body {
             Self::Axum(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proxy::session::{LiveSet, SessionEvent, testing::session},
+        telemetry::{LogFormat, testing::Log},
+    };
+
+    #[test]
+    fn a_stream_that_listened_or_was_cut_is_in_the_audit_log_and_a_whole_answer_is_not() {
+        let (log, _listening) = Log::listen("info", LogFormat::Json);
+        let (set, session) = (LiveSet::default(), session("a"));
+        set.apply(SessionEvent::Is(session.clone()));
+        let live = set.get(&session.id).unwrap();
+        for (listens, ended) in [
+            (true, StreamEnd::Finished),
+            (true, StreamEnd::ClientGone),
+            (false, StreamEnd::Finished),
+            (false, StreamEnd::SessionEnded),
+        ] {
+            let from = [198, 51, 100, 7].into();
+            let mut stream = OpenStream::new(Arc::default(), live.clone(), from, Instant::now(), listens);
+            stream.ended = ended;
+        }
+        let lines = log.lines();
+        let reasons: Vec<_> = lines.iter().map(|line| line["reason"].as_str().unwrap()).collect();
+        assert_eq!(reasons, ["finished", "client_gone", "session_ended"]);
+        assert_eq!((&lines[0]["event"], &lines[0]["user"]), (&"stream_end".into(), &"ada@example.com".into()));
+        assert_eq!((&lines[0]["from"], &lines[0]["session"]), (&"198.51.100.7".into(), &live.id.to_string().into()));
+        assert!(lines[0]["seconds"].is_number() && lines[0]["client"].is_string());
     }
 }

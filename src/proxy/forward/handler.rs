@@ -17,7 +17,7 @@ use url::Url;
 use super::{
     Body, HeaderRules, answers,
     bearer::{self, Caller, Refusal},
-    body::UpstreamBody,
+    body::{OpenStream, UpstreamBody},
     breaker::Breaker,
     deadline::{Deadline, Deadlines},
     headers::{self, InvalidHeaderRules},
@@ -27,22 +27,22 @@ use super::{
     pool::{Connector, Pool, PoolError, UpstreamError, connector},
     redirect::{self, Places, SendError, Spelling},
     request_body::{RequestBody, RequestBodyError},
-    verified::{SharedTokens, VerifiedTokens},
+    verified::VerifiedTokens,
     watched::Watched,
 };
 use crate::{
     api::InvalidUrl,
     proxy::{
         client_address::{Peer, client_address},
-        metrics::Outcome,
+        metrics::{Outcome, WorkerMetrics},
         state::Proxy,
+        traces::Span,
     },
 };
 
 /// What the workers of a proxy share.
 pub struct Forwarder {
     proxy: Arc<Proxy>,
-    verified: SharedTokens,
     rules: HeaderRules,
     connector: Connector,
     origins: Origins,
@@ -105,7 +105,6 @@ impl Forwarder {
         let origins = Origins::new(&proxy.public_url, &proxy.config.clients);
         let places = Places::new(url, &proxy.public_url);
         let spellings = (0..proxy.resources.len()).map(|_| Spelling::default()).collect();
-        let verified = VerifiedTokens::shared();
         let (timeouts, limits) = (&proxy.config.upstream.timeouts, &proxy.config.upstream.limits);
         let pace = Pace {
             connect,
@@ -116,20 +115,7 @@ impl Forwarder {
             stream_grace: proxy.config.tokens.stream_grace.as_secs(),
         };
         let (limits, breaker) = (Arc::new(Limits::new(limits, memory_limit())), Arc::new(Breaker::new(Instant::now())));
-        Ok(Self {
-            proxy,
-            verified,
-            rules,
-            connector,
-            origins,
-            upstream,
-            prefix,
-            places,
-            spellings,
-            breaker,
-            limits,
-            pace,
-        })
+        Ok(Self { proxy, rules, connector, origins, upstream, prefix, places, spellings, breaker, limits, pace })
     }
 
     /// How long a client may let us wait.
@@ -175,27 +161,42 @@ pub struct Worker {
     /// Set when this process is about to end: clients shall go elsewhere.
     pub leaving: Cell<bool>,
     verified: VerifiedTokens,
+    metrics: Arc<WorkerMetrics>,
 }
 
 impl Worker {
     /// A worker without connections yet.
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
         let Forwarder { connector, upstream, breaker, pace, .. } = &*forwarder;
-        let pool = Rc::new(Pool::new(connector.clone(), upstream.clone(), breaker.clone(), pace.connect));
-        let verified = VerifiedTokens::new(forwarder.verified.clone());
+        let metrics = forwarder.proxy.metrics.worker();
+        let pool = Pool::new(connector.clone(), upstream.clone(), breaker.clone(), pace.connect, metrics.clone());
+        let pool = Rc::new(pool);
+        let verified = VerifiedTokens::new(forwarder.proxy.verified.clone());
         let deadlines = Rc::new(Deadlines::new(forwarder.proxy.now()));
-        Self { forwarder, pool, deadlines, leaving: Cell::new(false), verified }
+        Self { forwarder, pool, deadlines, leaving: Cell::new(false), verified, metrics }
     }
 }
 
 /// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
 pub async fn forward(request: Request<Incoming>, peer: &Peer, worker: &Worker) -> Response<Body> {
-    let (outcome, response) = answer(request, peer, worker).await;
-    worker.forwarder.proxy.metrics.count(outcome);
+    let begun = Instant::now();
+    let span = worker.forwarder.proxy.tracer.begin(&request);
+    let (outcome, response) = answer(request, peer, worker, begun, &span).await;
+    span.end(outcome, response.status());
+    worker.metrics.requests.count(outcome);
+    if outcome == Outcome::Forwarded {
+        worker.metrics.response_head.observe(begun.elapsed());
+    }
     response
 }
 
-async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) -> (Outcome, Response<Body>) {
+async fn answer(
+    mut request: Request<Incoming>,
+    peer: &Peer,
+    worker: &Worker,
+    begun: Instant,
+    span: &Span,
+) -> (Outcome, Response<Body>) {
     let Forwarder { proxy, rules, pace, .. } = &*worker.forwarder;
     if !worker.forwarder.origins.admit(request.headers()) {
         return (Outcome::Refused, answers::foreign_origin());
@@ -205,12 +206,9 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
         Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
         _ => return (Outcome::Refused, answers::method_not_allowed()),
     }
-    let caller = match caller(proxy, &worker.verified, &request).await {
+    let caller = match caller(worker, &request).await {
         Ok(caller) => caller,
-        Err(Refusal::Unavailable) => {
-            return (Outcome::Unavailable, Refusal::Unavailable.response(proxy, request.uri().path()));
-        }
-        Err(refusal) => return (Outcome::Refused, refusal.response(proxy, request.uri().path())),
+        Err(refusal) => return (refusal.outcome(), refusal.response(proxy, request.uri().path())),
     };
     // Secrets may change while the upstream thinks, but both ways of one request use the same.
     let keyring = proxy.secrets.load().keyring.clone();
@@ -224,7 +222,8 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
     let Some(target) = worker.forwarder.target(request.uri(), spelling) else {
         return (Outcome::Refused, answers::uri_too_long());
     };
-    let kind = if request.method() == Method::GET { Kind::Stream } else { Kind::Request };
+    let listens = request.method() == Method::GET;
+    let kind = if listens { Kind::Stream } else { Kind::Request };
     let permit = match worker.forwarder.limits.admit(&caller.session, kind) {
         Ok(permit) => permit,
         Err(shed) => return (Outcome::Shed, answers::shed(shed)),
@@ -239,6 +238,7 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
     *request.version_mut() = http::Version::HTTP_11;
     let client = client_address(peer.address.ip(), request.headers(), &proxy.config.trusted_proxies);
     rules.to_upstream(request.headers_mut(), peer.forwarded_for(client), &caller.email);
+    span.pass_on(request.headers_mut());
     let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, request));
     let mut waiting = Deadline::new(worker.deadlines.clone());
     let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
@@ -282,15 +282,18 @@ async fn answer(mut request: Request<Incoming>, peer: &Peer, worker: &Worker) ->
     let is_stream = headers::is_event_stream(response.headers());
     let until = caller.expires.saturating_add(pace.stream_grace);
     let idle = if is_stream { pace.stream } else { pace.response };
+    let stream =
+        is_stream.then(|| OpenStream::new(worker.metrics.clone(), caller.session.clone(), client, begun, listens));
     let watched = Watched::new(waiting, caller.session, until, idle);
     (
         Outcome::Forwarded,
-        response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched, permit, is_stream))),
+        response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched, permit, stream))),
     )
 }
 
-async fn caller(proxy: &Proxy, verified: &VerifiedTokens, request: &Request<Incoming>) -> Result<Caller, Refusal> {
+async fn caller(worker: &Worker, request: &Request<Incoming>) -> Result<Caller, Refusal> {
+    let proxy = &worker.forwarder.proxy;
     let token = bearer::token(request.headers())?;
     let path = proxy.resources.path(request.uri().path()).unwrap_or_default();
-    bearer::verify(proxy, verified, token, path).await
+    bearer::verify(proxy, &worker.verified, &worker.metrics, token, path).await
 }

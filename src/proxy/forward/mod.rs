@@ -31,8 +31,9 @@ pub use limits::memory_limit;
 #[cfg(feature = "fuzzing")]
 pub use mcp_session::unbind;
 pub use request_body::RequestBody;
+pub use verified::{SharedTokens, VerifiedTokens};
 
 #[cfg(test)]
 pub mod testing {
-    pub use super::{bearer::verify, verified::VerifiedTokens};
+    pub use super::bearer::verify;
 }

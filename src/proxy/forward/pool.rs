@@ -3,7 +3,7 @@ use std::{
     collections::VecDeque,
     iter,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -30,6 +30,7 @@ use super::{
     replay::Replay,
     request_body::RequestBody,
 };
+use crate::proxy::metrics::{Connect, Held, WorkerMetrics};
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 512;
@@ -100,6 +101,7 @@ pub struct Pool {
     breaker: Arc<Breaker>,
     patience: Duration,
     idle: RefCell<VecDeque<Idle>>,
+    metrics: Arc<WorkerMetrics>,
 }
 
 struct Idle {
@@ -107,8 +109,12 @@ struct Idle {
     since: Instant,
 }
 
-/// Boxed, because it is handed on from place to place and is large.
-type Upstream = Box<Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Replay<ClientBody>>>;
+struct Upstream {
+    /// Boxed, because it is handed on from place to place and is large.
+    wire: Box<Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Replay<ClientBody>>>,
+    /// It is counted as long as it is there.
+    _open: Held,
+}
 
 /// A connection whose response is still being read. Dropping it closes the connection.
 pub struct Lease {
@@ -128,14 +134,20 @@ impl Lease {
         cx: &mut Context<'_>,
         response: &mut Incoming,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        self.connection.poll_frame(cx, response)
+        self.connection.wire.poll_frame(cx, response)
     }
 }
 
 impl Pool {
     /// A pool for the upstream at `upstream`, whose path does not matter here. Connecting may take `patience`, TLS included.
-    pub fn new(connector: Connector, upstream: Uri, breaker: Arc<Breaker>, patience: Duration) -> Self {
-        Self { connector, upstream, breaker, patience, idle: RefCell::default() }
+    pub fn new(
+        connector: Connector,
+        upstream: Uri,
+        breaker: Arc<Breaker>,
+        patience: Duration,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Self {
+        Self { connector, upstream, breaker, patience, idle: RefCell::default(), metrics }
     }
 
     /// Sends a request, whose target must be in origin form, over an idle connection or a new one.
@@ -147,7 +159,7 @@ impl Pool {
         mut request: Request<Replay<ClientBody>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         if let Some(mut connection) = self.take() {
-            match connection.send(request).await {
+            match connection.wire.send(request).await {
                 Ok(response) => return Ok((response, Lease { connection, pool: self.clone() })),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -157,26 +169,30 @@ impl Pool {
         }
         // Boxed, because its state is large and most requests have none.
         let mut connection = Box::pin(self.connect()).await?;
-        let response = connection.send(request).await.map_err(TrySendError::into_error)?;
+        let response = connection.wire.send(request).await.map_err(TrySendError::into_error)?;
         Ok((response, Lease { connection, pool: self.clone() }))
     }
 
     /// Closes the connections that have been idle for too long, and those that the upstream has closed.
     pub fn prune(&self) {
-        self.idle.borrow_mut().retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.is_ready());
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.wire.is_ready());
+        self.metrics.upstream_idle.store(idle.len(), Relaxed);
     }
 
     /// The connection used last, since that is the least likely to be closed by the upstream in this moment.
     fn take(&self) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
-        iter::from_fn(|| idle.pop_back())
+        let found = iter::from_fn(|| idle.pop_back())
             .map(|idle| idle.connection)
-            .find_map(|mut connection| connection.is_ready().then_some(connection))
+            .find_map(|mut connection| connection.wire.is_ready().then_some(connection));
+        self.metrics.upstream_idle.store(idle.len(), Relaxed);
+        found
     }
 
     /// One that was answered before its whole request was sent is closed: there is no telling when it would be free.
     fn put(&self, mut connection: Upstream) {
-        if !connection.is_ready() {
+        if !connection.wire.is_ready() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -184,6 +200,7 @@ impl Pool {
             idle.pop_front();
         }
         idle.push_back(Idle { connection, since: Instant::now() });
+        self.metrics.upstream_idle.store(idle.len(), Relaxed);
     }
 
     async fn connect(&self) -> Result<Upstream, UpstreamError> {
@@ -197,6 +214,12 @@ impl Pool {
             Ok(_) => self.breaker.succeeded(),
             Err(_) => self.breaker.failed(Instant::now()),
         }
-        Ok(Box::new(Connection::open(connected?).await?))
+        self.metrics.upstream_connects.count(match &connected {
+            Ok(_) => Connect::Connected,
+            Err(UpstreamError::ConnectTimeout(_)) => Connect::Timeout,
+            Err(_) => Connect::Failed,
+        });
+        let wire = Box::new(Connection::open(connected?).await?);
+        Ok(Upstream { wire, _open: Held::connection(self.metrics.clone()) })
     }
 }

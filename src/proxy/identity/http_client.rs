@@ -1,4 +1,4 @@
-use std::{future::Future, io, pin::Pin, time::Duration};
+use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -13,7 +13,10 @@ use rustls::{
 };
 use thiserror::Error;
 
-use crate::api::IssuerUrl;
+use crate::{
+    api::IssuerUrl,
+    proxy::metrics::{Counts, IssuerAnswer},
+};
 
 /// How long the issuer may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +26,10 @@ const MAX_ANSWER: usize = 1024 * 1024;
 
 /// Speaks to the issuer: no redirects are followed, answers are bounded in size and time.
 #[derive(Clone, Debug)]
-pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<bytes::Bytes>>);
+pub struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<bytes::Bytes>>,
+    asked: Arc<Counts<IssuerAnswer>>,
+}
 
 /// Why the issuer did not answer.
 #[derive(Debug, Error)]
@@ -57,13 +63,35 @@ impl HttpClient {
         let builder =
             if issuer.as_str().starts_with("https:") { builder.https_only() } else { builder.https_or_http() };
         let connector = builder.enable_http1().build();
-        Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), asked: Arc::default() })
+    }
+
+    /// Goes on counting what the issuer answers where another client has begun to.
+    pub fn counting_with(self, asked: Arc<Counts<IssuerAnswer>>) -> Self {
+        Self { asked, ..self }
+    }
+
+    /// What the issuer has answered.
+    pub fn asked(&self) -> Arc<Counts<IssuerAnswer>> {
+        self.asked.clone()
     }
 
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answered = self.try_send(request).await;
+        self.asked.count(match &answered {
+            Ok(answer) if answer.status().is_success() => IssuerAnswer::Answered,
+            Ok(answer) if answer.status().is_client_error() => IssuerAnswer::Refused,
+            Ok(_) | Err(HttpError::Answer(_)) => IssuerAnswer::Failed,
+            Err(HttpError::Request(_) | HttpError::Stopping) => IssuerAnswer::Unreachable,
+            Err(HttpError::Timeout) => IssuerAnswer::Timeout,
+        });
+        answered
+    }
+
+    async fn try_send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let request = request.map(|body| Full::new(body.into()));
         let exchange = async {
-            let (head, body) = self.0.request(request).await?.into_parts();
+            let (head, body) = self.client.request(request).await?.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(HttpError::Answer)?;
             Ok(HttpResponse::from_parts(head, body.to_bytes().to_vec()))
         };

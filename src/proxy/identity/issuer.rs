@@ -31,6 +31,7 @@ use crate::{
     api::PublicUrl,
     proxy::{
         config::{ProxyConfig, RecheckStatus},
+        metrics::{Counts, IssuerAnswer},
         oauth::{OFFLINE_ACCESS, login::Login},
     },
 };
@@ -131,7 +132,12 @@ impl Issuer {
 
     /// Goes on with another client, which trusts other roots.
     pub fn use_client(&self, http: HttpClient) {
-        self.http.store(Arc::new(http));
+        self.http.store(Arc::new(http.counting_with(self.asked())));
+    }
+
+    /// What it has answered.
+    pub fn asked(&self) -> Arc<Counts<IssuerAnswer>> {
+        self.http.load().asked()
     }
 
     /// Whether it gives refresh tokens, as far as logins have shown.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{OAuthError, redirect_uri};
 use crate::{
     api::proxy::Redirects,
+    foreign_text::deceives,
     proxy::crypto::{Keyring, Purpose},
 };
 
@@ -212,13 +213,7 @@ impl Client {
 
 /// A name that can be shown: without control characters and those that turn the direction of writing, and not too long.
 fn display_name(name: &str) -> String {
-    let shown: String = name
-        .chars()
-        .filter(|c| {
-            !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-        })
-        .take(MAX_NAME)
-        .collect();
+    let shown: String = name.chars().filter(|character| !deceives(*character)).take(MAX_NAME).collect();
     let shown = shown.trim();
     if shown.is_empty() { "An MCP client".to_owned() } else { shown.to_owned() }
 }

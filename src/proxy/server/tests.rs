@@ -1,12 +1,15 @@
 mod draining;
 mod forwarding;
 mod mcp;
+mod metrics;
 mod raw;
 mod redirects;
 mod slow;
 mod smuggling;
 mod streams;
 mod tokens;
+#[cfg(feature = "opentelemetry")]
+mod traces;
 
 use std::sync::{
     Mutex, OnceLock,
@@ -27,7 +30,7 @@ use crate::{
     proxy::{
         config::SigningKeys,
         crypto::{AccessClaims, now_seconds},
-        forward::testing::{VerifiedTokens, verify},
+        forward::{VerifiedTokens, testing::verify},
         secrets::{EncryptionKey, Secrets},
         session::{LiveSet, Session, SessionEvent, testing::session},
         state::{testing::proxy, wall_clock},

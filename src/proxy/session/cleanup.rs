@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Ending, LiveSet, Session, SessionStore, StoreError};
-use crate::proxy::{crypto::random_bytes, state::Proxy};
+use crate::proxy::{audit, crypto::random_bytes, metrics::SessionEnd, state::Proxy};
 
 /// How many looks for expired sessions go by before the store is read whole for what is no session any more.
 const LOOKS_BETWEEN_LISTS: u32 = 60;
@@ -17,7 +17,11 @@ const ROLL_OUT: SignedDuration = SignedDuration::from_mins(10);
 pub async fn clean_up(proxy: Arc<Proxy>) {
     for look in 1_u32.. {
         tokio::time::sleep(pause()).await;
-        let mut done = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now()).await;
+        let ended = |session: &Session| {
+            proxy.metrics.ended_sessions.count(SessionEnd::Expired);
+            audit::session_end(session, SessionEnd::Expired, "its time was over", None);
+        };
+        let mut done = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now(), ended).await;
         if done.is_ok() && look.is_multiple_of(LOOKS_BETWEEN_LISTS) {
             let settled = proxy.now() - ROLL_OUT;
             let is_over = |session: &Session| session.created_at < settled && proxy.rules.refuse(session).is_some();
@@ -29,14 +33,20 @@ pub async fn clean_up(proxy: Arc<Proxy>) {
     }
 }
 
-/// Deletes what is over at `now`.
-async fn delete_expired(live: &LiveSet, store: &dyn SessionStore, now: Timestamp) -> Result<(), StoreError> {
+/// Deletes what is over at `now`, and tells `ended` of each.
+async fn delete_expired(
+    live: &LiveSet,
+    store: &dyn SessionStore,
+    now: Timestamp,
+    ended: impl Fn(&Session),
+) -> Result<(), StoreError> {
     for id in live.expired(now) {
         // Read again: it may have been refreshed at another replica.
         if let Some(stored) = store.get(id).await?
             && stored.session.expires_at <= now
+            && store.end(&stored, Ending::Expired).await?
         {
-            store.end(&stored, Ending::Expired).await?;
+            ended(&stored.session);
         }
     }
     Ok(())
@@ -69,9 +79,12 @@ mod tests {
             .await
             .unwrap();
         let a_moment_before = over.expires_at - SignedDuration::from_secs(1);
-        delete_expired(&live, &store, a_moment_before).await.unwrap();
+        let ended = std::cell::Cell::new(0);
+        let count = |_: &Session| ended.set(ended.get() + 1);
+        delete_expired(&live, &store, a_moment_before, count).await.unwrap();
         assert!(store.get(over.id).await.unwrap().is_some());
-        delete_expired(&live, &store, over.expires_at).await.unwrap();
+        delete_expired(&live, &store, over.expires_at, count).await.unwrap();
+        assert_eq!(ended.get(), 1);
         assert!(store.get(over.id).await.unwrap().is_none());
         assert!(store.get(refreshed.id).await.unwrap().is_some());
     }

@@ -215,12 +215,11 @@ impl SessionStore for KubernetesStore {
         }
     }
 
-    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError> {
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError> {
         let id = stored.session.id;
         let version = matches!(why, Ending::Expired).then(|| stored.version.clone());
         let deleted = self.delete(&id.to_string(), Some(stored.uid.clone()), version).await?;
         if let (true, Ending::Because(reason)) = (deleted, why) {
-            tracing::warn!(session = %id, user = stored.session.user.email, reason, "session ended");
             let event = Event {
                 type_: EventType::Warning,
                 reason: "SessionEnded".to_owned(),
@@ -232,7 +231,7 @@ impl SessionStore for KubernetesStore {
                 tracing::warn!(%error, "the event could not be written");
             }
         }
-        Ok(())
+        Ok(deleted)
     }
 
     async fn delete_dead(

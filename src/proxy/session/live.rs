@@ -59,6 +59,8 @@ pub struct LiveSession {
     pub id: SessionId,
     /// The person's verified e-mail address.
     pub email: Box<str>,
+    /// What the client calls itself.
+    pub client: Box<str>,
     /// The issuer and its identifier of the person, for binding things to them.
     pub user: Arc<str>,
     /// What this person has open.
@@ -74,6 +76,7 @@ impl LiveSession {
         Self {
             id: session.id,
             email: session.user.email.as_str().into(),
+            client: session.client.name.as_str().into(),
             user,
             open,
             active: AtomicBool::new(session.phase == SessionPhase::Active),

@@ -166,7 +166,7 @@ mod tests {
             unreachable!("a look-up writes nothing")
         }
 
-        async fn end(&self, _: &Stored, _: Ending<'_>) -> Result<(), StoreError> {
+        async fn end(&self, _: &Stored, _: Ending<'_>) -> Result<bool, StoreError> {
             unreachable!("a look-up writes nothing")
         }
 

@@ -213,7 +213,7 @@ impl SessionStore for SqliteStore {
         Ok(())
     }
 
-    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError> {
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().await;
         let id = stored.session.id;
         let delete = match why {
@@ -226,13 +226,10 @@ impl SessionStore for SqliteStore {
         };
         let deleted = delete.execute(&self.pool).await.map_err(StoreError::unavailable)?;
         if deleted.rows_affected() == 0 {
-            return Ok(());
-        }
-        if let Ending::Because(reason) = why {
-            tracing::warn!(session = %id, user = stored.session.user.email, reason, "session ended");
+            return Ok(false);
         }
         self.announce(SessionEvent::Ended(id));
-        Ok(())
+        Ok(true)
     }
 
     async fn delete_dead(

@@ -35,7 +35,7 @@ pub enum Ending<'a> {
     Expired,
     /// Whatever has become of it, and nobody needs to look into it: a log-out, or a rule.
     Quietly,
-    /// Whatever has become of it, for a reason that somebody should look into: it is logged, and becomes an event.
+    /// Whatever has become of it, for a reason that somebody should look into: it becomes an event.
     Because(&'a str),
 }
 
@@ -78,8 +78,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Replaces what `old` was read as; [`StoreError::Conflict`] if it has been changed or deleted since.
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError>;
 
-    /// Ends a session. It is fine if it is gone already.
-    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<(), StoreError>;
+    /// Ends a session, and says whether it did: it is fine if it is gone already.
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError>;
 
     /// Deletes what nobody else would, because it is in no live set: what is no session of ours (sealed with another key, or
     /// edited) once it would be over for an hour at `now` if it were; sessions that have been over for so long; and those of
@@ -142,10 +142,10 @@ pub mod contract {
         let now = store.get(pending.id).await.unwrap().unwrap();
         assert_eq!(now.session, active);
         // It was refreshed after it had been read as expired.
-        store.end(&read, Ending::Expired).await.unwrap();
+        assert!(!store.end(&read, Ending::Expired).await.unwrap());
         assert_eq!(store.get(pending.id).await.unwrap().unwrap().session, active);
-        store.end(&now, Ending::Expired).await.unwrap();
-        store.end(&now, Ending::Expired).await.unwrap();
+        assert!(store.end(&now, Ending::Expired).await.unwrap());
+        assert!(!store.end(&now, Ending::Expired).await.unwrap());
         assert!(store.get(pending.id).await.unwrap().is_none());
         assert!(matches!(store.replace(&now, &active).await, Err(StoreError::Conflict)));
     }

@@ -272,10 +272,20 @@ async fn c5_a_token_that_was_verified_before_ends_at_its_time() {
     let session = Session { phase: SessionPhase::Active, expires_at, ..session("a") };
     proxy.sessions.live().apply(SessionEvent::All(vec![session.clone()]));
     let token = access_token(&proxy, &session, "https://mcp.example.com/mcp");
-    let verified = VerifiedTokens::default();
+    let (verified, metrics) = (VerifiedTokens::default(), proxy.metrics.worker());
     for (seconds, good) in [(0, true), (599, true), (1, false), (0, false)] {
         clock.fetch_add(seconds, Ordering::SeqCst);
-        assert_eq!(verify(&proxy, &verified, &token, "/mcp").await.is_ok(), good, "{seconds} s later");
+        assert_eq!(verify(&proxy, &verified, &metrics, &token, "/mcp").await.is_ok(), good, "{seconds} s later");
     }
     assert_eq!(verified.len(), 0);
+}
+
+#[tokio::test]
+async fn the_clients_trace_is_passed_on_as_it_is() {
+    let bed = Bed::new().await;
+    let (parent, state) = ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1");
+    let request = bed.request("/mcp").header("traceparent", parent).header("tracestate", state);
+    bed.send(request.body("{}").unwrap()).await;
+    let headers = bed.upstream.last().1;
+    assert_eq!((&headers["traceparent"], &headers["tracestate"]), (&parent.parse().unwrap(), &state.parse().unwrap()));
 }

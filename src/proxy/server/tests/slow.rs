@@ -102,7 +102,7 @@ async fn an_upstream_that_does_not_begin_its_answer_is_a_gateway_timeout() {
     let bed = Bed::changed(LiveSet::default(), Arc::default(), address, silent, soon).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
     assert_eq!(bed.call().await.status(), StatusCode::GATEWAY_TIMEOUT);
-    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    let metrics = bed.proxy.metrics_text().unwrap();
     assert!(metrics.contains("requests_total{outcome=\"timed_out\"} 1"), "{metrics}");
 }
 
@@ -169,7 +169,7 @@ async fn what_is_too_much_is_refused_at_once_and_let_in_when_something_has_ended
         assert_eq!(refused.headers()["retry-after"], "1");
     }
     assert_eq!(bed.upstream.asked(), asked);
-    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    let metrics = bed.proxy.metrics_text().unwrap();
     assert!(metrics.contains("requests_total{outcome=\"shed\"} 2"), "{metrics}");
     drop((answer, events));
     assert_eq!((text(answered).await, text(stream).await), (String::new(), String::new()));
@@ -241,6 +241,6 @@ async fn an_upstream_that_cannot_be_reached_again_and_again_is_not_tried_for_a_w
         (answer.status(), &answer.headers()["retry-after"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
     );
-    let metrics = bed.proxy.metrics.text(1, 7).unwrap();
+    let metrics = bed.proxy.metrics_text().unwrap();
     assert!(metrics.contains("requests_total{outcome=\"broken\"} 1"), "{metrics}");
 }

@@ -1,0 +1,108 @@
+//! `config/monitoring`: its alerts fire when they should, and what its alerts and dashboard ask for is what a proxy shows.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+
+use e2e::{
+    image::workspace,
+    peers::{dev::Dev, http, program},
+};
+use serde_json::Value;
+
+const PREFIX: &str = "mcp_oauth_proxy_";
+
+fn file(name: &str) -> PathBuf {
+    workspace().join("config/monitoring").join(name)
+}
+
+/// The groups of rules, as Prometheus reads them.
+fn rules() -> Value {
+    let rule: Value = serde_yaml::from_str(&fs::read_to_string(file("alerts.yaml")).unwrap()).unwrap();
+    rule["spec"].clone()
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("rules.yaml"), serde_yaml::to_string(&rules()).unwrap()).unwrap();
+    fs::copy(file("alerts.test.yaml"), folder.path().join("alerts.test.yaml")).unwrap();
+    let promtool = program::find("promtool", "prometheus").unwrap();
+    let tested =
+        Command::new(promtool).args(["test", "rules", "alerts.test.yaml"]).current_dir(folder.path()).output().unwrap();
+    assert!(
+        tested.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&tested.stdout),
+        String::from_utf8_lossy(&tested.stderr)
+    );
+    // An alert without a test would be green too.
+    let tests = fs::read_to_string(file("alerts.test.yaml")).unwrap();
+    let runbook = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
+    for rule in all_rules() {
+        let name = rule["alert"].as_str().unwrap();
+        assert_eq!(
+            tests.matches(&format!("alertname: {name}\n        exp_alerts:")).count(),
+            1,
+            "{name} is never seen to fire"
+        );
+        assert!(tests.contains(&format!("alertname: {name}}}")), "{name} is never seen to be silent");
+        assert!(runbook.contains(&format!("\n### {name}\n")), "docs/observability.md says nothing of {name}");
+        let url = rule["annotations"]["runbook_url"].as_str().unwrap();
+        assert!(url.ends_with(&format!("docs/observability.md#{}", name.to_lowercase())), "{url}");
+    }
+}
+
+fn all_rules() -> Vec<Value> {
+    let groups = rules()["groups"].as_array().unwrap().clone();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+#[tokio::test]
+async fn what_alerts_dashboard_and_documentation_name_is_what_a_proxy_shows() {
+    let state = tempfile::tempdir().unwrap();
+    let dev = Dev::start(&state.path().join("state")).unwrap();
+    let health = dev.health().unwrap();
+    let answer = http::client(None).unwrap().get(format!("{health}/metrics")).send().await.unwrap();
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let metrics = answer.text().await.unwrap();
+    let shown: BTreeSet<String> = metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(['{', ' ']).next().unwrap().to_owned())
+        .collect();
+    assert!(shown.contains("mcp_oauth_proxy_requests_total"), "{metrics}");
+
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file("dashboard.json")).unwrap()).unwrap();
+    let mut asked = BTreeSet::new();
+    collect(&Value::Array(all_rules()), &mut asked);
+    collect(&dashboard, &mut asked);
+    assert!(asked.len() > 20, "{asked:?}");
+    let unknown: Vec<_> = asked.difference(&shown).collect();
+    assert!(unknown.is_empty(), "asked for and not there: {unknown:?}");
+
+    let documented = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
+    let documented: BTreeSet<&str> =
+        documented.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
+    let families: BTreeSet<&str> = shown
+        .iter()
+        .map(|name| ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name))
+        .collect();
+    let of_proxy: BTreeSet<&str> = documented.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
+    assert_eq!(of_proxy, families, "left: documented, right: shown");
+}
+
+/// The names of proxies' metrics in all texts.
+fn collect(value: &Value, names: &mut BTreeSet<String>) {
+    match value {
+        Value::String(text) => {
+            for word in text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_') {
+                if word.starts_with(PREFIX) {
+                    names.insert(word.to_owned());
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect(value, names)),
+        Value::Object(members) => members.values().for_each(|value| collect(value, names)),
+        _ => (),
+    }
+}

@@ -1,0 +1,40 @@
+//! Text that strangers wrote and people read: what in it could show them something else than is there.
+
+use std::fmt::{self, Write};
+
+/// Whether a character shows nothing and does something: moves a cursor, ends a line, turns the direction of writing, or
+/// hides between others.
+pub fn deceives(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Passes text on, with every character that [`deceives`] written as `\u{...}`.
+pub struct Escaping<'a>(pub &'a mut dyn Write);
+
+impl Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(deceives) {
+            match part.chars().next_back().filter(|last| deceives(*last)) {
+                Some(last) => {
+                    self.0.write_str(&part[..part.len() - last.len_utf8()])?;
+                    write!(self.0, "{}", last.escape_unicode())?;
+                }
+                None => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_deceives_is_written_out_and_all_else_stays() {
+        let mut text = String::new();
+        write!(Escaping(&mut text), "a\u{1b}[2J\nünï\u{202e}\r").unwrap();
+        assert_eq!(text, "a\\u{1b}[2J\\u{a}ünï\\u{202e}\\u{d}");
+    }
+}

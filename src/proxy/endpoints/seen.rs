@@ -1,0 +1,141 @@
+//! What whoever runs a proxy sees of logins, tokens and log-outs: the audit log and the counters.
+
+use std::net::SocketAddr;
+
+use axum::{body::Body, http::Request};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{
+    router,
+    testing::{Bed, REFRESHES},
+};
+use crate::telemetry::{LogFormat, testing::Log};
+
+/// The audit lines of these events, without when they were.
+fn audit(log: &Log, events: &[&str]) -> Vec<Value> {
+    let of_audit = log.lines().into_iter().filter(|line| {
+        line["target"] == "audit" && line["event"].as_str().is_some_and(|event| events.contains(&event))
+    });
+    of_audit
+        .map(|mut line| {
+            line.as_object_mut().unwrap().remove("timestamp").unwrap();
+            line
+        })
+        .collect()
+}
+
+fn counted(bed: &Bed, line: &str) -> bool {
+    bed.proxy.metrics_text().unwrap().lines().any(|known| known == format!("mcp_oauth_proxy_{line}"))
+}
+
+#[tokio::test]
+async fn who_got_tokens_with_what_is_in_the_audit_log_and_no_token_is() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (log, _listening) = Log::listen("trace", LogFormat::Json);
+    let (_, first) = bed.redeem().await;
+    let (_, second) = bed.refresh(&first["refresh_token"]).await;
+    bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", "nothing")]).await;
+    bed.ask(&[("grant_type", "password"), ("client_id", "nobody")]).await;
+    let id = bed.session.id.to_string();
+    let given = |grant: &str| {
+        json!({"level": "INFO", "target": "audit", "message": "tokens given", "event": "tokens", "grant": grant,
+            "session": id, "user": "ada@example.com", "client": "An MCP client", "client_host": "localhost"})
+    };
+    assert_eq!(audit(&log, &["tokens"]), [given("authorization_code"), given("refresh_token")]);
+    let refused = audit(&log, &["tokens_refused"]);
+    assert_eq!((&refused[0]["reason"], &refused[0]["grant"]), (&json!("invalid_grant"), &json!("refresh_token")));
+    assert_eq!(refused[0]["client_id_hash"], bed.session.client.id_hash);
+    assert_eq!((&refused[1]["reason"], refused.len()), (&json!("invalid_client"), 2));
+    for line in [
+        "token_requests_total{grant_type=\"authorization_code\",outcome=\"ok\"} 1",
+        "token_requests_total{grant_type=\"refresh_token\",outcome=\"ok\"} 1",
+        "token_requests_total{grant_type=\"refresh_token\",outcome=\"invalid_grant\"} 1",
+        "token_requests_total{grant_type=\"other\",outcome=\"invalid_client\"} 1",
+    ] {
+        assert!(counted(&bed, line), "{line}");
+    }
+    let said = log.text();
+    for secret in [&first["access_token"], &first["refresh_token"], &second["refresh_token"], &json!(bed.code)] {
+        assert!(!said.contains(secret.as_str().unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn a_replay_is_told_louder_with_where_it_came_from_and_whose_session_it_ended() {
+    let bed = Bed::with(&REFRESHES, |proxy| proxy.config.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
+    let (_, first) = bed.redeem().await;
+    let (_, second) = bed.refresh(&first["refresh_token"]).await;
+    bed.refresh(&second["refresh_token"]).await;
+    bed.wait(SignedDuration::from_mins(2));
+    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    let form = format!(
+        "grant_type=refresh_token&client_id={}&refresh_token={}",
+        bed.client_id,
+        first["refresh_token"].as_str().unwrap()
+    );
+    let mut request = Request::post("/token")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("x-forwarded-for", "198.51.100.7")
+        .body(Body::from(form))
+        .unwrap();
+    request.extensions_mut().insert(SocketAddr::from(([10, 0, 0, 1], 1)));
+    assert_eq!(router(bed.proxy.clone()).oneshot(request).await.unwrap().status(), 400);
+    let replays = audit(&log, &["replay"]);
+    assert_eq!(replays.len(), 1);
+    assert_eq!((&replays[0]["level"], &replays[0]["from"]), (&json!("WARN"), &json!("198.51.100.7")));
+    assert_eq!((&replays[0]["user"], &replays[0]["reason"]), (&json!("ada@example.com"), &json!("replay")));
+    let refused = audit(&log, &["tokens_refused"]);
+    assert_eq!(refused[0]["session"], bed.session.id.to_string(), "the token was ours, so it says which session");
+    assert!(counted(&bed, "ended_sessions_total{reason=\"replay\"} 1"));
+}
+
+#[tokio::test]
+async fn a_log_out_says_who_and_with_what_once() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, tokens) = bed.redeem().await;
+    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    for _ in 0..2 {
+        bed.post("/revoke", &[("token", tokens["refresh_token"].as_str().unwrap())]).await;
+    }
+    bed.post("/revoke", &[]).await;
+    let lines = audit(&log, &["revocation", "revocation_refused"]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(
+        (&lines[0]["user"], &lines[0]["session"]),
+        (&json!("ada@example.com"), &json!(bed.session.id.to_string()))
+    );
+    assert_eq!(lines[1]["reason"], "invalid_request");
+    for line in [
+        "ended_sessions_total{reason=\"logged_out\"} 1",
+        "revocations_total{outcome=\"ok\"} 2",
+        "revocations_total{outcome=\"invalid_request\"} 1",
+    ] {
+        assert!(counted(&bed, line), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn registrations_consents_and_logins_that_fail_are_counted_and_told() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    for body in ["{\"redirect_uris\": [\"http://localhost/x\"]}", "{\"redirect_uris\": [\"https://evil.example\"]}"] {
+        let request = Request::post("/register").body(Body::from(body)).unwrap();
+        router(bed.proxy.clone()).oneshot(request).await.unwrap();
+    }
+    let refused = audit(&log, &["registration_refused"]);
+    assert_eq!((refused.len(), &refused[0]["reason"]), (1, &json!("invalid_redirect_uri")));
+    let foreign = Request::post("/consent").header("origin", "https://evil.example").body(Body::empty()).unwrap();
+    router(bed.proxy.clone()).oneshot(foreign).await.unwrap();
+    bed.get("/callback?code=stolen&state=somebody-elses", &[]).await;
+    for line in [
+        "registrations_total{outcome=\"ok\"} 1",
+        "registrations_total{outcome=\"invalid_redirect_uri\"} 1",
+        "consents_total{outcome=\"refused\"} 1",
+        "logins_total{outcome=\"invalid_request\"} 1",
+        "logins_total{outcome=\"ok\"} 0",
+    ] {
+        assert!(counted(&bed, line), "{line}");
+    }
+}

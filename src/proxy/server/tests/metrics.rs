@@ -1,0 +1,111 @@
+use super::*;
+
+impl Bed {
+    /// The value of a metric, with its labels, as Prometheus would read it.
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.proxy.metrics_text().unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix("mcp_oauth_proxy_")?.strip_prefix(name));
+        value.unwrap_or_else(|| panic!("{name} is not in {text}")).trim().parse().unwrap()
+    }
+
+    async fn until(&self, name: &str, value: f64) {
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while self.metric(name) != value {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{name} does not become {value}, but is {}", self.metric(name)));
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_counted_by_what_became_of_it() {
+    let bed = Bed::new().await;
+    let of = |outcome: &str| bed.metric(&format!("requests_total{{outcome=\"{outcome}\"}}"));
+    for outcome in [
+        "forwarded",
+        "preflight",
+        "unauthorized",
+        "refused",
+        "unavailable",
+        "bad_gateway",
+        "timed_out",
+        "shed",
+        "broken",
+    ] {
+        assert!(of(outcome) == 0.0, "{outcome}: a series is there before the first request");
+    }
+    for _ in 0..3 {
+        text(bed.call().await).await;
+    }
+    bed.until("upstream_idle_connections", 1.0).await;
+    assert_eq!(bed.metric("upstream_connections"), 1.0);
+    bed.send(Request::options("/mcp").body("").unwrap()).await;
+    bed.send(Request::post("/mcp").body("{}").unwrap()).await;
+    bed.send(Request::post("/mcp").header("authorization", "Bearer forged").body("{}").unwrap()).await;
+    bed.send(Request::put("/mcp").body("{}").unwrap()).await;
+    bed.send(bed.request("/mcp").header("authorization", "Bearer x").body("").unwrap()).await;
+    bed.send(bed.request("/mcp?refuse").body("{}").unwrap()).await;
+    // That answer was not read to its end.
+    bed.until("upstream_connections", 0.0).await;
+    assert_eq!(bed.metric("upstream_idle_connections"), 0.0);
+    let counted = [of("forwarded"), of("preflight"), of("unauthorized"), of("refused"), of("bad_gateway")];
+    assert_eq!(counted, [3.0, 1.0, 2.0, 2.0, 1.0]);
+    // A token is verified once, and what is no token is not remembered.
+    let lookups =
+        ["hit", "miss"].map(|result| bed.metric(&format!("token_cache_lookups_total{{result=\"{result}\"}}")));
+    assert_eq!((lookups, bed.metric("token_cache_entries")), ([3.0, 2.0], 1.0));
+    // Of requests that were forwarded, and of no others.
+    assert_eq!(bed.metric("response_head_seconds_count"), 3.0);
+    assert_eq!(bed.metric("response_head_seconds_bucket{le=\"+Inf\"}"), 3.0);
+    assert!(bed.metric("response_head_seconds_sum") > 0.0);
+    assert_eq!((bed.metric("sessions"), bed.metric("upstream_connects_total{outcome=\"connected\"}")), (1.0, 1.0));
+}
+
+#[tokio::test]
+async fn streams_are_counted_as_long_as_they_are_open_and_by_why_they_are_no_longer() {
+    let bed = Bed::new().await;
+    let ended = |why: &str| format!("ended_streams_total{{reason=\"{why}\"}}");
+    let open = async || {
+        let (mut events, receiver) = channel::unbounded();
+        *bed.upstream.events.lock().unwrap() = Some(receiver);
+        let response = bed.call().await;
+        let mut body = response.into_body().into_data_stream();
+        events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
+        body.next().await.unwrap().unwrap();
+        bed.until("open_streams", 1.0).await;
+        (events, body)
+    };
+    let (events, body) = open().await;
+    drop(events);
+    assert_eq!(body.count().await, 0);
+    bed.until(&ended("finished"), 1.0).await;
+
+    let (_events, body) = open().await;
+    drop(body);
+    bed.until(&ended("client_gone"), 1.0).await;
+
+    let (_events, body) = open().await;
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    assert_eq!(body.count().await, 0);
+    bed.until(&ended("session_ended"), 1.0).await;
+    bed.until("open_streams", 0.0).await;
+    // What is no stream is not counted as one.
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    text(bed.send(bed.request("/mcp?json").body("{}").unwrap()).await).await;
+    let all = ["finished", "client_gone", "session_ended", "upstream_failed"].map(|why| bed.metric(&ended(why)));
+    assert_eq!(all, [1.0, 1.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_counted_where_it_was_tried() {
+    let bed = Bed::new().await;
+    bed.listening.abort();
+    while !bed.listening.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bed.call().await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(bed.metric("upstream_connects_total{outcome=\"failed\"}"), 1.0);
+    assert_eq!((bed.metric("upstream_connections"), bed.metric("response_head_seconds_count")), (0.0, 0.0));
+}

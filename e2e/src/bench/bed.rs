@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{MEASURED, OTHER, login, logins, measure::resident_kib};
 use crate::{
     forward::free_port,
-    image::static_binary,
+    image::{MALLOC, static_binary},
     peers::{http, program},
     progress::Progress,
     run::Run,
@@ -150,7 +150,7 @@ pub async fn start_proxy(run: &Run, binary: &Path, name: &str, login: Process, u
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     let mut command = Command::new("taskset");
     command.args(["-c", MEASURED]).arg(binary).args(["proxy", "--config"]).arg(&file);
-    let process = Process { pid: run.spawn(name, &mut command)?, port };
+    let process = Process { pid: run.spawn(name, command.env(MALLOC.0, MALLOC.1))?, port };
     http::wait_until_ready(run, name, &format!("http://127.0.0.1:{health}/readyz"), Duration::from_secs(10)).await?;
     Ok(process)
 }

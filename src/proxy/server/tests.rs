@@ -234,6 +234,11 @@ fn access_token(proxy: &Proxy, session: &Session, audience: &str) -> String {
     proxy.secrets.load().signing.sign(&claims, now).unwrap()
 }
 
+/// What comes sooner or later, or the test fails.
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it comes in time")
+}
+
 async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }

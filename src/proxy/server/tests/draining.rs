@@ -23,7 +23,7 @@ async fn before_its_end_a_proxy_takes_connections_and_each_answer_is_the_last_of
     let bed = Bed::new().await;
     assert!(!bed.call().await.headers().contains_key("connection"));
     bed.leaving.cancel();
-    while bed.call().await.headers().get("connection").is_none_or(|value| value != "close") {}
+    in_time(async { while bed.call().await.headers().get("connection").is_none_or(|value| value != "close") {} }).await;
     let own = bed.send(Request::get("/own").body("").unwrap()).await;
     assert_eq!(own.headers()["connection"], "close");
     assert_eq!(text(own).await, "own");
@@ -35,6 +35,6 @@ async fn a_stream_whose_time_is_over_is_ended_as_a_whole_one() {
     let _events = bed.parts();
     let stream = bed.listen().await;
     bed.shutdown.cancel();
-    assert_eq!(text(stream).await, "");
+    assert_eq!(in_time(text(stream)).await, "");
     bed.served.await.unwrap().unwrap();
 }

@@ -1,5 +1,7 @@
 //! What is forwarded, and what is answered here.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 
 #[tokio::test]
@@ -79,4 +81,31 @@ async fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
     let response = bed.call().await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert!(text(response).await.contains("cannot be reached"));
+}
+
+#[tokio::test]
+async fn a_connection_that_the_upstream_has_closed_while_it_was_idle_costs_no_request() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (closed, mut closings) = channel::unbounded();
+    let listening = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n{}") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            // It does not say that it will close.
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            drop(stream);
+            closed.unbounded_send(()).unwrap();
+        }
+    });
+    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    for _ in 0..3 {
+        let answer = bed.call().await;
+        assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "ok"));
+        closings.next().await.unwrap();
+    }
 }

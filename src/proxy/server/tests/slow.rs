@@ -25,7 +25,7 @@ impl Bed {
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
-    tokio::time::timeout(Duration::from_secs(20), read).await.expect("the proxy closes it").ok();
+    in_time(read).await.ok();
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -70,7 +70,7 @@ async fn c13_a_body_that_does_not_go_on_is_given_up_and_one_byte_now_and_then_do
     let answer = rest(&mut silent).await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"), "{answer}");
     let mut answer = [0; 13];
-    answers.read_exact(&mut answer).await.unwrap();
+    in_time(answers.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408 ");
     drop(answers);
     drip.await.unwrap();
@@ -101,7 +101,7 @@ async fn an_upstream_that_does_not_begin_its_answer_is_a_gateway_timeout() {
     let soon = |proxy: &mut Proxy| proxy.config.upstream.timeouts.response_head = soon();
     let bed = Bed::changed(LiveSet::default(), Arc::default(), address, silent, soon).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
-    assert_eq!(bed.call().await.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(in_time(bed.call()).await.status(), StatusCode::GATEWAY_TIMEOUT);
     let metrics = bed.proxy.metrics_text().unwrap();
     assert!(metrics.contains("requests_total{outcome=\"timed_out\"} 1"), "{metrics}");
 }
@@ -117,7 +117,7 @@ async fn a_stream_in_which_nothing_comes_is_ended_and_half_of_another_answer_is_
     let mut stream = bed.listen().await.into_body().into_data_stream();
     events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
-    assert!(stream.next().await.is_none());
+    assert!(in_time(stream.next()).await.is_none());
     // The upstream sees that nobody listens any more.
     while events.send(Ok(Frame::data(Bytes::from("data: 2\n\n")))).await.is_ok() {
         tokio::task::yield_now().await;
@@ -128,7 +128,7 @@ async fn a_stream_in_which_nothing_comes_is_ended_and_half_of_another_answer_is_
     let mut body = response.into_body().into_data_stream();
     part.send(Ok(Frame::data(Bytes::from("{\"half\":")))).await.unwrap();
     assert_eq!(body.next().await.unwrap().unwrap(), "{\"half\":");
-    assert!(body.next().await.unwrap().is_err());
+    assert!(in_time(body.next()).await.unwrap().is_err());
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_stream_ends_when_its_token_has_been_over_for_the_grace() {
     events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
     later.store(661, Ordering::SeqCst);
-    assert!(stream.next().await.is_none());
+    assert!(in_time(stream.next()).await.is_none());
 }
 
 #[tokio::test]
@@ -185,9 +185,12 @@ async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
     }
     let mut stream = bed.begin("content-length: 0\r\n").await;
     // The upstream sees that nobody listens any more.
-    while !parts.is_closed() {
-        tokio::task::yield_now().await;
-    }
+    in_time(async {
+        while !parts.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let (mut taken, mut buffer) = (0, vec![0; 1 << 20]);
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
         taken += read;

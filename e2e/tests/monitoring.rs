@@ -1,13 +1,20 @@
 //! `config/monitoring`: its alerts fire when they should, and what its alerts and dashboard ask for is what a proxy shows.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
 
 use e2e::{
+    forward::free_port,
     image::workspace,
     peers::{dev::Dev, http, program},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PREFIX: &str = "mcp_oauth_proxy_";
 
@@ -89,6 +96,57 @@ async fn what_alerts_dashboard_and_documentation_name_is_what_a_proxy_shows() {
         .collect();
     let of_proxy: BTreeSet<&str> = documented.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
     assert_eq!(of_proxy, families, "left: documented, right: shown");
+}
+
+/// Ends with its value.
+struct Prometheus(Child);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn prometheus_reads_what_a_proxy_shows_and_takes_the_alerts() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start(&folder.path().join("state")).unwrap();
+    let health = dev.health().unwrap();
+    fs::write(folder.path().join("rules.yaml"), serde_yaml::to_string(&rules()).unwrap()).unwrap();
+    let scrape =
+        json!([{"job_name": "front", "static_configs": [{"targets": [health.trim_start_matches("http://")]}]}]);
+    let config = json!({"global": {"scrape_interval": "1s"}, "rule_files": ["rules.yaml"], "scrape_configs": scrape});
+    fs::write(folder.path().join("prometheus.yaml"), config.to_string()).unwrap();
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let program = program::find("prometheus", "prometheus").unwrap();
+    let _prometheus = Prometheus(
+        Command::new(program)
+            .args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data", "--log.level=warn"])
+            .arg(format!("--web.listen-address={listen}"))
+            .current_dir(folder.path())
+            .spawn()
+            .unwrap(),
+    );
+    let client = http::client(None).unwrap();
+    let ask = async |path: &str| -> Option<Value> {
+        client.get(format!("http://{listen}/api/v1/{path}")).send().await.ok()?.json().await.ok()
+    };
+    let begun = Instant::now();
+    let seen = loop {
+        let answer = ask("query?query=mcp_oauth_proxy_requests_total").await;
+        let series = answer.and_then(|answer| answer["data"]["result"].as_array().cloned()).unwrap_or_default();
+        if !series.is_empty() {
+            break series;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it has read nothing");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(seen.iter().any(|series| series["metric"]["outcome"] == "unauthorized"), "{seen:?}");
+    let loaded = ask("rules").await.unwrap();
+    let loaded =
+        loaded["data"]["groups"].as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len());
+    assert_eq!(loaded.sum::<usize>(), all_rules().len());
 }
 
 /// The names of proxies' metrics in all texts.

@@ -85,7 +85,8 @@ pub fn shed(shed: Shed) -> Response<Body> {
 
 /// The upstream is not tried for now.
 pub fn broken(Broken { wait }: Broken) -> Response<Body> {
-    later("the upstream cannot be reached: try again", wait.as_secs() + 1)
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    later("the upstream cannot be reached: try again", seconds.max(1))
 }
 
 /// Nothing is wrong with the request, and in so many seconds it may well be answered.

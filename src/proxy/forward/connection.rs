@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_and_a_whole_answer_wake_who_waits_once() {
+    async fn whoever_waits_is_woken_by_what_arrives_alone() {
         let (mut connection, mut upstream) = pair().await;
         let count = Arc::new(Count::default());
         let (waker, mut answer) = (count.clone().into(), None);
@@ -222,7 +222,7 @@ mod tests {
             assert!(sent.as_mut().poll(&mut cx).is_pending());
             assert_eq!(count.0.load(Ordering::SeqCst), 0, "by its own request");
             read(&mut upstream, REQUEST).await;
-            upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+            upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{").await.unwrap();
             assert_eq!(count.0.load(Ordering::SeqCst), 1);
             if let Poll::Ready(response) = sent.as_mut().poll(&mut cx) {
                 answer = Some(response.unwrap().into_body());
@@ -230,11 +230,15 @@ mod tests {
         }
         let mut answer = answer.unwrap();
         assert!(matches!(connection.poll_frame(&mut cx, &mut answer), Poll::Ready(Some(Ok(_)))));
+        assert!(connection.poll_frame(&mut cx, &mut answer).is_pending());
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "by its own reading");
+        upstream.write_all(b"}").await.unwrap();
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert!(matches!(connection.poll_frame(&mut cx, &mut answer), Poll::Ready(Some(Ok(_)))));
         assert!(connection.is_ready());
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
         // Who had it before is not woken by what befalls it now.
         drop(upstream);
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
         assert!(!connection.is_ready());
     }
 

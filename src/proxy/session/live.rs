@@ -93,7 +93,11 @@ impl LiveSession {
             && now.as_second() < self.expires_at.load(Ordering::Acquire)
     }
 
+    /// A session that is active does not become pending again: such news is older than what is known.
     fn update(&self, session: &Session) {
+        if session.phase == SessionPhase::Pending && self.active.load(Ordering::Acquire) {
+            return;
+        }
         self.expires_at.store(session.expires_at.as_second(), Ordering::Release);
         self.rotated_at.store(session.rotated_at.as_second(), Ordering::Release);
         self.active.store(session.phase == SessionPhase::Active, Ordering::Release);
@@ -300,6 +304,16 @@ mod tests {
         set.apply(SessionEvent::Is(active("a")));
         assert!(held.admits(before_expiry(&pending)));
         assert!(!held.admits(pending.expires_at));
+    }
+
+    /// A request was cut because the watch told of the login after a look-up had told of what came of it.
+    #[test]
+    fn what_the_watch_says_late_of_the_login_does_not_take_an_active_session_back() {
+        let set = LiveSet::default();
+        let session = active("a");
+        let held = set.looked_up(session.id, Some(&session)).unwrap();
+        set.apply(SessionEvent::Is(self::session("a")));
+        assert!(held.admits(before_expiry(&session)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod health;
 mod identity;
 mod metrics;
 pub(crate) mod oauth;
+mod reload;
 mod secrets;
 mod server;
 mod session;

@@ -72,7 +72,8 @@ pub type ClientBody = RequestBody<Incoming>;
 /// Connects to the upstream. One for all workers.
 pub type Connector = HttpsConnector<HttpConnector<InTurn<GaiResolver>>>;
 
-/// Makes the connector; of several addresses, each is given its share of `patience`. The system's root certificates are read for an https upstream only: an image need not have any.
+/// Makes the connector; of several addresses, each is given its share of `patience`. The system's root certificates are read
+/// for an https upstream only: an image need not have any.
 ///
 /// # Errors
 /// When there are no root certificates, or no TLS.

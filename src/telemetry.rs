@@ -135,12 +135,19 @@ impl<W: io::Write> io::Write for JsonLines<W> {
 pub(crate) mod testing {
     use std::{
         io::Write,
-        sync::{Arc, Mutex},
+        sync::{Arc, LazyLock, Mutex},
     };
 
-    use tracing::dispatcher::DefaultGuard;
+    use tracing::{dispatcher::DefaultGuard, level_filters::LevelFilter};
 
     use super::*;
+
+    /// Nobody's default, but interested in all that is logged. While tracing knows of one dispatcher alone, whether a line is
+    /// looked at again is settled by the thread that comes to it first, and another test's thread has no ear for it
+    /// (tracing-core, `callsite::Dispatchers`). With two that stay, it never does.
+    static INTERESTED: LazyLock<[Dispatch; 2]> = LazyLock::new(|| {
+        [(); 2].map(|()| tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).finish().into())
+    });
 
     /// What is logged.
     #[derive(Clone, Default)]
@@ -149,6 +156,7 @@ pub(crate) mod testing {
     impl Log {
         /// Of this thread, from now on, as long as the guard lives; `filter` as on the command line.
         pub fn listen(filter: &str, format: LogFormat) -> (Self, DefaultGuard) {
+            LazyLock::force(&INTERESTED);
             let log = Self::default();
             let writer = log.clone();
             let dispatch = dispatch(EnvFilter::new(filter), format, false, move || writer.clone());

@@ -4,7 +4,7 @@
 //! lease into the session; the others wait for what comes of it. The issuer's new token and our new generation are written
 //! together. If the issuer is down, nothing is lost: the lease is given back, and the client is told to come again.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
@@ -52,6 +52,7 @@ pub async fn write(
     secrets: &Arc<Secrets>,
     stored: Stored,
     next: Session,
+    from: Option<IpAddr>,
 ) -> Result<bool, OAuthError> {
     if !proxy.config.identity_provider.rechecks() {
         return replace(proxy, &stored, &next).await;
@@ -59,7 +60,7 @@ pub async fn write(
     let (worker, secrets) = (proxy.clone(), secrets.clone());
     // Apart from the request: a client that hangs up must not take the issuer's new token with it.
     proxy
-        .on_control(async move { write_rechecked(&worker, &secrets, stored, next).await })
+        .on_control(async move { write_rechecked(&worker, &secrets, stored, next, from).await })
         .await
         .unwrap_or_else(|| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
 }
@@ -76,7 +77,13 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
     (id == session.id.to_string()).then(|| token.into())
 }
 
-async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next: Session) -> Result<bool, OAuthError> {
+async fn write_rechecked(
+    proxy: &Proxy,
+    secrets: &Secrets,
+    stored: Stored,
+    next: Session,
+    from: Option<IpAddr>,
+) -> Result<bool, OAuthError> {
     let now = proxy.now();
     if stored.session.leased_until.is_some_and(|until| now < until) {
         return wait(proxy, stored.session.id).await;
@@ -84,7 +91,7 @@ async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next:
     let Some(token) = open(&stored.session, &secrets.keyring) else {
         let why =
             "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
-        return finish(proxy, &stored, SessionEnd::Issuer, why).await;
+        return finish(proxy, &stored, SessionEnd::Issuer, why, from).await;
     };
     proxy.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
     let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
@@ -100,7 +107,7 @@ async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next:
         Ok(rechecked) => rechecked,
         Err(RecheckError::Gone) => {
             let why = "the identity provider no longer knows the login";
-            return finish(proxy, &stored, SessionEnd::Issuer, why).await;
+            return finish(proxy, &stored, SessionEnd::Issuer, why, from).await;
         }
         Err(RecheckError::Failed { error, refresh_token }) => {
             let token = refresh_token.unwrap_or(token);
@@ -113,11 +120,11 @@ async fn write_rechecked(proxy: &Proxy, secrets: &Secrets, stored: Stored, next:
     let person = rechecked.person;
     if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
         let why = "the account has another address at the identity provider now";
-        return finish(proxy, &stored, SessionEnd::Issuer, why).await;
+        return finish(proxy, &stored, SessionEnd::Issuer, why, from).await;
     }
     if let Err(denied) = proxy.check_access(&person) {
         let why = format!("the access rules do not let this person in: {denied}");
-        return finish(proxy, &stored, SessionEnd::Rules, &why).await;
+        return finish(proxy, &stored, SessionEnd::Rules, &why, from).await;
     }
     let token = rechecked.refresh_token.unwrap_or(token);
     let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
@@ -162,12 +169,18 @@ async fn wait(proxy: &Proxy, id: SessionId) -> Result<bool, OAuthError> {
 }
 
 /// Ends the session, if it is still the one that was asked about: whoever was slower than their lease may find it asked anew.
-async fn finish(proxy: &Proxy, stored: &Stored, why: SessionEnd, detail: &str) -> Result<bool, OAuthError> {
+async fn finish(
+    proxy: &Proxy,
+    stored: &Stored,
+    why: SessionEnd,
+    detail: &str,
+    from: Option<IpAddr>,
+) -> Result<bool, OAuthError> {
     let current = read(proxy, stored.session.id).await?;
     if current.is_some_and(|current| current.version != stored.version) {
         return Ok(false);
     }
-    end(proxy, stored, why, detail, None).await?;
+    end(proxy, stored, why, detail, from).await?;
     Err(refresh::ended())
 }
 

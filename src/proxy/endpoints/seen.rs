@@ -11,7 +11,11 @@ use super::{
     router,
     testing::{Bed, REFRESHES},
 };
-use crate::telemetry::{LogFormat, testing::Log};
+use crate::{
+    api::proxy::RecheckOnRefresh,
+    proxy::state::Proxy,
+    telemetry::{LogFormat, testing::Log},
+};
 
 /// The audit lines of these events, without when they were.
 fn audit(log: &Log, events: &[&str]) -> Vec<Value> {
@@ -28,6 +32,24 @@ fn audit(log: &Log, events: &[&str]) -> Vec<Value> {
 
 fn counted(bed: &Bed, line: &str) -> bool {
     bed.proxy.metrics_text().unwrap().lines().any(|known| known == format!("mcp_oauth_proxy_{line}"))
+}
+
+/// Believe 10.0.0.1 about clients' addresses.
+fn trust_gateway(proxy: &mut Proxy) {
+    proxy.config.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+}
+
+/// A refresh by a client at an address, through that gateway.
+async fn refresh_from(bed: &Bed, address: &str, token: &Value) -> u16 {
+    let (client, token) = (&bed.client_id, token.as_str().unwrap());
+    let form = format!("grant_type=refresh_token&client_id={client}&refresh_token={token}");
+    let mut request = Request::post("/token")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("x-forwarded-for", address)
+        .body(Body::from(form))
+        .unwrap();
+    request.extensions_mut().insert(SocketAddr::from(([10, 0, 0, 1], 1)));
+    router(bed.proxy.clone()).oneshot(request).await.unwrap().status().as_u16()
 }
 
 #[tokio::test]
@@ -64,24 +86,13 @@ async fn who_got_tokens_with_what_is_in_the_audit_log_and_no_token_is() {
 
 #[tokio::test]
 async fn a_replay_is_told_louder_with_where_it_came_from_and_whose_session_it_ended() {
-    let bed = Bed::with(&REFRESHES, |proxy| proxy.config.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
+    let bed = Bed::with(&REFRESHES, trust_gateway).await;
     let (_, first) = bed.redeem().await;
     let (_, second) = bed.refresh(&first["refresh_token"]).await;
     bed.refresh(&second["refresh_token"]).await;
     bed.wait(SignedDuration::from_mins(2));
     let (log, _listening) = Log::listen("info", LogFormat::Json);
-    let form = format!(
-        "grant_type=refresh_token&client_id={}&refresh_token={}",
-        bed.client_id,
-        first["refresh_token"].as_str().unwrap()
-    );
-    let mut request = Request::post("/token")
-        .header("content-type", "application/x-www-form-urlencoded")
-        .header("x-forwarded-for", "198.51.100.7")
-        .body(Body::from(form))
-        .unwrap();
-    request.extensions_mut().insert(SocketAddr::from(([10, 0, 0, 1], 1)));
-    assert_eq!(router(bed.proxy.clone()).oneshot(request).await.unwrap().status(), 400);
+    assert_eq!(refresh_from(&bed, "198.51.100.7", &first["refresh_token"]).await, 400);
     let replays = audit(&log, &["replay"]);
     assert_eq!(replays.len(), 1);
     assert_eq!((&replays[0]["level"], &replays[0]["from"]), (&json!("WARN"), &json!("198.51.100.7")));
@@ -89,6 +100,21 @@ async fn a_replay_is_told_louder_with_where_it_came_from_and_whose_session_it_en
     let refused = audit(&log, &["tokens_refused"]);
     assert_eq!(refused[0]["session"], bed.session.id.to_string(), "the token was ours, so it says which session");
     assert!(counted(&bed, "ended_sessions_total{reason=\"replay\"} 1"));
+}
+
+#[tokio::test]
+async fn a_session_that_the_issuer_can_say_nothing_of_is_told_with_where_it_was_refreshed_from() {
+    let bed = Bed::with(&REFRESHES, |proxy| {
+        trust_gateway(proxy);
+        proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
+    })
+    .await;
+    let (_, tokens) = bed.redeem().await;
+    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    assert_eq!(refresh_from(&bed, "198.51.100.7", &tokens["refresh_token"]).await, 400);
+    let ended = audit(&log, &["session_end"]);
+    assert_eq!((&ended[0]["reason"], &ended[0]["from"]), (&json!("issuer"), &json!("198.51.100.7")));
+    assert_eq!((&ended[0]["user"], ended.len()), (&json!("ada@example.com"), 1));
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ async fn refresh(
         };
         // First the tokens: without randomness for them nothing is written.
         let answer = tokens(proxy, secrets, &next, client_id, true, now)?;
-        if recheck::write(proxy, secrets, stored, next.clone()).await? {
+        if recheck::write(proxy, secrets, stored, next.clone(), request.from).await? {
             audit::tokens(&next, Grant::RefreshToken, request.from);
             return Ok(answer);
         }

@@ -33,7 +33,7 @@ use super::{
     drain::Drain,
     endpoints::MAX_BODY,
     forward::{
-        Body, Deadline, Forwarder, ForwarderError, RequestBody, TICK, Worker, forward, memory_limit, refuse_body,
+        Body, Deadline, Forwarder, ForwarderError, PRUNE, RequestBody, TICK, Worker, forward, memory_limit, refuse_body,
     },
     header_timer::HeaderTimer,
     state::Proxy,
@@ -63,9 +63,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Accepted connections that a worker may have waiting.
 const BACKLOG: usize = 1024;
-
-/// How often idle upstream connections are looked through.
-const PRUNE: Duration = Duration::from_secs(15);
 
 /// Why the listener cannot work.
 #[derive(Debug, Error)]

@@ -9,7 +9,6 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::{
     limits::Permit,
@@ -39,13 +38,12 @@ pub enum Body {
 
 /// The upstream's answer: ends when its session ends, and gives the connection back when it was read to its end.
 pub struct UpstreamBody {
-    incoming: Incoming,
+    /// `None` when it has ended.
     lease: Option<Lease>,
     watched: Watched,
     _permit: Permit,
     /// Only of an event stream.
     stream: Option<Box<OpenStream>>,
-    ended: bool,
 }
 
 /// An event stream to a client, from the head of the answer until it is dropped.
@@ -86,19 +84,17 @@ impl Drop for OpenStream {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(
-        incoming: Incoming,
-        lease: Lease,
-        watched: Watched,
-        permit: Permit,
-        stream: Option<OpenStream>,
-    ) -> Self {
-        let stream = stream.map(Box::new);
-        let mut body = Self { incoming, lease: Some(lease), watched, _permit: permit, stream, ended: false };
-        if body.incoming.is_end_stream() {
+    pub(super) fn new(lease: Lease, watched: Watched, permit: Permit, stream: Option<OpenStream>) -> Self {
+        let mut body = Self { lease: Some(lease), watched, _permit: permit, stream: stream.map(Box::new) };
+        if body.left() == Some(0) {
             body.give_back();
         }
         body
+    }
+
+    /// How many bytes are still to come, if that is known.
+    fn left(&self) -> Option<u64> {
+        self.lease.as_ref().map_or(Some(0), Lease::left)
     }
 
     /// The upstream has said all.
@@ -119,7 +115,6 @@ impl UpstreamBody {
     /// must not look like a whole one; a stream may end anywhere.
     fn end<T>(&mut self, cut: Cut) -> Poll<Option<Result<T, BoxError>>> {
         tracing::debug!(%cut, "an answer is ended");
-        self.ended = true;
         self.lease = None;
         self.end_stream(match cut {
             Cut::Session => StreamEnd::SessionEnded,
@@ -131,28 +126,21 @@ impl UpstreamBody {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
         if let Some(cut) = self.watched.cut() {
             return self.end(cut);
         }
-        let frame = match &mut self.lease {
-            Some(lease) => lease.poll_frame(cx, &mut self.incoming),
-            None => Pin::new(&mut self.incoming).poll_frame(cx),
-        };
-        let Poll::Ready(frame) = frame else {
+        let Poll::Ready(content) = lease.poll_content(cx) else {
             let cut = ready!(self.watched.poll_cut(cx));
             return self.end(cut);
         };
         self.watched.heard();
-        match &frame {
-            Some(Ok(_)) if self.incoming.is_end_stream() => self.give_back(),
-            None => self.give_back(),
-            Some(Ok(_)) => (),
+        match &content {
+            Some(Ok(_)) if self.left() != Some(0) => (),
+            Some(Ok(_)) | None => self.give_back(),
             Some(Err(_)) => self.end_stream(StreamEnd::UpstreamFailed),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))
     }
 }
 
@@ -178,7 +166,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Upstream(body) => body.ended || body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.left() == Some(0),
             Self::Full(body) => body.is_end_stream(),
             Self::Axum(body) => body.is_end_stream(),
             Self::Empty => true,
@@ -187,7 +175,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Upstream(body) => body.incoming.size_hint(),
+            Self::Upstream(body) => body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Full(body) => body.size_hint(),
             Self::Axum(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),

@@ -29,6 +29,7 @@ use super::{
     request_body::{RequestBody, RequestBodyError},
     verified::VerifiedTokens,
     watched::Watched,
+    wire::RequestHead,
 };
 use crate::{
     api::InvalidUrl,
@@ -228,18 +229,16 @@ async fn answer(
         Ok(permit) => permit,
         Err(shed) => return (Outcome::Shed, answers::shed(shed)),
     };
-    let (head, body) = request.into_parts();
+    span.pass_on(request.headers_mut());
+    let (request, body) = request.into_parts();
     let body = match RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone()) {
         Ok(body) => body,
         Err(error) => return (Outcome::Refused, answers::refuse_body(&error)),
     };
-    let mut request = Request::from_parts(head, body);
-    *request.uri_mut() = target;
-    *request.version_mut() = http::Version::HTTP_11;
-    let client = client_address(peer.address.ip(), request.headers(), &proxy.config.trusted_proxies);
-    rules.to_upstream(request.headers_mut(), peer.forwarded_for(client), &caller.email);
-    span.pass_on(request.headers_mut());
-    let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, request));
+    let client = client_address(peer.address.ip(), &request.headers, &proxy.config.trusted_proxies);
+    let fields = rules.to_upstream(&request.headers, &peer.forwarded_for(client), &caller.email);
+    let mut head = RequestHead { method: request.method, target, fields };
+    let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, &mut head, body));
     let mut waiting = Deadline::new(worker.deadlines.clone());
     let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
         Poll::Ready(answered) => Poll::Ready(Some(answered)),
@@ -277,7 +276,7 @@ async fn answer(
         tracing::warn!(status = %response.status(), "the upstream does not accept the proxy's requests");
         return (Outcome::BadGateway, answers::bad_gateway("the upstream does not accept the proxy's requests"));
     }
-    headers::to_client(response.headers_mut());
+    headers::allow_any_origin(response.headers_mut());
     mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
     let is_stream = headers::is_event_stream(response.headers());
     let until = caller.expires.saturating_add(pace.stream_grace);
@@ -285,10 +284,7 @@ async fn answer(
     let stream =
         is_stream.then(|| OpenStream::new(worker.metrics.clone(), caller.session.clone(), client, begun, listens));
     let watched = Watched::new(waiting, caller.session, until, idle);
-    (
-        Outcome::Forwarded,
-        response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, watched, permit, stream))),
-    )
+    (Outcome::Forwarded, response.map(|()| Body::Upstream(UpstreamBody::new(lease, watched, permit, stream))))
 }
 
 async fn caller(worker: &Worker, request: &Request<Incoming>) -> Result<Caller, Refusal> {

@@ -1,12 +1,14 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST,
-        InvalidHeaderName, InvalidHeaderValue,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONNECTION, CONTENT_TYPE, HOST, InvalidHeaderName,
+        InvalidHeaderValue,
     },
     uri::Authority,
 };
 use thiserror::Error;
+
+use super::wire::Fields;
 
 use crate::api::{
     PublicUrl,
@@ -83,13 +85,12 @@ pub enum InvalidHeaderRules {
     Value(#[from] InvalidHeaderValue),
 }
 
-/// What happens to headers on their way to the upstream and back.
+/// What happens to headers on their way to the upstream.
 #[derive(Debug)]
 pub struct HeaderRules {
     identity: Vec<HeaderName>,
-    host: HeaderValue,
-    forwarded_host: HeaderValue,
-    forwarded_proto: HeaderValue,
+    /// Those of ours that are the same for every request, `Host` first.
+    ours: Fields,
 }
 
 impl HeaderRules {
@@ -106,26 +107,29 @@ impl HeaderRules {
             IdentityType::None => vec![],
         };
         let (proto, public_host) = public_url.as_str().split_once("://").unwrap_or(("https", public_url.as_str()));
-        Ok(Self {
-            identity: names,
-            host: HeaderValue::from_str(host.as_str())?,
-            forwarded_host: HeaderValue::from_str(public_host)?,
-            forwarded_proto: HeaderValue::from_str(proto)?,
-        })
+        let mut ours = Fields::default();
+        // First, as RFC 9110 §7.2 asks for.
+        ours.add(&HOST, &HeaderValue::from_str(host.as_str())?);
+        ours.add(&X_FORWARDED_HOST, &HeaderValue::from_str(public_host)?);
+        ours.add(&X_FORWARDED_PROTO, &HeaderValue::from_str(proto)?);
+        Ok(Self { identity: names, ours })
     }
 
-    /// Makes a client's request headers ours. The order is the point: what `Connection` names goes first, ours come last,
-    /// so a client cannot name ours away (golang/go#50580).
-    pub fn to_upstream(&self, headers: &mut HeaderMap, forwarded_for: HeaderValue, email: &HeaderValue) {
-        remove_nominated(headers);
-        remove_where(headers, |name| is_hop_by_hop(name) || self.is_ours(name));
+    /// What the upstream gets of a client's request headers, and ours. What `Connection` names is not among them, but ours always
+    /// are: a client cannot name them away (golang/go#50580).
+    pub fn to_upstream(&self, headers: &HeaderMap, forwarded_for: &HeaderValue, email: &HeaderValue) -> Fields {
+        let mut fields = self.ours.clone();
+        fields.add(&X_FORWARDED_FOR, forwarded_for);
         for name in &self.identity {
-            headers.insert(name.clone(), email.clone());
+            fields.add(name, email);
         }
-        headers.insert(HOST, self.host.clone());
-        headers.insert(X_FORWARDED_HOST, self.forwarded_host.clone());
-        headers.insert(X_FORWARDED_PROTO, self.forwarded_proto.clone());
-        headers.insert(X_FORWARDED_FOR, forwarded_for);
+        let nominated = nominated(headers);
+        for (name, value) in headers {
+            if !is_hop_by_hop(name) && !self.is_ours(name) && !nominated.contains(name) {
+                fields.add(name, value);
+            }
+        }
+        fields
     }
 
     /// Whether clients have no say in a header. A name that is not made of letters, digits and hyphens is among them:
@@ -159,28 +163,13 @@ fn is_spelling_of(text: &str, name: &str) -> bool {
     text.bytes().map(plain).eq(name.bytes())
 }
 
-/// Makes an upstream's response headers ours.
-pub fn to_client(headers: &mut HeaderMap) {
-    // The length of what we send is hyper's to check, not the peer's to nominate away.
-    let length = headers.get(CONTENT_LENGTH).cloned();
-    remove_nominated(headers);
-    if let Some(length) = length {
-        headers.insert(CONTENT_LENGTH, length);
-    }
-    remove_where(headers, |name| {
-        (is_hop_by_hop(name) && name != CONTENT_LENGTH)
-            || matches!(
-                name.as_str(),
-                "www-authenticate"
-                    | "set-cookie"
-                    | "server"
-                    | "alt-svc"
-                    | "strict-transport-security"
-                    | "clear-site-data"
-            )
-            || name.as_str().starts_with("access-control-")
-    });
-    allow_any_origin(headers);
+/// Whether clients get a header of the upstream's responses. What is said about logins, cookies, encryption and origins is ours to
+/// say, and nobody else needs to know what stands behind us.
+pub fn is_for_clients(name: &HeaderName) -> bool {
+    !matches!(
+        name.as_str(),
+        "www-authenticate" | "set-cookie" | "server" | "alt-svc" | "strict-transport-security" | "clear-site-data"
+    ) && !name.as_str().starts_with("access-control-")
 }
 
 /// Whether a response is a stream of events, which may end anywhere between two of them.
@@ -201,25 +190,20 @@ pub fn deny_any_origin(headers: &mut HeaderMap) {
     headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
 }
 
-/// The names that `Connection` lists (RFC 9110 §7.6.1).
-fn remove_nominated(headers: &mut HeaderMap) {
+/// The names that `Connection` lists (RFC 9110 §7.6.1), without the usual ones, which go anyway.
+pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     if !headers.contains_key(CONNECTION) {
-        return;
+        return vec![];
     }
-    let nominated: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in nominated {
-        headers.remove(name);
-    }
+    let options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let options = options.map(<[u8]>::trim_ascii);
+    let unusual = options.filter(|option| !option.eq_ignore_ascii_case(b"keep-alive") && *option != b"close");
+    unusual.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
-/// RFC 9110 §7.6.1. `Content-Length` is among them because hyper writes its own, and `Expect` because it answers that.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+/// RFC 9110 §7.6.1. `Content-Length` is among them because whoever sends a message says how long it is, and `Expect` because
+/// hyper answers that.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -232,13 +216,6 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
     )
-}
-
-fn remove_where(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
-    let doomed: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
-    for name in doomed {
-        headers.remove(name);
-    }
 }
 
 #[cfg(test)]

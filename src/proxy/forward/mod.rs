@@ -6,7 +6,6 @@ mod answers;
 mod bearer;
 mod body;
 mod breaker;
-mod connection;
 mod deadline;
 mod handler;
 mod headers;
@@ -19,6 +18,7 @@ mod replay;
 mod request_body;
 mod verified;
 mod watched;
+mod wire;
 
 pub use answers::refuse_body;
 pub use body::Body;
@@ -30,6 +30,7 @@ pub use headers::REQUEST_HEADERS;
 pub use limits::memory_limit;
 #[cfg(feature = "fuzzing")]
 pub use mcp_session::unbind;
+pub use pool::PRUNE;
 pub use request_body::RequestBody;
 pub use verified::{SharedTokens, VerifiedTokens};
 

@@ -1,6 +1,7 @@
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
+    future::poll_fn,
     iter,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -9,9 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
-use http_body::Frame;
-use hyper::{body::Incoming, client::conn::TrySendError};
+use http::{Response, Uri};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{HttpConnector, dns::GaiResolver},
@@ -26,17 +26,20 @@ use super::{
     BoxError,
     addresses::InTurn,
     breaker::{Breaker, Broken},
-    connection::Connection,
     replay::Replay,
     request_body::RequestBody,
+    wire::{Connection, Outgoing, RequestHead, Scratch, WireError},
 };
 use crate::proxy::metrics::{Connect, Held, WorkerMetrics};
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 512;
 
-/// How long an idle connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often idle connections are to be looked through.
+pub const PRUNE: Duration = Duration::from_secs(15);
+
+/// How often idle connections are looked through ([`Pool::prune`]) before one is closed that is not used: after less than a minute.
+const MAX_PRUNES: u64 = 4;
 
 /// Why the upstream gave no answer.
 #[derive(Debug, Error)]
@@ -50,9 +53,9 @@ pub enum UpstreamError {
     /// It could not be reached often enough, and is not tried.
     #[error(transparent)]
     Broken(#[from] Broken),
-    /// The connection broke, or what came was not HTTP.
+    /// The exchange with it came to no end.
     #[error("the upstream broke off: {0}")]
-    Exchange(#[from] hyper::Error),
+    Exchange(#[from] WireError),
 }
 
 /// Why no pool can be made.
@@ -68,6 +71,9 @@ pub enum PoolError {
 
 /// What clients send.
 pub type ClientBody = RequestBody<Incoming>;
+
+/// To the upstream; the outer wrapping undoes the inner one.
+type Stream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 /// Connects to the upstream. One for all workers.
 pub type Connector = HttpsConnector<HttpConnector<InTurn<GaiResolver>>>;
@@ -102,17 +108,21 @@ pub struct Pool {
     breaker: Arc<Breaker>,
     patience: Duration,
     idle: RefCell<VecDeque<Idle>>,
+    /// How often they were looked through.
+    prunes: Cell<u64>,
+    scratch: Rc<Scratch>,
     metrics: Arc<WorkerMetrics>,
 }
 
 struct Idle {
     connection: Upstream,
-    since: Instant,
+    /// Looking through them was at that number.
+    since: u64,
 }
 
 struct Upstream {
     /// Boxed, because it is handed on from place to place and is large.
-    wire: Box<Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Replay<ClientBody>>>,
+    wire: Box<Connection<Stream, Replay<ClientBody>>>,
     /// It is counted as long as it is there.
     _open: Held,
 }
@@ -129,13 +139,14 @@ impl Lease {
         self.pool.put(self.connection);
     }
 
-    /// The next part of the response.
-    pub fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        response: &mut Incoming,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        self.connection.wire.poll_frame(cx, response)
+    /// The next content of the response; `None` at its end.
+    pub fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, WireError>>> {
+        self.connection.wire.poll_content(cx)
+    }
+
+    /// How many bytes of it are still to come, if that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.connection.wire.left()
     }
 }
 
@@ -148,36 +159,37 @@ impl Pool {
         patience: Duration,
         metrics: Arc<WorkerMetrics>,
     ) -> Self {
-        Self { connector, upstream, breaker, patience, idle: RefCell::default(), metrics }
+        let (idle, prunes, scratch) = (RefCell::default(), Cell::default(), Rc::default());
+        Self { connector, upstream, breaker, patience, idle, prunes, scratch, metrics }
     }
 
-    /// Sends a request, whose target must be in origin form, over an idle connection or a new one.
+    /// Sends a request over an idle connection or a new one.
     ///
     /// # Errors
-    /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
+    /// When no answer came. It is not tried again: the request may have had effects.
     pub async fn send(
         self: &Rc<Self>,
-        mut request: Request<Replay<ClientBody>>,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        if let Some(mut connection) = self.take() {
-            match connection.wire.send(request).await {
-                Ok(response) => return Ok((response, Lease { connection, pool: self.clone() })),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
-                },
-            }
-        }
-        // Boxed, because its state is large and most requests have none.
-        let mut connection = Box::pin(self.connect()).await?;
-        let response = connection.wire.send(request).await.map_err(TrySendError::into_error)?;
+        head: &RequestHead,
+        body: Replay<ClientBody>,
+    ) -> Result<(Response<()>, Lease), UpstreamError> {
+        let mut outgoing = Outgoing::new(head, body);
+        poll_fn(|cx| outgoing.poll_begun(cx)).await?;
+        let mut connection = match self.take() {
+            Some(connection) => connection,
+            // Boxed, because its state is large and most requests have none.
+            None => Box::pin(self.connect()).await?,
+        };
+        let response = connection.wire.send(&head.method, outgoing).await?;
         Ok((response, Lease { connection, pool: self.clone() }))
     }
 
-    /// Closes the connections that have been idle for too long, and those that the upstream has closed.
+    /// Closes the connections that have been idle for too long, and those that the upstream has closed. To be called every
+    /// [`PRUNE`].
     pub fn prune(&self) {
+        let prunes = self.prunes.get() + 1;
+        self.prunes.set(prunes);
         let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.wire.is_ready());
+        idle.retain_mut(|idle| prunes - idle.since < MAX_PRUNES && idle.connection.wire.is_ready());
         self.metrics.upstream_idle.store(idle.len(), Relaxed);
     }
 
@@ -200,7 +212,7 @@ impl Pool {
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, since: Instant::now() });
+        idle.push_back(Idle { connection, since: self.prunes.get() });
         self.metrics.upstream_idle.store(idle.len(), Relaxed);
     }
 
@@ -220,7 +232,7 @@ impl Pool {
             Err(UpstreamError::ConnectTimeout(_)) => Connect::Timeout,
             Err(_) => Connect::Failed,
         });
-        let wire = Box::new(Connection::open(connected?).await?);
+        let wire = Box::new(Connection::new(TokioIo::new(connected?), self.scratch.clone()));
         Ok(Upstream { wire, _open: Held::connection(self.metrics.clone()) })
     }
 }

@@ -3,14 +3,14 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header::LOCATION, uri::PathAndQuery};
-use hyper::body::Incoming;
+use http::{HeaderMap, Response, StatusCode, Uri, header::LOCATION, uri::PathAndQuery};
 use thiserror::Error;
 use url::Url;
 
 use super::{
     pool::{ClientBody, Lease, Pool, UpstreamError},
     replay::Replay,
+    wire::RequestHead,
 };
 use crate::api::PublicUrl;
 
@@ -107,16 +107,16 @@ pub async fn send(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    request: Request<ClientBody>,
-) -> Result<(Response<Incoming>, Lease), SendError> {
+    head: &mut RequestHead,
+    body: ClientBody,
+) -> Result<(Response<()>, Lease), SendError> {
     if spelling.get() == UNKNOWN {
         // Boxed, because its state is large and most requests have none.
-        return Box::pin(send_to_find_out(pool, places, spelling, request)).await;
+        return Box::pin(send_to_find_out(pool, places, spelling, head, body)).await;
     }
-    let sent = request.uri().clone();
-    let (response, lease) = pool.send(request.map(Replay::once)).await?;
+    let (response, lease) = pool.send(head, Replay::once(body)).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
-    spelling.set(asked_for(places, &sent, response.status(), &location)?);
+    spelling.set(asked_for(places, &head.target, response.status(), &location)?);
     Err(SendError::Changed)
 }
 
@@ -124,25 +124,24 @@ async fn send_to_find_out(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    request: Request<ClientBody>,
-) -> Result<(Response<Incoming>, Lease), SendError> {
-    let sent = request.uri().clone();
-    let (mut head, body) = request.into_parts();
+    head: &mut RequestHead,
+    body: ClientBody,
+) -> Result<(Response<()>, Lease), SendError> {
     let (body, again) = Replay::kept(body);
-    let (response, lease) = pool.send(Request::from_parts(head.clone(), body)).await?;
+    let (response, lease) = pool.send(head, body).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else {
         if response.status().is_success() {
             spelling.set(BARE);
         }
         return Ok((response, lease));
     };
-    let other = asked_for(places, &sent, response.status(), &location)?;
+    let other = asked_for(places, &head.target, response.status(), &location)?;
     spelling.set(other);
     let body = again.body().ok_or(SendError::Changed)?;
     // The connection may still be sending the first body.
     drop((response, lease));
-    head.uri = respelled(&sent, other == SLASH).ok_or(SendError::Changed)?;
-    let (response, lease) = pool.send(Request::from_parts(head, body)).await?;
+    head.target = respelled(&head.target, other == SLASH).ok_or(SendError::Changed)?;
+    let (response, lease) = pool.send(head, body).await?;
     if redirects_to(response.status(), response.headers()).is_some() {
         spelling.set(UNKNOWN);
         return Err(SendError::Elsewhere("one spelling of its path and on from there".to_owned()));

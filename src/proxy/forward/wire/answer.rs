@@ -1,0 +1,229 @@
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use httparse::{Header, ParserConfig, Status};
+
+use super::{
+    WireError,
+    framing::{Chunked, Framing},
+};
+use crate::proxy::forward::headers::{is_for_clients, is_hop_by_hop, nominated};
+
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 100;
+
+/// The most bytes of an answer's head.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// So many headers are added to an answer on its way to the client.
+const OURS: usize = 4;
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Head {
+    /// What clients get of it. Of what is about the connection or the content alone a `Content-Length` is left.
+    pub response: Response<()>,
+    /// How its content is to be read.
+    pub framing: Framing,
+    /// Whether the connection may be used again after it.
+    pub keeps_alive: bool,
+}
+
+/// Takes the head of the answer to a request with `method` out of what was read. `None` if more has to be read; what says nothing
+/// yet (1xx) is gone then.
+///
+/// # Errors
+/// When it is none, or it cannot be told where its content ends.
+pub fn read_head(read: &mut Bytes, method: &Method) -> Result<Option<Head>, WireError> {
+    loop {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, read, &mut headers)?;
+        let Status::Complete(length) = status else {
+            return if read.len() < MAX_HEAD { Ok(None) } else { Err(WireError::Malformed("the head is too long")) };
+        };
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.ok_or(WireError::Malformed("the status"))?;
+        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+            let head = head(status, parsed.version == Some(1), parsed.headers, read, method)?;
+            read.advance(length);
+            return Ok(Some(head));
+        }
+        read.advance(length);
+    }
+}
+
+/// RFC 9112 §6.3 and §9.3. Where senders and receivers have been known to differ, the answer is refused or the connection is not
+/// used again.
+fn head(
+    status: StatusCode,
+    is_http_1_1: bool,
+    fields: &[Header<'_>],
+    read: &Bytes,
+    method: &Method,
+) -> Result<Head, WireError> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + OURS);
+    let (mut connection, mut length, mut encoding) = (HeaderMap::new(), None, None);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| WireError::Malformed("the name of a header"))?;
+        if name == CONTENT_LENGTH {
+            let one = content_length(field.value)?;
+            if length.replace(one).is_some_and(|before| before != one) {
+                return Err(WireError::Malformed("two lengths"));
+            }
+        } else if name == TRANSFER_ENCODING {
+            if encoding.replace(field.value).is_some() {
+                return Err(WireError::Malformed("two encodings"));
+            }
+        } else if name == CONNECTION || (!is_hop_by_hop(&name) && is_for_clients(&name)) {
+            let value = HeaderValue::from_maybe_shared(read.slice_ref(field.value));
+            let value = value.map_err(|_| WireError::Malformed("the value of a header"))?;
+            let map = if name == CONNECTION { &mut connection } else { &mut headers };
+            map.append(name, value);
+        }
+    }
+    for name in nominated(&connection) {
+        headers.remove(name);
+    }
+    let has_content = *method != Method::HEAD
+        && !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let framing = match (encoding, length) {
+        _ if !has_content => Framing::Length(0),
+        (Some(encoding), _) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => {
+            Framing::Chunked(Chunked::Size)
+        }
+        (Some(_), _) => return Err(WireError::Malformed("an encoding that is not chunked alone")),
+        (None, Some(length)) => Framing::Length(length),
+        (None, None) => Framing::Closed,
+    };
+    let keeps_alive = is_http_1_1
+        && status != StatusCode::SWITCHING_PROTOCOLS
+        && !has_close(&connection)
+        && framing != Framing::Closed
+        && (encoding.is_none() || length.is_none());
+    if let (None, Some(length)) = (encoding, length) {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    let mut response = Response::new(());
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    Ok(Head { response, framing, keeps_alive })
+}
+
+fn has_close(headers: &HeaderMap) -> bool {
+    let options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+fn content_length(value: &[u8]) -> Result<u64, WireError> {
+    let digits = str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|digits| digits.parse().ok());
+    length.ok_or(WireError::Malformed("a length that is no number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Head>, WireError> {
+        read_head(&mut Bytes::from(text.to_owned()), &Method::POST)
+    }
+
+    fn framing(head: &str) -> Framing {
+        read(&format!("HTTP/1.1 200 OK\r\n{head}\r\n")).unwrap().unwrap().framing
+    }
+
+    #[test]
+    fn an_answer_says_nothing_in_our_name_and_nothing_of_its_connection() {
+        let head = "HTTP/1.1 200 OK\r\nWWW-Authenticate: Basic\r\nSet-Cookie: a=b\r\nServer: uvicorn\r\nAlt-Svc: h3\r\n\
+            Strict-Transport-Security: max-age=1\r\nClear-Site-Data: \"*\"\r\nAccess-Control-Allow-Origin: https://x\r\n\
+            Access-Control-Allow-Credentials: true\r\nConnection: keep-alive, X-Hop, Content-Length\r\nX-Hop: 1\r\n\
+            Keep-Alive: timeout=5\r\nUpgrade: h2c\r\nContent-Type: text/plain\r\nX-Other: a\r\nX-Other: b\r\n\
+            Content-Length: 2\r\n\r\nok";
+        let mut bytes = Bytes::from(head);
+        let head = read_head(&mut bytes, &Method::POST).unwrap().unwrap();
+        let left = head.response.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        let mut left: Vec<_> = left.collect();
+        left.sort_unstable();
+        let expected = [("content-length", "2"), ("content-type", "text/plain"), ("x-other", "a"), ("x-other", "b")];
+        assert_eq!(left, expected);
+        assert_eq!((head.framing, head.keeps_alive, &bytes[..]), (Framing::Length(2), true, &b"ok"[..]));
+    }
+
+    #[test]
+    fn content_ends_where_rfc_9112_says() {
+        assert_eq!(framing("Content-Length: 7\r\n"), Framing::Length(7));
+        assert_eq!(framing("Content-Length: 7\r\ncontent-length: 7\r\n"), Framing::Length(7));
+        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::Chunked(Chunked::Size));
+        assert_eq!(framing("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n"), Framing::Chunked(Chunked::Size));
+        assert_eq!(framing(""), Framing::Closed);
+        for status in [204, 304] {
+            let head = read(&format!("HTTP/1.1 {status} X\r\nContent-Length: 7\r\n\r\n")).unwrap().unwrap();
+            assert_eq!((head.framing, head.keeps_alive), (Framing::Length(0), true), "{status}");
+        }
+        let mut to_head = Bytes::from("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
+        let head = read_head(&mut to_head, &Method::HEAD).unwrap().unwrap();
+        assert_eq!(
+            (head.framing, &head.response.headers()["content-length"]),
+            (Framing::Length(0), &"7".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_connection_is_used_again_only_if_both_sides_are_sure_where_it_is() {
+        for (head, again) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n", false),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", true),
+            ("HTTP/1.1 200 OK\r\n", false),
+            ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n", false),
+        ] {
+            assert_eq!(read(&format!("{head}\r\n")).unwrap().unwrap().keeps_alive, again, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_understood_in_two_ways_is_refused() {
+        for (head, what) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "two lengths"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +7\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "two encodings"),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "name"),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n", "name"),
+            ("HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", "value"),
+            ("HTTP/1.1 099 OK\r\n\r\n", "status"),
+            ("HTTP/2.0 200 OK\r\n\r\n", "version"),
+            ("200 OK\r\n\r\n", "version"),
+        ] {
+            let error = read(head).expect_err(head).to_string();
+            assert!(error.contains(what), "{head}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_when_all_of_it_is_there_and_has_its_limits() {
+        let text =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 202 Accepted\r\n\r\n";
+        for end in 0..text.len() {
+            assert!(read(&text[..end]).unwrap().is_none(), "{end}");
+        }
+        let head = read(text).unwrap().unwrap().response;
+        assert_eq!((head.status(), head.headers().len()), (StatusCode::ACCEPTED, 0));
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(MAX_HEAD));
+        assert!(read(&long).unwrap_err().to_string().contains("too long"));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1));
+        assert!(read(&many).unwrap_err().to_string().contains("too many"));
+    }
+}

@@ -1,0 +1,357 @@
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io, mem,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{WireError, answer::read_head, framing::Framing, request::Outgoing};
+use crate::proxy::forward::BoxError;
+
+/// How much is read at once.
+const READ: usize = 64 * 1024;
+
+/// Where a worker's connections read to, one after the other: so a stream that says nothing holds no buffer.
+pub struct Scratch(RefCell<Box<[u8]>>);
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self(RefCell::new(vec![0; READ].into()))
+    }
+}
+
+/// A connection to the upstream. It has no task of its own: whoever waits for something of it, an answer or a part of one, moves
+/// it on meanwhile. So a request and its answer stay in one task; a second one would cost them two wake-ups and a message each way.
+///
+/// Nobody moves it on while it is idle. That the upstream has closed it shows when it is next looked at.
+pub struct Connection<S, B> {
+    stream: S,
+    scratch: Rc<Scratch>,
+    outgoing: Outgoing<B>,
+    /// Why the rest of the request was not sent. The upstream may have answered all the same.
+    unsent: Option<io::Error>,
+    /// What was read and is not yet taken.
+    read: Bytes,
+    /// Of the answer.
+    framing: Framing,
+    /// Whether another request may follow.
+    keeps_alive: bool,
+}
+
+impl<S, B> Connection<S, B>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    /// A connection over a stream that is open.
+    pub fn new(stream: S, scratch: Rc<Scratch>) -> Self {
+        let (outgoing, read, framing) = (Outgoing::none(), Bytes::new(), Framing::Length(0));
+        Self { stream, scratch, outgoing, unsent: None, read, framing, keeps_alive: true }
+    }
+
+    /// Sends a request with `method`, whose target is in origin form, and waits for the head of its answer. The connection must
+    /// be ready for it.
+    ///
+    /// # Errors
+    /// When none came.
+    pub async fn send(&mut self, method: &Method, request: Outgoing<B>) -> Result<Response<()>, WireError> {
+        self.outgoing = request;
+        poll_fn(|cx| self.poll_head(method, cx)).await
+    }
+
+    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Response<()>, WireError>> {
+        self.send_on(cx)?;
+        loop {
+            if let Some(head) = read_head(&mut self.read, method)? {
+                self.framing = head.framing;
+                self.keeps_alive &= head.keeps_alive;
+                return Poll::Ready(Ok(head.response));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(self.unsent.take().map_or(WireError::Unanswered, WireError::Io)));
+            }
+        }
+    }
+
+    /// The next content of the answer; `None` at its end.
+    pub fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, WireError>>> {
+        let content = ready!(self.poll_next(cx));
+        if content.is_err() {
+            (self.framing, self.keeps_alive) = (Framing::Length(0), false);
+        }
+        Poll::Ready(content.transpose())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, WireError>> {
+        self.send_on(cx)?;
+        loop {
+            let content = self.framing.next(&mut self.read)?;
+            if content.is_some() || self.framing.is_over() {
+                return Poll::Ready(Ok(content));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                self.framing.close()?;
+            }
+        }
+    }
+
+    /// How many bytes of the answer's content are still to come, if that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.framing.left()
+    }
+
+    /// Whether a request can be sent: the last exchange is over, and the upstream has not closed the connection since.
+    pub fn is_ready(&mut self) -> bool {
+        let is_idle = self.keeps_alive && self.framing.is_over() && self.outgoing.is_over() && self.read.is_empty();
+        // Also lets go of the waker of whoever used it last.
+        is_idle && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Sends on what is not yet sent of the request. That the upstream takes no more of it is no error: it may have said why.
+    fn send_on(&mut self, cx: &mut Context<'_>) -> Result<(), WireError> {
+        match self.outgoing.poll(&mut self.stream, cx) {
+            Poll::Ready(Err(WireError::Io(error))) => {
+                (self.outgoing, self.unsent, self.keeps_alive) = (Outgoing::none(), Some(error), false);
+                Ok(())
+            }
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Reads what is there; no bytes at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let scratch = &mut *self.scratch.0.borrow_mut();
+        let mut buffer = ReadBuf::new(scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let new = buffer.filled();
+        self.read = if self.read.is_empty() {
+            Bytes::copy_from_slice(new)
+        } else {
+            let mut all = BytesMut::from(mem::take(&mut self.read));
+            all.extend_from_slice(new);
+            all.freeze()
+        };
+        Poll::Ready(Ok(new.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
+    use futures::channel::mpsc;
+    use http::Uri;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::proxy::forward::wire::{Fields, RequestHead};
+
+    const REQUEST: &str = "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
+
+    fn pair<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin>() -> (Connection<DuplexStream, B>, DuplexStream) {
+        let (ours, upstream) = duplex(1024);
+        (Connection::new(ours, Rc::default()), upstream)
+    }
+
+    fn request<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin>(body: B) -> Outgoing<B> {
+        let (target, fields) = (Uri::from_static("/"), Fields::default());
+        Outgoing::new(&RequestHead { method: Method::POST, target, fields }, body)
+    }
+
+    async fn send(connection: &mut Connection<DuplexStream, Full<Bytes>>) -> Result<Response<()>, WireError> {
+        connection.send(&Method::POST, request(Full::from("{}"))).await
+    }
+
+    async fn read(upstream: &mut DuplexStream, text: &str) {
+        let mut read = vec![0; text.len()];
+        upstream.read_exact(&mut read).await.unwrap();
+        assert_eq!(String::from_utf8(read).unwrap(), text);
+    }
+
+    /// Counts how often whoever waits is woken.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_exchange_needs_nobody_else_and_is_followed_by_another() {
+        let (mut connection, mut upstream) = pair();
+        for number in 0..3 {
+            let text = format!("answer {number}");
+            let answer = async {
+                send(&mut connection).await.unwrap();
+                let mut read = Vec::new();
+                while let Some(content) = poll_fn(|cx| connection.poll_content(cx)).await {
+                    read.extend_from_slice(&content.unwrap());
+                }
+                String::from_utf8(read).unwrap()
+            };
+            let answering = async {
+                read(&mut upstream, REQUEST).await;
+                let (first, second) = text.split_at(3);
+                upstream
+                    .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", text.len()).as_bytes())
+                    .await
+                    .unwrap();
+                for part in [first, second] {
+                    tokio::task::yield_now().await;
+                    upstream.write_all(part.as_bytes()).await.unwrap();
+                }
+            };
+            let (answer, ()) = futures::join!(answer, answering);
+            assert_eq!(answer, text);
+            assert!(connection.is_ready(), "after answer {number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_woken_by_what_arrives_and_not_when_others_have_the_connection() {
+        let (mut connection, mut upstream) = pair();
+        let count = Arc::new(Count::default());
+        let waker = count.clone().into();
+        let mut cx = Context::from_waker(&waker);
+        {
+            let mut sent = std::pin::pin!(send(&mut connection));
+            assert!(sent.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(count.0.load(Ordering::SeqCst), 0);
+            read(&mut upstream, REQUEST).await;
+            upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{").await.unwrap();
+            assert_eq!(count.0.load(Ordering::SeqCst), 1);
+            assert!(sent.as_mut().poll(&mut cx).is_ready());
+        }
+        assert!(matches!(connection.poll_content(&mut cx), Poll::Ready(Some(Ok(_)))));
+        assert!(connection.poll_content(&mut cx).is_pending());
+        upstream.write_all(b"}").await.unwrap();
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert!(matches!(connection.poll_content(&mut cx), Poll::Ready(Some(Ok(_)))));
+        assert!(connection.is_ready());
+        drop(upstream);
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert!(!connection.is_ready());
+    }
+
+    /// Whether another request may follow an answer that comes in these parts, of which the last may be none.
+    async fn is_ready_after(parts: [&str; 2]) -> bool {
+        let (mut connection, mut upstream) = pair();
+        let exchange = async {
+            send(&mut connection).await.unwrap();
+            while poll_fn(|cx| connection.poll_content(cx)).await.is_some() {}
+        };
+        let answering = async {
+            read(&mut upstream, REQUEST).await;
+            upstream.write_all(parts[0].as_bytes()).await.unwrap();
+        };
+        futures::join!(exchange, answering);
+        upstream.write_all(parts[1].as_bytes()).await.unwrap();
+        connection.is_ready()
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_says_more_than_its_answer_is_not_asked_again() {
+        const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        assert!(is_ready_after([ANSWER, ""]).await);
+        assert!(!is_ready_after([&ANSWER.repeat(2), ""]).await);
+        assert!(!is_ready_after([ANSWER, ANSWER]).await);
+        assert!(!is_ready_after(["HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", ""]).await);
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_whole_request_leaves_a_connection_that_is_not_ready() {
+        let (mut connection, mut upstream) = pair();
+        let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
+        more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
+        let exchange = async {
+            let answer = connection.send(&Method::POST, request(StreamBody::new(parts))).await.unwrap();
+            assert_eq!(answer.status(), 413);
+        };
+        let answering = async {
+            read(&mut upstream, "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+            upstream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        };
+        futures::join!(exchange, answering);
+        assert!(!connection.is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_on_while_its_answer_does() {
+        let (mut connection, mut upstream) = pair();
+        let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
+        more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
+        let exchange = async {
+            connection.send(&Method::POST, request(StreamBody::new(parts))).await.unwrap();
+            more.unbounded_send(Ok(Frame::data(Bytes::from("b")))).unwrap();
+            drop(more);
+            poll_fn(|cx| connection.poll_content(cx)).await.unwrap().unwrap()
+        };
+        let answering = async {
+            read(&mut upstream, "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+            upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+            read(&mut upstream, "1\r\nb\r\n0\r\n\r\n").await;
+            upstream.write_all(b"ok").await.unwrap();
+        };
+        assert_eq!(futures::join!(exchange, answering).0, "ok");
+        assert!(connection.is_ready());
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_takes_no_more_is_heard_all_the_same() {
+        let (mut connection, mut upstream) = pair();
+        let long = Full::from("x".repeat(1 << 20));
+        let exchange = async { connection.send(&Method::POST, request(long)).await.unwrap().status() };
+        let answering = async move {
+            upstream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            let mut some = [0; 100];
+            upstream.read_exact(&mut some).await.unwrap();
+        };
+        assert_eq!(futures::join!(exchange, answering).0, 413);
+        assert!(!connection.is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_breaks_the_answer() {
+        for (answer, whole) in [
+            ("", false),
+            ("HTTP/1.1 200 OK\r\ncontent-le", false),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf!", false),
+            ("HTTP/1.1 200 OK\r\n\r\nall", true),
+        ] {
+            let (mut connection, mut upstream) = pair();
+            let exchange = async {
+                send(&mut connection).await?;
+                while let Some(content) = poll_fn(|cx| connection.poll_content(cx)).await {
+                    content?;
+                }
+                Ok::<_, WireError>(())
+            };
+            let answering = async move {
+                read(&mut upstream, REQUEST).await;
+                upstream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            assert_eq!(futures::join!(exchange, answering).0.is_ok(), whole, "{answer}");
+            assert!(!connection.is_ready(), "{answer}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+use bytes::{Buf, Bytes};
+use httparse::Status;
+
+use super::WireError;
+
+/// The most bytes of the line before a chunk.
+const MAX_LINE: usize = 1024;
+
+/// The most bytes of trailers, which are thrown away.
+const MAX_TRAILERS: usize = 16 * 1024;
+
+/// How one knows where an answer's content ends (RFC 9112 §6.3), and how much of it is still to come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// After so many bytes.
+    Length(u64),
+    /// It says so itself.
+    Chunked(Chunked),
+    /// Where the connection does.
+    Closed,
+}
+
+/// What comes next of content in chunks (RFC 9112 §7.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Chunked {
+    /// The size of a chunk.
+    Size,
+    /// So many bytes of one.
+    Data(u64),
+    /// The end of its last line.
+    DataEnd,
+    /// Lines of trailers, of which so many bytes may still come.
+    Trailers(usize),
+    /// Nothing.
+    Over,
+}
+
+impl Framing {
+    /// Whether all of it has come.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunked(Chunked::Over))
+    }
+
+    /// How many bytes are still to come, if that is known.
+    pub fn left(self) -> Option<u64> {
+        match self {
+            Self::Length(left) => Some(left),
+            Self::Chunked(Chunked::Over) => Some(0),
+            Self::Chunked(_) | Self::Closed => None,
+        }
+    }
+
+    /// The connection was closed.
+    ///
+    /// # Errors
+    /// When it was too early for that.
+    pub fn close(&mut self) -> Result<(), WireError> {
+        if *self != Self::Closed {
+            return Err(WireError::Incomplete);
+        }
+        *self = Self::Length(0);
+        Ok(())
+    }
+
+    /// Takes the next content out of what was read. `None` if there is none in it: it is over, or more has to be read.
+    ///
+    /// # Errors
+    /// When what was read is not in chunks.
+    pub fn next(&mut self, read: &mut Bytes) -> Result<Option<Bytes>, WireError> {
+        let data = match self {
+            Self::Closed => take(read, u64::MAX),
+            Self::Length(left) => {
+                let data = take(read, *left);
+                *left -= data.len() as u64;
+                data
+            }
+            Self::Chunked(state) => {
+                state.advance(read)?;
+                let Chunked::Data(left) = state else { return Ok(None) };
+                let data = take(read, *left);
+                *left -= data.len() as u64;
+                // Whether that was the end is known now, if it is known at all: the last chunk's length comes with its data.
+                state.advance(read)?;
+                data
+            }
+        };
+        Ok(if data.is_empty() { None } else { Some(data) })
+    }
+}
+
+impl Chunked {
+    /// Takes what is no content, up to the next content or as far as was read.
+    fn advance(&mut self, read: &mut Bytes) -> Result<(), WireError> {
+        loop {
+            *self = match *self {
+                Self::Data(0) => Self::DataEnd,
+                Self::Data(_) | Self::Over => return Ok(()),
+                Self::Size => {
+                    let Some((length, size)) = chunk_size(read)? else { return Ok(()) };
+                    read.advance(length);
+                    if size == 0 { Self::Trailers(MAX_TRAILERS) } else { Self::Data(size) }
+                }
+                Self::DataEnd => match &read[..] {
+                    [b'\r', b'\n', ..] => {
+                        read.advance(2);
+                        Self::Size
+                    }
+                    [] | [b'\r'] => return Ok(()),
+                    _ => return Err(WireError::Malformed("a chunk is longer than its size")),
+                },
+                Self::Trailers(most) => {
+                    let line = read.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+                    let length = line.unwrap_or(read.len());
+                    let too_long = WireError::Malformed("the trailers are too long");
+                    let most = most.checked_sub(length).ok_or(too_long)?;
+                    if line.is_none() {
+                        return Ok(());
+                    }
+                    let is_last = read.starts_with(b"\r\n");
+                    read.advance(length);
+                    if is_last { Self::Over } else { Self::Trailers(most) }
+                }
+            }
+        }
+    }
+}
+
+/// The length of the line before a chunk, and the chunk's size. httparse takes no digits for 0, and a line feed in an extension for a
+/// part of it: both have been used to make two readers see different chunks.
+fn chunk_size(read: &[u8]) -> Result<Option<(usize, u64)>, WireError> {
+    let malformed = WireError::Malformed("the size of a chunk");
+    let Some(first) = read.first() else { return Ok(None) };
+    match httparse::parse_chunk_size(read) {
+        Ok(Status::Partial) if read.len() < MAX_LINE => Ok(None),
+        Ok(Status::Complete((length, size))) => {
+            let line = read.get(..length.saturating_sub(1)).unwrap_or_default();
+            let is_good = first.is_ascii_hexdigit() && length <= MAX_LINE && !line.contains(&b'\n');
+            if is_good { Ok(Some((length, size))) } else { Err(malformed) }
+        }
+        _ => Err(malformed),
+    }
+}
+
+fn take(read: &mut Bytes, most: u64) -> Bytes {
+    let length = usize::try_from(most).unwrap_or(usize::MAX).min(read.len());
+    read.split_to(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHUNKED: Framing = Framing::Chunked(Chunked::Size);
+
+    /// The content of what comes in these parts, and what is left of them.
+    fn content(mut framing: Framing, parts: &[&[u8]]) -> Result<(Vec<u8>, Framing, Bytes), WireError> {
+        let (mut content, mut read) = (Vec::new(), Bytes::new());
+        for part in parts {
+            let mut all = BytesMut::from(read);
+            all.extend_from_slice(part);
+            read = all.freeze();
+            while let Some(data) = framing.next(&mut read)? {
+                content.extend_from_slice(&data);
+            }
+        }
+        Ok((content, framing, read))
+    }
+
+    #[test]
+    fn content_of_a_known_length_ends_there_and_what_follows_stays() {
+        let (data, framing, rest) = content(Framing::Length(5), &[b"he", b"llo!"]).unwrap();
+        assert_eq!((&data[..], framing.is_over(), &rest[..]), (&b"hello"[..], true, &b"!"[..]));
+    }
+
+    #[test]
+    fn content_that_ends_with_its_connection_is_all_there_and_no_other_is() {
+        let (data, mut framing, _) = content(Framing::Closed, &[b"he", b"llo"]).unwrap();
+        assert_eq!((&data[..], framing.is_over()), (&b"hello"[..], false));
+        assert!(framing.close().is_ok() && framing.is_over());
+        assert!(Framing::Length(1).close().is_err());
+        assert!(content(CHUNKED, &[b"2\r\nab\r\n0\r\n"]).unwrap().1.close().is_err());
+    }
+
+    #[test]
+    fn the_end_is_known_with_the_last_content() {
+        let (mut framing, mut read) = (CHUNKED, Bytes::from_static(b"2\r\nab\r\n0\r\n\r\nnext"));
+        assert_eq!(framing.next(&mut read).unwrap(), Some(Bytes::from_static(b"ab")));
+        assert_eq!((framing.is_over(), framing.left(), &read[..]), (true, Some(0), &b"next"[..]));
+    }
+
+    #[test]
+    fn chunks_are_read_as_rfc_9112_has_them_and_nothing_else_is() {
+        let good: [&[u8]; 4] = [
+            b"3\r\nabc\r\n0\r\n\r\n",
+            b"0003;name=value\r\nabc\r\n0;x\r\n\r\n",
+            b"1\r\na\r\n2\r\nbc\r\n000\r\n\r\n",
+            b"3\r\nabc\r\n0\r\nExpires: never\r\nX: y\r\n\r\n",
+        ];
+        for chunks in good {
+            let (data, framing, rest) = content(CHUNKED, &[chunks]).unwrap();
+            assert_eq!((&data[..], framing.is_over(), rest.is_empty()), (&b"abc"[..], true, true), "{chunks:?}");
+        }
+        let long = [b"3;".as_slice(), &[b'x'; MAX_LINE], b"\r\n"].concat();
+        let trailers = [b"0\r\n".as_slice(), &b"a: b\r\n".repeat(MAX_TRAILERS)].concat();
+        let endless = [b"0\r\na: ".as_slice(), &[b'x'; MAX_TRAILERS]].concat();
+        let bad: [&[u8]; 12] = [
+            b"\r\n",
+            b"-1\r\n",
+            b"0x3\r\nabc\r\n",
+            b"3\nabc\r\n",
+            b"3\rabc\r\n",
+            b"3;a\nb\r\nabc\r\n",
+            b"2\r\nabc\r\n",
+            b"3\r\nabc\n0\r\n",
+            b"10000000000000000\r\n",
+            &long,
+            &trailers,
+            &endless,
+        ];
+        for chunks in bad {
+            assert!(content(CHUNKED, &[chunks]).is_err(), "{:?}", &chunks[..chunks.len().min(40)]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_say_the_same_however_they_arrive(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
+            cuts in prop::collection::vec(1..20_usize, 1..30),
+        ) {
+            let mut sent = Vec::new();
+            for chunk in &chunks {
+                sent.extend_from_slice(format!("{:X};x=y\r\n", chunk.len()).as_bytes());
+                sent.extend_from_slice(chunk);
+                sent.extend_from_slice(b"\r\n");
+            }
+            sent.extend_from_slice(b"0\r\nTrailer: x\r\n\r\nrest");
+            let (mut parts, mut left) = (Vec::new(), &sent[..]);
+            for cut in cuts.iter().cycle() {
+                let (part, rest) = left.split_at((*cut).min(left.len()));
+                parts.push(part);
+                left = rest;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            let (data, framing, rest) = content(CHUNKED, &parts).unwrap();
+            prop_assert_eq!(data, chunks.concat());
+            prop_assert!(framing.is_over());
+            prop_assert_eq!(&rest[..], b"rest");
+        }
+
+        #[test]
+        fn whatever_comes_is_an_error_or_part_of_what_came(bytes in prop::collection::vec(prop::sample::select(b"0123aF;\r\n x".to_vec()), 0..60)) {
+            if let Ok((data, _, rest)) = content(CHUNKED, &[&bytes]) {
+                prop_assert!(data.len() + rest.len() <= bytes.len() && bytes.ends_with(&rest));
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! HTTP/1.1 to the upstream (RFC 9112), as far as a forwarder needs it: a request goes out whose headers are ours, its answer comes
+//! in, both may be streams. Ours, because a general client costs as much as all else that forwarding does in user space
+//! (docs/performance.md). httparse reads heads and sizes of chunks; what stands on clients' side of us is hyper's.
+
+mod answer;
+mod connection;
+mod framing;
+mod request;
+
+use std::io;
+
+pub use connection::{Connection, Scratch};
+pub use request::{Fields, Outgoing, RequestHead};
+use thiserror::Error;
+
+use super::BoxError;
+
+/// Why an exchange with the upstream came to no end.
+#[derive(Debug, Error)]
+pub enum WireError {
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// It was closed before the head of the answer.
+    #[error("the connection was closed without an answer")]
+    Unanswered,
+    /// It was closed before the end of the answer.
+    #[error("the connection was closed within the answer")]
+    Incomplete,
+    /// What came is not HTTP/1, or may be understood in more than one way.
+    #[error("the answer is not HTTP: {0}")]
+    Malformed(&'static str),
+    /// The request's body is not there to its end.
+    #[error("{0}")]
+    Body(#[source] BoxError),
+}
+
+impl From<httparse::Error> for WireError {
+    fn from(error: httparse::Error) -> Self {
+        Self::Malformed(match error {
+            httparse::Error::HeaderName => "the name of a header",
+            httparse::Error::HeaderValue => "the value of a header",
+            httparse::Error::NewLine => "the end of a line",
+            httparse::Error::Status => "the status",
+            httparse::Error::Token => "a character that may not be there",
+            httparse::Error::TooManyHeaders => "too many headers",
+            httparse::Error::Version => "the version",
+        })
+    }
+}

@@ -1,0 +1,318 @@
+use std::{
+    io::{self, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Writer};
+use http::{HeaderName, HeaderValue, Method, Uri};
+use http_body::Body;
+use tokio::io::AsyncWrite;
+
+use super::WireError;
+use crate::proxy::forward::BoxError;
+
+/// Room for the head of a request and a short message.
+const HEAD: usize = 1024;
+
+/// So much is taken of a body before some of it is written.
+const ENOUGH: usize = 16 * 1024;
+
+/// The head of a request, but for how long its body is (RFC 9112 §6): that is said here alone.
+pub struct RequestHead {
+    /// What is to be done.
+    pub method: Method,
+    /// In origin form.
+    pub target: Uri,
+    /// Without any that is about the connection or the body.
+    pub fields: Fields,
+}
+
+/// Headers as they are sent.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<u8>);
+
+impl Fields {
+    /// One more.
+    pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        self.0.reserve(name.len() + value.len() + 4);
+        self.0.extend_from_slice(name);
+        self.0.extend_from_slice(b": ");
+        self.0.extend_from_slice(value);
+        self.0.extend_from_slice(b"\r\n");
+    }
+}
+
+impl AsRef<[u8]> for Fields {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A request on its way out.
+pub struct Outgoing<B> {
+    /// What is not yet written.
+    unsent: BytesMut,
+    /// What is not yet in there.
+    rest: Option<Rest<B>>,
+    /// Nothing of what was written waits in the stream's own buffers.
+    flushed: bool,
+}
+
+struct Rest<B> {
+    body: B,
+    /// How many bytes it has; `None` if that is not known, and it is sent in chunks.
+    left: Option<u64>,
+}
+
+impl<B> Outgoing<B> {
+    /// None.
+    pub fn none() -> Self {
+        Self { unsent: BytesMut::new(), rest: None, flushed: true }
+    }
+
+    /// Whether all of it was written.
+    pub fn is_over(&self) -> bool {
+        self.rest.is_none() && self.unsent.is_empty() && self.flushed
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
+    /// A request with this head.
+    pub fn new(head: &RequestHead, body: B) -> Self {
+        let mut unsent = BytesMut::with_capacity(HEAD);
+        let target = head.target.path_and_query().map_or("/", |target| target.as_str());
+        for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            unsent.put_slice(part.as_bytes());
+        }
+        unsent.put_slice(head.fields.as_ref());
+        let length = body.size_hint().exact();
+        match length {
+            // A body is expected with a POST, none with the others (RFC 9110 §8.6).
+            Some(0) if head.method != Method::POST => (),
+            Some(length) => write_number(&mut unsent, format_args!("content-length: {length}\r\n")),
+            None => unsent.put_slice(b"transfer-encoding: chunked\r\n"),
+        }
+        unsent.put_slice(b"\r\n");
+        let rest = if length == Some(0) { None } else { Some(Rest { body, left: length }) };
+        Self { unsent, rest, flushed: true }
+    }
+
+    /// Ready when something of the body is there, or there is none: head and body make one packet then, and no connection waits
+    /// for a client.
+    pub fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        let head = self.unsent.len();
+        let is_whole = self.fill(cx)?.is_ready();
+        if is_whole || self.unsent.len() > head { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Writes as much as is there and as the stream takes. Ready when all is written.
+    pub fn poll(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), WireError>> {
+        while !self.is_over() {
+            let is_whole = self.fill(cx)?.is_ready();
+            if self.unsent.is_empty() && self.flushed && !is_whole {
+                return Poll::Pending;
+            }
+            while !self.unsent.is_empty() {
+                match ready!(Pin::new(&mut *stream).poll_write(cx, &self.unsent))? {
+                    0 => return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
+                    written => self.unsent.advance(written.min(self.unsent.len())),
+                }
+                self.flushed = false;
+            }
+            ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+            self.flushed = true;
+            if is_whole {
+                // Nothing is kept for an answer that may take long.
+                self.unsent = BytesMut::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes of the body what is there, up to [`ENOUGH`]. Ready when that was the end of it.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, WireError> {
+        let Self { unsent, rest: waiting, .. } = self;
+        while let Some(rest) = waiting {
+            if unsent.len() >= ENOUGH {
+                return Ok(Poll::Pending);
+            }
+            let Poll::Ready(frame) = Pin::new(&mut rest.body).poll_frame(cx) else { return Ok(Poll::Pending) };
+            let is_last = match frame {
+                Some(Ok(frame)) => {
+                    // Trailers are not passed on: without `TE` nobody may expect them (RFC 9110 §6.5.1).
+                    if let Ok(data) = frame.into_data() {
+                        rest.write(&data, unsent)?;
+                    }
+                    rest.left == Some(0) || rest.body.is_end_stream()
+                }
+                Some(Err(error)) => return Err(WireError::Body(error.into())),
+                None => true,
+            };
+            if is_last {
+                rest.end(unsent)?;
+                *waiting = None;
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+}
+
+impl<B> Rest<B> {
+    fn write(&mut self, data: &Bytes, out: &mut BytesMut) -> Result<(), WireError> {
+        match &mut self.left {
+            Some(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or_else(other_length)?;
+                out.put_slice(data);
+            }
+            // One of no bytes would be the last.
+            None if data.is_empty() => (),
+            None => {
+                write_number(out, format_args!("{:x}\r\n", data.len()));
+                out.put_slice(data);
+                out.put_slice(b"\r\n");
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, out: &mut BytesMut) -> Result<(), WireError> {
+        match self.left {
+            Some(0) => Ok(()),
+            Some(_) => Err(other_length()),
+            None => {
+                out.put_slice(b"0\r\n\r\n");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A body that is not as long as it says would make the rest of it another request.
+fn other_length() -> WireError {
+    WireError::Body("the request's body is not as long as it says".into())
+}
+
+/// What is written there always fits.
+fn write_number(out: &mut BytesMut, number: std::fmt::Arguments<'_>) {
+    let mut writer: Writer<&mut BytesMut> = out.writer();
+    let _ = writer.write_fmt(number);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use futures::channel::mpsc;
+    use http::header::{ACCEPT, HOST};
+    use http_body::Frame;
+    use http_body_util::{Empty, Full, StreamBody};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    type Parts = mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
+
+    fn head(method: Method) -> RequestHead {
+        let mut fields = Fields::default();
+        fields.add(&HOST, &HeaderValue::from_static("gateway"));
+        fields.add(&ACCEPT, &HeaderValue::from_static("*/*"));
+        RequestHead { method, target: Uri::from_static("/mcp?a=b"), fields }
+    }
+
+    fn cx() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// What is sent of a request that is there, to a peer that takes a few bytes at a time.
+    async fn sent(
+        mut request: Outgoing<impl Body<Data = Bytes, Error: Into<BoxError>> + Unpin>,
+    ) -> Result<String, WireError> {
+        let (mut ours, mut peer) = tokio::io::duplex(7);
+        let mut text = String::new();
+        let sending = async {
+            let sent = std::future::poll_fn(|cx| request.poll(&mut ours, cx)).await;
+            drop(ours);
+            sent
+        };
+        let (sent, _) = futures::join!(sending, peer.read_to_string(&mut text));
+        assert!(sent.is_err() || request.is_over());
+        sent.map(|()| text)
+    }
+
+    fn parts(given: &[&'static str]) -> (mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>, StreamBody<Parts>) {
+        let (more, parts) = mpsc::unbounded();
+        given
+            .iter()
+            .for_each(|part| more.unbounded_send(Ok(Frame::data(Bytes::from_static(part.as_bytes())))).unwrap());
+        (more, StreamBody::new(parts))
+    }
+
+    #[tokio::test]
+    async fn a_request_says_how_long_its_body_is_where_one_is_expected() {
+        const HEAD: &str = "/mcp?a=b HTTP/1.1\r\nhost: gateway\r\naccept: */*\r\n";
+        for method in [Method::GET, Method::DELETE, Method::HEAD] {
+            let text = sent(Outgoing::new(&head(method.clone()), Empty::new())).await.unwrap();
+            assert_eq!(text, format!("{method} {HEAD}\r\n"));
+        }
+        let text = sent(Outgoing::new(&head(Method::POST), Empty::new())).await.unwrap();
+        assert_eq!(text, format!("POST {HEAD}content-length: 0\r\n\r\n"));
+        let text = sent(Outgoing::new(&head(Method::POST), Full::new(Bytes::from("hello")))).await.unwrap();
+        assert_eq!(text, format!("POST {HEAD}content-length: 5\r\n\r\nhello"));
+        let (_, body) = parts(&["", "hello ", "", "world of parts"]);
+        let text = sent(Outgoing::new(&head(Method::POST), body)).await.unwrap();
+        let chunks = "6\r\nhello \r\ne\r\nworld of parts\r\n0\r\n\r\n";
+        assert_eq!(text, format!("POST {HEAD}transfer-encoding: chunked\r\n\r\n{chunks}"));
+    }
+
+    #[tokio::test]
+    async fn a_long_body_arrives_whole() {
+        let long = Bytes::from("0123456789".repeat(ENOUGH / 4));
+        let text = sent(Outgoing::new(&head(Method::POST), Full::new(long.clone()))).await.unwrap();
+        assert!(text.into_bytes().ends_with(&long));
+    }
+
+    /// One that does not keep its word.
+    struct Lying(&'static str);
+
+    impl Body for Lying {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            let text = std::mem::take(&mut self.0);
+            Poll::Ready(if text.is_empty() { None } else { Some(Ok(Frame::data(text.into()))) })
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(3)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_as_long_as_it_says_is_no_request() {
+        for text in ["ab", "abcd"] {
+            assert!(matches!(sent(Outgoing::new(&head(Method::POST), Lying(text))).await, Err(WireError::Body(_))));
+        }
+        assert!(sent(Outgoing::new(&head(Method::POST), Lying("abc"))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_has_begun_when_something_of_its_body_is_there() {
+        let (more, body) = parts(&[]);
+        let mut request = Outgoing::new(&head(Method::POST), body);
+        assert!(request.poll_begun(&mut cx()).is_pending());
+        more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
+        assert!(matches!(request.poll_begun(&mut cx()), Poll::Ready(Ok(()))));
+        assert!(!request.is_over());
+        more.unbounded_send(Err("gone".into())).unwrap();
+        assert!(matches!(request.poll_begun(&mut cx()), Poll::Ready(Err(WireError::Body(_)))));
+        let mut get = Outgoing::new(&head(Method::GET), Empty::<Bytes>::new());
+        assert!(get.poll_begun(&mut cx()).is_ready());
+    }
+}

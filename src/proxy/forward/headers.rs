@@ -118,12 +118,12 @@ impl HeaderRules {
     /// What the upstream gets of a client's request headers, and ours. What `Connection` names is not among them, but ours always
     /// are: a client cannot name them away (golang/go#50580).
     pub fn to_upstream(&self, headers: &HeaderMap, forwarded_for: &HeaderValue, email: &HeaderValue) -> Fields {
-        let mut fields = self.ours.clone();
+        let mut fields = self.ours.and_more();
         fields.add(&X_FORWARDED_FOR, forwarded_for);
         for name in &self.identity {
             fields.add(name, email);
         }
-        let nominated = nominated(headers);
+        let nominated = nominated(headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
         for (name, value) in headers {
             if !is_hop_by_hop(name) && !self.is_ours(name) && !nominated.contains(name) {
                 fields.add(name, value);
@@ -190,13 +190,9 @@ pub fn deny_any_origin(headers: &mut HeaderMap) {
     headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
 }
 
-/// The names that `Connection` lists (RFC 9110 §7.6.1), without the usual ones, which go anyway.
-pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
-    if !headers.contains_key(CONNECTION) {
-        return vec![];
-    }
-    let options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let options = options.map(<[u8]>::trim_ascii);
+/// The names that `Connection` lists in all its values (RFC 9110 §7.6.1), without the usual ones, which go anyway.
+pub fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
+    let options = connection.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let unusual = options.filter(|option| !option.eq_ignore_ascii_case(b"keep-alive") && *option != b"close");
     unusual.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, Uri};
+use http::{Method, Response, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
@@ -28,7 +28,7 @@ use super::{
     breaker::{Breaker, Broken},
     replay::Replay,
     request_body::RequestBody,
-    wire::{Connection, Outgoing, RequestHead, Scratch, WireError},
+    wire::{Connection, Outgoing, Scratch, WireError},
 };
 use crate::proxy::metrics::{Connect, Held, WorkerMetrics};
 
@@ -163,23 +163,25 @@ impl Pool {
         Self { connector, upstream, breaker, patience, idle, prunes, scratch, metrics }
     }
 
-    /// Sends a request over an idle connection or a new one.
+    /// Sends a request with `method` over an idle connection or a new one.
     ///
     /// # Errors
-    /// When no answer came. It is not tried again: the request may have had effects.
+    /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
     pub async fn send(
         self: &Rc<Self>,
-        head: &RequestHead,
-        body: Replay<ClientBody>,
+        method: &Method,
+        mut request: Outgoing<Replay<ClientBody>>,
     ) -> Result<(Response<()>, Lease), UpstreamError> {
-        let mut outgoing = Outgoing::new(head, body);
-        poll_fn(|cx| outgoing.poll_begun(cx)).await?;
-        let mut connection = match self.take() {
-            Some(connection) => connection,
-            // Boxed, because its state is large and most requests have none.
-            None => Box::pin(self.connect()).await?,
-        };
-        let response = connection.wire.send(&head.method, outgoing).await?;
+        poll_fn(|cx| request.poll_begun(cx)).await?;
+        if let Some(mut connection) = self.take() {
+            match connection.wire.send(method, request).await {
+                Ok(response) => return Ok((response, Lease { connection, pool: self.clone() })),
+                Err(error) => request = connection.wire.take_unsent().ok_or(error)?,
+            }
+        }
+        // Boxed, because its state is large and most requests have none.
+        let mut connection = Box::pin(self.connect()).await?;
+        let response = connection.wire.send(method, request).await?;
         Ok((response, Lease { connection, pool: self.clone() }))
     }
 

@@ -67,28 +67,33 @@ fn head(
     method: &Method,
 ) -> Result<Head, WireError> {
     let mut headers = HeaderMap::with_capacity(fields.len() + OURS);
-    let (mut connection, mut length, mut encoding) = (HeaderMap::new(), None, None);
+    let (mut length, mut encoding, mut has_connection) = (None, None, false);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let name = name.map_err(|_| WireError::Malformed("the name of a header"))?;
         if name == CONTENT_LENGTH {
-            let one = content_length(field.value)?;
-            if length.replace(one).is_some_and(|before| before != one) {
+            let one = (content_length(field.value)?, field.value);
+            if length.replace(one).is_some_and(|(before, _)| before != one.0) {
                 return Err(WireError::Malformed("two lengths"));
             }
         } else if name == TRANSFER_ENCODING {
             if encoding.replace(field.value).is_some() {
                 return Err(WireError::Malformed("two encodings"));
             }
-        } else if name == CONNECTION || (!is_hop_by_hop(&name) && is_for_clients(&name)) {
-            let value = HeaderValue::from_maybe_shared(read.slice_ref(field.value));
-            let value = value.map_err(|_| WireError::Malformed("the value of a header"))?;
-            let map = if name == CONNECTION { &mut connection } else { &mut headers };
-            map.append(name, value);
+        } else if name == CONNECTION {
+            has_connection = true;
+        } else if !is_hop_by_hop(&name) && is_for_clients(&name) {
+            headers.append(name, value(read, field.value)?);
         }
     }
-    for name in nominated(&connection) {
-        headers.remove(name);
+    let mut has_close = false;
+    if has_connection {
+        let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        let connection = connection.map(|field| field.value);
+        has_close = connection.clone().any(lists_close);
+        for name in nominated(connection) {
+            headers.remove(name);
+        }
     }
     let has_content = *method != Method::HEAD
         && !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -98,25 +103,29 @@ fn head(
             Framing::Chunked(Chunked::Size)
         }
         (Some(_), _) => return Err(WireError::Malformed("an encoding that is not chunked alone")),
-        (None, Some(length)) => Framing::Length(length),
+        (None, Some((length, _))) => Framing::Length(length),
         (None, None) => Framing::Closed,
     };
     let keeps_alive = is_http_1_1
         && status != StatusCode::SWITCHING_PROTOCOLS
-        && !has_close(&connection)
+        && !has_close
         && framing != Framing::Closed
         && (encoding.is_none() || length.is_none());
-    if let (None, Some(length)) = (encoding, length) {
-        headers.insert(CONTENT_LENGTH, length.into());
+    if let (None, Some((_, length))) = (encoding, length) {
+        headers.insert(CONTENT_LENGTH, value(read, length)?);
     }
     let mut response = Response::new(());
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
     Ok(Head { response, framing, keeps_alive })
 }
 
-fn has_close(headers: &HeaderMap) -> bool {
-    let options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+/// A part of what was read, without a copy.
+fn value(read: &Bytes, part: &[u8]) -> Result<HeaderValue, WireError> {
+    HeaderValue::from_maybe_shared(read.slice_ref(part)).map_err(|_| WireError::Malformed("the value of a header"))
+}
+
+fn lists_close(connection: &[u8]) -> bool {
+    connection.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 fn content_length(value: &[u8]) -> Result<u64, WireError> {

@@ -36,7 +36,7 @@ pub struct Connection<S, B> {
     scratch: Rc<Scratch>,
     outgoing: Outgoing<B>,
     /// Why the rest of the request was not sent. The upstream may have answered all the same.
-    unsent: Option<io::Error>,
+    failed: Option<io::Error>,
     /// What was read and is not yet taken.
     read: Bytes,
     /// Of the answer.
@@ -53,7 +53,7 @@ where
     /// A connection over a stream that is open.
     pub fn new(stream: S, scratch: Rc<Scratch>) -> Self {
         let (outgoing, read, framing) = (Outgoing::none(), Bytes::new(), Framing::Length(0));
-        Self { stream, scratch, outgoing, unsent: None, read, framing, keeps_alive: true }
+        Self { stream, scratch, outgoing, failed: None, read, framing, keeps_alive: true }
     }
 
     /// Sends a request with `method`, whose target is in origin form, and waits for the head of its answer. The connection must
@@ -61,9 +61,13 @@ where
     ///
     /// # Errors
     /// When none came.
-    pub async fn send(&mut self, method: &Method, request: Outgoing<B>) -> Result<Response<()>, WireError> {
+    pub fn send(
+        &mut self,
+        method: &Method,
+        request: Outgoing<B>,
+    ) -> impl Future<Output = Result<Response<()>, WireError>> {
         self.outgoing = request;
-        poll_fn(|cx| self.poll_head(method, cx)).await
+        poll_fn(|cx| self.poll_head(method, cx))
     }
 
     fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Response<()>, WireError>> {
@@ -75,9 +79,15 @@ where
                 return Poll::Ready(Ok(head.response));
             }
             if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(Err(self.unsent.take().map_or(WireError::Unanswered, WireError::Io)));
+                return Poll::Ready(Err(self.failed.take().map_or(WireError::Unanswered, WireError::Io)));
             }
         }
+    }
+
+    /// The request that [`Self::send`] failed with, if the upstream has got nothing of it: the connection was over before.
+    pub fn take_unsent(&mut self) -> Option<Outgoing<B>> {
+        let request = mem::replace(&mut self.outgoing, Outgoing::none());
+        request.is_untouched().then_some(request)
     }
 
     /// The next content of the answer; `None` at its end.
@@ -114,11 +124,12 @@ where
         is_idle && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Sends on what is not yet sent of the request. That the upstream takes no more of it is no error: it may have said why.
+    /// Sends on what is not yet sent of the request. That the upstream takes no more of it is no error: it may have said why. If it
+    /// has taken nothing, whatever it said was no answer.
     fn send_on(&mut self, cx: &mut Context<'_>) -> Result<(), WireError> {
         match self.outgoing.poll(&mut self.stream, cx) {
-            Poll::Ready(Err(WireError::Io(error))) => {
-                (self.outgoing, self.unsent, self.keeps_alive) = (Outgoing::none(), Some(error), false);
+            Poll::Ready(Err(WireError::Io(error))) if !self.outgoing.is_untouched() => {
+                (self.outgoing, self.failed, self.keeps_alive) = (Outgoing::none(), Some(error), false);
                 Ok(())
             }
             Poll::Ready(sent) => sent,
@@ -274,6 +285,31 @@ mod tests {
         assert!(!is_ready_after([&ANSWER.repeat(2), ""]).await);
         assert!(!is_ready_after([ANSWER, ANSWER]).await);
         assert!(!is_ready_after(["HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", ""]).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_into_a_closed_connection_comes_back() {
+        let (mut connection, upstream) = pair();
+        drop(upstream);
+        assert!(matches!(send(&mut connection).await, Err(WireError::Io(_))));
+        let unsent = connection.take_unsent().unwrap();
+        let (mut other, mut upstream) = pair();
+        let exchange = async { other.send(&Method::POST, unsent).await.unwrap().status() };
+        let answering = async {
+            read(&mut upstream, REQUEST).await;
+            upstream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        };
+        assert_eq!(futures::join!(exchange, answering).0, 202);
+        assert!(other.take_unsent().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_the_upstream_may_have_read_does_not_come_back() {
+        let (mut connection, mut upstream) = pair();
+        let exchange = async { send(&mut connection).await.unwrap_err() };
+        let answering = async move { read(&mut upstream, "POST").await };
+        assert!(matches!(futures::join!(exchange, answering).0, WireError::Unanswered));
+        assert!(connection.take_unsent().is_none());
     }
 
     #[tokio::test]

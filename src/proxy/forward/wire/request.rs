@@ -15,7 +15,7 @@ use crate::proxy::forward::BoxError;
 /// Room for the head of a request and a short message.
 const HEAD: usize = 1024;
 
-/// So much is taken of a body before some of it is written.
+/// So much is taken of a body before some of it is written: what a record of TLS holds.
 const ENOUGH: usize = 16 * 1024;
 
 /// The head of a request, but for how long its body is (RFC 9112 §6): that is said here alone.
@@ -29,10 +29,23 @@ pub struct RequestHead {
 }
 
 /// Headers as they are sent.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Fields(Vec<u8>);
 
+impl Default for Fields {
+    fn default() -> Self {
+        Self(Vec::with_capacity(HEAD))
+    }
+}
+
 impl Fields {
+    /// These, with room for others.
+    pub fn and_more(&self) -> Self {
+        let mut fields = Self::default();
+        fields.0.extend_from_slice(&self.0);
+        fields
+    }
+
     /// One more.
     pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
@@ -58,6 +71,8 @@ pub struct Outgoing<B> {
     rest: Option<Rest<B>>,
     /// Nothing of what was written waits in the stream's own buffers.
     flushed: bool,
+    /// The stream has taken something.
+    touched: bool,
 }
 
 struct Rest<B> {
@@ -69,12 +84,17 @@ struct Rest<B> {
 impl<B> Outgoing<B> {
     /// None.
     pub fn none() -> Self {
-        Self { unsent: BytesMut::new(), rest: None, flushed: true }
+        Self { unsent: BytesMut::new(), rest: None, flushed: true, touched: true }
     }
 
     /// Whether all of it was written.
     pub fn is_over(&self) -> bool {
         self.rest.is_none() && self.unsent.is_empty() && self.flushed
+    }
+
+    /// Whether nobody can have read anything of it. Of what does not fit one record, TLS may have sent some and failed then.
+    pub fn is_untouched(&self) -> bool {
+        !self.touched && self.unsent.len() <= ENOUGH
     }
 }
 
@@ -96,7 +116,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
         }
         unsent.put_slice(b"\r\n");
         let rest = if length == Some(0) { None } else { Some(Rest { body, left: length }) };
-        Self { unsent, rest, flushed: true }
+        Self { unsent, rest, flushed: true, touched: false }
     }
 
     /// Ready when something of the body is there, or there is none: head and body make one packet then, and no connection waits
@@ -123,7 +143,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
                     0 => return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
                     written => self.unsent.advance(written.min(self.unsent.len())),
                 }
-                self.flushed = false;
+                (self.flushed, self.touched) = (false, true);
             }
             ready!(Pin::new(&mut *stream).poll_flush(cx))?;
             self.flushed = true;

@@ -33,10 +33,10 @@ pub struct AccessClaims {
 /// Why an access token is refused.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum InvalidAccessToken {
-    /// Not a JWT access token.
+    /// Not a JWT (RFC 7519 §3).
     #[error("the access token is malformed")]
     Malformed,
-    /// Signed by somebody else, or its claims are not ours.
+    /// Signed by somebody else or for something else, or its claims are not ours.
     #[error("the access token was not issued here")]
     Signature,
     /// Past its time, or from the future.

@@ -129,7 +129,7 @@ $(CARGO_FUZZ):
 
 # No sanitizer: those need an unstable compiler, and there is no unsafe code of ours to find.
 .PHONY: fuzz
-fuzz: $(CARGO_FUZZ) ## Feed every parser that can be reached before a login with odd input (SECONDS_EACH=60; TARGET=one of them)
+fuzz: $(CARGO_FUZZ) ## Feed the parsers of what strangers and upstreams say with odd input (SECONDS_EACH=60; TARGET=one of them)
 	@set -e; for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	echo "$$target: $(or $(SECONDS_EACH),60) s"; \
 	corpus=$(MCP_OAUTH_CACHE)/fuzz/$$target; mkdir -p $$corpus; \

@@ -1,10 +1,11 @@
-//! What the fuzz targets in `fuzz/` call (feature `fuzzing`): each reads what anybody may send before a login, and says what must
-//! hold of it whatever it is. Nothing else uses this.
+//! What the fuzz targets in `fuzz/` call (feature `fuzzing`): each reads what anybody may send before a login, or what an upstream
+//! may answer, and says what must hold of it whatever it is. Nothing else uses this.
 
 #![expect(clippy::expect_used, reason = "a fuzz target ends where its promise does not hold")]
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 use url::{Url, form_urlencoded};
@@ -14,7 +15,7 @@ use super::{
     config::SigningKeys,
     crypto::{Keyring, Purpose, SigningRing},
     endpoints::{Cookies, basic_credentials, parameters},
-    forward::unbind,
+    forward::{Head, WireError, read_head, unbind},
     oauth::{
         authorize::{self, Query, Refusal},
         client::Client,
@@ -170,4 +171,44 @@ pub fn request(text: &str) {
     if headers.get("mcp-session-id").is_some_and(|value| !value.is_empty()) {
         assert!(unbind(&KEYRING, "somebody", &mut headers).is_err());
     }
+}
+
+/// An upstream's answer, to a HEAD if the first bit of the first byte is set, which says besides where the rest is cut in two. It is
+/// the same however it arrives, and nothing of it is about the connection.
+pub fn answer(data: &[u8]) {
+    let Some((how, answer)) = data.split_first() else { return };
+    let (to_head, cut) = (how & 1 == 1, usize::from(how >> 1).min(answer.len()));
+    let whole = contents(&[answer], to_head);
+    let parts = contents(&[&answer[..cut], &answer[cut..]], to_head);
+    let (Ok(whole), Ok(parts)) = (&whole, &parts) else {
+        assert_eq!(whole.is_err(), parts.is_err());
+        return;
+    };
+    assert_eq!(whole, parts);
+    let Some((_, headers, content)) = whole else { return };
+    assert!(content.len() <= answer.len());
+    for name in
+        ["connection", "transfer-encoding", "keep-alive", "trailer", "upgrade", "set-cookie", "www-authenticate"]
+    {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+}
+
+/// The status, the headers and the content of an answer that arrives in these parts, as far as they are there.
+type Answer = Option<(http::StatusCode, HeaderMap, Vec<u8>)>;
+
+fn contents(parts: &[&[u8]], to_head: bool) -> Result<Answer, WireError> {
+    let (mut read, mut head, mut content) = (Bytes::new(), None::<Head>, Vec::new());
+    for part in parts {
+        read = [&read[..], part].concat().into();
+        if head.is_none() {
+            head = read_head(&mut read, to_head)?;
+        }
+        let Some(Head { framing, .. }) = &mut head else { continue };
+        while let Some(data) = framing.next(&mut read)? {
+            content.extend_from_slice(&data);
+        }
+    }
+    let response = head.map(|head| head.response);
+    Ok(response.map(|response| (response.status(), response.headers().clone(), content)))
 }

@@ -138,7 +138,10 @@ impl UpstreamBody {
         match &content {
             Some(Ok(_)) if self.left() != Some(0) => (),
             Some(Ok(_)) | None => self.give_back(),
-            Some(Err(_)) => self.end_stream(StreamEnd::UpstreamFailed),
+            Some(Err(_)) => {
+                self.end_stream(StreamEnd::UpstreamFailed);
+                self.lease = None;
+            }
         }
         Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))
     }

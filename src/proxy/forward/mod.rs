@@ -33,6 +33,8 @@ pub use mcp_session::unbind;
 pub use pool::PRUNE;
 pub use request_body::RequestBody;
 pub use verified::{SharedTokens, VerifiedTokens};
+#[cfg(feature = "fuzzing")]
+pub use wire::{Head, WireError, read_head};
 
 #[cfg(test)]
 pub mod testing {

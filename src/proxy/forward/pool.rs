@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response, Uri};
+use http::{Response, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
@@ -163,25 +163,24 @@ impl Pool {
         Self { connector, upstream, breaker, patience, idle, prunes, scratch, metrics }
     }
 
-    /// Sends a request with `method` over an idle connection or a new one.
+    /// Sends a request over an idle connection or a new one.
     ///
     /// # Errors
     /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
     pub async fn send(
         self: &Rc<Self>,
-        method: &Method,
         mut request: Outgoing<Replay<ClientBody>>,
     ) -> Result<(Response<()>, Lease), UpstreamError> {
         poll_fn(|cx| request.poll_begun(cx)).await?;
         if let Some(mut connection) = self.take() {
-            match connection.wire.send(method, request).await {
+            match connection.wire.send(request).await {
                 Ok(response) => return Ok((response, Lease { connection, pool: self.clone() })),
                 Err(error) => request = connection.wire.take_unsent().ok_or(error)?,
             }
         }
         // Boxed, because its state is large and most requests have none.
         let mut connection = Box::pin(self.connect()).await?;
-        let response = connection.wire.send(method, request).await?;
+        let response = connection.wire.send(request).await?;
         Ok((response, Lease { connection, pool: self.clone() }))
     }
 
@@ -236,5 +235,31 @@ impl Pool {
         });
         let wire = Box::new(Connection::new(TokioIo::new(connected?), self.scratch.clone()));
         Ok(Upstream { wire, _open: Held::connection(self.metrics.clone()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_kept_for_less_than_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let patience = Duration::from_secs(5);
+        let (breaker, metrics) = (Breaker::new(Instant::now()), Arc::<WorkerMetrics>::default());
+        let connector = connector(false, patience).unwrap();
+        let pool = Pool::new(connector, upstream, Arc::new(breaker), patience, metrics.clone());
+        pool.prune();
+        pool.put(pool.connect().await.unwrap());
+        let kept = (0..).take_while(|_| {
+            pool.prune();
+            metrics.upstream_idle.load(Relaxed) == 1
+        });
+        let kept = PRUNE * u32::try_from(kept.count()).unwrap();
+        assert_eq!(kept + PRUNE, Duration::from_mins(1));
+        assert!(pool.take().is_none());
     }
 }

@@ -114,7 +114,7 @@ pub async fn send(
         // Boxed, because its state is large and most requests have none.
         return Box::pin(send_to_find_out(pool, places, spelling, head, body)).await;
     }
-    let (response, lease) = pool.send(&head.method, Outgoing::new(head, Replay::once(body))).await?;
+    let (response, lease) = pool.send(Outgoing::new(head, Replay::once(body))).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
     spelling.set(asked_for(places, &head.target, response.status(), &location)?);
     Err(SendError::Changed)
@@ -128,7 +128,7 @@ async fn send_to_find_out(
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
     let (body, again) = Replay::kept(body);
-    let (response, lease) = pool.send(&head.method, Outgoing::new(head, body)).await?;
+    let (response, lease) = pool.send(Outgoing::new(head, body)).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else {
         if response.status().is_success() {
             spelling.set(BARE);
@@ -141,7 +141,7 @@ async fn send_to_find_out(
     // The connection may still be sending the first body.
     drop((response, lease));
     head.target = respelled(&head.target, other == SLASH).ok_or(SendError::Changed)?;
-    let (response, lease) = pool.send(&head.method, Outgoing::new(head, body)).await?;
+    let (response, lease) = pool.send(Outgoing::new(head, body)).await?;
     if redirects_to(response.status(), response.headers()).is_some() {
         spelling.set(UNKNOWN);
         return Err(SendError::Elsewhere("one spelling of its path and on from there".to_owned()));

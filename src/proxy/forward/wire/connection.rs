@@ -8,9 +8,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response};
+use http::Response;
 use http_body::Body;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+};
 
 use super::{WireError, answer::read_head, framing::Framing, request::Outgoing};
 use crate::proxy::forward::BoxError;
@@ -37,6 +40,8 @@ pub struct Connection<S, B> {
     outgoing: Outgoing<B>,
     /// Why the rest of the request was not sent. The upstream may have answered all the same.
     failed: Option<io::Error>,
+    /// The request was a HEAD.
+    is_head: bool,
     /// What was read and is not yet taken.
     read: Bytes,
     /// Of the answer.
@@ -53,27 +58,22 @@ where
     /// A connection over a stream that is open.
     pub fn new(stream: S, scratch: Rc<Scratch>) -> Self {
         let (outgoing, read, framing) = (Outgoing::none(), Bytes::new(), Framing::Length(0));
-        Self { stream, scratch, outgoing, failed: None, read, framing, keeps_alive: true }
+        Self { stream, scratch, outgoing, failed: None, is_head: false, read, framing, keeps_alive: true }
     }
 
-    /// Sends a request with `method`, whose target is in origin form, and waits for the head of its answer. The connection must
-    /// be ready for it.
+    /// Sends a request and waits for the head of its answer. The connection must be ready for it.
     ///
     /// # Errors
     /// When none came.
-    pub fn send(
-        &mut self,
-        method: &Method,
-        request: Outgoing<B>,
-    ) -> impl Future<Output = Result<Response<()>, WireError>> {
-        self.outgoing = request;
-        poll_fn(|cx| self.poll_head(method, cx))
+    pub fn send(&mut self, request: Outgoing<B>) -> impl Future<Output = Result<Response<()>, WireError>> {
+        (self.is_head, self.outgoing) = (request.is_head(), request);
+        poll_fn(|cx| self.poll_head(cx))
     }
 
-    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Response<()>, WireError>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, WireError>> {
         self.send_on(cx)?;
         loop {
-            if let Some(head) = read_head(&mut self.read, method)? {
+            if let Some(head) = read_head(&mut self.read, self.is_head)? {
                 self.framing = head.framing;
                 self.keeps_alive &= head.keeps_alive;
                 return Poll::Ready(Ok(head.response));
@@ -120,20 +120,28 @@ where
     /// Whether a request can be sent: the last exchange is over, and the upstream has not closed the connection since.
     pub fn is_ready(&mut self) -> bool {
         let is_idle = self.keeps_alive && self.framing.is_over() && self.outgoing.is_over() && self.read.is_empty();
+        // Without budget tokio would say that there is nothing, without a look.
+        let is_idle = is_idle && coop::has_budget_remaining();
         // Also lets go of the waker of whoever used it last.
         is_idle && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Sends on what is not yet sent of the request. That the upstream takes no more of it is no error: it may have said why. If it
-    /// has taken nothing, whatever it said was no answer.
+    /// Sends on what is not yet sent of the request. That the upstream takes no more of it is no error: it may have said why. Unless
+    /// it has taken nothing: then that was no answer. A body that has failed is not gone on with.
     fn send_on(&mut self, cx: &mut Context<'_>) -> Result<(), WireError> {
         match self.outgoing.poll(&mut self.stream, cx) {
             Poll::Ready(Err(WireError::Io(error))) if !self.outgoing.is_untouched() => {
                 (self.outgoing, self.failed, self.keeps_alive) = (Outgoing::none(), Some(error), false);
                 Ok(())
             }
-            Poll::Ready(sent) => sent,
-            Poll::Pending => Ok(()),
+            Poll::Ready(Err(error)) => {
+                if !matches!(error, WireError::Io(_)) {
+                    self.outgoing = Outgoing::none();
+                }
+                self.keeps_alive = false;
+                Err(error)
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
         }
     }
 
@@ -165,7 +173,7 @@ mod tests {
     };
 
     use futures::channel::mpsc;
-    use http::Uri;
+    use http::{Method, Uri};
     use http_body::Frame;
     use http_body_util::{Full, StreamBody};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -186,7 +194,7 @@ mod tests {
     }
 
     async fn send(connection: &mut Connection<DuplexStream, Full<Bytes>>) -> Result<Response<()>, WireError> {
-        connection.send(&Method::POST, request(Full::from("{}"))).await
+        connection.send(request(Full::from("{}"))).await
     }
 
     async fn read(upstream: &mut DuplexStream, text: &str) {
@@ -294,7 +302,7 @@ mod tests {
         assert!(matches!(send(&mut connection).await, Err(WireError::Io(_))));
         let unsent = connection.take_unsent().unwrap();
         let (mut other, mut upstream) = pair();
-        let exchange = async { other.send(&Method::POST, unsent).await.unwrap().status() };
+        let exchange = async { other.send(unsent).await.unwrap().status() };
         let answering = async {
             read(&mut upstream, REQUEST).await;
             upstream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -313,12 +321,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_whose_body_fails_does_not_come_back_either() {
+        let (mut connection, _upstream) = pair();
+        let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
+        more.unbounded_send(Err("the client is gone".into())).unwrap();
+        let sent = connection.send(request(StreamBody::new(parts))).await;
+        assert!(matches!(sent, Err(WireError::Body(_))));
+        assert!(connection.take_unsent().is_none() && !connection.is_ready());
+    }
+
+    #[tokio::test]
+    async fn answers_without_content_are_followed_by_others() {
+        let (mut connection, mut upstream) = pair::<Full<Bytes>>();
+        for (method, answer, left) in [
+            (Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", Some(0)),
+            (Method::GET, "HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n\r\n", Some(0)),
+            (Method::DELETE, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Some(0)),
+            (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", Some(7)),
+        ] {
+            let (target, fields) = (Uri::from_static("/"), Fields::default());
+            let request = Outgoing::new(&RequestHead { method: method.clone(), target, fields }, Full::default());
+            let answering = async {
+                read(&mut upstream, &format!("{method} / HTTP/1.1\r\n\r\n")).await;
+                upstream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            futures::join!(async { connection.send(request).await.unwrap() }, answering);
+            assert_eq!((connection.left(), connection.is_ready()), (left, left == Some(0)), "{answer}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_answer_before_the_whole_request_leaves_a_connection_that_is_not_ready() {
         let (mut connection, mut upstream) = pair();
         let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
         more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
         let exchange = async {
-            let answer = connection.send(&Method::POST, request(StreamBody::new(parts))).await.unwrap();
+            let answer = connection.send(request(StreamBody::new(parts))).await.unwrap();
             assert_eq!(answer.status(), 413);
         };
         let answering = async {
@@ -335,7 +373,7 @@ mod tests {
         let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
         more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
         let exchange = async {
-            connection.send(&Method::POST, request(StreamBody::new(parts))).await.unwrap();
+            connection.send(request(StreamBody::new(parts))).await.unwrap();
             more.unbounded_send(Ok(Frame::data(Bytes::from("b")))).unwrap();
             drop(more);
             poll_fn(|cx| connection.poll_content(cx)).await.unwrap().unwrap()
@@ -354,7 +392,7 @@ mod tests {
     async fn an_upstream_that_takes_no_more_is_heard_all_the_same() {
         let (mut connection, mut upstream) = pair();
         let long = Full::from("x".repeat(1 << 20));
-        let exchange = async { connection.send(&Method::POST, request(long)).await.unwrap().status() };
+        let exchange = async { connection.send(request(long)).await.unwrap().status() };
         let answering = async move {
             upstream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             let mut some = [0; 100];

@@ -116,9 +116,11 @@ impl Chunked {
                     if line.is_none() {
                         return Ok(());
                     }
-                    let is_last = read.starts_with(b"\r\n");
-                    read.advance(length);
-                    if is_last { Self::Over } else { Self::Trailers(most) }
+                    let line = read.split_to(length);
+                    if !line.ends_with(b"\r\n") {
+                        return Err(WireError::Malformed("the end of a trailer"));
+                    }
+                    if line.len() == 2 { Self::Over } else { Self::Trailers(most) }
                 }
             }
         }
@@ -206,7 +208,7 @@ mod tests {
         let long = [b"3;".as_slice(), &[b'x'; MAX_LINE], b"\r\n"].concat();
         let trailers = [b"0\r\n".as_slice(), &b"a: b\r\n".repeat(MAX_TRAILERS)].concat();
         let endless = [b"0\r\na: ".as_slice(), &[b'x'; MAX_TRAILERS]].concat();
-        let bad: [&[u8]; 12] = [
+        let bad: [&[u8]; 14] = [
             b"\r\n",
             b"-1\r\n",
             b"0x3\r\nabc\r\n",
@@ -216,6 +218,8 @@ mod tests {
             b"2\r\nabc\r\n",
             b"3\r\nabc\n0\r\n",
             b"10000000000000000\r\n",
+            b"0\r\n\n",
+            b"0\r\na: b\n\r\n",
             &long,
             &trailers,
             &endless,

@@ -9,6 +9,8 @@ mod request;
 
 use std::io;
 
+#[cfg(feature = "fuzzing")]
+pub use answer::{Head, read_head};
 pub use connection::{Connection, Scratch};
 pub use request::{Fields, Outgoing, RequestHead};
 use thiserror::Error;

@@ -122,7 +122,12 @@ async fn c7_a_head_is_read_in_one_way() {
         ("no colon", "GET /mcp HTTP/1.1\r\nHost: x\r\nabc\r\nTOKEN\r\n\r\n", Refused(400)),
         ("two hosts", "GET /mcp HTTP/1.1\r\nHost: x\r\nHost: y\r\nTOKEN\r\n\r\n", Arrives("")),
         ("no host", "GET /mcp HTTP/1.1\r\nTOKEN\r\n\r\n", Arrives("")),
-        ("a body of a GET", "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nContent-Length: 3\r\n\r\nabc", Arrives("abc")),
+        ("a body of a GET", "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nContent-Length: 3\r\n\r\nabc", Arrives("")),
+        (
+            "a body of a GET in chunks",
+            "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            Arrives(""),
+        ),
         (
             "a body that is a request",
             "POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nContent-Length: 25\r\n\r\nGET /mcp?h HTTP/1.1\r\n\r\n\r\n",

@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::Router;
-use http::{HeaderValue, Request, Response, header::CONNECTION as CONNECTION_HEADER};
+use http::{HeaderValue, Request, Response, header::CONNECTION as CONNECTION_HEADER, request::Parts};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -233,10 +233,8 @@ async fn connection((stream, peer, _permit): Accepted, worker: Rc<Worker>, route
     let (patience, stalled) = (worker.forwarder.client_patience(), Deadline::new(worker.deadlines.clone()));
     let io = Patient::new(TokioIo::new(stream), patience, stalled);
     let context = Rc::new(Context { peer: Peer::new(peer), worker, router });
-    let service = service_fn(move |request| {
-        let context = context.clone();
-        async move { Ok::<_, Infallible>(answer(request, &context).await) }
-    });
+    // Boxed, because hyper keeps the place of a connection's last future, and a stream may stay open for long.
+    let service = service_fn(move |request| Box::pin(answer(request, context.clone())));
     let mut builder = http1::Builder::new();
     builder.timer(HeaderTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
     // One buffer is quicker to write than several, and most messages are short.
@@ -255,23 +253,28 @@ struct Context {
     router: Router,
 }
 
-async fn answer(request: Request<Incoming>, context: &Context) -> Response<Body> {
-    let Context { peer, worker, .. } = context;
-    let mut response = if worker.forwarder.is_endpoint(request.uri().path()) {
-        // Boxed, because hyper keeps the place of a connection's last future, and a stream may stay open for long.
-        Box::pin(forward(request, peer, worker)).await
-    } else {
-        Box::pin(answer_here(request, context)).await
-    };
-    if worker.leaving.get() {
-        response.headers_mut().insert(CONNECTION_HEADER, HeaderValue::from_static("close"));
+/// Not an `async fn`, which would keep the request twice.
+fn answer(
+    request: Request<Incoming>,
+    context: Rc<Context>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    let (mut head, body) = request.into_parts();
+    async move {
+        let Context { peer, worker, .. } = &*context;
+        let mut response = if worker.forwarder.is_endpoint(head.uri.path()) {
+            forward(&mut head, body, peer, worker).await
+        } else {
+            Box::pin(answer_here(head, body, &context)).await
+        };
+        if worker.leaving.get() {
+            response.headers_mut().insert(CONNECTION_HEADER, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    response
 }
 
 /// An answer of the authorization server. Its requests are small and come at once, or not at all.
-async fn answer_here(request: Request<Incoming>, Context { peer, worker, router }: &Context) -> Response<Body> {
-    let (head, body) = request.into_parts();
+async fn answer_here(head: Parts, body: Incoming, Context { peer, worker, router }: &Context) -> Response<Body> {
     let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_patience());
     let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
         Ok(body) => body.collect().await,

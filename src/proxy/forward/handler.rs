@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Response, StatusCode, Uri, request::Parts};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use thiserror::Error;
@@ -179,10 +179,10 @@ impl Worker {
 }
 
 /// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
-pub async fn forward(request: Request<Incoming>, peer: &Peer, worker: &Worker) -> Response<Body> {
+pub async fn forward(request: &mut Parts, body: Incoming, peer: &Peer, worker: &Worker) -> Response<Body> {
     let begun = Instant::now();
-    let span = worker.forwarder.proxy.tracer.begin(&request);
-    let (outcome, response) = answer(request, peer, worker, begun, &span).await;
+    let span = worker.forwarder.proxy.tracer.begin(request);
+    let (outcome, response) = answer(request, body, peer, worker, begun, &span).await;
     span.end(outcome, response.status());
     worker.metrics.requests.count(outcome);
     if outcome == Outcome::Forwarded {
@@ -192,52 +192,52 @@ pub async fn forward(request: Request<Incoming>, peer: &Peer, worker: &Worker) -
 }
 
 async fn answer(
-    mut request: Request<Incoming>,
+    request: &mut Parts,
+    body: Incoming,
     peer: &Peer,
     worker: &Worker,
     begun: Instant,
     span: &Span,
 ) -> (Outcome, Response<Body>) {
     let Forwarder { proxy, rules, pace, .. } = &*worker.forwarder;
-    if !worker.forwarder.origins.admit(request.headers()) {
+    if !worker.forwarder.origins.admit(&request.headers) {
         return (Outcome::Refused, answers::foreign_origin());
     }
-    match *request.method() {
+    match request.method {
         Method::OPTIONS => return (Outcome::Preflight, answers::preflight()),
         Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
         _ => return (Outcome::Refused, answers::method_not_allowed()),
     }
-    let caller = match caller(worker, &request).await {
+    let caller = match caller(worker, request).await {
         Ok(caller) => caller,
-        Err(refusal) => return (refusal.outcome(), refusal.response(proxy, request.uri().path())),
+        Err(refusal) => return (refusal.outcome(), refusal.response(proxy, request.uri.path())),
     };
     // Secrets may change while the upstream thinks, but both ways of one request use the same.
     let keyring = proxy.secrets.load().keyring.clone();
-    if mcp_session::unbind(&keyring, &caller.session.user, request.headers_mut()).is_err() {
+    if mcp_session::unbind(&keyring, &caller.session.user, &mut request.headers).is_err() {
         return (Outcome::Refused, answers::foreign_mcp_session());
     }
-    let index = proxy.resources.find(request.uri().path()).map_or(0, |(index, _)| index);
+    let index = proxy.resources.find(request.uri.path()).map_or(0, |(index, _)| index);
     let Some(spelling) = worker.forwarder.spellings.get(index) else {
         return (Outcome::Refused, answers::uri_too_long());
     };
-    let Some(target) = worker.forwarder.target(request.uri(), spelling) else {
+    let Some(target) = worker.forwarder.target(&request.uri, spelling) else {
         return (Outcome::Refused, answers::uri_too_long());
     };
-    let listens = request.method() == Method::GET;
+    let listens = request.method == Method::GET;
     let kind = if listens { Kind::Stream } else { Kind::Request };
     let permit = match worker.forwarder.limits.admit(&caller.session, kind) {
         Ok(permit) => permit,
         Err(shed) => return (Outcome::Shed, answers::shed(shed)),
     };
-    span.pass_on(request.headers_mut());
-    let (request, body) = request.into_parts();
+    span.pass_on(&mut request.headers);
     let body = match RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone()) {
         Ok(body) => body,
         Err(error) => return (Outcome::Refused, answers::refuse_body(&error)),
     };
     let client = client_address(peer.address.ip(), &request.headers, &proxy.config.trusted_proxies);
     let fields = rules.to_upstream(&request.headers, &peer.forwarded_for(client), &caller.email);
-    let mut head = RequestHead { method: request.method, target, fields };
+    let mut head = RequestHead { method: request.method.clone(), target, fields };
     let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, &mut head, body));
     let mut waiting = Deadline::new(worker.deadlines.clone());
     let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
@@ -287,9 +287,9 @@ async fn answer(
     (Outcome::Forwarded, response.map(|()| Body::Upstream(UpstreamBody::new(lease, watched, permit, stream))))
 }
 
-async fn caller(worker: &Worker, request: &Request<Incoming>) -> Result<Caller, Refusal> {
+async fn caller(worker: &Worker, request: &Parts) -> Result<Caller, Refusal> {
     let proxy = &worker.forwarder.proxy;
-    let token = bearer::token(request.headers())?;
-    let path = proxy.resources.path(request.uri().path()).unwrap_or_default();
+    let token = bearer::token(&request.headers)?;
+    let path = proxy.resources.path(request.uri.path()).unwrap_or_default();
     bearer::verify(proxy, &worker.verified, &worker.metrics, token, path).await
 }

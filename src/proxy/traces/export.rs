@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -74,16 +74,16 @@ impl Tracer {
     }
 
     /// The span of a request, which goes on with the trace that its headers name.
-    pub fn begin<B>(&self, request: &Request<B>) -> Span {
+    pub fn begin(&self, request: &Parts) -> Span {
         let Some((_, tracer)) = &self.0 else { return Span(None) };
-        let parent = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
+        let parent = TraceContextPropagator::new().extract(&HeaderExtractor(&request.headers));
         // The names are OpenTelemetry's (semantic conventions, HTTP spans). No query: it may hold anything.
         let span = tracer
-            .span_builder(request.method().as_str().to_owned())
+            .span_builder(request.method.as_str().to_owned())
             .with_kind(SpanKind::Server)
             .with_attributes([
-                KeyValue::new("http.request.method", request.method().as_str().to_owned()),
-                KeyValue::new("url.path", request.uri().path().to_owned()),
+                KeyValue::new("http.request.method", request.method.as_str().to_owned()),
+                KeyValue::new("url.path", request.uri.path().to_owned()),
             ])
             .start_with_context(tracer, &parent);
         Span(Some(parent.with_span(span)))

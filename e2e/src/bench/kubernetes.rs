@@ -10,19 +10,19 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use mcp_oauth_operator::api::McpOAuthSession;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::{
     MEASURED,
     kill_switch::{self, Ends},
-    logins,
+    login, logins,
     measure::{Rate, resident_kib},
     streams,
 };
@@ -63,7 +63,7 @@ async fn in_cluster(
     run: &Run,
     cluster: &Cluster,
     binary: &Path,
-    login: &str,
+    url: &str,
     issuer: &str,
     state: &Path,
 ) -> Result<Figures> {
@@ -91,7 +91,7 @@ async fn in_cluster(
     fs::create_dir_all(&folder)?;
     let (listen, health) = (free_port()?, free_port()?);
     let configuration = json!({
-        "publicURL": login,
+        "publicURL": url,
         "listen": format!("127.0.0.1:{listen}"),
         "healthListen": format!("127.0.0.1:{health}"),
         "identityProvider": {"issuerURL": issuer},
@@ -117,11 +117,12 @@ async fn in_cluster(
     let pid = start().await?;
 
     let proxy = format!("http://127.0.0.1:{listen}");
-    let pairs_of_writes = pairs_of_writes(cluster).await?;
+    let objects: Api<McpOAuthSession> = Api::namespaced(cluster.client().await?, NAMESPACE);
+    login::log_in(&login::client()?, &proxy, "first@example.com").await?;
+    let pairs_of_writes = pairs_of_writes(&objects).await?;
     let logins = logins::logins(&proxy, pid).await?;
     let refreshes = logins::refreshes(&proxy, pid).await?;
 
-    let objects: Api<McpOAuthSession> = Api::namespaced(cluster.client().await?, NAMESPACE);
     let present = objects.list_metadata(&ListParams::default()).await?.items.len();
     kill_switch::fill(&proxy, present).await?;
     run.stop("kubernetes")?;
@@ -134,29 +135,47 @@ async fn in_cluster(
     Ok(Figures { logins, refreshes, pairs_of_writes, ends, with_sessions, start: started })
 }
 
-/// What a login costs the API server, without anything else: an object is created and then changed.
-async fn pairs_of_writes(cluster: &Cluster) -> Result<f64> {
-    let objects: &Api<ConfigMap> = &Api::namespaced(cluster.client().await?, NAMESPACE);
-    let (begun, count) = (Instant::now(), &AtomicU64::new(0));
+/// What a login costs the API server, without anything else: an object like those of the proxy is created and then changed as the
+/// proxy changes it. Its own are no measure: what has a schema costs several times what a `ConfigMap` does.
+async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
+    let like = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("there is no session")?;
+    let (like, begun, count) = (&like, Instant::now(), &AtomicU64::new(0));
     try_join_all((0..logins::PEOPLE).map(|writer| async move {
+        let claims = serde_json::to_value(&like.spec.claims)?;
         for number in 0.. {
-            let name = format!("bench-{writer}-{number}");
-            let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
-            let data = [("record".to_owned(), "x".repeat(800))].into();
-            let object = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
-            objects.create(&PostParams::default(), &object).await?;
-            let change: Value = json!({"data": {"record": "y".repeat(800)}});
+            let name = format!("{writer:02x}{number:030x}");
+            let metadata = ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some([("bench".to_owned(), "pairs".to_owned())].into()),
+                owner_references: like.metadata.owner_references.clone(),
+                ..ObjectMeta::default()
+            };
+            let object = McpOAuthSession { metadata, spec: like.spec.clone() };
+            let created = objects.create(&PostParams::default(), &object).await?;
+            let change = json!({
+                "metadata": {"resourceVersion": created.metadata.resource_version, "uid": created.metadata.uid},
+                "spec": {
+                    "phase": like.spec.phase,
+                    "rotation": 7,
+                    "rotatedAt": like.spec.expires_at,
+                    "expiresAt": like.spec.expires_at,
+                    "claims": claims,
+                    "mac": like.spec.mac,
+                },
+            });
             objects.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;
             count.fetch_add(1, Ordering::Relaxed);
             if begun.elapsed() >= logins::DURATION {
                 break;
             }
         }
-        Ok::<_, kube::Error>(())
+        anyhow::Ok(())
     }))
     .await
     .context("the API server did not take a write")?;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let pairs = count.load(Ordering::Relaxed) as f64;
-    Ok(pairs / begun.elapsed().as_secs_f64())
+    let pairs = count.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    // They are no sessions: their MACs are another's.
+    objects.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=pairs")).await?;
+    Ok(pairs)
 }

@@ -243,7 +243,7 @@ process.
 | refreshes, SQLite | {refreshes_rate:.0} | {refreshes_cpu:.2} |
 | whole logins, sessions in Kubernetes (API server and etcd on the same two cores) | {kube_logins_rate:.0} | {kube_logins_cpu:.2} |
 | refreshes, Kubernetes | {kube_refreshes_rate:.0} | {kube_refreshes_cpu:.2} |
-| for comparison: an object created and then changed, by eight writers and nothing else | {pairs:.0} | |
+| for comparison: such an object created and then changed, by eight writers and nothing else | {pairs:.0} | |
 
 ## P8: the kill switch
 

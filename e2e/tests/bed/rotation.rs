@@ -1,16 +1,18 @@
-//! New signing keys, while tokens of the old ones are about.
+//! New keys, while what the old ones have made is about.
+
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS, http, inside::inside},
-    stage::{NAMESPACE, Stage},
+    stage::{ENCRYPTION_KEY, NAMESPACE, Stage, credentials_name},
 };
 use jiff::{SignedDuration, Timestamp};
 use mcp_oauth_operator::proxy::config::{SIGNS_FOR, SigningKeys};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Scripted, eventually, pods, stage};
+use crate::support::{Scripted, Tokens, eventually, eventually_within, pods, stage};
 
 const NAME: &str = "rotation";
 
@@ -99,4 +101,64 @@ async fn a_key_whose_time_is_over_gets_a_successor_and_no_token_is_refused() {
     .await;
     let newest = client.refresh(&second.refresh).await.unwrap();
     every_pod_takes(stage, &client, &[&first.access, &second.access, &newest.access]).await;
+}
+
+/// A refresh at each pod, one after the other: what the one has sealed the other opens. Their access tokens are good at both.
+async fn refreshed_everywhere(stage: &Stage, proxy: &str, client: &Scripted, mut tokens: Tokens) -> Tokens {
+    for pod in &pods(stage, proxy) {
+        tokens = client.refresh_at(stage, pod, &tokens.refresh).await.unwrap();
+        for other in &pods(stage, proxy) {
+            assert_eq!(client.call_pod(stage, other, &tokens.access).await, StatusCode::OK, "{other}");
+        }
+    }
+    tokens
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_encryption_key_is_taken_over_by_both_pods_and_no_client_notices() {
+    let (stage, name) = (&stage(), "encryption-key");
+    let front = stage.front(name, |_| ()).await.unwrap();
+    let (old, browser) = (Scripted::register(stage, &front).await.unwrap(), Browser::start(&stage.run).await.unwrap());
+    let mut tokens = old.login(&browser, MEMBERS[0]).await.unwrap();
+    let ran = pods(stage, name);
+    assert_eq!(ran.len(), 2);
+
+    let kubectl = stage.cluster.kubectl_program();
+    let secret = credentials_name(name);
+    let change = |patch: &Value| {
+        let patch = patch.to_string();
+        let words = ["--namespace", NAMESPACE, "patch", "secret", &secret, "--type=merge", "--patch", &patch];
+        kubectl.output(&words).unwrap();
+    };
+    // Of both pods' logs.
+    let said = |what: &str| {
+        let selector = format!("app.kubernetes.io/name={name}");
+        let words = ["--namespace", NAMESPACE, "logs", "--selector", &selector, "--tail=-1", "--prefix"];
+        kubectl.output(&words).unwrap().lines().filter(|line| line.contains(what)).count()
+    };
+    let next = STANDARD.encode([7; 32]);
+    change(&json!({"stringData": {"ENCRYPTION_KEY": next, "PREVIOUS_ENCRYPTION_KEY": ENCRYPTION_KEY}}));
+    // They read it one after the other.
+    for (limit, what) in [(3, "changed credentials or keys are in use"), (8, "makes new values from now on")] {
+        eventually_within(Duration::from_secs(limit * 60), what, || async { said(what) == 2 }).await;
+        tokens = refreshed_everywhere(stage, name, &old, tokens).await;
+    }
+    let new = Scripted::register(stage, &front).await.unwrap();
+    let others = new.login(&browser, MEMBERS[1]).await.unwrap();
+    let others = refreshed_everywhere(stage, name, &new, others).await;
+    old.login(&browser, MEMBERS[0]).await.unwrap();
+    browser.close().await.unwrap();
+
+    // Without the former key, what it has made is void, and what was made since is not: so the keys have really changed.
+    change(&json!({"data": {"PREVIOUS_ENCRYPTION_KEY": null}}));
+    eventually("a pod does not know the client of the former key any more", || async {
+        let mut refused = 0;
+        for pod in &ran {
+            refused += usize::from(old.refresh_at(stage, pod, &tokens.refresh).await.is_err());
+        }
+        refused == 2
+    })
+    .await;
+    refreshed_everywhere(stage, name, &new, others).await;
+    assert_eq!(pods(stage, name), ran, "no pod was replaced");
 }

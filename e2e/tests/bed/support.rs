@@ -1,4 +1,7 @@
-use std::{env, time::Duration};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -29,14 +32,17 @@ pub fn client(stage: &Stage) -> Client {
 
 /// Looks every 200 ms until it holds; the test fails with `what` after two and a half minutes, which is longer than the
 /// operator waits between two looks.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() -> F) {
-    for _ in 0..750 {
-        if look().await {
-            return;
-        }
+pub async fn eventually<F: Future<Output = bool>>(what: &str, look: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(150), what, look).await;
+}
+
+/// The same, for what takes longer.
+pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut look: impl FnMut() -> F) {
+    let begun = Instant::now();
+    while !look().await {
+        assert!(begun.elapsed() < limit, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    panic!("waited in vain: {what}");
 }
 
 /// A condition of a proxy's status; empty if it is not there.

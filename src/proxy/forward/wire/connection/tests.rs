@@ -157,9 +157,8 @@ async fn what_the_upstream_may_have_read_does_not_come_back() {
 #[tokio::test]
 async fn a_request_whose_body_fails_does_not_come_back_either() {
     let (mut connection, _upstream) = pair();
-    let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
-    more.unbounded_send(Err("the client is gone".into())).unwrap();
-    let sent = connection.send(request(StreamBody::new(parts))).await;
+    let (_more, request) = begun(Err("the client is gone".into()));
+    let sent = connection.send(request).await;
     assert!(matches!(sent, Err(WireError::Body(_))));
     assert!(connection.take_unsent().is_none() && !connection.is_ready());
 }
@@ -184,17 +183,28 @@ async fn answers_without_content_are_followed_by_others() {
     }
 }
 
+type Parts = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
+
+/// A request of which this has come so far.
+fn begun(part: Result<&'static str, BoxError>) -> (Parts, Outgoing<impl Body<Data = Bytes, Error = BoxError> + Unpin>) {
+    let (more, parts) = mpsc::unbounded();
+    more.unbounded_send(part.map(|part| Frame::data(part.into()))).unwrap();
+    (more, request(StreamBody::new(parts)))
+}
+
+/// The same on the wire.
+const BEGUN: &str = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+
 #[tokio::test]
 async fn an_answer_before_the_whole_request_leaves_a_connection_that_is_not_ready() {
     let (mut connection, mut upstream) = pair();
-    let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
-    more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
+    let (_more, request) = begun(Ok("a"));
     let exchange = async {
-        let answer = connection.send(request(StreamBody::new(parts))).await.unwrap();
+        let answer = connection.send(request).await.unwrap();
         assert_eq!(answer.status(), 413);
     };
     let answering = async {
-        read(&mut upstream, "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+        read(&mut upstream, BEGUN).await;
         upstream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     };
     futures::join!(exchange, answering);
@@ -204,16 +214,15 @@ async fn an_answer_before_the_whole_request_leaves_a_connection_that_is_not_read
 #[tokio::test]
 async fn a_request_goes_on_while_its_answer_does() {
     let (mut connection, mut upstream) = pair();
-    let (more, parts) = mpsc::unbounded::<Result<Frame<Bytes>, BoxError>>();
-    more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
+    let (more, request) = begun(Ok("a"));
     let exchange = async {
-        connection.send(request(StreamBody::new(parts))).await.unwrap();
+        connection.send(request).await.unwrap();
         more.unbounded_send(Ok(Frame::data(Bytes::from("b")))).unwrap();
         drop(more);
         poll_fn(|cx| connection.poll_content(cx)).await.unwrap().unwrap()
     };
     let answering = async {
-        read(&mut upstream, "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+        read(&mut upstream, BEGUN).await;
         upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.unwrap();
         read(&mut upstream, "1\r\nb\r\n0\r\n\r\n").await;
         upstream.write_all(b"ok").await.unwrap();

@@ -1,4 +1,5 @@
 mod claims;
+mod key;
 #[cfg(test)]
 mod lying;
 mod recheck;
@@ -18,13 +19,13 @@ use openidconnect::{
     AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, IssuerUrl,
     Nonce, NonceVerifier, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError,
     Scope, SignatureVerificationError, StandardErrorResponse, SubjectIdentifier, UserInfoError,
-    core::{CoreAuthenticationFlow, CoreErrorResponseType, CoreProviderMetadata},
+    core::{CoreAuthenticationFlow, CoreErrorResponseType},
 };
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use self::claims::{OidcClaims, OidcClient, OidcIdToken, OidcTokens, OidcUserInfo};
+use self::claims::{OidcClaims, OidcClient, OidcIdToken, OidcProviderMetadata, OidcTokens, OidcUserInfo};
 pub use self::recheck::RecheckError;
 use super::{HttpClient, Person, access::GOOGLE, http_client::HttpError};
 use crate::{
@@ -102,7 +103,7 @@ pub struct LoggedIn {
 /// What is known of the issuer.
 #[derive(Debug, Default)]
 struct Known {
-    metadata: Option<(Instant, Arc<CoreProviderMetadata>)>,
+    metadata: Option<(Instant, Arc<OidcProviderMetadata>)>,
     failure: Option<(Instant, LoginError)>,
 }
 
@@ -181,7 +182,7 @@ impl Issuer {
 
     /// What the issuer has to be sent so that it gives a refresh token: Google has a parameter of its own and, like OpenID
     /// Connect (Core §11), wants consent each time; others have a scope, or need nothing.
-    fn for_a_refresh_token(&self, metadata: &CoreProviderMetadata) -> Vec<(&'static str, &'static str)> {
+    fn for_a_refresh_token(&self, metadata: &OidcProviderMetadata) -> Vec<(&'static str, &'static str)> {
         let offered = || metadata.scopes_supported().is_some_and(|all| all.iter().any(|s| **s == OFFLINE_ACCESS));
         if !self.rechecks {
             Vec::new()
@@ -290,7 +291,7 @@ impl Issuer {
         Ok(Some(answer))
     }
 
-    fn client(&self, metadata: &CoreProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
+    fn client(&self, metadata: &OidcProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
         Client::from_provider_metadata(
             metadata.clone(),
             ClientId::new(credentials.client_id.to_owned()),
@@ -299,7 +300,7 @@ impl Issuer {
         .set_redirect_uri(self.redirect.clone())
     }
 
-    async fn metadata(&self, valid: Duration) -> Result<Arc<CoreProviderMetadata>, LoginError> {
+    async fn metadata(&self, valid: Duration) -> Result<Arc<OidcProviderMetadata>, LoginError> {
         // Held during the fetch: a hundred logins at once ask the issuer once.
         let mut known = self.metadata.lock().await;
         if let Some((fetched, metadata)) = &known.metadata
@@ -309,7 +310,7 @@ impl Issuer {
         }
         let fetched = match &known.failure {
             Some((failed, error)) if failed.elapsed() < FAILURE_VALID => Err(error.clone()),
-            _ => CoreProviderMetadata::discover_async(self.url.clone(), &*self.http.load_full())
+            _ => OidcProviderMetadata::discover_async(self.url.clone(), &*self.http.load_full())
                 .await
                 .map_err(|error| LoginError::Unavailable(describe(&error))),
         };

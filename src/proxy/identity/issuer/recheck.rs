@@ -1,13 +1,12 @@
 //! Asks the issuer, with the refresh token of a login, whether the person is still there (OIDC Core §12).
 
 use openidconnect::{
-    Nonce, OAuth2TokenResponse, RefreshToken, RequestTokenError, TokenResponse,
-    core::{CoreErrorResponseType, CoreProviderMetadata},
+    Nonce, OAuth2TokenResponse, RefreshToken, RequestTokenError, TokenResponse, core::CoreErrorResponseType,
 };
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::{Credentials, Issuer, LoginError, METADATA_VALID, OidcTokens, refused};
+use super::{Credentials, Issuer, LoginError, METADATA_VALID, OidcProviderMetadata, OidcTokens, refused};
 use crate::proxy::identity::Person;
 
 /// What the issuer says now.
@@ -85,7 +84,7 @@ impl Issuer {
         &self,
         before: Person,
         answer: &OidcTokens,
-        metadata: &CoreProviderMetadata,
+        metadata: &OidcProviderMetadata,
         credentials: &Credentials<'_>,
     ) -> Result<Person, LoginError> {
         let client = self.client(metadata, credentials);

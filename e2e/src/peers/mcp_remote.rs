@@ -18,7 +18,7 @@ use super::{
     node::Node,
     stored,
 };
-use crate::run::Run;
+use crate::{forward::free_port, run::Run};
 
 /// One computer's `mcp-remote`: what it knows of a server stays in its folder over starts.
 #[derive(Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct McpRemote {
     stub: BrowserStub,
     log: PathBuf,
     authority: PathBuf,
+    /// Where it listens for answers. One of its own choice is among those of outgoing connections: if it is taken when it starts
+    /// again, it chooses another, registers anew and asks for a login.
+    port: u16,
 }
 
 impl McpRemote {
@@ -38,7 +41,7 @@ impl McpRemote {
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;
         let log = run.log(&format!("mcp-remote-{computer}"));
-        Ok(Self { node, folder, stub, log, authority: Certificates::of(run)?.authority() })
+        Ok(Self { node, folder, stub, log, authority: Certificates::of(run)?.authority(), port: free_port()? })
     }
 
     /// Where it keeps what it was given: client, tokens, code verifier.
@@ -64,7 +67,7 @@ impl McpRemote {
         let mut command = Command::new(self.node.interpreter()?);
         command
             .arg(self.node.file("mcp-remote/dist/proxy.js"))
-            .arg(url)
+            .args([url, &self.port.to_string()])
             // Longer than we wait, so that the one who gives up is the one who says why.
             .args(["--auth-timeout", "120"])
             .args(options)

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use super::{document_host::DocumentHost, http, program};
 use crate::{
@@ -151,9 +152,24 @@ impl Proxy {
         self.query(&format!("print(database.execute(\"{select}\", sys.argv[2:]).fetchone()[0])"), &[client])
     }
 
-    /// Takes all sessions out of the database, as docs/standalone.md says, and returns how many there were.
-    pub fn end_sessions(&self) -> Result<usize> {
-        self.query("print(database.execute(\"DELETE FROM sessions\").rowcount); database.commit()", &[])
+    /// Takes all sessions out of the database, as docs/standalone.md says, and returns how many there were, when the proxy has seen
+    /// it: a request that is under way in that moment is cut, and a client that was not to be ended so would fail.
+    pub async fn end_sessions(&self) -> Result<usize> {
+        let ended = self.query("print(database.execute(\"DELETE FROM sessions\").rowcount); database.commit()", &[])?;
+        let (client, metrics) = (http::client(None)?, format!("http://{}/metrics", self.health));
+        let limit = Duration::from_secs(30);
+        let none = async || -> Result<bool> {
+            let text = client.get(&metrics).send().await?.error_for_status()?.text().await?;
+            Ok(text.lines().any(|line| line == "mcp_oauth_proxy_sessions 0"))
+        };
+        timeout(limit, async {
+            while !none().await? {
+                sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(ended)
+        })
+        .await
+        .context("the proxy has not seen that its sessions are gone")?
     }
 
     /// Python has SQLite with it.

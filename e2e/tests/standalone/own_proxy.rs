@@ -58,8 +58,8 @@ impl OwnProxy {
     }
 
     /// Ends all sessions, and returns how many there were.
-    pub fn end_sessions(&self) -> usize {
-        self.proxy.end_sessions().unwrap()
+    pub async fn end_sessions(&self) -> usize {
+        self.proxy.end_sessions().await.unwrap()
     }
 
     /// How many clients have registered.

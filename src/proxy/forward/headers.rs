@@ -9,7 +9,6 @@ use http::{
 use thiserror::Error;
 
 use super::wire::Fields;
-
 use crate::api::{
     PublicUrl,
     proxy::{Identity, IdentityType},

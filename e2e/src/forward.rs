@@ -5,8 +5,9 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs::File,
+    fs::{self, File, OpenOptions},
     hash::{BuildHasher, Hasher},
+    io::{Read, Seek, Write},
     net::{SocketAddr, TcpListener},
     ops::Range,
     os::fd::AsFd,
@@ -19,19 +20,34 @@ use anyhow::{Context, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::{io::copy_bidirectional, net};
 
-use crate::run::Run;
+use crate::run::{Run, cache_directory};
 
 /// Below the ports that the system gives to outgoing connections (Linux: 32768 and up) and those of Kubernetes's node ports,
 /// so that none of them takes a port in a run's network before who it is for listens there.
 const PORTS: Range<u16> = 20_000..30_000;
 
-/// A free TCP port of this machine's loopback.
+/// A TCP port that is free on this machine's loopback. Each call gets the one after the port of the call before, whichever
+/// process that was in: a port that is only taken inside a run's network cannot be seen from here.
 pub fn free_port() -> Result<u16> {
-    let random = RandomState::new().build_hasher().finish();
-    let skipped = usize::try_from(random % PORTS.len() as u64)?;
+    let cache = cache_directory()?;
+    fs::create_dir_all(&cache)?;
+    let memory = cache.join("last-port");
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&memory)?;
+    file.lock().with_context(|| format!("cannot lock {}", memory.display()))?;
+    let mut last = String::new();
+    file.read_to_string(&mut last)?;
+    let skipped = match last.parse::<u16>() {
+        Ok(port) if PORTS.contains(&port) => usize::from(port - PORTS.start) + 1,
+        // Two caches on one machine begin at different ports.
+        _ => usize::try_from(RandomState::new().build_hasher().finish() % PORTS.len() as u64)?,
+    };
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let port = PORTS.cycle().skip(skipped).take(PORTS.len()).find(is_free);
-    port.context("every port from 20000 to 29999 is in use")
+    let port = port.context("every port from 20000 to 29999 is in use")?;
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{port}")?;
+    Ok(port)
 }
 
 impl Run {
@@ -126,7 +142,21 @@ async fn carry(listener: net::TcpListener, inside: SocketAddr) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::HashSet, thread};
+
     use super::*;
+
+    #[test]
+    fn no_two_of_a_thousand_ports_are_the_same() {
+        let ask = || (0..250).map(|_| free_port().unwrap()).collect::<Vec<_>>();
+        let ports: HashSet<u16> = (0..4)
+            .map(|_| thread::spawn(ask))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .flat_map(|asked| asked.join().unwrap())
+            .collect();
+        assert_eq!(ports.len(), 1000);
+    }
 
     #[test]
     fn a_pair_is_a_port_and_an_address() {

@@ -243,10 +243,12 @@ fn origin(listener: &TcpListener) -> std::io::Result<String> {
 fn read(path: &Path) -> Result<McpOAuthProxy, DevError> {
     let text = fs::read_to_string(path).map_err(|source| DevError::Read { path: path.to_owned(), source })?;
     let wrong = |message: String| DevError::Resource { path: path.to_owned(), message };
-    for document in serde_yaml::Deserializer::from_str(&text) {
+    let documents = || serde_yaml::Deserializer::from_str(&text);
+    for (document, again) in documents().zip(documents()) {
         let value = serde_yaml::Value::deserialize(document).map_err(|error| wrong(error.to_string()))?;
         if value.get("kind").and_then(serde_yaml::Value::as_str) == Some("McpOAuthProxy") {
-            return serde_yaml::from_value(value).map_err(|error| wrong(error.to_string()));
+            // Not from the value, which does not know its lines.
+            return McpOAuthProxy::deserialize(again).map_err(|error| wrong(error.to_string()));
         }
     }
     Err(wrong("no document has kind: McpOAuthProxy".to_owned()))
@@ -258,4 +260,22 @@ fn default_state(name: &str) -> Result<PathBuf, DevError> {
         None => PathBuf::from(std::env::var_os("HOME").ok_or(DevError::NoHome)?).join(".local/state"),
     };
     Ok(base.join("mcp-oauth-operator").join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_in_the_second_document_is_told_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("objects.yaml");
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n---\n";
+        let proxy = "apiVersion: mcp.jomcgi.dev/v1alpha1\nkind: McpOAuthProxy\nmetadata: {name: a}\nspec:\n  publicURL: https://a.example\n";
+        fs::write(&file, format!("{secret}{proxy}")).unwrap();
+        let error = read(&file).unwrap_err().to_string();
+        assert!(error.contains("spec: missing field `identityProvider` at line 9"), "{error}");
+        fs::write(&file, secret).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("no document has kind: McpOAuthProxy"));
+    }
 }

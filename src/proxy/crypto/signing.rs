@@ -1,8 +1,9 @@
 use std::fmt;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -20,7 +21,8 @@ struct LoadedKey {
     header: String,
     use_from: Timestamp,
     signing: EncodingKey,
-    verifying: DecodingKey,
+    /// Parsed once, which jsonwebtoken would do for each token.
+    verifying: ParsedPublicKey,
     jwk: Value,
 }
 
@@ -41,11 +43,11 @@ impl SigningRing {
             .iter()
             .map(|key| {
                 let (pkcs8, point) = key.decode()?;
+                let verifying = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point)
+                    .map_err(|_| SigningKeysError::NotP256 { kid: key.kid.clone() })?;
                 // An uncompressed point is 0x04, x, y (SEC 1 §2.3.3).
                 let (x, y) = point[1..].split_at(32);
                 let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
-                let verifying = DecodingKey::from_ec_components(&x, &y)
-                    .map_err(|_| SigningKeysError::NotP256 { kid: key.kid.clone() })?;
                 let jwk = json!({
                     "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": key.kid, "x": x, "y": y,
                 });
@@ -87,10 +89,10 @@ impl SigningRing {
         let key = self.keys.iter().find(|key| key.header == header).ok_or(InvalidAccessToken::Signature)?;
         let (payload, signature) = rest.split_once('.').ok_or(InvalidAccessToken::Malformed)?;
         let message = token.get(..header.len() + 1 + payload.len()).ok_or(InvalidAccessToken::Malformed)?;
-        match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.verifying, Algorithm::ES256) {
-            Ok(true) => (),
-            Ok(false) | Err(_) => return Err(InvalidAccessToken::Signature),
-        }
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| InvalidAccessToken::Signature)?;
+        // 64 bytes, r and s (RFC 7518 §3.4).
+        let verified = key.verifying.verify_sig(message.as_bytes(), &signature);
+        verified.map_err(|_| InvalidAccessToken::Signature)?;
         let claims = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| InvalidAccessToken::Malformed)?;
         let claims: AccessClaims = serde_json::from_slice(&claims).map_err(|_| InvalidAccessToken::Signature)?;
         if claims.iss != issuer {

@@ -230,13 +230,12 @@ async fn answer(
         Ok(permit) => permit,
         Err(shed) => return (Outcome::Shed, answers::shed(shed)),
     };
-    span.pass_on(&mut request.headers);
     let body = match RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone()) {
         Ok(body) => body,
         Err(error) => return (Outcome::Refused, answers::refuse_body(&error)),
     };
     let client = client_address(peer.address.ip(), &request.headers, &proxy.config.trusted_proxies);
-    let fields = rules.to_upstream(&request.headers, &peer.forwarded_for(client), &caller.email);
+    let fields = rules.to_upstream(&request.headers, &peer.forwarded_for(client), &caller.email, &span.headers());
     let mut head = RequestHead { method: request.method.clone(), target, fields };
     let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, &mut head, body));
     let mut waiting = Deadline::new(worker.deadlines.clone());

@@ -114,17 +114,26 @@ impl HeaderRules {
         Ok(Self { identity: names, ours })
     }
 
-    /// What the upstream gets of a client's request headers, and ours. What `Connection` names is not among them, but ours always
-    /// are: a client cannot name them away (golang/go#50580).
-    pub fn to_upstream(&self, headers: &HeaderMap, forwarded_for: &HeaderValue, email: &HeaderValue) -> Fields {
+    /// What the upstream gets of a client's request headers, and ours, with those of the request's span in `trace`. What
+    /// `Connection` names is not among them, but ours always are: a client cannot name them away (golang/go#50580).
+    pub fn to_upstream(
+        &self,
+        headers: &HeaderMap,
+        forwarded_for: &HeaderValue,
+        email: &HeaderValue,
+        trace: &HeaderMap,
+    ) -> Fields {
         let mut fields = self.ours.and_more();
         fields.add(&X_FORWARDED_FOR, forwarded_for);
         for name in &self.identity {
             fields.add(name, email);
         }
+        for (name, value) in trace {
+            fields.add(name, value);
+        }
         let nominated = nominated(headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
         for (name, value) in headers {
-            if !is_hop_by_hop(name) && !self.is_ours(name) && !nominated.contains(name) {
+            if !is_hop_by_hop(name) && !self.is_ours(name) && !nominated.contains(name) && !trace.contains_key(name) {
                 fields.add(name, value);
             }
         }

@@ -29,8 +29,9 @@ use crate::api::McpOAuthSessionSpec;
 /// How often the file is looked at for changes by other programs (`sqlite3 sessions.db 'DELETE ...'`).
 const FOREIGN_CHANGES: Duration = Duration::from_millis(200);
 
-/// Events that a slow watcher may be behind before it has to read everything again.
-const BACKLOG: usize = 4096;
+/// Events that a slow watcher may be behind before it has to read everything again. The room for them is taken at the start, 400
+/// bytes each.
+const BACKLOG: usize = 256;
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY,

@@ -102,11 +102,13 @@ impl Tracer {
 }
 
 impl Span {
-    /// Names the span in the headers of a request for the upstream, in the place of the client's.
-    pub fn pass_on(&self, headers: &mut HeaderMap) {
+    /// The headers that name the span to the upstream, in the place of the client's.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         if let Some(context) = &self.0 {
-            TraceContextPropagator::new().inject_context(context, &mut HeaderInjector(headers));
+            TraceContextPropagator::new().inject_context(context, &mut HeaderInjector(&mut headers));
         }
+        headers
     }
 
     /// The head of the answer is there.

@@ -21,8 +21,12 @@ fn sent(pairs: &[(&str, &str)]) -> HeaderMap {
 }
 
 fn sent_by(rules: &HeaderRules, pairs: &[(&str, &str)]) -> HeaderMap {
+    sent_in(rules, pairs, &HeaderMap::new())
+}
+
+fn sent_in(rules: &HeaderRules, pairs: &[(&str, &str)], trace: &HeaderMap) -> HeaderMap {
     let (client, email) = (HeaderValue::from_static("192.0.2.7"), HeaderValue::from_static("ada@example.com"));
-    let fields = rules.to_upstream(&headers(pairs), &client, &email);
+    let fields = rules.to_upstream(&headers(pairs), &client, &email, trace);
     let lines = str::from_utf8(fields.as_ref()).unwrap().strip_suffix("\r\n").unwrap();
     headers(&lines.split("\r\n").map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>())
 }
@@ -156,6 +160,14 @@ fn c1_c11_no_other_spelling_of_an_mcp_header_arrives() {
     let rules = HeaderRules::new(&identity, &public_url, &Authority::from_static("gateway")).unwrap();
     let evil = [("mcp-param-the_user", "evil"), ("mcp-param-the-user", "evil"), ("mcp_param_the.user", "evil")];
     assert_eq!(values_of(&sent_by(&rules, &evil), "mcp-param-the-user"), ["ada@example.com"]);
+}
+
+#[test]
+fn the_span_of_the_request_takes_the_place_of_the_clients_and_cannot_be_named_away() {
+    let trace = headers(&[("traceparent", "ours"), ("tracestate", "a=1")]);
+    let theirs = [("traceparent", "theirs"), ("tracestate", "b=2"), ("connection", "traceparent")];
+    let sent = sent_in(&rules(), &theirs, &trace);
+    assert_eq!((values_of(&sent, "traceparent"), values_of(&sent, "tracestate")), (vec!["ours"], vec!["a=1"]));
 }
 
 #[test]

@@ -42,7 +42,11 @@ async fn a_request_goes_on_with_the_clients_trace_and_its_span_arrives_at_the_co
     let tracer = Tracer::sending(Some(&endpoint), &Handle::current()).unwrap();
     let bed = Bed::changed(LiveSet::default(), upstream, address, listening, |proxy| proxy.tracer = tracer).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
-    let request = bed.request("/mcp?secret=x").header("traceparent", PARENT).header("tracestate", "vendor=1");
+    let request = bed
+        .request("/mcp?secret=x")
+        .header("traceparent", PARENT)
+        .header("tracestate", "vendor=1")
+        .header("connection", "traceparent");
     assert_eq!(bed.send(request.body("{}").unwrap()).await.status(), StatusCode::OK);
 
     let headers = bed.upstream.last().1;

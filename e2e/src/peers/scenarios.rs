@@ -23,9 +23,9 @@ pub async fn up(run: &Run) -> Result<String> {
     Ok(address)
 }
 
-/// Starts an nginx before a proxy at `target`, which adds a token to each request and changes nothing else; returns its host
-/// and port.
-pub async fn with_token(run: &Run, target: &str, token: &str) -> Result<String> {
+/// Starts an nginx of this name before a proxy at `target`, which adds a token to each request and changes nothing else; returns
+/// its host and port.
+pub async fn with_token(run: &Run, name: &str, target: &str, token: &str) -> Result<String> {
     let address = format!("127.0.0.1:{}", free_port()?);
     let servers = format!(
         r#"  access_log off;
@@ -46,6 +46,6 @@ pub async fn with_token(run: &Run, target: &str, token: &str) -> Result<String> 
     }}
   }}"#
     );
-    nginx::start(run, &format!("{NAME}-token"), &servers).await?;
+    nginx::start(run, &format!("token-{name}"), &servers).await?;
     Ok(address)
 }

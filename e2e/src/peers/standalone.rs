@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::{document_host::DocumentHost, http, program};
+use super::{certificates::Certificates, document_host::DocumentHost, http, program};
 use crate::{
     forward::{free_port, this_program},
     progress::wait_until,
@@ -23,7 +23,7 @@ pub struct Between<'a> {
     pub public_url: &'a str,
     /// The provider.
     pub provider: &'a super::provider::Provider,
-    /// Host and port of the MCP server.
+    /// Host and port of the MCP server, or its https URL: one whose certificate is the run's.
     pub upstream: &'a str,
     /// Whether the provider is asked at each refresh.
     pub rechecks: bool,
@@ -40,6 +40,8 @@ pub struct Proxy {
     name: String,
     health: String,
     documents: Option<DocumentHost>,
+    /// The authorities that it takes for the system's, if not those.
+    authorities: Option<PathBuf>,
 }
 
 impl Proxy {
@@ -47,7 +49,11 @@ impl Proxy {
     pub async fn up(run: &Run, name: &str, listen: &str, between: Between<'_>) -> Result<Self> {
         let health = format!("127.0.0.1:{}", free_port()?);
         let documents = between.documents.cloned();
-        let proxy = Self { run: run.clone(), name: name.to_owned(), health, documents };
+        let (upstream, authorities) = match between.upstream {
+            url if url.starts_with("https://") => (url.to_owned(), Some(Certificates::of(run)?.authority())),
+            address => (format!("http://{address}"), None),
+        };
+        let proxy = Self { run: run.clone(), name: name.to_owned(), health, documents, authorities };
         let secrets = proxy.secrets();
         fs::create_dir_all(&secrets)?;
         program::output(Command::new(binary()?).arg("keys").arg(&secrets))
@@ -67,7 +73,7 @@ impl Proxy {
             "signingKeys": secrets.join("signing-keys.json"),
             "access": {"domains": ["example.com"]},
             "clients": {"metadataDocuments": if between.documents.is_some() { "Known" } else { "Disabled" }},
-            "upstream": {"url": format!("http://{}", between.upstream), "paths": ["/mcp", "/servers/*/mcp"]},
+            "upstream": {"url": upstream, "paths": ["/mcp", "/servers/*/mcp"]},
             "sessions": {"store": {"type": "SQLite", "path": proxy.database()}},
         });
         for (name, value) in between.settings {
@@ -87,6 +93,9 @@ impl Proxy {
             None => self.run.command(binary()?),
         };
         command.args(["proxy", "--log", "trace", "--config"]).arg(self.configuration());
+        if let Some(authorities) = &self.authorities {
+            command.env("SSL_CERT_FILE", authorities);
+        }
         self.run.spawn(&self.name, &mut command)?;
         let ready = format!("http://{}/readyz", self.health);
         http::wait_until_ready(&self.run, &self.name, &ready, Duration::from_secs(60)).await

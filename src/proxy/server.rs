@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::Router;
-use http::{HeaderValue, Request, Response, header::CONNECTION as CONNECTION_HEADER, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION as CONNECTION_HEADER, request::Parts};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -33,7 +33,8 @@ use super::{
     drain::Drain,
     endpoints::MAX_BODY,
     forward::{
-        Body, Deadline, Forwarder, ForwarderError, PRUNE, RequestBody, TICK, Worker, forward, memory_limit, refuse_body,
+        Arriving, Body, Deadline, Forwarder, ForwarderError, PRUNE, RequestBody, TICK, Unread, Worker, forward,
+        memory_limit, refuse_body,
     },
     header_timer::HeaderTimer,
     state::Proxy,
@@ -231,8 +232,9 @@ async fn connection((stream, peer, _permit): Accepted, worker: Rc<Worker>, route
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     let Ok(stream) = stream else { return };
     let (patience, stalled) = (worker.forwarder.client_patience(), Deadline::new(worker.deadlines.clone()));
-    let io = Patient::new(TokioIo::new(stream), patience, stalled);
-    let context = Rc::new(Context { peer: Peer::new(peer), worker, router });
+    let unread = Unread::default();
+    let io = Patient::new(TokioIo::new(stream), patience, stalled, unread.clone());
+    let context = Rc::new(Context { peer: Peer::new(peer), unread, worker, router });
     // Boxed, because hyper keeps the place of a connection's last future, and a stream may stay open for long.
     let service = service_fn(move |request| Box::pin(answer(request, context.clone())));
     let mut builder = http1::Builder::new();
@@ -249,6 +251,7 @@ async fn connection((stream, peer, _permit): Accepted, worker: Rc<Worker>, route
 /// What the requests of a connection share.
 struct Context {
     peer: Peer,
+    unread: Unread,
     worker: Rc<Worker>,
     router: Router,
 }
@@ -259,6 +262,7 @@ fn answer(
     context: Rc<Context>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let (mut head, body) = request.into_parts();
+    let body = Arriving::new(body, &context.unread);
     async move {
         let Context { peer, worker, .. } = &*context;
         let mut response = if worker.forwarder.is_endpoint(head.uri.path()) {
@@ -266,6 +270,10 @@ fn answer(
         } else {
             Box::pin(answer_here(head, body, &context)).await
         };
+        if response.status() == StatusCode::REQUEST_TIMEOUT {
+            // Of this client we have waited for enough.
+            context.unread.forget();
+        }
         if worker.leaving.get() {
             response.headers_mut().insert(CONNECTION_HEADER, HeaderValue::from_static("close"));
         }
@@ -274,7 +282,7 @@ fn answer(
 }
 
 /// An answer of the authorization server. Its requests are small and come at once, or not at all.
-async fn answer_here(head: Parts, body: Incoming, Context { peer, worker, router }: &Context) -> Response<Body> {
+async fn answer_here(head: Parts, body: Arriving, Context { peer, worker, router, .. }: &Context) -> Response<Body> {
     let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_patience());
     let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
         Ok(body) => body.collect().await,

@@ -9,13 +9,12 @@ use std::{
 };
 
 use http::{Method, Response, StatusCode, Uri, request::Parts};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use thiserror::Error;
 use url::Url;
 
 use super::{
-    Body, HeaderRules, answers,
+    Arriving, Body, HeaderRules, answers,
     bearer::{self, Caller, Refusal},
     body::{OpenStream, UpstreamBody},
     breaker::Breaker,
@@ -179,7 +178,7 @@ impl Worker {
 }
 
 /// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
-pub async fn forward(request: &mut Parts, body: Incoming, peer: &Peer, worker: &Worker) -> Response<Body> {
+pub async fn forward(request: &mut Parts, body: Arriving, peer: &Peer, worker: &Worker) -> Response<Body> {
     let begun = Instant::now();
     let span = worker.forwarder.proxy.tracer.begin(request);
     let (outcome, response) = answer(request, body, peer, worker, begun, &span).await;
@@ -193,7 +192,7 @@ pub async fn forward(request: &mut Parts, body: Incoming, peer: &Peer, worker: &
 
 async fn answer(
     request: &mut Parts,
-    body: Incoming,
+    body: Arriving,
     peer: &Peer,
     worker: &Worker,
     begun: Instant,

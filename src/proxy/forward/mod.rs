@@ -3,6 +3,7 @@
 
 mod addresses;
 mod answers;
+mod arriving;
 mod bearer;
 mod body;
 mod breaker;
@@ -21,8 +22,11 @@ mod watched;
 mod wire;
 
 pub use answers::refuse_body;
+pub use arriving::{Arriving, Unread};
 pub use body::Body;
 use body::BoxError;
+#[cfg(test)]
+pub use deadline::Deadlines;
 pub use deadline::{Deadline, TICK};
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 use headers::HeaderRules;

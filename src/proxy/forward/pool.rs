@@ -11,7 +11,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, Uri};
-use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{HttpConnector, dns::GaiResolver},
@@ -25,6 +24,7 @@ use tower::ServiceExt;
 use super::{
     BoxError,
     addresses::InTurn,
+    arriving::Arriving,
     breaker::{Breaker, Broken},
     replay::Replay,
     request_body::RequestBody,
@@ -70,7 +70,7 @@ pub enum PoolError {
 }
 
 /// What clients send.
-pub type ClientBody = RequestBody<Incoming>;
+pub type ClientBody = RequestBody<Arriving>;
 
 /// To the upstream; the outer wrapping undoes the inner one.
 type Stream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;

@@ -44,6 +44,23 @@ async fn c13_a_body_that_says_it_is_too_large_is_refused_before_the_upstream_hea
 }
 
 #[tokio::test]
+async fn c13_who_sends_all_of_a_large_request_before_reading_learns_why_it_was_refused() {
+    const SIZE: usize = 64 << 20;
+    let bed = Bed::new().await;
+    for (token, status) in [(bed.token(), 413), ("not.a.token", 401)] {
+        let mut stream = TcpStream::connect(bed.address).await.unwrap();
+        let head =
+            format!("POST /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\ncontent-length: {SIZE}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..SIZE / 65536 {
+            stream.write_all(&[b'a'; 65536]).await.unwrap();
+        }
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
     let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;

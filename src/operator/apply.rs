@@ -2,12 +2,17 @@ use std::fmt::Debug;
 
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{apps::v1::Deployment, core::v1::Secret},
+    api::{
+        apps::v1::{Deployment, DeploymentStatus},
+        core::v1::Secret,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{
+        ApiResource, DeleteParams, NotUsed, Object, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -40,6 +45,9 @@ pub(super) struct Taken {
     pub(super) by: Ownership,
 }
 
+/// A Deployment as the API server has it now, without what we asked for.
+pub(super) type LiveDeployment = Object<NotUsed, DeploymentStatus>;
+
 /// How far we came.
 #[derive(Clone, Debug)]
 pub(super) enum Applied {
@@ -47,8 +55,8 @@ pub(super) enum Applied {
     NamesTaken(Vec<Taken>),
     /// Everything is as it should be.
     Everything {
-        /// As the API server has it now.
-        deployment: Box<Deployment>,
+        /// The pods' Deployment.
+        deployment: Box<LiveDeployment>,
         /// False: a `OnePasswordItem` is asked for, but this cluster does not know the kind.
         one_password_served: bool,
         /// False: the key Secret has no keys that can be read.
@@ -95,7 +103,7 @@ pub(super) async fn apply(
     }
 
     match &keys {
-        KeySecret::Absent => drop(step.create(&signing_keys::generate(proxy)?).await?),
+        KeySecret::Absent => step.create(&signing_keys::generate(proxy)?).await?,
         KeySecret::Due(rotated) => step.rotate(rotated).await?,
         KeySecret::Present | KeySecret::Unreadable | KeySecret::Taken(_) => (),
     }
@@ -108,7 +116,9 @@ pub(super) async fn apply(
     };
     step.apply(service).await?;
     // The pods come last: a changed ConfigMap has to be there before they start.
-    let deployment = Box::new(step.apply(deployment).await?);
+    let kind = ApiResource::erase::<Deployment>(&());
+    let deployments: Api<LiveDeployment> = Api::namespaced_with(client.clone(), &proxy.namespace, &kind);
+    let deployment = Box::new(apply_to(&deployments, deployment).await?);
     // The Secret goes with the item: not before the new one can be mounted, because running pods may have to restart, and
     // not while the resource names that very Secret.
     let needed = proxy.credentials_secret() == proxy.name;
@@ -123,17 +133,20 @@ struct Step<'a> {
     proxy: &'a ValidatedProxy,
 }
 
+/// A kind of child.
+trait Child: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug {}
+
+impl<K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug> Child for K {}
+
 impl Step<'_> {
-    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+    /// Objects of a kind. Of an answer only the metadata is read: the code that reads the rest is large.
+    fn api<K: Child>(&self) -> Api<PartialObjectMeta<K>> {
         Api::namespaced(self.client.clone(), &self.proxy.namespace)
     }
 
     /// An object's metadata as the API server has it now. A kind that the cluster does not know has no objects; its 404
     /// is another one than that of a missing object, so kube's own `_opt` does not do.
-    async fn live<K>(&self, name: &str) -> Result<Option<ObjectMeta>, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
+    async fn live<K: Child>(&self, name: &str) -> Result<Option<ObjectMeta>, Error> {
         match self.api::<K>().get_metadata(name).await {
             Ok(live) => Ok(Some(live.metadata)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -142,10 +155,7 @@ impl Step<'_> {
     }
 
     /// Whether the name of a child is somebody else's.
-    async fn taken<K>(&self, child: &K) -> Result<Option<Taken>, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
+    async fn taken<K: Child>(&self, child: &K) -> Result<Option<Taken>, Error> {
         let (kind, name) = (K::kind(&()).into_owned(), child.name_any());
         let live = self.live::<K>(&name).await?;
         Ok(live.and_then(|live| match ownership(self.proxy, &live) {
@@ -154,25 +164,16 @@ impl Step<'_> {
         }))
     }
 
-    async fn apply<K>(&self, child: &K) -> Result<K, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
-    {
-        let (kind, name) = (K::kind(&()), child.name_any());
-        self.api::<K>()
-            .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(child))
-            .await
-            .map_err(Error::kube(format!("apply {kind} {name}")))
+    async fn apply<K: Child + Serialize>(&self, child: &K) -> Result<(), Error> {
+        apply_to(&self.api::<K>(), child).await.map(drop)
     }
 
-    /// Makes an object that is never changed afterwards: whoever comes second gets 409, and what the first one made stays.
-    async fn create<K>(&self, object: &K) -> Result<K, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
-    {
+    /// Makes a Secret that is not changed afterwards: whoever comes second gets 409, and what the first one made stays.
+    async fn create(&self, secret: &Secret) -> Result<(), Error> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let action = format!("create {} {}", K::kind(&()), object.name_any());
-        self.api::<K>().create(&parameters, object).await.map_err(Error::kube(action))
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.proxy.namespace);
+        let created = api.create(&parameters, secret).await;
+        created.map(drop).map_err(Error::kube(format!("create Secret {}", secret.name_any())))
     }
 
     /// Writes rotated signing keys, unless somebody has written the Secret since it was read; then the next pass looks again.
@@ -194,14 +195,11 @@ impl Step<'_> {
         if !is_served::<OnePasswordItem>(self.client).await? {
             return Ok(false);
         }
-        self.apply(item).await.map(|_| true)
+        self.apply(item).await.map(|()| true)
     }
 
     /// Deletes a child that is no longer asked for. Another object of its name is left alone.
-    async fn prune<K>(&self, name: &str) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
+    async fn prune<K: Child>(&self, name: &str) -> Result<(), Error> {
         let live = self.live::<K>(name).await?;
         let Some(live) =
             live.filter(|live| live.deletion_timestamp.is_none() && ownership(self.proxy, live) == Ownership::Ours)
@@ -217,6 +215,18 @@ impl Step<'_> {
             other => other.map(drop).map_err(Error::kube(format!("delete {} {name}", K::kind(&())))),
         }
     }
+}
+
+/// Makes a child what it should be.
+async fn apply_to<K, A>(api: &Api<A>, child: &K) -> Result<A, Error>
+where
+    K: Resource<DynamicType = ()> + Debug + Serialize,
+    A: Clone + Debug + DeserializeOwned,
+{
+    let (kind, name) = (K::kind(&()), child.name_any());
+    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(child))
+        .await
+        .map_err(Error::kube(format!("apply {kind} {name}")))
 }
 
 /// Whether the cluster knows a kind at all: it may come later, with the operator that it belongs to.
@@ -264,7 +274,7 @@ mod tests {
         validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}))
     }
 
-    async fn apply_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credentials) -> Applied {
+    async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credentials) -> Applied {
         apply(&api.client(), proxy, &build(proxy).unwrap(), credentials).await.unwrap()
     }
 
@@ -272,7 +282,7 @@ mod tests {
     async fn children_are_applied_with_the_pods_last() {
         let api = FakeApi::default();
         api.serve("onepassword.com/v1", "onepassworditems");
-        let applied = apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
         assert!(matches!(applied, Applied::Everything { one_password_served: true, signing_keys_readable: true, .. }));
         assert_eq!(
             api.writes(),
@@ -292,10 +302,10 @@ mod tests {
     async fn signing_keys_are_made_once() {
         let api = FakeApi::default();
         let proxy = validated(&json!({}));
-        apply_to(&api, &proxy, &Credentials::Complete).await;
+        applied_to(&api, &proxy, &Credentials::Complete).await;
         let keys = api.get(KEYS).unwrap();
         api.writes();
-        apply_to(&api, &proxy, &Credentials::Complete).await;
+        applied_to(&api, &proxy, &Credentials::Complete).await;
         assert!(!api.writes().iter().any(|write| write.contains("secrets")));
         assert_eq!(api.get(KEYS).unwrap(), keys);
     }
@@ -313,7 +323,7 @@ mod tests {
         ] {
             let api = FakeApi::default();
             api.put(path, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
-            let applied = apply_to(&api, &with_item(), &Credentials::NotFound).await;
+            let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
             assert!(matches!(&applied, Applied::NamesTaken(taken) if taken.len() == 1), "{path}: {applied:?}");
             assert_eq!(api.writes(), [""; 0], "{path}");
         }
@@ -323,7 +333,7 @@ mod tests {
     async fn a_secret_that_no_item_made_is_never_handed_to_the_1password_operator() {
         let api = FakeApi::default();
         api.serve("onepassword.com/v1", "onepassworditems");
-        let applied = apply_to(&api, &with_item(), &Credentials::Foreign).await;
+        let applied = applied_to(&api, &with_item(), &Credentials::Foreign).await;
         assert!(matches!(applied, Applied::NamesTaken(_)));
         assert_eq!(api.writes(), [""; 0]);
     }
@@ -331,7 +341,7 @@ mod tests {
     #[tokio::test]
     async fn without_the_1password_kind_all_else_is_applied() {
         let api = FakeApi::default();
-        let applied = apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
         assert!(matches!(applied, Applied::Everything { one_password_served: false, .. }));
         let writes = api.writes();
         assert!(writes.iter().any(|write| write.ends_with("deployments/mcp")));
@@ -342,14 +352,14 @@ mod tests {
     async fn an_item_goes_when_the_secret_that_replaces_it_is_complete() {
         let api = FakeApi::default();
         api.serve("onepassword.com/v1", "onepassworditems");
-        apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        applied_to(&api, &with_item(), &Credentials::NotFound).await;
         let proxy = validated(&json!({}));
-        apply_to(&api, &proxy, &Credentials::NotFound).await;
+        applied_to(&api, &proxy, &Credentials::NotFound).await;
         let mut item = api.get(ITEM).unwrap();
         item["metadata"]["uid"] = json!("of-the-item");
         api.put(ITEM, item);
         api.writes();
-        apply_to(&api, &proxy, &Credentials::Complete).await;
+        applied_to(&api, &proxy, &Credentials::Complete).await;
         assert!(api.get(ITEM).is_none());
         assert!(api.writes().contains(&format!("DELETE {ITEM} if its uid is of-the-item")));
     }
@@ -358,9 +368,9 @@ mod tests {
     async fn an_item_stays_while_its_secret_is_the_one_in_use() {
         let api = FakeApi::default();
         api.serve("onepassword.com/v1", "onepassworditems");
-        apply_to(&api, &with_item(), &Credentials::NotFound).await;
+        applied_to(&api, &with_item(), &Credentials::NotFound).await;
         let same_secret = validated(&json!({"credentials": {"secretRef": {"name": "mcp"}}}));
-        apply_to(&api, &same_secret, &Credentials::Complete).await;
+        applied_to(&api, &same_secret, &Credentials::Complete).await;
         assert!(api.get(ITEM).is_some());
     }
 
@@ -368,7 +378,7 @@ mod tests {
     async fn an_item_of_somebody_else_stays() {
         let api = FakeApi::default();
         api.put(ITEM, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
-        apply_to(&api, &validated(&json!({})), &Credentials::Complete).await;
+        applied_to(&api, &validated(&json!({})), &Credentials::Complete).await;
         assert!(api.get(ITEM).is_some());
     }
 

@@ -4,12 +4,12 @@
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::apps::v1::{Deployment, DeploymentStatus},
+    api::apps::v1::DeploymentStatus,
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
 use super::{
-    apply::{Applied, Ownership, Taken},
+    apply::{Applied, LiveDeployment, Ownership, Taken},
     build::label_selector,
     credentials::Credentials,
     validate::ValidatedProxy,
@@ -280,7 +280,7 @@ fn credentials_verdict(proxy: &ValidatedProxy, credentials: &Credentials, one_pa
 }
 
 /// Whether some pod answers, and whether one does that runs what the resource says now.
-fn availability(proxy: &ValidatedProxy, deployment: &Deployment) -> (Verdict, Verdict) {
+fn availability(proxy: &ValidatedProxy, deployment: &LiveDeployment) -> (Verdict, Verdict) {
     let status = deployment.status.clone().unwrap_or_default();
     let count = |number: Option<i32>| number.unwrap_or_default();
     let (all, updated, available) =

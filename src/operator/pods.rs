@@ -11,8 +11,12 @@ use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::ListParams};
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api, Client,
+    api::{ApiResource, ListParams, Object},
+};
+use serde::Deserialize;
 
 use super::{build::label_selector, mounts, validate::ValidatedProxy};
 use crate::proxy::config::PodStatus;
@@ -31,7 +35,8 @@ pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatu
     if !proxy.config.identity_provider.rechecks() {
         return Vec::new();
     }
-    let api: Api<Pod> = Api::namespaced(client.clone(), &proxy.namespace);
+    let kind = ApiResource::erase::<v1::Pod>(&());
+    let api: Api<Pod> = Api::namespaced_with(client.clone(), &proxy.namespace, &kind);
     let pods = match api.list(&ListParams::default().labels(&label_selector(&proxy.name))).await {
         Ok(pods) => pods,
         Err(error) => {
@@ -45,11 +50,25 @@ pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatu
     join_all(asking).await.into_iter().flatten().collect()
 }
 
+/// What is read of a pod: the code that reads all of it is large.
+type Pod = Object<PodSpec, PodNetwork>;
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodSpec {
+    #[serde(default, rename = "hostNetwork")]
+    host_network: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct PodNetwork {
+    #[serde(rename = "podIP")]
+    address: Option<String>,
+}
+
 /// Of a pod with an address of its own: one on its node's network is none of ours.
 fn address(pod: &Pod) -> Option<IpAddr> {
-    let on_the_node = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
-    let address = pod.status.as_ref()?.pod_ip.as_ref()?;
-    if on_the_node { None } else { address.parse().ok() }
+    let address = pod.status.as_ref()?.address.as_ref()?;
+    if pod.spec.host_network { None } else { address.parse().ok() }
 }
 
 async fn status(http: &HttpClient<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<PodStatus> {
@@ -71,11 +90,13 @@ mod tests {
 
     #[test]
     fn only_pods_with_an_address_of_their_own_are_asked() {
-        let address = |pod: Value| address(&serde_json::from_value(pod).unwrap()).map(|address| address.to_string());
-        let spec = |host: bool| json!({"containers": [], "hostNetwork": host});
+        let address = |spec: Value, status: Value| {
+            let pod = json!({"metadata": {"name": "mcp-0"}, "spec": spec, "status": status});
+            address(&serde_json::from_value(pod).unwrap()).map(|address| address.to_string())
+        };
         let status = json!({"podIP": "10.1.2.3"});
-        assert_eq!(address(json!({"spec": spec(false), "status": status})).as_deref(), Some("10.1.2.3"));
-        assert_eq!(address(json!({"spec": spec(true), "status": status})), None);
-        assert_eq!(address(json!({"spec": spec(false), "status": {}})), None);
+        assert_eq!(address(json!({"containers": []}), status.clone()).as_deref(), Some("10.1.2.3"));
+        assert_eq!(address(json!({"hostNetwork": true}), status), None);
+        assert_eq!(address(json!({}), json!({})), None);
     }
 }

@@ -5,7 +5,7 @@ use crate::operator::validate::tests::validated;
 
 fn applied(generation: i64, status: &Value) -> Applied {
     let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
+        "apiVersion": "apps/v1", "kind": "Deployment", "spec": {},
         "metadata": {"name": "mcp", "generation": generation},
         "status": status,
     });

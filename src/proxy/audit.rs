@@ -133,6 +133,19 @@ pub fn session_end(session: &Session, why: SessionEnd, detail: &str, from: Optio
     }
 }
 
+/// Somebody has named an MCP session of somebody else, or one that does not exist.
+pub fn mcp_session_refused(session: &LiveSession, from: IpAddr) {
+    tracing::warn!(
+        target: "audit",
+        event = "mcp_session_refused",
+        session = %session.id,
+        user = brief(&session.email),
+        client = brief(&session.client),
+        from = %from,
+        "the MCP session is not this user's"
+    );
+}
+
 /// An event stream to a client is no longer open.
 pub fn stream_end(session: &LiveSession, why: StreamEnd, took: Duration, from: IpAddr) {
     tracing::info!(

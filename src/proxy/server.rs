@@ -14,10 +14,15 @@ use std::{
 };
 
 use axum::Router;
-use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION as CONNECTION_HEADER, request::Parts};
+use http::{
+    HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONNECTION as CONNECTION_HEADER, HOST},
+    request::Parts,
+};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::{
     runtime::LocalOptions,
@@ -33,8 +38,8 @@ use super::{
     drain::Drain,
     endpoints::MAX_BODY,
     forward::{
-        Arriving, Body, Deadline, Forwarder, ForwarderError, PRUNE, RequestBody, TICK, Unread, Worker, forward,
-        memory_limit, refuse_body,
+        Arriving, Body, Deadline, Forwarder, ForwarderError, PROBE, PROBES, PRUNE, RequestBody, SILENCE, TICK, Upload,
+        Worker, forward, memory_limit, refuse_body, without_host,
     },
     header_timer::HeaderTimer,
     state::Proxy,
@@ -229,12 +234,14 @@ async fn tick(worker: Rc<Worker>) {
 }
 
 async fn connection((stream, peer, _permit): Accepted, worker: Rc<Worker>, router: Router, drain: Rc<Drain>) {
-    let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+    let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES);
+    let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+    let stream = prepared.and_then(|()| tokio::net::TcpStream::from_std(stream));
     let Ok(stream) = stream else { return };
     let (patience, stalled) = (worker.forwarder.client_patience(), Deadline::new(worker.deadlines.clone()));
-    let unread = Unread::default();
-    let io = Patient::new(TokioIo::new(stream), patience, stalled, unread.clone());
-    let context = Rc::new(Context { peer: Peer::new(peer), unread, worker, router });
+    let upload = Upload::default();
+    let io = Patient::new(TokioIo::new(stream), patience, stalled, upload.clone());
+    let context = Rc::new(Context { peer: Peer::new(peer), upload, worker, router });
     // Boxed, because hyper keeps the place of a connection's last future, and a stream may stay open for long.
     let service = service_fn(move |request| Box::pin(answer(request, context.clone())));
     let mut builder = http1::Builder::new();
@@ -251,7 +258,7 @@ async fn connection((stream, peer, _permit): Accepted, worker: Rc<Worker>, route
 /// What the requests of a connection share.
 struct Context {
     peer: Peer,
-    unread: Unread,
+    upload: Upload,
     worker: Rc<Worker>,
     router: Router,
 }
@@ -262,22 +269,34 @@ fn answer(
     context: Rc<Context>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let (mut head, body) = request.into_parts();
-    let body = Arriving::new(body, &context.unread);
+    let body = Arriving::new(body, &context.upload);
     async move {
         let Context { peer, worker, .. } = &*context;
-        let mut response = if worker.forwarder.is_endpoint(head.uri.path()) {
+        let mut response = if !names_its_host(&head) {
+            without_host()
+        } else if worker.forwarder.is_endpoint(head.uri.path()) {
             forward(&mut head, body, peer, worker).await
         } else {
             Box::pin(answer_here(head, body, &context)).await
         };
         if response.status() == StatusCode::REQUEST_TIMEOUT {
             // Of this client we have waited for enough.
-            context.unread.forget();
+            context.upload.forget();
         }
         if worker.leaving.get() {
             response.headers_mut().insert(CONNECTION_HEADER, HeaderValue::from_static("close"));
         }
         Ok(response)
+    }
+}
+
+/// Whether a request has one `Host`, which HTTP/1.0 may leave out (RFC 9112 §3.2). We believe none, but who stands before us may
+/// have believed the other one.
+fn names_its_host(head: &Parts) -> bool {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match hosts.next() {
+        Some(_) => hosts.next().is_none(),
+        None => head.version == Version::HTTP_10,
     }
 }
 

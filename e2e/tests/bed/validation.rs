@@ -1,7 +1,7 @@
 use e2e::image::workspace;
 use mcp_oauth_operator::api::{
     McpOAuthProxySpec,
-    proxy::{ConfigMapKeyReference, OnePasswordSource, StaticClient},
+    proxy::{ConfigMapKeyReference, IdentityHeaders, OnePasswordSource, StaticClient},
 };
 
 use crate::support::stage;
@@ -12,7 +12,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 30] = [
+    let cases: [(Change, &str); 31] = [
         (
             |spec| spec.access.domains.clear(),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
@@ -43,6 +43,13 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
             "requestBody must lie between 1s and 10m",
         ),
         (|spec| spec.upstream.timeouts.drain = "2h".parse().unwrap(), "drain may be 1h at most"),
+        (
+            |spec| {
+                let (user, email) = ("X-User".to_owned(), "x-user".to_owned());
+                spec.upstream.identity.headers = Some(IdentityHeaders { user, email });
+            },
+            "user and email are the same header",
+        ),
         (|spec| spec.upstream.limits.concurrency = 0, "spec.upstream.limits.concurrency"),
         (|spec| spec.upstream.limits.streams = Some(0), "spec.upstream.limits.streams"),
         (

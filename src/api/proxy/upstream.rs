@@ -83,6 +83,11 @@ impl Identity {
                 );
             }
         }
+        if headers.user.eq_ignore_ascii_case(&headers.email) {
+            return Err(
+                "identity.headers: user and email are the same header; name another for one of them, such as X-Forwarded-Email",
+            );
+        }
         Ok(())
     }
 }
@@ -125,7 +130,9 @@ pub enum IdentityType {
     validation = Rule::new("[self.user, self.email].all(name, name.matches('^[A-Za-z0-9-]+$'))")
         .message("a header's name is made of letters, digits and hyphens"),
     validation = Rule::new(format!("[self.user, self.email].all(name, !(name.lowerAscii() in {RESERVED_HEADERS:?}) && !name.lowerAscii().startsWith('mcp-'))").replace('"', "'"))
-        .message("this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User")
+        .message("this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User"),
+    validation = Rule::new("self.user.lowerAscii() != self.email.lowerAscii()")
+        .message("user and email are the same header; name another for one of them, such as X-Forwarded-Email")
 )]
 pub struct IdentityHeaders {
     /// Named as what many upstreams read as the user's name.
@@ -151,4 +158,26 @@ fn default_user_header() -> String {
 
 fn default_email_header() -> String {
     "X-Forwarded-Email".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_headers_are_two_that_mean_nothing_else() {
+        let check = |user: &str, email: &str| {
+            let headers = IdentityHeaders { user: user.to_owned(), email: email.to_owned() };
+            Identity { kind: IdentityType::Headers, headers: Some(headers) }.check()
+        };
+        assert_eq!(check("X-User", "X-Mail"), Ok(()));
+        for (user, email, says) in [
+            ("X-User", "x-user", "the same header"),
+            ("X User", "X-Mail", "letters, digits and hyphens"),
+            ("X-User", "Cookie", "a meaning of its own"),
+            ("Mcp-User", "X-Mail", "a meaning of its own"),
+        ] {
+            assert!(check(user, email).unwrap_err().contains(says), "{user} {email}");
+        }
+    }
 }

@@ -60,7 +60,13 @@ pub fn foreign_origin() -> Response<Body> {
     response
 }
 
-/// To a body that is not forwarded to its end. The rest of it is not read, so the connection is of no use any more.
+/// To a request with several `Host` headers, or none.
+pub fn without_host() -> Response<Body> {
+    let body = json!({"error": "invalid_request", "error_description": "a request has exactly one Host header"});
+    json_response(StatusCode::BAD_REQUEST, &body)
+}
+
+/// To a body that is not forwarded to its end. Whoever still sends it is no longer listened to, so the connection is of no use any more.
 pub fn refuse_body(error: &RequestBodyError) -> Response<Body> {
     let status = match error {
         RequestBodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

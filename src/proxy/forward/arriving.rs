@@ -9,42 +9,74 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// Whether more of a request's body may come over a client's connection.
+/// How far the request is that a client is sending over its connection.
 #[derive(Clone, Debug, Default)]
-pub struct Unread(Rc<Cell<bool>>);
+pub struct Upload(Rc<State>);
 
-impl Unread {
-    /// Whether it may.
-    pub fn is_there(&self) -> bool {
-        self.0.get()
+#[derive(Debug, Default)]
+struct State {
+    unread: Cell<bool>,
+    asked: Cell<Option<Asked>>,
+}
+
+/// What the client had when more of its request was wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked {
+    /// More.
+    Came,
+    /// Nothing yet: it is waited for.
+    Awaited,
+}
+
+impl Upload {
+    /// Whether more of the request may come.
+    pub fn is_unread(&self) -> bool {
+        self.0.unread.get()
     }
 
-    /// Nobody waits for it.
+    /// It may, whatever it is of.
+    pub fn expect_more(&self) {
+        self.0.unread.set(true);
+    }
+
+    /// Nobody waits for what may come.
     pub fn forget(&self) {
-        self.0.set(false);
+        self.0.unread.set(false);
+    }
+
+    /// What became of it when the body was last wanted, if it was since this was asked.
+    pub fn take_asked(&self) -> Option<Asked> {
+        self.0.asked.take()
     }
 }
 
 #[cfg(test)]
-impl Unread {
-    /// Some of a request is.
+impl Upload {
+    /// One of which some may come.
     pub fn testing() -> Self {
-        Self(Rc::new(Cell::new(true)))
+        let upload = Self::default();
+        upload.expect_more();
+        upload
     }
 }
 
-/// The body of a client's request as it arrives, of which is known whether it was read to its end.
+/// The body of a client's request as it arrives.
 #[derive(Debug)]
 pub struct Arriving {
     body: Incoming,
-    unread: Unread,
+    upload: Upload,
 }
 
 impl Arriving {
     /// The body of a connection's next request.
-    pub fn new(body: Incoming, unread: &Unread) -> Self {
-        unread.0.set(!body.is_end_stream());
-        Self { body, unread: unread.clone() }
+    pub fn new(body: Incoming, upload: &Upload) -> Self {
+        upload.0.unread.set(!body.is_end_stream());
+        Self { body, upload: upload.clone() }
+    }
+
+    /// How far it is.
+    pub fn upload(&self) -> &Upload {
+        &self.upload
     }
 }
 
@@ -53,9 +85,11 @@ impl Body for Arriving {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.upload.0.asked.set(Some(Asked::Awaited));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.upload.0.asked.set(Some(Asked::Came));
         if self.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
-            self.unread.forget();
+            self.upload.forget();
         }
         Poll::Ready(frame)
     }
@@ -92,13 +126,13 @@ mod tests {
             let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
             client.write_all(format!("{head}{rest}").as_bytes()).await.unwrap();
             let service = service_fn(|request: Request<Incoming>| async move {
-                let unread = Unread::default();
-                let mut body = Arriving::new(request.into_body(), &unread);
+                let upload = Upload::default();
+                let mut body = Arriving::new(request.into_body(), &upload);
                 for _ in 0..parts {
-                    assert!(unread.is_there());
+                    assert!(upload.is_unread());
                     let _ = body.frame().await;
                 }
-                assert!(!unread.is_there(), "{rest:?}");
+                assert!(!upload.is_unread(), "{rest:?}");
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             });
             http1::Builder::new().serve_connection(TokioIo::new(server), service).await.unwrap();

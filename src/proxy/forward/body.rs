@@ -17,7 +17,7 @@ use super::{
 };
 use crate::proxy::{
     audit,
-    metrics::{StreamEnd, WorkerMetrics},
+    metrics::{AnswerCut, StreamEnd, WorkerMetrics},
     session::LiveSession,
 };
 
@@ -99,29 +99,34 @@ impl UpstreamBody {
 
     /// The upstream has said all.
     fn give_back(&mut self) {
-        self.end_stream(StreamEnd::Finished);
+        if let Some(stream) = &mut self.stream {
+            stream.ended = StreamEnd::Finished;
+        }
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
     }
 
-    fn end_stream(&mut self, why: StreamEnd) {
-        if let Some(stream) = &mut self.stream {
-            stream.ended = why;
+    /// The client gets no more. Without its lease the upstream connection is closed, so the upstream sees that nobody listens any
+    /// more.
+    fn cut(&mut self, stream_end: StreamEnd, answer_cut: AnswerCut) {
+        let lease = self.lease.take();
+        match (&mut self.stream, lease) {
+            (Some(stream), _) => stream.ended = stream_end,
+            (None, Some(lease)) => lease.cut(answer_cut),
+            (None, None) => (),
         }
     }
 
-    /// Without its lease the upstream connection is closed, so the upstream sees that nobody listens any more. Half of an answer
-    /// must not look like a whole one; a stream may end anywhere.
+    /// Half of an answer must not look like a whole one; a stream may end anywhere.
     fn end<T>(&mut self, cut: Cut) -> Poll<Option<Result<T, BoxError>>> {
         tracing::debug!(%cut, "an answer is ended");
-        self.lease = None;
-        self.end_stream(match cut {
-            Cut::Session => StreamEnd::SessionEnded,
-            Cut::Token => StreamEnd::TokenEnded,
-            Cut::Silent => StreamEnd::Silent,
-            Cut::Leaving => StreamEnd::Leaving,
-        });
+        match cut {
+            Cut::Session => self.cut(StreamEnd::SessionEnded, AnswerCut::SessionEnded),
+            Cut::Token => self.cut(StreamEnd::TokenEnded, AnswerCut::TokenEnded),
+            Cut::Silent => self.cut(StreamEnd::Silent, AnswerCut::Silent),
+            Cut::Leaving => self.cut(StreamEnd::Leaving, AnswerCut::Leaving),
+        }
         Poll::Ready(if self.stream.is_some() { None } else { Some(Err(cut.into())) })
     }
 
@@ -138,9 +143,9 @@ impl UpstreamBody {
         match &content {
             Some(Ok(_)) if self.left() != Some(0) => (),
             Some(Ok(_)) | None => self.give_back(),
-            Some(Err(_)) => {
-                self.end_stream(StreamEnd::UpstreamFailed);
-                self.lease = None;
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the upstream broke off in the middle of an answer");
+                self.cut(StreamEnd::UpstreamFailed, AnswerCut::UpstreamFailed);
             }
         }
         Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))

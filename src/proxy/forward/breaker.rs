@@ -8,7 +8,7 @@ use thiserror::Error;
 /// After so many connections in a row that could not be made, no more are tried for a while.
 const FAILURES: u32 = 5;
 
-/// How long at first; twice as long after each further failure.
+/// How long at first; twice as long after each connection that was tried after a pause and could not be made either.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long at most.
@@ -19,9 +19,19 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Breaker {
     begun: Instant,
+    /// In a row, of those that count.
     failures: AtomicU32,
     /// When the next connection may be tried, in milliseconds since `begun`.
     next: AtomicU64,
+}
+
+/// A connection that is being tried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Attempt {
+    /// One of many.
+    Usual,
+    /// The one after a pause.
+    Trial,
 }
 
 /// No connection is tried for now.
@@ -42,9 +52,9 @@ impl Breaker {
     ///
     /// # Errors
     /// When not.
-    pub fn admit(&self, now: Instant, patience: Duration) -> Result<(), Broken> {
+    pub fn admit(&self, now: Instant, patience: Duration) -> Result<Attempt, Broken> {
         if self.failures.load(Ordering::Relaxed) < FAILURES {
-            return Ok(());
+            return Ok(Attempt::Usual);
         }
         let now = self.milliseconds(now);
         let wait = |next: u64| Broken { wait: Duration::from_millis(next.saturating_sub(now)) };
@@ -54,7 +64,8 @@ impl Breaker {
         }
         // One whose caller has gone says nothing; then the next may try.
         let until = now.saturating_add(milliseconds(patience)).max(now + 1);
-        self.next.compare_exchange(next, until, Ordering::Relaxed, Ordering::Relaxed).map(drop).map_err(wait)
+        let claimed = self.next.compare_exchange(next, until, Ordering::Relaxed, Ordering::Relaxed);
+        claimed.map(|_| Attempt::Trial).map_err(wait)
     }
 
     /// A connection was made.
@@ -62,11 +73,16 @@ impl Breaker {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// None was made.
-    pub fn failed(&self, now: Instant) {
-        let before = self.failures.fetch_add(1, Ordering::Relaxed);
-        if let Some(more) = (before + 1).checked_sub(FAILURES) {
-            let pause = PAUSE.saturating_mul(1 << more.min(10)).min(LONGEST);
+    /// None was made. Those that were being tried already when the pause began say nothing new: after a restart of the upstream
+    /// there may be hundreds.
+    pub fn failed(&self, attempt: Attempt, now: Instant) {
+        let counts = |failures: u32| match attempt {
+            Attempt::Usual => (failures < FAILURES).then_some(failures + 1),
+            Attempt::Trial => (failures >= FAILURES).then(|| failures.saturating_add(1)),
+        };
+        let Ok(before) = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counts) else { return };
+        if let Some(trials) = (before + 1).checked_sub(FAILURES) {
+            let pause = PAUSE.saturating_mul(1 << trials.min(10)).min(LONGEST);
             self.next.store(self.milliseconds(now).saturating_add(milliseconds(pause)), Ordering::Relaxed);
         }
     }
@@ -89,8 +105,8 @@ mod tests {
     fn broken(now: Instant) -> Breaker {
         let breaker = Breaker::new(now);
         for _ in 0..FAILURES {
-            assert_eq!(breaker.admit(now, PATIENCE), Ok(()));
-            breaker.failed(now);
+            assert_eq!(breaker.admit(now, PATIENCE), Ok(Attempt::Usual));
+            breaker.failed(Attempt::Usual, now);
         }
         breaker
     }
@@ -101,21 +117,33 @@ mod tests {
         let breaker = broken(begun);
         assert_eq!(breaker.admit(begun, PATIENCE), Err(Broken { wait: PAUSE }));
         let later = begun + PAUSE;
-        assert_eq!(breaker.admit(later, PATIENCE), Ok(()));
+        assert_eq!(breaker.admit(later, PATIENCE), Ok(Attempt::Trial));
         assert_eq!(breaker.admit(later, PATIENCE), Err(Broken { wait: PATIENCE }));
-        breaker.failed(later);
+        breaker.failed(Attempt::Trial, later);
         assert_eq!(breaker.admit(later, PATIENCE), Err(Broken { wait: PAUSE * 2 }));
-        assert_eq!(breaker.admit(later + PAUSE * 2, PATIENCE), Ok(()));
+        assert_eq!(breaker.admit(later + PAUSE * 2, PATIENCE), Ok(Attempt::Trial));
         breaker.succeeded();
-        assert_eq!(breaker.admit(later, PATIENCE), Ok(()));
+        assert_eq!(breaker.admit(later, PATIENCE), Ok(Attempt::Usual));
+    }
+
+    #[test]
+    fn of_many_that_fail_together_the_pause_is_as_short_as_of_five() {
+        let begun = Instant::now();
+        let breaker = broken(begun);
+        (0..100).for_each(|_| breaker.failed(Attempt::Usual, begun + PATIENCE));
+        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Ok(Attempt::Trial));
+        (0..100).for_each(|_| breaker.failed(Attempt::Usual, begun + PATIENCE));
+        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Err(Broken { wait: PATIENCE }));
+        breaker.failed(Attempt::Trial, begun + PAUSE);
+        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Err(Broken { wait: PAUSE * 2 }));
     }
 
     #[test]
     fn one_that_was_given_up_does_not_keep_the_next_from_trying() {
         let begun = Instant::now();
         let breaker = broken(begun);
-        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Ok(()));
-        assert_eq!(breaker.admit(begun + PAUSE + PATIENCE, PATIENCE), Ok(()));
+        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Ok(Attempt::Trial));
+        assert_eq!(breaker.admit(begun + PAUSE + PATIENCE, PATIENCE), Ok(Attempt::Trial));
     }
 
     #[test]
@@ -123,12 +151,13 @@ mod tests {
         let begun = Instant::now();
         let breaker = Breaker::new(begun);
         for _ in 1..FAILURES {
-            breaker.failed(begun);
+            breaker.failed(Attempt::Usual, begun);
         }
         breaker.succeeded();
-        breaker.failed(begun);
-        assert_eq!(breaker.admit(begun, PATIENCE), Ok(()));
-        (0..100).for_each(|_| breaker.failed(begun));
+        breaker.failed(Attempt::Usual, begun);
+        assert_eq!(breaker.admit(begun, PATIENCE), Ok(Attempt::Usual));
+        let breaker = broken(begun);
+        (0..100).for_each(|_| breaker.failed(Attempt::Trial, begun));
         assert_eq!(breaker.admit(begun, PATIENCE), Err(Broken { wait: LONGEST }));
     }
 }

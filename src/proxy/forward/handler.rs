@@ -15,6 +15,7 @@ use url::Url;
 
 use super::{
     Arriving, Body, HeaderRules, answers,
+    arriving::Asked,
     bearer::{self, Caller, Refusal},
     body::{OpenStream, UpstreamBody},
     breaker::Breaker,
@@ -33,6 +34,7 @@ use super::{
 use crate::{
     api::InvalidUrl,
     proxy::{
+        audit,
         client_address::{Peer, client_address},
         metrics::{Outcome, WorkerMetrics},
         state::Proxy,
@@ -181,13 +183,26 @@ impl Worker {
 pub async fn forward(request: &mut Parts, body: Arriving, peer: &Peer, worker: &Worker) -> Response<Body> {
     let begun = Instant::now();
     let span = worker.forwarder.proxy.tracer.begin(request);
+    let mut counted = Counted { metrics: &worker.metrics, outcome: Outcome::ClientGone };
     let (outcome, response) = answer(request, body, peer, worker, begun, &span).await;
     span.end(outcome, response.status());
-    worker.metrics.requests.count(outcome);
+    counted.outcome = outcome;
     if outcome == Outcome::Forwarded {
         worker.metrics.response_head.observe(begun.elapsed());
     }
     response
+}
+
+/// Counts a request when this is dropped: with the request itself, if the client goes before there is an answer.
+struct Counted<'a> {
+    metrics: &'a WorkerMetrics,
+    outcome: Outcome,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.requests.count(self.outcome);
+    }
 }
 
 async fn answer(
@@ -214,6 +229,8 @@ async fn answer(
     // Secrets may change while the upstream thinks, but both ways of one request use the same.
     let keyring = proxy.secrets.load().keyring.clone();
     if mcp_session::unbind(&keyring, &caller.session.user, &mut request.headers).is_err() {
+        let from = client_address(peer.address.ip(), &request.headers, &proxy.config.trusted_proxies);
+        audit::mcp_session_refused(&caller.session, from);
         return (Outcome::Refused, answers::foreign_mcp_session());
     }
     let index = proxy.resources.find(request.uri.path()).map_or(0, |(index, _)| index);
@@ -229,6 +246,7 @@ async fn answer(
         Ok(permit) => permit,
         Err(shed) => return (Outcome::Shed, answers::shed(shed)),
     };
+    let upload = body.upload().clone();
     let body = match RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone()) {
         Ok(body) => body,
         Err(error) => return (Outcome::Refused, answers::refuse_body(&error)),
@@ -238,9 +256,16 @@ async fn answer(
     let mut head = RequestHead { method: request.method.clone(), target, fields };
     let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, &mut head, body));
     let mut waiting = Deadline::new(worker.deadlines.clone());
-    let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
-        Poll::Ready(answered) => Poll::Ready(Some(answered)),
-        Poll::Pending => waiting.poll(pace.response, cx).map(|()| None),
+    let answered = poll_fn(|cx| {
+        if let Poll::Ready(answered) = sent.as_mut().poll(cx) {
+            return Poll::Ready(Some(answered));
+        }
+        // The upstream's time begins when it has taken what the client has sent; how long that takes is the body's business.
+        let asked = upload.take_asked();
+        if asked.is_some() {
+            waiting.stop();
+        }
+        if asked == Some(Asked::Awaited) { Poll::Pending } else { waiting.poll(pace.response, cx).map(|()| None) }
     });
     let Some(answered) = answered.await else {
         tracing::warn!("the upstream did not begin its answer in time");

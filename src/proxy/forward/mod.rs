@@ -21,8 +21,8 @@ mod verified;
 mod watched;
 mod wire;
 
-pub use answers::refuse_body;
-pub use arriving::{Arriving, Unread};
+pub use answers::{refuse_body, without_host};
+pub use arriving::{Arriving, Upload};
 pub use body::Body;
 use body::BoxError;
 #[cfg(test)]
@@ -34,7 +34,7 @@ pub use headers::REQUEST_HEADERS;
 pub use limits::memory_limit;
 #[cfg(feature = "fuzzing")]
 pub use mcp_session::unbind;
-pub use pool::PRUNE;
+pub use pool::{PROBE, PROBES, PRUNE, SILENCE};
 pub use request_body::RequestBody;
 pub use verified::{SharedTokens, VerifiedTokens};
 #[cfg(feature = "fuzzing")]

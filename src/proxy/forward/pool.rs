@@ -30,10 +30,20 @@ use super::{
     request_body::RequestBody,
     wire::{Connection, Outgoing, Scratch, WireError},
 };
-use crate::proxy::metrics::{Connect, Held, WorkerMetrics};
+use crate::proxy::metrics::{AnswerCut, Connect, Held, WorkerMetrics};
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 512;
+
+/// How long nothing has to come over a connection, to clients as to the upstream, before it is asked whether the other end is still
+/// there. A machine that was lost says nothing for ever.
+pub const SILENCE: Duration = Duration::from_mins(1);
+
+/// How long that waits for its answer.
+pub const PROBE: Duration = Duration::from_secs(15);
+
+/// How often it is asked before the connection is given up.
+pub const PROBES: u32 = 4;
 
 /// How often idle connections are to be looked through.
 pub const PRUNE: Duration = Duration::from_secs(15);
@@ -87,6 +97,9 @@ pub fn connector(https: bool, patience: Duration) -> Result<Connector, PoolError
     let mut http = HttpConnector::new_with_resolver(InTurn::new(GaiResolver::new()));
     http.set_connect_timeout(Some(patience));
     http.set_nodelay(true);
+    http.set_keepalive(Some(SILENCE));
+    http.set_keepalive_interval(Some(PROBE));
+    http.set_keepalive_retries(Some(PROBES));
     http.enforce_http(false);
     let builder = HttpsConnectorBuilder::new();
     let builder = if https {
@@ -137,6 +150,11 @@ impl Lease {
     /// For when the response has been read to its end.
     pub fn give_back(self) {
         self.pool.put(self.connection);
+    }
+
+    /// For when the client does not get the rest of the response, which is no stream.
+    pub fn cut(self, why: AnswerCut) {
+        self.pool.metrics.cut_answers.count(why);
     }
 
     /// The next content of the response; `None` at its end.
@@ -218,7 +236,7 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Upstream, UpstreamError> {
-        self.breaker.admit(Instant::now(), self.patience)?;
+        let attempt = self.breaker.admit(Instant::now(), self.patience)?;
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
         let connected = match tokio::time::timeout(self.patience, connecting).await {
             Ok(connected) => connected.map_err(UpstreamError::Connect),
@@ -226,7 +244,7 @@ impl Pool {
         };
         match &connected {
             Ok(_) => self.breaker.succeeded(),
-            Err(_) => self.breaker.failed(Instant::now()),
+            Err(_) => self.breaker.failed(attempt, Instant::now()),
         }
         self.metrics.upstream_connects.count(match &connected {
             Ok(_) => Connect::Connected,

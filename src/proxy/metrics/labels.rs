@@ -72,6 +72,22 @@ labels! {
         Shed = "shed",
         /// The upstream could not be reached before, and was not tried: 503.
         Broken = "broken",
+        /// The client had gone before there was an answer.
+        ClientGone = "client_gone",
+    }
+
+    /// Why a client did not get an answer, one that is no event stream, to its end.
+    enum AnswerCut: "reason" {
+        /// The upstream broke off.
+        UpstreamFailed = "upstream_failed",
+        /// The session has ended.
+        SessionEnded = "session_ended",
+        /// The access token has been over for `tokens.streamGrace`.
+        TokenEnded = "token_ended",
+        /// The upstream has said nothing for `upstream.timeouts.responseHead`.
+        Silent = "silent",
+        /// This process ends.
+        Leaving = "leaving",
     }
 
     /// Why an event stream to a client is no longer open.

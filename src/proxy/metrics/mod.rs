@@ -17,7 +17,9 @@ use self::{
     numbers::BOUNDS,
 };
 pub use self::{
-    labels::{Answer, CacheLookup, Connect, Consent, Grant, IssuerAnswer, Label, Outcome, SessionEnd, StreamEnd},
+    labels::{
+        Answer, AnswerCut, CacheLookup, Connect, Consent, Grant, IssuerAnswer, Label, Outcome, SessionEnd, StreamEnd,
+    },
     numbers::{Counts, Held, WorkerMetrics},
 };
 
@@ -107,6 +109,8 @@ impl Metrics {
         page.gauge("open_streams", "Event streams to clients that are open.", None, open);
         let ended = sum(workers.iter().map(|worker| &worker.ended_streams));
         page.counters("ended_streams", "Event streams to clients that are no longer open.", ended);
+        let cut = sum(workers.iter().map(|worker| &worker.cut_answers));
+        page.counters("cut_answers", "Answers but event streams that clients did not get to their end.", cut);
         let lookups = sum(workers.iter().map(|worker| &worker.token_cache));
         page.counters("token_cache_lookups", "Tokens that were looked for among those verified before.", lookups);
         page.gauge("token_cache_entries", "Verified tokens that are remembered.", None, number(observed.cached_tokens));

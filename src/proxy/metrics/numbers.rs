@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::labels::{CacheLookup, Connect, Label, Outcome, StreamEnd};
+use super::labels::{AnswerCut, CacheLookup, Connect, Label, Outcome, StreamEnd};
 
 /// A counter for each value of a label.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub struct WorkerMetrics {
     pub open_streams: AtomicI64,
     /// Those that are no longer.
     pub ended_streams: Counts<StreamEnd>,
+    /// Answers that are no stream, and that clients did not get to their end.
+    pub cut_answers: Counts<AnswerCut>,
     /// Look-ups of verified tokens.
     pub token_cache: Counts<CacheLookup>,
     /// Connections to the upstream that are open.

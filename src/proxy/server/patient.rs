@@ -6,11 +6,15 @@ use std::{
 };
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use jiff::{SignedDuration, Timestamp};
 
-use crate::proxy::forward::{Deadline, Unread};
+use crate::proxy::forward::{Deadline, Upload};
 
 /// How long a client that has its answer may go on sending the request.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: SignedDuration = SignedDuration::from_secs(10);
+
+/// How long it may pause in that.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A client's connection that is given up when the client takes nothing of what is sent to it for too long. Until then nothing
 /// more is read from the upstream for it either.
@@ -18,14 +22,15 @@ pub struct Patient<T> {
     io: T,
     patience: Duration,
     stalled: Deadline,
-    unread: Unread,
-    is_shut: bool,
+    upload: Upload,
+    /// Since when our side is shut.
+    lingering: Option<Timestamp>,
 }
 
 impl<T> Patient<T> {
     /// A connection whose client may let us wait for so long.
-    pub fn new(io: T, patience: Duration, stalled: Deadline, unread: Unread) -> Self {
-        Self { io, patience, stalled, unread, is_shut: false }
+    pub fn new(io: T, patience: Duration, stalled: Deadline, upload: Upload) -> Self {
+        Self { io, patience, stalled, upload, lingering: None }
     }
 
     fn written(&mut self, cx: &Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -55,21 +60,28 @@ impl<T: Read + Write + Unpin> Write for Patient<T> {
     }
 
     /// What the client sends before it has read the answer to a part of its request is thrown away: a closed connection would
-    /// answer it with a reset, and with that the client's system forgets the answer (RFC 9112 §9.6).
+    /// answer it with a reset, and with that the client's system may forget the answer (RFC 9112 §9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.is_shut {
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            this.is_shut = true;
-            this.stalled.stop();
-        }
-        while this.unread.is_there() {
+        let begun = match this.lingering {
+            Some(begun) => begun,
+            None => {
+                ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+                this.stalled.stop();
+                *this.lingering.insert(this.stalled.all().time())
+            }
+        };
+        while this.stalled.all().time().duration_since(begun) < LINGER {
             let mut space = [0; 4096];
             let mut read = ReadBuf::new(&mut space);
             match Pin::new(&mut this.io).poll_read(cx, read.unfilled()) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => (),
-                Poll::Ready(_) => break,
-                Poll::Pending => return this.stalled.poll(LINGER, cx).map(Ok),
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    // It may be of a head that was refused, which is no upload yet.
+                    this.upload.expect_more();
+                    this.stalled.restart(PAUSE);
+                }
+                Poll::Pending if this.upload.is_unread() => return this.stalled.poll(PAUSE, cx).map(Ok),
+                Poll::Ready(_) | Poll::Pending => break,
             }
         }
         Poll::Ready(Ok(()))
@@ -95,46 +107,65 @@ mod tests {
 
     use futures::poll;
     use hyper_util::rt::TokioIo;
-    use jiff::Timestamp;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
     use crate::proxy::forward::Deadlines;
 
-    fn pair(unread: Unread) -> (Rc<Deadlines>, Patient<TokioIo<DuplexStream>>, DuplexStream) {
+    type Connection = Patient<TokioIo<DuplexStream>>;
+
+    fn pair(upload: Upload) -> (Rc<Deadlines>, Connection, DuplexStream) {
         let deadlines = Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH));
         let (ours, client) = duplex(1024);
-        let patient = Patient::new(TokioIo::new(ours), Duration::ZERO, Deadline::new(deadlines.clone()), unread);
+        let patient = Patient::new(TokioIo::new(ours), Duration::ZERO, Deadline::new(deadlines.clone()), upload);
         (deadlines, patient, client)
     }
 
-    async fn shut(patient: &mut Patient<TokioIo<DuplexStream>>) -> io::Result<()> {
-        std::future::poll_fn(|cx| Pin::new(&mut *patient).poll_shutdown(cx)).await
+    async fn shut(connection: &mut Connection) -> io::Result<()> {
+        std::future::poll_fn(|cx| Pin::new(&mut *connection).poll_shutdown(cx)).await
     }
 
     #[tokio::test]
-    async fn a_connection_without_an_unread_request_is_shut_at_once() {
-        let (_, mut patient, _client) = pair(Unread::default());
-        assert!(poll!(std::pin::pin!(shut(&mut patient))).is_ready());
+    async fn a_connection_over_which_nothing_is_to_come_is_closed_at_once() {
+        let (_, mut connection, _client) = pair(Upload::default());
+        assert!(poll!(std::pin::pin!(shut(&mut connection))).is_ready());
     }
 
     #[tokio::test]
-    async fn the_rest_of_a_request_is_thrown_away_until_the_client_is_done_or_for_ten_seconds() {
-        for is_done in [true, false] {
-            let (deadlines, mut patient, mut client) = pair(Unread::testing());
-            let mut shutting = std::pin::pin!(shut(&mut patient));
+    async fn what_comes_after_the_answer_is_thrown_away_until_the_client_is_done() {
+        for upload in [Upload::testing(), Upload::default()] {
+            let (_, mut connection, mut client) = pair(upload);
+            client.write_all(b"the end of a head that is too large").await.unwrap();
+            let mut shutting = std::pin::pin!(shut(&mut connection));
             assert!(poll!(&mut shutting).is_pending());
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the client sees the end of its answer");
             for _ in 0..3 {
                 client.write_all(&[0; 1024]).await.unwrap();
                 assert!(poll!(&mut shutting).is_pending());
             }
-            if is_done {
-                client.shutdown().await.unwrap();
-            } else {
-                (0..22).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
-            }
+            client.shutdown().await.unwrap();
             assert!(poll!(&mut shutting).is_ready());
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_its_answer_may_pause_for_two_seconds_and_send_for_ten() {
+        let (deadlines, mut connection, _client) = pair(Upload::testing());
+        let mut shutting = std::pin::pin!(shut(&mut connection));
+        assert!(poll!(&mut shutting).is_pending());
+        (0..4).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
+        assert!(poll!(&mut shutting).is_pending());
+        (0..2).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
+        assert!(poll!(&mut shutting).is_ready());
+
+        let (deadlines, mut connection, mut client) = pair(Upload::testing());
+        let mut shutting = std::pin::pin!(shut(&mut connection));
+        for second in 0..10 {
+            deadlines.tick(Timestamp::from_second(second).unwrap());
+            assert!(poll!(&mut shutting).is_pending(), "{second}");
+            client.write_all(b"a").await.unwrap();
+        }
+        deadlines.tick(Timestamp::from_second(10).unwrap());
+        assert!(poll!(&mut shutting).is_ready());
     }
 }

@@ -200,7 +200,8 @@ impl Bed {
         self.token.get_or_init(|| self.token_for("https://mcp.example.com/mcp"))
     }
 
-    async fn send(&self, request: Request<&'static str>) -> Response<Incoming> {
+    async fn send(&self, mut request: Request<&'static str>) -> Response<Incoming> {
+        request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("mcp.example.com"));
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);

@@ -12,20 +12,20 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use http::Response;
+use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::ObjectReference,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    client::{ClientBuilder, DynBody},
+    client::{self, ClientBuilder, DynBody},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::json;
-use tower::util::MapResponseLayer;
+use tower::{service_fn, util::MapResponseLayer};
 
 use self::deadline::Timed;
 use super::{Ending, IsOver, RecordKeys, Session, SessionEvent, SessionId, SessionStore, StoreError, Stored};
@@ -46,10 +46,12 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct KubernetesStore {
     api: Api<McpOAuthSession>,
+    /// The same, for the watch alone, of which it is noted when it is answered.
+    watched: Api<McpOAuthSession>,
     keys: RecordKeys,
     owner: Owner,
     recorder: Recorder,
-    /// When the API server last answered, in seconds since 1970. The watch is renewed often, so it is never long ago.
+    /// When the watch was last answered, in seconds since 1970. It is renewed often, so that is never long ago.
     contact: Arc<AtomicI64>,
 }
 
@@ -96,19 +98,17 @@ impl KubernetesStore {
         // kube would repeat a write whose answer was lost, and take its own first try for somebody else's.
         config.default_retry = false;
         config.read_timeout = Some(WHOLE_ANSWER);
-        let contact = Arc::new(AtomicI64::default());
-        let heard = contact.clone();
-        let note = MapResponseLayer::new(move |response: Response<Box<DynBody>>| {
-            if response.status().is_success() {
-                heard.store(Timestamp::now().as_second(), Ordering::Relaxed);
-            }
+        let timed = MapResponseLayer::new(|response: Response<Box<DynBody>>| {
             response.map(|body| Timed::new(body, WHOLE_ANSWER))
         });
-        let client = ClientBuilder::try_from(config)?.with_layer(&note).build();
+        let client = ClientBuilder::try_from(config)?.with_layer(&timed).build();
+        let contact = Arc::new(AtomicI64::default());
+        let watching = noting(client.clone(), contact.clone(), namespace);
         let reporter =
             Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
         Ok(Self {
             api: Api::namespaced(client.clone(), namespace),
+            watched: Api::namespaced(watching, namespace),
             keys,
             owner: Owner { namespace: namespace.to_owned(), name: proxy.to_owned(), uid: uid.to_owned() },
             recorder: Recorder::new(client, reporter),
@@ -132,6 +132,21 @@ impl KubernetesStore {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// The same client, which notes when an answer comes that is no refusal.
+fn noting(client: Client, contact: Arc<AtomicI64>, namespace: &str) -> Client {
+    let service = service_fn(move |request: Request<client::Body>| {
+        let (client, contact) = (client.clone(), contact.clone());
+        async move {
+            let response = client.send(request).await?;
+            if response.status().is_success() {
+                contact.store(Timestamp::now().as_second(), Ordering::Relaxed);
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, namespace)
 }
 
 /// What an object says: `None` if its name is not one that we give; the session is `None` if it has ended.

@@ -132,17 +132,20 @@ impl LiveSet {
     /// member, but will be told when the watch shows its end.
     pub fn looked_up(&self, id: SessionId, session: Option<&Session>) -> Option<Arc<LiveSession>> {
         let mut known = self.write();
+        // Who holds it from an earlier look-up holds the only object of it that the watch will tell.
+        let held = known.looked_up.get(&id).and_then(Weak::upgrade);
         let Some(session) = session else {
+            held.inspect(|held| held.end());
             self.ended.insert(id, ());
             return None;
         };
         // A member: the watch was quicker than the answer, or the record is newer than what the watch has shown.
-        if let Some(member) = known.members.get(&id) {
-            let newer = session.rotated_at.as_second() >= member.rotated_at.load(Ordering::Acquire);
+        if let Some(live) = known.members.get(&id).cloned().or(held) {
+            let newer = session.rotated_at.as_second() >= live.rotated_at.load(Ordering::Acquire);
             if newer && session.phase == SessionPhase::Active {
-                member.update(session);
+                live.update(session);
             }
-            return Some(member.clone());
+            return Some(live);
         }
         if self.has_ended(&id) {
             return None;

@@ -87,8 +87,7 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration, is_over: IsOver<'_>)
     -> Result<(), StoreError>;
 
-    /// When the store was last heard of, in seconds since 1970; 0 before the first time. As long as it is in contact the
-    /// watch is, too.
+    /// When the watch, or a list of all sessions, last got an answer of the store, in seconds since 1970; 0 before the first time.
     fn last_contact(&self) -> i64;
 
     /// All sessions, then every change. It heals itself: a stream that broke off begins with [`SessionEvent::All`] again.

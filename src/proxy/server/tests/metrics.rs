@@ -1,3 +1,5 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 
 impl Bed {
@@ -33,6 +35,7 @@ async fn each_request_is_counted_by_what_became_of_it() {
         "timed_out",
         "shed",
         "broken",
+        "client_gone",
     ] {
         assert!(of(outcome) == 0.0, "{outcome}: a series is there before the first request");
     }
@@ -96,6 +99,43 @@ async fn streams_are_counted_as_long_as_they_are_open_and_by_why_they_are_no_lon
     text(bed.send(bed.request("/mcp?json").body("{}").unwrap()).await).await;
     let all = ["finished", "client_gone", "session_ended", "upstream_failed"].map(|why| bed.metric(&ended(why)));
     assert_eq!(all, [1.0, 1.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn what_a_client_does_not_get_is_counted_by_who_is_to_blame() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, mut asking) = tokio::sync::mpsc::unbounded_channel();
+    let end = Arc::new(tokio::sync::Notify::new());
+    let ending = end.clone();
+    // It never answers the first, and breaks off in the middle of its second answer.
+    let listening = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        for answer in ["", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            asked.send(()).unwrap();
+            taken.push(stream);
+        }
+        ending.notified().await;
+    });
+    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, listening, |_| ()).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let mut client = tokio::net::TcpStream::connect(bed.address).await.unwrap();
+    let request = format!("GET /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n", bed.token());
+    client.write_all(request.as_bytes()).await.unwrap();
+    asking.recv().await.unwrap();
+    drop(client);
+    bed.until("requests_total{outcome=\"client_gone\"}", 1.0).await;
+
+    let cut = "cut_answers_total{reason=\"upstream_failed\"}";
+    assert_eq!(bed.metric(cut), 0.0);
+    let half = bed.call().await;
+    end.notify_one();
+    assert!(half.into_body().collect().await.is_err());
+    bed.until(cut, 1.0).await;
+    assert_eq!(bed.metric("requests_total{outcome=\"forwarded\"}"), 1.0);
 }
 
 #[tokio::test]

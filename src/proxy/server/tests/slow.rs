@@ -61,6 +61,49 @@ async fn c13_who_sends_all_of_a_large_request_before_reading_learns_why_it_was_r
 }
 
 #[tokio::test]
+async fn c13_who_sends_all_of_a_large_head_before_reading_learns_why_it_was_refused() {
+    let bed = Bed::new().await;
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(b"POST /mcp HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+    let line = format!("a: {}\r\n", "a".repeat(16 * 1024));
+    for _ in 0..1024 {
+        stream.write_all(line.as_bytes()).await.unwrap();
+    }
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_machine_that_was_lost_is_noticed_on_either_side() {
+    let bed = Bed::new().await;
+    let mut client = bed.begin("content-length: 0\r\n").await;
+    client.read_exact(&mut [0; 12]).await.unwrap();
+    let upstream = bed.proxy.config.upstream.url.parse::<Uri>().unwrap().port_u16().unwrap();
+    // Of each connection that is open here: the ports at this end and at the other, and whether a timer runs that asks the other
+    // end (proc(5), /proc/net/tcp).
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |address: &str| u16::from_str_radix(address.split_once(':').unwrap().1, 16).unwrap();
+    let open = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let open = open.filter(|fields| fields[3] == "01").map(|fields| (port(fields[1]), port(fields[2]), fields[5]));
+    let ours: Vec<_> = open.filter(|(here, there, _)| *here == bed.address.port() || *there == upstream).collect();
+    assert!(ours.len() == 2 && ours.iter().all(|(_, _, timer)| timer.starts_with("02:")), "{ours:?}");
+}
+
+#[tokio::test]
+async fn a_client_may_take_longer_for_its_request_than_the_upstream_for_its_answer() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.response_head = soon()).await;
+    let mut stream = bed.begin("content-length: 4\r\n").await;
+    // Three times what the upstream has, and the time in which that is noticed.
+    for byte in [b"{", b" ", b" ", b"}"] {
+        tokio::time::sleep(TICK * 3).await;
+        stream.write_all(byte).await.unwrap();
+    }
+    let mut answer = [0; 12];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
 async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
     let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;

@@ -120,8 +120,10 @@ async fn c7_a_head_is_read_in_one_way() {
         ("no name", "GET /mcp HTTP/1.1\r\nHost: x\r\n: c\r\nTOKEN\r\n\r\n", Refused(400)),
         ("a blank in a name", "GET /mcp HTTP/1.1\r\nHost: x\r\nA b: c\r\nTOKEN\r\n\r\n", Refused(400)),
         ("no colon", "GET /mcp HTTP/1.1\r\nHost: x\r\nabc\r\nTOKEN\r\n\r\n", Refused(400)),
-        ("two hosts", "GET /mcp HTTP/1.1\r\nHost: x\r\nHost: y\r\nTOKEN\r\n\r\n", Arrives("")),
-        ("no host", "GET /mcp HTTP/1.1\r\nTOKEN\r\n\r\n", Arrives("")),
+        ("two hosts", "GET /mcp HTTP/1.1\r\nHost: x\r\nHost: y\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("one host twice", "GET /mcp HTTP/1.1\r\nHost: x\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("no host", "GET /mcp HTTP/1.1\r\nTOKEN\r\n\r\n", Refused(400)),
+        ("no host before there were any", "GET /mcp HTTP/1.0\r\nTOKEN\r\n\r\n", Arrives("")),
         ("a body of a GET", "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nContent-Length: 3\r\n\r\nabc", Arrives("")),
         (
             "a body of a GET in chunks",

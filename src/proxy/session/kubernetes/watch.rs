@@ -55,7 +55,7 @@ fn objects(store: &KubernetesStore) -> BoxStream<'static, watcher::Result<watche
         .fields(&format!("spec.proxy={}", store.owner.name))
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
-    watcher(store.api.clone(), config).backoff(Again).boxed()
+    watcher(store.watched.clone(), config).backoff(Again).boxed()
 }
 
 struct Watch {

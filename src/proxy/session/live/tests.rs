@@ -109,6 +109,23 @@ fn who_holds_a_session_that_was_only_looked_up_sees_it_end_and_it_is_no_member()
 }
 
 #[test]
+fn whoever_holds_a_session_from_any_of_its_look_ups_sees_it_end() {
+    let set = LiveSet::default();
+    for (nonce, end) in [("a", true), ("b", false)] {
+        let session = active(nonce);
+        let look = || set.looked_up(session.id, Some(&session)).unwrap();
+        let (first, second) = (look(), look());
+        assert!(first.admits(before_expiry(&session)));
+        if end {
+            set.apply(SessionEvent::Ended(session.id));
+        } else {
+            set.looked_up(session.id, None);
+        }
+        assert!(!first.admits(before_expiry(&session)) && !second.admits(before_expiry(&session)));
+    }
+}
+
+#[test]
 fn the_watch_makes_a_member_of_what_was_looked_up() {
     let set = LiveSet::default();
     let session = active("a");

@@ -1,6 +1,7 @@
 //! A recording reverse proxy in front of Context Forge: tests read from it what really arrived there.
 
 use std::{
+    convert::Infallible,
     fs::{self, File, OpenOptions},
     io::Write,
     net::SocketAddr,
@@ -18,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use clap::{Args as ClapArgs, Subcommand};
+use futures::{StreamExt, stream};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -34,6 +36,8 @@ use crate::{
 const NAME: &str = "tap";
 /// Answered by the tap itself.
 const HEALTH: &str = "/.tap/health";
+/// The query of what the tap answers with a stream of events that does not end: Context Forge has none to listen to.
+pub const LISTEN: &str = "listen";
 
 /// A request as it arrived.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -121,6 +125,10 @@ async fn serve(listen: SocketAddr, upstream: &str, records: PathBuf) -> Result<(
 async fn pass(State(shared): State<Shared>, mut request: Request) -> Response {
     if request.uri().path() == HEALTH {
         return StatusCode::OK.into_response();
+    }
+    if request.uri().query() == Some(LISTEN) {
+        let events = stream::once(async { Ok::<_, Infallible>("data: {}\n\n") }).chain(stream::pending());
+        return ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response();
     }
     match forward(&shared, &mut request).await {
         Ok(response) => response,

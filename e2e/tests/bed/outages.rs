@@ -9,7 +9,7 @@ use std::{
 };
 
 use e2e::{
-    peers::{browser::Browser, context_forge::MEMBERS, http, inside::inside},
+    peers::{browser::Browser, context_forge::MEMBERS, http, inside::inside, tap::LISTEN},
     stage::{NAMESPACE, Stage},
 };
 use jiff::Timestamp;
@@ -65,6 +65,27 @@ impl Caller {
     }
 }
 
+/// How many streams are open meanwhile.
+const STREAMS: usize = 200;
+
+/// Listens to what the server has to say, until the stream ends; says what was wrong with that.
+async fn listen(http: Client, url: String, access: String, open: Arc<AtomicUsize>) -> Option<String> {
+    let asked = http.get(&url).bearer_auth(&access).header("accept", "text/event-stream");
+    let asked = asked.timeout(Duration::from_secs(600)).send().await;
+    let mut stream = match asked {
+        Ok(answer) if answer.status() == StatusCode::OK => answer,
+        other => return Some(format!("{other:?}")),
+    };
+    open.fetch_add(1, Ordering::SeqCst);
+    loop {
+        match stream.chunk().await {
+            Ok(Some(_)) => (),
+            Ok(None) => return None,
+            Err(error) => return Some(format!("{error:?}")),
+        }
+    }
+}
+
 /// Callers of this machine, at this address.
 fn call_from_here(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
     let caller = Caller { http: http.clone(), url: url.to_owned(), access: access.to_owned(), load: load.clone() };
@@ -83,7 +104,8 @@ async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
 async fn no_call_fails_while_both_replicas_are_restarted_one_by_one() {
     let stage = stage();
     let name = "restarted";
-    let front = stage.front(name, |_| ()).await.unwrap();
+    let streams_of_one = u32::try_from(STREAMS).unwrap();
+    let front = stage.front(name, |spec| spec.upstream.limits.streams_per_user = streams_of_one).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let scripted = Scripted::register(&stage, &front).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
@@ -108,6 +130,13 @@ async fn no_call_fails_while_both_replicas_are_restarted_one_by_one() {
     });
     eventually("calls are answered", || async { beside.answered.load(Ordering::SeqCst) > 20 }).await;
 
+    let open = Arc::new(AtomicUsize::default());
+    let http = client(&stage);
+    let url = format!("{}?{LISTEN}", front.url());
+    let streams: JoinSet<Option<String>> =
+        (0..STREAMS).map(|_| listen(http.clone(), url.clone(), tokens.access.clone(), open.clone())).collect();
+    eventually("the streams are open", || async { open.load(Ordering::SeqCst) == STREAMS }).await;
+
     namespaced(&["rollout", "restart", &format!("deployment/{name}")]);
     namespaced(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]);
     eventually("the former pods are gone", || async {
@@ -119,6 +148,7 @@ async fn no_call_fails_while_both_replicas_are_restarted_one_by_one() {
     failed.extend(kept.await.unwrap().unwrap());
     let answered = load.answered.load(Ordering::SeqCst);
     eprintln!("{answered} calls were answered while the replicas were restarted, {} failed", failed.len());
+    failed.extend(streams.join_all().await.into_iter().flatten());
     assert_eq!(failed, Vec::<String>::new());
 }
 

@@ -118,9 +118,11 @@ mod tests {
     #[test]
     fn rotation_adds_a_key_when_it_is_time_and_keeps_the_file_private() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, now) = (folder.path().join(SIGNING_KEYS), Timestamp::now());
-        assert!(rotate(folder.path(), now).unwrap_err().to_string().contains("without --rotate"));
+        let path = folder.path().join(SIGNING_KEYS);
+        assert!(rotate(folder.path(), Timestamp::now()).unwrap_err().to_string().contains("without --rotate"));
         make(folder.path()).unwrap();
+        // Not before: a second may have passed.
+        let now = Timestamp::now();
         assert!(!rotate(folder.path(), now).unwrap());
         assert!(rotate(folder.path(), now + SIGNS_FOR).unwrap());
         assert_eq!(SigningKeys::parse(&fs::read(&path).unwrap()).unwrap().keys.len(), 2);

@@ -270,6 +270,9 @@ impl SessionStore for SqliteStore {
 }
 
 #[cfg(test)]
+mod faults;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::proxy::session::{

@@ -16,16 +16,7 @@ pub struct Upload(Rc<State>);
 #[derive(Debug, Default)]
 struct State {
     unread: Cell<bool>,
-    asked: Cell<Option<Asked>>,
-}
-
-/// What the client had when more of its request was wanted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Asked {
-    /// More.
-    Came,
-    /// Nothing yet: it is waited for.
-    Awaited,
+    wanted: Cell<bool>,
 }
 
 impl Upload {
@@ -44,9 +35,9 @@ impl Upload {
         self.0.unread.set(false);
     }
 
-    /// What became of it when the body was last wanted, if it was since this was asked.
-    pub fn take_asked(&self) -> Option<Asked> {
-        self.0.asked.take()
+    /// Whether more of the body was wanted since this was asked.
+    pub fn take_wanted(&self) -> bool {
+        self.0.wanted.take()
     }
 }
 
@@ -85,9 +76,8 @@ impl Body for Arriving {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        self.upload.0.asked.set(Some(Asked::Awaited));
+        self.upload.0.wanted.set(true);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.upload.0.asked.set(Some(Asked::Came));
         if self.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
             self.upload.forget();
         }

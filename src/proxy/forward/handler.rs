@@ -15,7 +15,6 @@ use url::Url;
 
 use super::{
     Arriving, Body, HeaderRules, answers,
-    arriving::Asked,
     bearer::{self, Caller, Refusal},
     body::{OpenStream, UpstreamBody},
     breaker::Breaker,
@@ -260,12 +259,11 @@ async fn answer(
         if let Poll::Ready(answered) = sent.as_mut().poll(cx) {
             return Poll::Ready(Some(answered));
         }
-        // The upstream's time begins when it has taken what the client has sent; how long that takes is the body's business.
-        let asked = upload.take_asked();
-        if asked.is_some() {
+        // The upstream's time begins anew with all that it takes; how long the client takes to send more is the body's business.
+        if upload.take_wanted() {
             waiting.stop();
         }
-        if asked == Some(Asked::Awaited) { Poll::Pending } else { waiting.poll(pace.response, cx).map(|()| None) }
+        waiting.poll(pace.response, cx).map(|()| None)
     });
     let Some(answered) = answered.await else {
         tracing::warn!("the upstream did not begin its answer in time");

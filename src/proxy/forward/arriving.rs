@@ -25,7 +25,7 @@ impl Upload {
         self.0.unread.get()
     }
 
-    /// It may, whatever it is of.
+    /// It may.
     pub fn expect_more(&self) {
         self.0.unread.set(true);
     }

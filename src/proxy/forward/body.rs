@@ -13,6 +13,7 @@ use http_body_util::Full;
 use super::{
     limits::Permit,
     pool::Lease,
+    request_body::RequestBodyError,
     watched::{Cut, Watched},
 };
 use crate::proxy::{
@@ -143,6 +144,10 @@ impl UpstreamBody {
         match &content {
             Some(Ok(_)) if self.left() != Some(0) => (),
             Some(Ok(_)) | None => self.give_back(),
+            Some(Err(error)) if RequestBodyError::cause_of(error).is_some() => {
+                tracing::debug!(%error, "an answer is ended with its request");
+                self.lease = None;
+            }
             Some(Err(error)) => {
                 tracing::warn!(%error, "the upstream broke off in the middle of an answer");
                 self.cut(StreamEnd::UpstreamFailed, AnswerCut::UpstreamFailed);

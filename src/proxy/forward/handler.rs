@@ -35,6 +35,7 @@ use crate::{
     proxy::{
         audit,
         client_address::{Peer, client_address},
+        crypto::now_seconds,
         metrics::{Outcome, WorkerMetrics},
         state::Proxy,
         traces::Span,
@@ -192,6 +193,14 @@ pub async fn forward(request: &mut Parts, body: Arriving, peer: &Peer, worker: &
     response
 }
 
+/// Why the upstream's answer is not waited for any longer.
+enum Unanswered {
+    /// It did not begin in time.
+    TimedOut,
+    /// The session or the token ended before the client had sent all of its request.
+    Over,
+}
+
 /// Counts a request when this is dropped: with the request itself, if the client goes before there is an answer.
 struct Counted<'a> {
     metrics: &'a WorkerMetrics,
@@ -254,20 +263,34 @@ async fn answer(
     let fields = rules.to_upstream(&request.headers, &peer.forwarded_for(client), &caller.email, &span.headers());
     let mut head = RequestHead { method: request.method.clone(), target, fields };
     let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, &mut head, body));
+    let until = caller.expires.saturating_add(pace.stream_grace);
     let mut waiting = Deadline::new(worker.deadlines.clone());
+    waiting.watch(caller.session.clone(), i64::try_from(until).unwrap_or(i64::MAX));
     let answered = poll_fn(|cx| {
         if let Poll::Ready(answered) = sent.as_mut().poll(cx) {
-            return Poll::Ready(Some(answered));
+            return Poll::Ready(Ok(answered));
         }
-        // The upstream's time begins anew with all that it takes; how long the client takes to send more is the body's business.
         if upload.take_wanted() {
+            // Half of a request has done nothing yet; a whole one is not taken back.
+            let now = worker.deadlines.time();
+            if !caller.session.admits(now) || now_seconds(now) >= until {
+                return Poll::Ready(Err(Unanswered::Over));
+            }
+            // The upstream's time begins anew with all that it takes; how long the client takes is the body's business.
             waiting.stop();
         }
-        waiting.poll(pace.response, cx).map(|()| None)
+        waiting.poll(pace.response, cx).map(|()| Err(Unanswered::TimedOut))
     });
-    let Some(answered) = answered.await else {
-        tracing::warn!("the upstream did not begin its answer in time");
-        return (Outcome::TimedOut, answers::gateway_timeout());
+    let answered = match answered.await {
+        Ok(answered) => answered,
+        Err(Unanswered::TimedOut) => {
+            tracing::warn!("the upstream did not begin its answer in time");
+            return (Outcome::TimedOut, answers::gateway_timeout());
+        }
+        Err(Unanswered::Over) => {
+            let refusal = Refusal::InvalidToken("the session or the access token has ended: log in again");
+            return (refusal.outcome(), refusal.response(proxy, request.uri.path()));
+        }
     };
     let (mut response, lease) = match answered {
         Ok(answered) => answered,
@@ -300,7 +323,6 @@ async fn answer(
     headers::allow_any_origin(response.headers_mut());
     mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
     let is_stream = headers::is_event_stream(response.headers());
-    let until = caller.expires.saturating_add(pace.stream_grace);
     let idle = if is_stream { pace.stream } else { pace.response };
     let stream =
         is_stream.then(|| OpenStream::new(worker.metrics.clone(), caller.session.clone(), client, begun, listens));

@@ -4,7 +4,7 @@ use super::*;
 
 impl Bed {
     /// The value of a metric, with its labels, as Prometheus would read it.
-    fn metric(&self, name: &str) -> f64 {
+    pub fn metric(&self, name: &str) -> f64 {
         let text = self.proxy.metrics_text().unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix("mcp_oauth_proxy_")?.strip_prefix(name));
         value.unwrap_or_else(|| panic!("{name} is not in {text}")).trim().parse().unwrap()

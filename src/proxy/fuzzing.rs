@@ -15,7 +15,10 @@ use super::{
     config::SigningKeys,
     crypto::{Keyring, Purpose, SigningRing},
     endpoints::{Cookies, basic_credentials, parameters},
-    forward::{Head, WireError, read_head, unbind},
+    forward::{
+        unbind,
+        wire::{Head, WireError, read_head},
+    },
     oauth::{
         authorize::{self, Query, Refusal},
         client::Client,
@@ -24,6 +27,7 @@ use super::{
         redirect_uri,
         resource::Resources,
     },
+    server::head::{Head as RequestHead, read_head as read_request},
 };
 use crate::api::{
     PublicUrl,
@@ -192,6 +196,46 @@ pub fn answer(data: &[u8]) {
     {
         assert!(!headers.contains_key(name), "{name}");
     }
+}
+
+/// A client's request, which the first byte cuts in two. It is the same however it arrives, and where its content ends is said in one
+/// way.
+pub fn head(data: &[u8]) {
+    let Some((cut, request)) = data.split_first() else { return };
+    let cut = usize::from(*cut).min(request.len());
+    let whole = asked(&[request]);
+    let parts = asked(&[&request[..cut], &request[cut..]]);
+    let (Ok(whole), Ok(parts)) = (&whole, &parts) else {
+        assert_eq!(whole.is_err(), parts.is_err());
+        return;
+    };
+    assert_eq!(whole, parts);
+    let Some((_, uri, headers, content)) = whole else { return };
+    assert!(content.len() <= request.len());
+    assert!(!headers.contains_key(header::TRANSFER_ENCODING) || !headers.contains_key(header::CONTENT_LENGTH));
+    assert!(headers.get_all(header::TRANSFER_ENCODING).iter().count() <= 1);
+    // What is passed on is one line.
+    assert!(uri.path_and_query().is_none_or(|target| !target.as_str().contains(['\r', '\n', ' '])));
+    assert!(headers.values().all(|value| !value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))));
+}
+
+/// The method, the target, the headers and the content of a request that arrives in these parts, as far as they are there.
+type Asked = Option<(http::Method, http::Uri, HeaderMap, Vec<u8>)>;
+
+fn asked(parts: &[&[u8]]) -> Result<Asked, String> {
+    let (mut read, mut head, mut content) = (Bytes::new(), None::<RequestHead>, Vec::new());
+    for part in parts {
+        read = [&read[..], part].concat().into();
+        if head.is_none() {
+            head = read_request(&mut read).map_err(|error| error.to_string())?;
+        }
+        let Some(RequestHead { framing, .. }) = &mut head else { continue };
+        while let Some(data) = framing.next(&mut read).map_err(|error| error.to_string())? {
+            content.extend_from_slice(&data);
+        }
+    }
+    let request = head.map(|head| head.request);
+    Ok(request.map(|request| (request.method, request.uri, request.headers, content)))
 }
 
 /// The status, the headers and the content of an answer that arrives in these parts, as far as they are there.

@@ -10,7 +10,6 @@ mod endpoints;
 mod forward;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod header_timer;
 mod health;
 mod identity;
 mod metrics;

@@ -39,31 +39,32 @@ pub fn preflight() -> Response<Body> {
 
 /// To a method that MCP does not have.
 pub fn method_not_allowed() -> Response<Body> {
-    let body = json!({"error": "invalid_request", "error_description": "an MCP endpoint does not know this method"});
-    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
+    let mut response = invalid_request(StatusCode::METHOD_NOT_ALLOWED, "an MCP endpoint does not know this method");
     response.headers_mut().insert(ALLOW, METHODS);
     response
 }
 
 /// To a target that does not fit.
 pub fn uri_too_long() -> Response<Body> {
-    let body = json!({"error": "invalid_request", "error_description": "the request's path and query are too long"});
-    json_response(StatusCode::URI_TOO_LONG, &body)
+    invalid_request(StatusCode::URI_TOO_LONG, "the request's path and query are too long")
 }
 
 /// To a web page that may not call. No CORS header: it may not even read why.
 pub fn foreign_origin() -> Response<Body> {
     let description = "requests from this web page are not let in: whoever runs this server can add its origin to spec.clients.origins";
-    let body = json!({"error": "invalid_request", "error_description": description});
-    let mut response = json_response(StatusCode::FORBIDDEN, &body);
+    let mut response = invalid_request(StatusCode::FORBIDDEN, description);
     deny_any_origin(response.headers_mut());
     response
 }
 
 /// To a request with several `Host` headers, or none.
 pub fn without_host() -> Response<Body> {
-    let body = json!({"error": "invalid_request", "error_description": "a request has exactly one Host header"});
-    json_response(StatusCode::BAD_REQUEST, &body)
+    invalid_request(StatusCode::BAD_REQUEST, "a request has exactly one Host header")
+}
+
+/// To a request that nobody can make anything of.
+pub fn invalid_request(status: StatusCode, description: &str) -> Response<Body> {
+    json_response(status, &json!({"error": "invalid_request", "error_description": description}))
 }
 
 /// To a body that is not forwarded to its end. Whoever still sends it is no longer listened to, so the connection is of no use any more.
@@ -73,8 +74,7 @@ pub fn refuse_body(error: &RequestBodyError) -> Response<Body> {
         RequestBodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
         RequestBodyError::Broken(_) => StatusCode::BAD_REQUEST,
     };
-    let mut response =
-        json_response(status, &json!({"error": "invalid_request", "error_description": error.to_string()}));
+    let mut response = invalid_request(status, &error.to_string());
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -87,6 +87,11 @@ pub fn upstream_changed() -> Response<Body> {
 /// There is too much to do for now, or for this user.
 pub fn shed(shed: Shed) -> Response<Body> {
     later(&shed.to_string(), 1)
+}
+
+/// To a connection that is one too many.
+pub fn busy() -> Response<Body> {
+    later("too many connections are open: try again", 1)
 }
 
 /// The upstream is not tried for now.

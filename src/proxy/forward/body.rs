@@ -11,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 
 use super::{
+    deadline::Deadline,
     limits::Permit,
     pool::Lease,
     request_body::RequestBodyError,
@@ -161,6 +162,16 @@ impl Body {
     /// A body of a text of ours.
     pub fn text(text: impl Into<Bytes>) -> Self {
         Self::Full(Full::new(text.into()))
+    }
+}
+
+impl Body {
+    /// For while the client takes nothing of it: ends it if it may not go on. If `stalled` is running, it wakes its task when that is so.
+    pub fn ends(&mut self, stalled: &mut Deadline) -> bool {
+        let Self::Upstream(body) = self else { return false };
+        body.watched.wake_with(stalled);
+        let cut = body.watched.cut();
+        cut.is_some_and(|cut| body.end::<()>(cut).is_ready())
     }
 }
 

@@ -1,77 +1,68 @@
 use std::{
     cell::Cell,
-    future::poll_fn,
-    pin::pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
-use http::{Method, Response, StatusCode, Uri, request::Parts};
+use http::{Response, Uri, request::Parts};
 use jiff::Timestamp;
 use thiserror::Error;
 use url::Url;
 
 use super::{
-    Arriving, Body, HeaderRules, answers,
-    bearer::{self, Caller, Refusal},
-    body::{OpenStream, UpstreamBody},
+    Arriving, Body, HeaderRules,
+    admission::admit,
     breaker::Breaker,
-    deadline::{Deadline, Deadlines},
-    headers::{self, InvalidHeaderRules},
-    limits::{Kind, Limits, memory_limit},
-    mcp_session,
+    deadline::Deadlines,
+    exchange::exchange,
+    headers::InvalidHeaderRules,
+    limits::{Limits, memory_limit},
     origin::Origins,
-    pool::{Connector, Pool, PoolError, UpstreamError, connector},
-    redirect::{self, Places, SendError, Spelling},
-    request_body::{RequestBody, RequestBodyError},
+    pool::{Connector, Pool, PoolError, connector},
+    redirect::{self, Places, Spelling},
     verified::VerifiedTokens,
-    watched::Watched,
-    wire::RequestHead,
+    wire::Scratch,
 };
 use crate::{
     api::InvalidUrl,
     proxy::{
-        audit,
-        client_address::{Peer, client_address},
-        crypto::now_seconds,
+        client_address::Peer,
         metrics::{Outcome, WorkerMetrics},
         state::Proxy,
-        traces::Span,
     },
 };
 
 /// What the workers of a proxy share.
 pub struct Forwarder {
-    proxy: Arc<Proxy>,
-    rules: HeaderRules,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) rules: HeaderRules,
     connector: Connector,
-    origins: Origins,
+    pub(super) origins: Origins,
     upstream: Uri,
     prefix: String,
-    places: Places,
+    pub(super) places: Places,
     /// One for each of the patterns of `upstream.paths`.
-    spellings: Box<[Spelling]>,
+    pub(super) spellings: Box<[Spelling]>,
     breaker: Arc<Breaker>,
-    limits: Arc<Limits>,
-    pace: Pace,
+    pub(super) limits: Arc<Limits>,
+    pub(super) pace: Pace,
 }
 
 /// How large and how slow things may be.
-struct Pace {
+pub(super) struct Pace {
     /// How long connecting to the upstream may take.
     connect: Duration,
     /// The most bytes of a request's body.
-    largest: u64,
+    pub(super) largest: u64,
     /// How long a client may pause within it, and in taking an answer.
-    request_body: Duration,
+    pub(super) request_body: Duration,
     /// How long the upstream may take to begin its answer, and pause in one that is no stream.
-    response: Duration,
+    pub(super) response: Duration,
     /// How long it may pause in a stream.
-    stream: Duration,
+    pub(super) stream: Duration,
     /// How many seconds a stream may go on after its access token.
-    stream_grace: u64,
+    pub(super) stream_grace: u64,
 }
 
 /// Why requests cannot be forwarded with this configuration.
@@ -141,7 +132,7 @@ impl Forwarder {
     }
 
     /// What the upstream is asked for: however the client spells the path, the upstream gets its own spelling.
-    fn target(&self, uri: &Uri, spelling: &Spelling) -> Option<Uri> {
+    pub(super) fn target(&self, uri: &Uri, spelling: &Spelling) -> Option<Uri> {
         let slash = spelling.has_slash();
         let spelled = if uri.path().ends_with('/') == slash { None } else { Some(redirect::respelled(uri, slash)?) };
         let path = spelled.as_ref().unwrap_or(uri).path_and_query()?;
@@ -160,10 +151,12 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// What its tasks wait for; to be told every [`TICK`](super::TICK).
     pub deadlines: Rc<Deadlines>,
+    /// What its connections read to.
+    pub scratch: Rc<Scratch>,
     /// Set when this process is about to end: clients shall go elsewhere.
     pub leaving: Cell<bool>,
-    verified: VerifiedTokens,
-    metrics: Arc<WorkerMetrics>,
+    pub(super) verified: VerifiedTokens,
+    pub(super) metrics: Arc<WorkerMetrics>,
 }
 
 impl Worker {
@@ -171,11 +164,12 @@ impl Worker {
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
         let Forwarder { connector, upstream, breaker, pace, .. } = &*forwarder;
         let metrics = forwarder.proxy.metrics.worker();
-        let pool = Pool::new(connector.clone(), upstream.clone(), breaker.clone(), pace.connect, metrics.clone());
-        let pool = Rc::new(pool);
+        let (scratch, patience) = (Rc::<Scratch>::default(), pace.connect);
+        let (connector, upstream, breaker) = (connector.clone(), upstream.clone(), breaker.clone());
+        let pool = Rc::new(Pool::new(connector, upstream, breaker, patience, scratch.clone(), metrics.clone()));
         let verified = VerifiedTokens::new(forwarder.proxy.verified.clone());
         let deadlines = Rc::new(Deadlines::new(forwarder.proxy.now()));
-        Self { forwarder, pool, deadlines, leaving: Cell::new(false), verified, metrics }
+        Self { forwarder, pool, deadlines, scratch, leaving: Cell::new(false), verified, metrics }
     }
 }
 
@@ -184,21 +178,16 @@ pub async fn forward(request: &mut Parts, body: Arriving, peer: &Peer, worker: &
     let begun = Instant::now();
     let span = worker.forwarder.proxy.tracer.begin(request);
     let mut counted = Counted { metrics: &worker.metrics, outcome: Outcome::ClientGone };
-    let (outcome, response) = answer(request, body, peer, worker, begun, &span).await;
+    let (outcome, response) = match admit(request, body, peer, worker, &span).await {
+        Ok(admitted) => exchange(admitted, worker, begun, request.uri.path()).await,
+        Err(answered) => *answered,
+    };
     span.end(outcome, response.status());
     counted.outcome = outcome;
     if outcome == Outcome::Forwarded {
         worker.metrics.response_head.observe(begun.elapsed());
     }
     response
-}
-
-/// Why the upstream's answer is not waited for any longer.
-enum Unanswered {
-    /// It did not begin in time.
-    TimedOut,
-    /// The session or the token ended before the client had sent all of its request.
-    Over,
 }
 
 /// Counts a request when this is dropped: with the request itself, if the client goes before there is an answer.
@@ -211,128 +200,4 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.metrics.requests.count(self.outcome);
     }
-}
-
-async fn answer(
-    request: &mut Parts,
-    body: Arriving,
-    peer: &Peer,
-    worker: &Worker,
-    begun: Instant,
-    span: &Span,
-) -> (Outcome, Response<Body>) {
-    let Forwarder { proxy, rules, pace, .. } = &*worker.forwarder;
-    if !worker.forwarder.origins.admit(&request.headers) {
-        return (Outcome::Refused, answers::foreign_origin());
-    }
-    match request.method {
-        Method::OPTIONS => return (Outcome::Preflight, answers::preflight()),
-        Method::GET | Method::POST | Method::DELETE | Method::HEAD => (),
-        _ => return (Outcome::Refused, answers::method_not_allowed()),
-    }
-    let caller = match caller(worker, request).await {
-        Ok(caller) => caller,
-        Err(refusal) => return (refusal.outcome(), refusal.response(proxy, request.uri.path())),
-    };
-    // Secrets may change while the upstream thinks, but both ways of one request use the same.
-    let keyring = proxy.secrets.load().keyring.clone();
-    if mcp_session::unbind(&keyring, &caller.session.user, &mut request.headers).is_err() {
-        let from = client_address(peer.address.ip(), &request.headers, &proxy.config.trusted_proxies);
-        audit::mcp_session_refused(&caller.session, from);
-        return (Outcome::Refused, answers::foreign_mcp_session());
-    }
-    let index = proxy.resources.find(request.uri.path()).map_or(0, |(index, _)| index);
-    let Some(spelling) = worker.forwarder.spellings.get(index) else {
-        return (Outcome::Refused, answers::uri_too_long());
-    };
-    let Some(target) = worker.forwarder.target(&request.uri, spelling) else {
-        return (Outcome::Refused, answers::uri_too_long());
-    };
-    let listens = request.method == Method::GET;
-    let kind = if listens { Kind::Stream } else { Kind::Request };
-    let permit = match worker.forwarder.limits.admit(&caller.session, kind) {
-        Ok(permit) => permit,
-        Err(shed) => return (Outcome::Shed, answers::shed(shed)),
-    };
-    let upload = body.upload().clone();
-    let body = match RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone()) {
-        Ok(body) => body,
-        Err(error) => return (Outcome::Refused, answers::refuse_body(&error)),
-    };
-    let client = client_address(peer.address.ip(), &request.headers, &proxy.config.trusted_proxies);
-    let fields = rules.to_upstream(&request.headers, &peer.forwarded_for(client), &caller.email, &span.headers());
-    let mut head = RequestHead { method: request.method.clone(), target, fields };
-    let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, &mut head, body));
-    let until = caller.expires.saturating_add(pace.stream_grace);
-    let mut waiting = Deadline::new(worker.deadlines.clone());
-    waiting.watch(caller.session.clone(), i64::try_from(until).unwrap_or(i64::MAX));
-    let answered = poll_fn(|cx| {
-        if let Poll::Ready(answered) = sent.as_mut().poll(cx) {
-            return Poll::Ready(Ok(answered));
-        }
-        if upload.take_wanted() {
-            // Half of a request has done nothing yet; a whole one is not taken back.
-            let now = worker.deadlines.time();
-            if !caller.session.admits(now) || now_seconds(now) >= until {
-                return Poll::Ready(Err(Unanswered::Over));
-            }
-            // The upstream's time begins anew with all that it takes; how long the client takes is the body's business.
-            waiting.stop();
-        }
-        waiting.poll(pace.response, cx).map(|()| Err(Unanswered::TimedOut))
-    });
-    let answered = match answered.await {
-        Ok(answered) => answered,
-        Err(Unanswered::TimedOut) => {
-            tracing::warn!("the upstream did not begin its answer in time");
-            return (Outcome::TimedOut, answers::gateway_timeout());
-        }
-        Err(Unanswered::Over) => {
-            let refusal = Refusal::InvalidToken("the session or the access token has ended: log in again");
-            return (refusal.outcome(), refusal.response(proxy, request.uri.path()));
-        }
-    };
-    let (mut response, lease) = match answered {
-        Ok(answered) => answered,
-        Err(error @ SendError::Changed) => {
-            tracing::warn!(%error, "a request was not sent again");
-            return (Outcome::Unavailable, answers::upstream_changed());
-        }
-        Err(error @ SendError::Elsewhere(_)) => {
-            tracing::warn!(%error, "a redirect is not followed");
-            return (Outcome::BadGateway, answers::bad_gateway("the upstream redirects elsewhere"));
-        }
-        Err(SendError::Upstream(UpstreamError::Broken(broken))) => {
-            tracing::debug!(error = %broken, "a request was not forwarded");
-            return (Outcome::Broken, answers::broken(broken));
-        }
-        Err(SendError::Upstream(error)) => {
-            if let Some(error) = RequestBodyError::cause_of(&error) {
-                tracing::debug!(%error, "a request was not forwarded to its end");
-                return (Outcome::Refused, answers::refuse_body(error));
-            }
-            tracing::warn!(%error, "the upstream gave no answer");
-            return (Outcome::BadGateway, answers::bad_gateway("the upstream cannot be reached or broke off"));
-        }
-    };
-    if response.status() == StatusCode::UNAUTHORIZED || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // A 401 would send the client into a login that cannot help: it is we whom the upstream does not accept.
-        tracing::warn!(status = %response.status(), "the upstream does not accept the proxy's requests");
-        return (Outcome::BadGateway, answers::bad_gateway("the upstream does not accept the proxy's requests"));
-    }
-    headers::allow_any_origin(response.headers_mut());
-    mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
-    let is_stream = headers::is_event_stream(response.headers());
-    let idle = if is_stream { pace.stream } else { pace.response };
-    let stream =
-        is_stream.then(|| OpenStream::new(worker.metrics.clone(), caller.session.clone(), client, begun, listens));
-    let watched = Watched::new(waiting, caller.session, until, idle);
-    (Outcome::Forwarded, response.map(|()| Body::Upstream(UpstreamBody::new(lease, watched, permit, stream))))
-}
-
-async fn caller(worker: &Worker, request: &Parts) -> Result<Caller, Refusal> {
-    let proxy = &worker.forwarder.proxy;
-    let token = bearer::token(&request.headers)?;
-    let path = proxy.resources.path(request.uri.path()).unwrap_or_default();
-    bearer::verify(proxy, &worker.verified, &worker.metrics, token, path).await
 }

@@ -1,3 +1,4 @@
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -8,7 +9,7 @@ use http::{
 };
 use thiserror::Error;
 
-use super::wire::Fields;
+use super::wire::{RequestHead, write_field};
 use crate::api::{
     PublicUrl,
     proxy::{Identity, IdentityType},
@@ -88,8 +89,8 @@ pub enum InvalidHeaderRules {
 #[derive(Debug)]
 pub struct HeaderRules {
     identity: Vec<HeaderName>,
-    /// Those of ours that are the same for every request, `Host` first.
-    ours: Fields,
+    /// Those of ours that are the same for every request, `Host` first, as they are sent.
+    ours: BytesMut,
 }
 
 impl HeaderRules {
@@ -106,38 +107,38 @@ impl HeaderRules {
             IdentityType::None => vec![],
         };
         let (proto, public_host) = public_url.as_str().split_once("://").unwrap_or(("https", public_url.as_str()));
-        let mut ours = Fields::default();
+        let mut ours = BytesMut::new();
         // First, as RFC 9110 §7.2 asks for.
-        ours.add(&HOST, &HeaderValue::from_str(host.as_str())?);
-        ours.add(&X_FORWARDED_HOST, &HeaderValue::from_str(public_host)?);
-        ours.add(&X_FORWARDED_PROTO, &HeaderValue::from_str(proto)?);
+        write_field(&mut ours, &HOST, &HeaderValue::from_str(host.as_str())?);
+        write_field(&mut ours, &X_FORWARDED_HOST, &HeaderValue::from_str(public_host)?);
+        write_field(&mut ours, &X_FORWARDED_PROTO, &HeaderValue::from_str(proto)?);
         Ok(Self { identity: names, ours })
     }
 
-    /// What the upstream gets of a client's request headers, and ours, with those of the request's span in `trace`. What
-    /// `Connection` names is not among them, but ours always are: a client cannot name them away (golang/go#50580).
+    /// Adds to `head` what the upstream gets of a client's request headers, and ours, with those of the request's span in `trace`.
+    /// What `Connection` names is not among them, but ours always are: a client cannot name them away (golang/go#50580).
     pub fn to_upstream(
         &self,
+        head: &mut RequestHead,
         headers: &HeaderMap,
         forwarded_for: &HeaderValue,
         email: &HeaderValue,
         trace: &HeaderMap,
-    ) -> Fields {
-        let mut fields = self.ours.and_more();
-        fields.add(&X_FORWARDED_FOR, forwarded_for);
+    ) {
+        head.add_written(&self.ours);
+        head.add(&X_FORWARDED_FOR, forwarded_for);
         for name in &self.identity {
-            fields.add(name, email);
+            head.add(name, email);
         }
         for (name, value) in trace {
-            fields.add(name, value);
+            head.add(name, value);
         }
         let nominated = nominated(headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
         for (name, value) in headers {
             if !is_hop_by_hop(name) && !self.is_ours(name) && !nominated.contains(name) && !trace.contains_key(name) {
-                fields.add(name, value);
+                head.add(name, value);
             }
         }
-        fields
     }
 
     /// Whether clients have no say in a header. A name that is not made of letters, digits and hyphens is among them:
@@ -206,7 +207,7 @@ pub fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderNa
 }
 
 /// RFC 9110 §7.6.1. `Content-Length` is among them because whoever sends a message says how long it is, and `Expect` because
-/// hyper answers that.
+/// we answer that.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

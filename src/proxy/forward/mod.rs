@@ -2,12 +2,14 @@
 //! upstream, streaming both ways. Nothing here issues a token or changes a session.
 
 mod addresses;
+mod admission;
 mod answers;
 mod arriving;
 mod bearer;
 mod body;
 mod breaker;
 mod deadline;
+mod exchange;
 mod handler;
 mod headers;
 mod limits;
@@ -19,12 +21,11 @@ mod replay;
 mod request_body;
 mod verified;
 mod watched;
-mod wire;
+pub mod wire;
 
-pub use answers::{refuse_body, without_host};
+pub use answers::{busy, invalid_request, refuse_body, without_host};
 pub use arriving::{Arriving, Upload};
-pub use body::Body;
-use body::BoxError;
+pub use body::{Body, BoxError};
 #[cfg(test)]
 pub use deadline::Deadlines;
 pub use deadline::{Deadline, TICK};
@@ -37,8 +38,6 @@ pub use mcp_session::unbind;
 pub use pool::{PROBE, PROBES, PRUNE, SILENCE};
 pub use request_body::RequestBody;
 pub use verified::{SharedTokens, VerifiedTokens};
-#[cfg(feature = "fuzzing")]
-pub use wire::{Head, WireError, read_head};
 
 #[cfg(test)]
 pub mod testing {

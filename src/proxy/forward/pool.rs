@@ -175,9 +175,10 @@ impl Pool {
         upstream: Uri,
         breaker: Arc<Breaker>,
         patience: Duration,
+        scratch: Rc<Scratch>,
         metrics: Arc<WorkerMetrics>,
     ) -> Self {
-        let (idle, prunes, scratch) = (RefCell::default(), Cell::default(), Rc::default());
+        let (idle, prunes) = (RefCell::default(), Cell::default());
         Self { connector, upstream, breaker, patience, idle, prunes, scratch, metrics }
     }
 
@@ -269,7 +270,7 @@ mod tests {
         let patience = Duration::from_secs(5);
         let (breaker, metrics) = (Breaker::new(Instant::now()), Arc::<WorkerMetrics>::default());
         let connector = connector(false, patience).unwrap();
-        let pool = Pool::new(connector, upstream, Arc::new(breaker), patience, metrics.clone());
+        let pool = Pool::new(connector, upstream, Arc::new(breaker), patience, Rc::default(), metrics.clone());
         pool.prune();
         pool.put(pool.connect().await.unwrap());
         let kept = (0..).take_while(|_| {

@@ -107,16 +107,17 @@ pub async fn send(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    head: &mut RequestHead,
+    head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
     if spelling.get() == UNKNOWN {
         // Boxed, because its state is large and most requests have none.
         return Box::pin(send_to_find_out(pool, places, spelling, head, body)).await;
     }
+    let target = head.target().clone();
     let (response, lease) = pool.send(Outgoing::new(head, Replay::once(body))).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
-    spelling.set(asked_for(places, &head.target, response.status(), &location)?);
+    spelling.set(asked_for(places, &target, response.status(), &location)?);
     Err(SendError::Changed)
 }
 
@@ -124,24 +125,24 @@ async fn send_to_find_out(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    head: &mut RequestHead,
+    head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
     let (body, again) = Replay::kept(body);
-    let (response, lease) = pool.send(Outgoing::new(head, body)).await?;
+    let (response, lease) = pool.send(Outgoing::new(head.clone(), body)).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else {
         if response.status().is_success() {
             spelling.set(BARE);
         }
         return Ok((response, lease));
     };
-    let other = asked_for(places, &head.target, response.status(), &location)?;
+    let other = asked_for(places, head.target(), response.status(), &location)?;
     spelling.set(other);
     let body = again.body().ok_or(SendError::Changed)?;
     // The connection may still be sending the first body.
     drop((response, lease));
-    head.target = respelled(&head.target, other == SLASH).ok_or(SendError::Changed)?;
-    let (response, lease) = pool.send(Outgoing::new(head, body)).await?;
+    let target = respelled(head.target(), other == SLASH).ok_or(SendError::Changed)?;
+    let (response, lease) = pool.send(Outgoing::new(head.to(target), body)).await?;
     if redirects_to(response.status(), response.headers()).is_some() {
         spelling.set(UNKNOWN);
         return Err(SendError::Elsewhere("one spelling of its path and on from there".to_owned()));

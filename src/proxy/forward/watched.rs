@@ -37,10 +37,9 @@ pub enum Cut {
 
 impl Watched {
     /// An answer to a request of `session`, whose token lets it go on `until` so many seconds since 1970. The upstream may
-    /// say nothing for `idle`. `waiting` is what the head of the answer was waited for with.
+    /// say nothing for `idle`. `waiting` is what the head of the answer was waited for with, and watches the session.
     pub fn new(mut waiting: Deadline, session: Arc<LiveSession>, until: u64, idle: Duration) -> Self {
         let until = i64::try_from(until).unwrap_or(i64::MAX);
-        waiting.watch(session.clone(), until);
         waiting.restart(idle);
         Self { waiting, session, until, idle }
     }
@@ -57,6 +56,11 @@ impl Watched {
         } else {
             None
         }
+    }
+
+    /// Lets another deadline wake the task, too, when the session or the token is over.
+    pub fn wake_with(&self, deadline: &mut Deadline) {
+        deadline.watch(self.session.clone(), self.until);
     }
 
     /// The upstream has said something.

@@ -11,18 +11,27 @@ mod tokens;
 #[cfg(feature = "opentelemetry")]
 mod traces;
 
-use std::sync::{
-    Mutex, OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    convert::Infallible,
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, channel::mpsc as channel};
-use http::{HeaderMap, StatusCode, Uri, header::WWW_AUTHENTICATE};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header::WWW_AUTHENTICATE};
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 use super::*;
 use crate::{

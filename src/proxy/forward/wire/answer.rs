@@ -9,7 +9,7 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::{
     WireError,
-    framing::{Chunked, Framing},
+    framing::{Chunked, Framing, content_length, lists_close},
 };
 use crate::proxy::forward::headers::{is_for_clients, is_hop_by_hop, nominated};
 
@@ -80,7 +80,8 @@ fn head(
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let name = name.map_err(|_| WireError::Malformed("the name of a header"))?;
         if name == CONTENT_LENGTH {
-            let one = (content_length(field.value)?, field.value);
+            let one = content_length(field.value).ok_or(WireError::Malformed("a length that is no number"))?;
+            let one = (one, field.value);
             if length.replace(one).is_some_and(|(before, _)| before != one.0) {
                 return Err(WireError::Malformed("two lengths"));
             }
@@ -130,16 +131,6 @@ fn head(
 /// A part of what was read, without a copy.
 fn value(read: &Bytes, part: &[u8]) -> Result<HeaderValue, WireError> {
     HeaderValue::from_maybe_shared(read.slice_ref(part)).map_err(|_| WireError::Malformed("the value of a header"))
-}
-
-fn lists_close(connection: &[u8]) -> bool {
-    connection.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-}
-
-fn content_length(value: &[u8]) -> Result<u64, WireError> {
-    let digits = str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
-    let length = digits.and_then(|digits| digits.parse().ok());
-    length.ok_or(WireError::Malformed("a length that is no number"))
 }
 
 #[cfg(test)]

@@ -1,34 +1,20 @@
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io, mem,
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     task::coop,
 };
 
-use super::{WireError, answer::read_head, framing::Framing, request::Outgoing};
+use super::{WireError, answer::read_head, framing::Framing, request::Outgoing, scratch::Scratch};
 use crate::proxy::forward::BoxError;
-
-/// How much is read at once.
-const READ: usize = 64 * 1024;
-
-/// Where a worker's connections read to, one after the other: so a stream that says nothing holds no buffer.
-pub struct Scratch(RefCell<Box<[u8]>>);
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self(RefCell::new(vec![0; READ].into()))
-    }
-}
 
 /// A connection to the upstream. It has no task of its own: whoever waits for something of it, an answer or a part of one, moves
 /// it on meanwhile. So a request and its answer stay in one task; a second one would cost them two wake-ups and a message each way.
@@ -147,18 +133,7 @@ where
 
     /// Reads what is there; no bytes at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let scratch = &mut *self.scratch.0.borrow_mut();
-        let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-        let new = buffer.filled();
-        self.read = if self.read.is_empty() {
-            Bytes::copy_from_slice(new)
-        } else {
-            let mut all = BytesMut::from(mem::take(&mut self.read));
-            all.extend_from_slice(new);
-            all.freeze()
-        };
-        Poll::Ready(Ok(new.len()))
+        self.scratch.poll_read(&mut self.stream, &mut self.read, usize::MAX, cx)
     }
 }
 

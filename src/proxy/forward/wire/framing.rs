@@ -9,7 +9,7 @@ const MAX_LINE: usize = 1024;
 /// The most bytes of trailers, which are thrown away.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// How one knows where an answer's content ends (RFC 9112 §6.3), and how much of it is still to come.
+/// How one knows where the content of a message ends (RFC 9112 §6.3), and how much of it is still to come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Framing {
     /// After so many bytes.
@@ -141,6 +141,17 @@ fn chunk_size(read: &[u8]) -> Result<Option<(usize, u64)>, WireError> {
         }
         _ => Err(malformed),
     }
+}
+
+/// The value of a `Content-Length`: digits alone (RFC 9112 §6.3).
+pub fn content_length(value: &[u8]) -> Option<u64> {
+    let digits = str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok())
+}
+
+/// Whether a value of `Connection` says that its message is the last.
+pub fn lists_close(connection: &[u8]) -> bool {
+    connection.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 fn take(read: &mut Bytes, most: u64) -> Bytes {

@@ -1,23 +1,27 @@
 //! HTTP/1.1 to the upstream (RFC 9112), as far as a forwarder needs it: a request goes out whose headers are ours, its answer comes
 //! in, both may be streams. Ours, because a general client costs as much as all else that forwarding does in user space
-//! (docs/performance.md). httparse reads heads and sizes of chunks; what stands on clients' side of us is hyper's.
+//! (docs/performance.md). httparse reads heads and sizes of chunks. What is the same on clients' side (`proxy/server`) is used there
+//! too.
 
 mod answer;
 mod connection;
 mod framing;
 mod request;
+mod scratch;
 
 use std::io;
 
 #[cfg(feature = "fuzzing")]
 pub use answer::{Head, read_head};
-pub use connection::{Connection, Scratch};
-pub use request::{Fields, Outgoing, RequestHead};
+pub use connection::Connection;
+pub use framing::{Chunked, Framing, content_length, lists_close};
+pub use request::{Outgoing, RequestHead, write_field, write_text};
+pub use scratch::Scratch;
 use thiserror::Error;
 
 use super::BoxError;
 
-/// Why an exchange with the upstream came to no end.
+/// Why an exchange came to no end.
 #[derive(Debug, Error)]
 pub enum WireError {
     /// The connection broke.
@@ -26,11 +30,11 @@ pub enum WireError {
     /// It was closed before the head of the answer.
     #[error("the connection was closed without an answer")]
     Unanswered,
-    /// It was closed before the end of the answer.
-    #[error("the connection was closed within the answer")]
+    /// It was closed before the end of the content.
+    #[error("the connection was closed in the middle")]
     Incomplete,
     /// What came is not HTTP/1, or may be understood in more than one way.
-    #[error("the answer is not HTTP: {0}")]
+    #[error("not HTTP: {0}")]
     Malformed(&'static str),
     /// The request's body is not there to its end.
     #[error("{0}")]
@@ -39,14 +43,19 @@ pub enum WireError {
 
 impl From<httparse::Error> for WireError {
     fn from(error: httparse::Error) -> Self {
-        Self::Malformed(match error {
-            httparse::Error::HeaderName => "the name of a header",
-            httparse::Error::HeaderValue => "the value of a header",
-            httparse::Error::NewLine => "the end of a line",
-            httparse::Error::Status => "the status",
-            httparse::Error::Token => "a character that may not be there",
-            httparse::Error::TooManyHeaders => "too many headers",
-            httparse::Error::Version => "the version",
-        })
+        Self::Malformed(what_is_wrong(error))
+    }
+}
+
+/// What of a head is not as it should be.
+pub fn what_is_wrong(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "the name of a header",
+        httparse::Error::HeaderValue => "the value of a header",
+        httparse::Error::NewLine => "the end of a line",
+        httparse::Error::Status => "the status",
+        httparse::Error::Token => "a character that may not be there",
+        httparse::Error::TooManyHeaders => "too many headers",
+        httparse::Error::Version => "the version",
     }
 }

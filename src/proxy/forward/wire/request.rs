@@ -18,49 +18,66 @@ const ROOM: usize = 1024;
 /// So much is taken of a body before some of it is written: what a record of TLS holds.
 const ENOUGH: usize = 16 * 1024;
 
-/// The head of a request, but for how long its body is (RFC 9112 §6): that is said here alone.
+/// The head of a request, but for how long its body is (RFC 9112 §6): that is said when the body is known.
+#[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// What is to be done.
-    pub method: Method,
+    method: Method,
     /// In origin form.
-    pub target: Uri,
-    /// Without any that is about the connection or the body's length.
-    pub fields: Fields,
+    target: Uri,
+    /// The first line and the headers, as they are sent.
+    text: BytesMut,
+    /// Where the headers begin.
+    fields: usize,
 }
 
-/// Headers as they are sent.
-#[derive(Debug)]
-pub struct Fields(Vec<u8>);
-
-impl Default for Fields {
-    fn default() -> Self {
-        Self(Vec::with_capacity(ROOM))
-    }
-}
-
-impl Fields {
-    /// These, with room for others.
-    pub fn and_more(&self) -> Self {
-        let mut fields = Self::default();
-        fields.0.extend_from_slice(&self.0);
-        fields
+impl RequestHead {
+    /// One without headers.
+    pub fn new(method: Method, target: Uri) -> Self {
+        let mut text = BytesMut::with_capacity(ROOM);
+        let path = target.path_and_query().map_or("/", |path| path.as_str());
+        for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+            text.put_slice(part.as_bytes());
+        }
+        let fields = text.len();
+        Self { method, target, text, fields }
     }
 
-    /// One more.
+    /// One more header, which must not be about the connection or the body's length.
     pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-        self.0.reserve(name.len() + value.len() + 4);
-        self.0.extend_from_slice(name);
-        self.0.extend_from_slice(b": ");
-        self.0.extend_from_slice(value);
-        self.0.extend_from_slice(b"\r\n");
+        write_field(&mut self.text, name, value);
+    }
+
+    /// More of them, as [`write_field`] wrote them.
+    pub fn add_written(&mut self, fields: &[u8]) {
+        self.text.put_slice(fields);
+    }
+
+    /// The same to another target.
+    pub fn to(&self, target: Uri) -> Self {
+        let mut head = Self::new(self.method.clone(), target);
+        head.add_written(self.fields());
+        head
+    }
+
+    /// What is asked for.
+    pub fn target(&self) -> &Uri {
+        &self.target
+    }
+
+    /// The headers, as they are sent.
+    pub fn fields(&self) -> &[u8] {
+        self.text.get(self.fields..).unwrap_or_default()
     }
 }
 
-impl AsRef<[u8]> for Fields {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
+/// Writes down a header (RFC 9112 §5).
+pub fn write_field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+    out.reserve(name.len() + value.len() + 4);
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
 }
 
 /// A request on its way out.
@@ -107,25 +124,20 @@ impl<B> Outgoing<B> {
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
     /// A request with this head.
-    pub fn new(head: &RequestHead, body: B) -> Self {
-        let mut unsent = BytesMut::with_capacity(ROOM);
-        let target = head.target.path_and_query().map_or("/", |target| target.as_str());
-        for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
-            unsent.put_slice(part.as_bytes());
-        }
-        unsent.put_slice(head.fields.as_ref());
+    pub fn new(head: RequestHead, body: B) -> Self {
+        let RequestHead { method, text: mut unsent, .. } = head;
         // What a GET has for a body means nothing (RFC 9110 §9.3.1), and servers that do not expect one take it for a request.
-        let has_body = !matches!(head.method, Method::GET | Method::HEAD);
+        let has_body = !matches!(method, Method::GET | Method::HEAD);
         let length = if has_body { body.size_hint().exact() } else { Some(0) };
         match length {
             // A body is expected with a POST, none with the others (RFC 9110 §8.6).
-            Some(0) if head.method != Method::POST => (),
-            Some(length) => write_number(&mut unsent, format_args!("content-length: {length}\r\n")),
+            Some(0) if method != Method::POST => (),
+            Some(length) => write_text(&mut unsent, format_args!("content-length: {length}\r\n")),
             None => unsent.put_slice(b"transfer-encoding: chunked\r\n"),
         }
         unsent.put_slice(b"\r\n");
         let rest = if length == Some(0) { None } else { Some(Rest { body, left: length }) };
-        Self { is_head: head.method == Method::HEAD, unsent, rest, flushed: true, touched: false }
+        Self { is_head: method == Method::HEAD, unsent, rest, flushed: true, touched: false }
     }
 
     /// Ready when something of the body is there, or there is none: head and body make one packet then, and no connection waits
@@ -202,7 +214,7 @@ impl<B> Rest<B> {
             // One of no bytes would be the last.
             None if data.is_empty() => (),
             None => {
-                write_number(out, format_args!("{:x}\r\n", data.len()));
+                write_text(out, format_args!("{:x}\r\n", data.len()));
                 out.put_slice(data);
                 out.put_slice(b"\r\n");
             }
@@ -227,10 +239,10 @@ fn other_length() -> WireError {
     WireError::Body("the request's body is not as long as it says".into())
 }
 
-/// What is written there always fits.
-fn write_number(out: &mut BytesMut, number: std::fmt::Arguments<'_>) {
+/// Writes down what always fits.
+pub fn write_text(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
     let mut writer: Writer<&mut BytesMut> = out.writer();
-    let _ = writer.write_fmt(number);
+    let _ = writer.write_fmt(text);
 }
 
 #[cfg(test)]

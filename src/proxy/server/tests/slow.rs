@@ -6,6 +6,8 @@ use tokio::{
 };
 
 use super::*;
+use crate::proxy::forward::SILENCE;
+use crate::proxy::server::head::MAX_HEAD;
 
 /// As little as a resource may say.
 const SOON: &str = "1s";
@@ -309,14 +311,39 @@ async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
 }
 
 #[tokio::test]
+async fn a_stream_of_which_the_client_takes_nothing_ends_with_its_session() {
+    let bed = Bed::new().await;
+    let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
+    for _ in 0..1000 {
+        parts.unbounded_send(Ok(Frame::data(part.clone()))).unwrap();
+    }
+    let mut stream = bed.begin("content-length: 0\r\n").await;
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    // Sooner than a client is given up that takes nothing.
+    in_time(async {
+        while !parts.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(bed.metric("ended_streams_total{reason=\"session_ended\"}"), 1.0);
+}
+
+#[tokio::test]
 async fn c13_a_connection_that_is_one_too_many_is_refused_and_the_next_is_taken_when_one_has_ended() {
     let bed = Bed::configured(|proxy| proxy.config.connections = Some(1)).await;
     let mut first = bed.begin("content-length: 0\r\n").await;
     let mut answer = [0; 12];
     first.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
-    let refused = rest(&mut TcpStream::connect(bed.address).await.unwrap()).await;
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("Retry-After: 1\r\n"), "{refused}");
+    // Its client may have sent a request by then, and more of it after the answer.
+    let mut second = bed.begin("content-length: 1000000\r\n").await;
+    for _ in 0..1000 {
+        second.write_all(&[b'a'; 1000]).await.unwrap();
+    }
+    let refused = rest(&mut second).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
     drop(first);
     loop {
         let mut next = bed.begin("content-length: 0\r\nconnection: close\r\n").await;

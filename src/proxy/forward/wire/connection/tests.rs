@@ -1,4 +1,5 @@
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +14,7 @@ use http_body_util::{Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::proxy::forward::wire::{Fields, RequestHead};
+use crate::proxy::forward::wire::RequestHead;
 
 const REQUEST: &str = "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
 
@@ -23,8 +24,7 @@ fn pair<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin>() -> (Connection<D
 }
 
 fn request<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin>(body: B) -> Outgoing<B> {
-    let (target, fields) = (Uri::from_static("/"), Fields::default());
-    Outgoing::new(&RequestHead { method: Method::POST, target, fields }, body)
+    Outgoing::new(RequestHead::new(Method::POST, Uri::from_static("/")), body)
 }
 
 async fn send(connection: &mut Connection<DuplexStream, Full<Bytes>>) -> Result<Response<()>, WireError> {
@@ -172,8 +172,7 @@ async fn answers_without_content_are_followed_by_others() {
         (Method::DELETE, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Some(0)),
         (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", Some(7)),
     ] {
-        let (target, fields) = (Uri::from_static("/"), Fields::default());
-        let request = Outgoing::new(&RequestHead { method: method.clone(), target, fields }, Full::default());
+        let request = Outgoing::new(RequestHead::new(method.clone(), Uri::from_static("/")), Full::default());
         let answering = async {
             read(&mut upstream, &format!("{method} / HTTP/1.1\r\n\r\n")).await;
             upstream.write_all(answer.as_bytes()).await.unwrap();

@@ -11,10 +11,10 @@ use super::*;
 type Parts = mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
 
 fn head(method: Method) -> RequestHead {
-    let mut fields = Fields::default();
-    fields.add(&HOST, &HeaderValue::from_static("gateway"));
-    fields.add(&ACCEPT, &HeaderValue::from_static("*/*"));
-    RequestHead { method, target: Uri::from_static("/mcp?a=b"), fields }
+    let mut head = RequestHead::new(method, Uri::from_static("/mcp"));
+    head.add(&HOST, &HeaderValue::from_static("gateway"));
+    head.add(&ACCEPT, &HeaderValue::from_static("*/*"));
+    head.to(Uri::from_static("/mcp?a=b"))
 }
 
 fn cx() -> Context<'static> {
@@ -47,15 +47,15 @@ fn parts(given: &[&'static str]) -> (mpsc::UnboundedSender<Result<Frame<Bytes>, 
 async fn a_request_says_how_long_its_body_is_where_one_is_expected() {
     const HEAD: &str = "/mcp?a=b HTTP/1.1\r\nhost: gateway\r\naccept: */*\r\n";
     for method in [Method::GET, Method::DELETE, Method::HEAD] {
-        let text = sent(Outgoing::new(&head(method.clone()), Empty::new())).await.unwrap();
+        let text = sent(Outgoing::new(head(method.clone()), Empty::new())).await.unwrap();
         assert_eq!(text, format!("{method} {HEAD}\r\n"));
     }
-    let text = sent(Outgoing::new(&head(Method::POST), Empty::new())).await.unwrap();
+    let text = sent(Outgoing::new(head(Method::POST), Empty::new())).await.unwrap();
     assert_eq!(text, format!("POST {HEAD}content-length: 0\r\n\r\n"));
-    let text = sent(Outgoing::new(&head(Method::POST), Full::new(Bytes::from("hello")))).await.unwrap();
+    let text = sent(Outgoing::new(head(Method::POST), Full::new(Bytes::from("hello")))).await.unwrap();
     assert_eq!(text, format!("POST {HEAD}content-length: 5\r\n\r\nhello"));
     let (_, body) = parts(&["", "hello ", "", "world of parts"]);
-    let text = sent(Outgoing::new(&head(Method::POST), body)).await.unwrap();
+    let text = sent(Outgoing::new(head(Method::POST), body)).await.unwrap();
     let chunks = "6\r\nhello \r\ne\r\nworld of parts\r\n0\r\n\r\n";
     assert_eq!(text, format!("POST {HEAD}transfer-encoding: chunked\r\n\r\n{chunks}"));
 }
@@ -89,20 +89,20 @@ async fn a_long_body_arrives_whole_and_is_taken_as_the_peer_takes_it() {
     let (more, mut body) = parts(&[]);
     let part = Bytes::from("0123456789".repeat(500));
     (0..20).for_each(|_| more.unbounded_send(Ok(Frame::data(part.clone()))).unwrap());
-    let mut request = Outgoing::new(&head(Method::POST), &mut body);
+    let mut request = Outgoing::new(head(Method::POST), &mut body);
     assert!(request.poll(&mut Stalling::default(), &mut cx()).is_pending());
     let held = request.unsent.len();
     drop(request);
     let left = std::iter::from_fn(|| Pin::new(&mut body).poll_frame(&mut cx()).is_ready().then_some(())).count();
     assert!((ENOUGH..ENOUGH + 6_000).contains(&held) && left == 16, "{held} {left}");
     let long = Bytes::from("0123456789".repeat(ENOUGH / 4));
-    let text = sent(Outgoing::new(&head(Method::POST), Full::new(long.clone()))).await.unwrap();
+    let text = sent(Outgoing::new(head(Method::POST), Full::new(long.clone()))).await.unwrap();
     assert_eq!(text.split_once("\r\n\r\n").unwrap().1.as_bytes(), long);
 }
 
 #[test]
 fn a_request_is_over_when_nothing_of_it_waits_in_the_stream() {
-    let mut request = Outgoing::new(&head(Method::POST), Full::new(Bytes::from("hello")));
+    let mut request = Outgoing::new(head(Method::POST), Full::new(Bytes::from("hello")));
     let mut peer = Stalling { room: 1000, ..Stalling::default() };
     assert!(request.poll(&mut peer, &mut cx()).is_pending() && request.unsent.is_empty());
     assert!(!request.is_over());
@@ -112,12 +112,12 @@ fn a_request_is_over_when_nothing_of_it_waits_in_the_stream() {
 
 #[test]
 fn a_request_is_untouched_until_something_may_have_been_read_of_it() {
-    let mut request = Outgoing::new(&head(Method::POST), Full::new(Bytes::from("hello")));
+    let mut request = Outgoing::new(head(Method::POST), Full::new(Bytes::from("hello")));
     let mut peer = Stalling::default();
     assert!(request.poll(&mut peer, &mut cx()).is_pending() && request.is_untouched());
     peer.room = 1;
     assert!(request.poll(&mut peer, &mut cx()).is_pending() && !request.is_untouched());
-    let mut long = Outgoing::new(&head(Method::POST), Full::new(Bytes::from(vec![0; ENOUGH])));
+    let mut long = Outgoing::new(head(Method::POST), Full::new(Bytes::from(vec![0; ENOUGH])));
     assert!(long.poll(&mut Stalling::default(), &mut cx()).is_pending() && !long.is_untouched());
 }
 
@@ -141,21 +141,21 @@ impl Body for Lying {
 #[tokio::test]
 async fn a_body_that_is_not_as_long_as_it_says_is_no_request() {
     for text in ["ab", "abcd"] {
-        assert!(matches!(sent(Outgoing::new(&head(Method::POST), Lying(text))).await, Err(WireError::Body(_))));
+        assert!(matches!(sent(Outgoing::new(head(Method::POST), Lying(text))).await, Err(WireError::Body(_))));
     }
-    assert!(sent(Outgoing::new(&head(Method::POST), Lying("abc"))).await.is_ok());
+    assert!(sent(Outgoing::new(head(Method::POST), Lying("abc"))).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_request_has_begun_when_something_of_its_body_is_there() {
     let (more, body) = parts(&[]);
-    let mut request = Outgoing::new(&head(Method::POST), body);
+    let mut request = Outgoing::new(head(Method::POST), body);
     assert!(request.poll_begun(&mut cx()).is_pending());
     more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
     assert!(matches!(request.poll_begun(&mut cx()), Poll::Ready(Ok(()))));
     assert!(!request.is_over());
     more.unbounded_send(Err("gone".into())).unwrap();
     assert!(matches!(request.poll_begun(&mut cx()), Poll::Ready(Err(WireError::Body(_)))));
-    let mut get = Outgoing::new(&head(Method::GET), Empty::<Bytes>::new());
+    let mut get = Outgoing::new(head(Method::GET), Empty::<Bytes>::new());
     assert!(get.poll_begun(&mut cx()).is_ready());
 }

@@ -200,7 +200,7 @@ async fn watch_sessions(proxy: Arc<Proxy>) {
     while let Some(event) = events.next().await {
         let (event, refused) = sift(&proxy, event);
         if let Some(event) = event {
-            proxy.sessions.live().apply(event);
+            proxy.sessions.apply(event);
         }
         if !refused.is_empty() {
             // Apart: after a mass logout this takes minutes, and other sessions' ends must not wait for it.

@@ -2,7 +2,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -25,7 +25,8 @@ pub struct LiveSet {
     // A name is an HMAC of a login's nonce: what has ended under it does not come back. (Unless from a backup; then the
     // watch shows it, and members come first.)
     ended: Cache<SessionId, ()>,
-    complete: AtomicBool,
+    /// How many complete lists there have been.
+    lists: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ pub struct Open {
 
 impl Default for LiveSet {
     fn default() -> Self {
-        Self { known: RwLock::default(), ended: Cache::new(REMEMBERED_ENDS), complete: AtomicBool::new(false) }
+        Self { known: RwLock::default(), ended: Cache::new(REMEMBERED_ENDS), lists: AtomicU64::default() }
     }
 }
 
@@ -115,7 +116,12 @@ fn user(session: &Session) -> String {
 impl LiveSet {
     /// Whether there has been a first complete list. Before, the absence of a session means nothing.
     pub fn is_complete(&self) -> bool {
-        self.complete.load(Ordering::Acquire)
+        self.lists() > 0
+    }
+
+    /// How many complete lists there have been: whether one has come since the store was asked.
+    pub fn lists(&self) -> u64 {
+        self.lists.load(Ordering::Acquire)
     }
 
     /// The session of that name, if the watch has shown it.
@@ -179,8 +185,19 @@ impl LiveSet {
         self.read().members.values().filter(|session| over(session)).map(|session| session.id).collect()
     }
 
-    /// Takes in what the watch says.
-    pub fn apply(&self, event: SessionEvent) {
+    /// Ends what is held of a session that was only looked up, because nobody knows any more whether it lives. Whoever asks for
+    /// it asks the store again.
+    pub fn let_go(&self, id: &SessionId) {
+        if let Some(held) = self.write().looked_up.remove(id).and_then(|held| held.upgrade()) {
+            held.end();
+        }
+    }
+
+    /// Takes in what the watch says. Returns the sessions that somebody holds from a look-up and that a list does not have: they
+    /// are newer than the list, or have ended before it was read. The store has to be asked, because the watch that follows the
+    /// list says no word of the latter.
+    pub fn apply(&self, event: SessionEvent) -> Vec<SessionId> {
+        let mut unlisted = Vec::new();
         let mut known = self.write();
         match event {
             SessionEvent::Is(session) => known.insert(&session),
@@ -208,11 +225,13 @@ impl LiveSet {
                     missing.end();
                     self.ended.insert(missing.id, ());
                 }
-                // Perhaps newer than the list: whoever holds one asks again, so its name is not remembered.
-                before.looked_up.values().filter_map(Weak::upgrade).for_each(|held| held.end());
-                self.complete.store(true, Ordering::Release);
+                before.looked_up.retain(|_, held| held.strong_count() > 0);
+                unlisted.extend(before.looked_up.keys().copied());
+                known.looked_up.extend(before.looked_up);
+                self.lists.fetch_add(1, Ordering::AcqRel);
             }
         }
+        unlisted
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {

@@ -13,7 +13,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 
-use super::{LiveSession, LiveSet, SessionId, SessionStore};
+use super::{LiveSession, LiveSet, SessionEvent, SessionId, SessionStore};
 use crate::proxy::state::{Judgement, Rules};
 
 /// How long a look-up speaks for a session that the watch has not shown yet.
@@ -25,6 +25,10 @@ const LOOKUPS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
 /// How long a look-up may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one may take of a session that a list does not have. Short: it may be one that has ended, and has been let through
+/// for as long as the list took to come.
+const UNLISTED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is known of the session of a valid token.
 #[derive(Clone, Debug)]
@@ -70,6 +74,24 @@ impl Sessions {
         &self.live
     }
 
+    /// Takes in what the watch says.
+    pub fn apply(&self, event: SessionEvent) {
+        for id in self.live.apply(event) {
+            self.control.spawn(self.settle(id));
+        }
+    }
+
+    /// Asks the store for a session that a list does not have. If it is there, it is newer than the list, and the watch will
+    /// show it. If nothing can be learned, it is taken as ended for those who hold it.
+    fn settle(&self, id: SessionId) -> impl Future<Output = ()> + use<> {
+        let (ask, live) = (self.ask(id, UNLISTED_TIMEOUT), self.live.clone());
+        async move {
+            if matches!(ask.await, Admission::Unknown) {
+                live.let_go(&id);
+            }
+        }
+    }
+
     /// Whether the session of that name is live at `now`.
     pub async fn admit(&self, id: SessionId, now: Timestamp) -> Admission {
         if !self.live.is_complete() {
@@ -98,26 +120,33 @@ impl Sessions {
             return Some(lookup.clone());
         }
         self.rate.check().ok()?;
-        let lookup = self.start(id);
+        let task = self.control.spawn(self.ask(id, LOOKUP_TIMEOUT));
+        let lookup = task.map(|admission| admission.unwrap_or(Admission::Unknown)).boxed().shared();
         lookups.insert(id, (Instant::now(), lookup.clone()));
         Some(lookup)
     }
 
-    fn start(&self, id: SessionId) -> Lookup {
+    /// What the store says of a session, if it does so in time.
+    fn ask(&self, id: SessionId, patience: Duration) -> impl Future<Output = Admission> + use<> {
         let (store, live, rules) = (self.store.clone(), self.live.clone(), self.rules.clone());
-        let task = self.control.spawn(async move {
-            let found = match tokio::time::timeout(LOOKUP_TIMEOUT, store.get(id)).await {
-                Ok(Ok(stored)) => stored.map(|stored| stored.session),
-                Ok(Err(_)) | Err(_) => return Admission::Unknown,
-            };
-            let session = match found.as_ref().map(|session| rules.judge(session)) {
-                Some(Judgement::Withhold) => return Admission::Unknown,
-                Some(Judgement::GoOn) => found.as_ref(),
-                Some(Judgement::End(_)) | None => None,
-            };
-            live.looked_up(id, session).map_or(Admission::Ended, Admission::LookedUp)
-        });
-        task.map(|admission| admission.unwrap_or(Admission::Unknown)).boxed().shared()
+        let asking = async move {
+            loop {
+                let lists = live.lists();
+                let Ok(stored) = store.get(id).await else { return Admission::Unknown };
+                let found = stored.map(|stored| stored.session);
+                let session = match found.as_ref().map(|session| rules.judge(session)) {
+                    Some(Judgement::Withhold) => return Admission::Unknown,
+                    Some(Judgement::GoOn) => found.as_ref(),
+                    Some(Judgement::End(_)) | None => None,
+                };
+                let Some(session) = live.looked_up(id, session) else { return Admission::Ended };
+                // A list that has come since may be newer than the answer, and nothing but its silence tell of the end.
+                if live.lists() == lists {
+                    return Admission::LookedUp(session);
+                }
+            }
+        };
+        async move { tokio::time::timeout(patience, asking).await.unwrap_or(Admission::Unknown) }
     }
 }
 
@@ -134,14 +163,15 @@ mod tests {
         api::SessionPhase,
         proxy::{
             config::ProxyConfig,
-            session::{Ending, IsOver, Session, SessionEvent, StoreError, Stored, testing::session},
+            session::{Ending, IsOver, Session, StoreError, Stored, testing::session},
         },
     };
 
-    /// Holds one session, counts who asks, and may be down.
+    /// Holds one session, until it has ended; counts who asks, and may be down.
     #[derive(Default)]
     struct Store {
         session: Option<Session>,
+        ended: AtomicBool,
         asked: AtomicUsize,
         down: AtomicBool,
     }
@@ -150,11 +180,13 @@ mod tests {
     impl SessionStore for Store {
         async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError> {
             self.asked.fetch_add(1, Ordering::SeqCst);
+            let found = |session: &Session| session.id == id && !self.ended.load(Ordering::SeqCst);
+            let session = self.session.clone().filter(found);
+            // What is found now is on its way for a while.
             tokio::task::yield_now().await;
             if self.down.load(Ordering::SeqCst) {
                 return Err(StoreError::unavailable("down"));
             }
-            let session = self.session.clone().filter(|session| session.id == id);
             Ok(session.map(|session| Stored { session, version: String::new(), uid: String::new() }))
         }
 
@@ -247,6 +279,55 @@ mod tests {
         assert!(matches!(sessions.admit(active().id, now).await, Admission::LookedUp(_)));
         sessions.live().apply(SessionEvent::Ended(active().id));
         assert!(matches!(sessions.admit(active().id, now).await, Admission::Ended));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_a_list_does_not_have_goes_on_only_if_the_store_has_it_after_that() {
+        for (ended, down, lives) in [(false, false, true), (true, false, false), (false, true, false)] {
+            let (sessions, store, now) = sessions(Store { session: Some(active()), ..Store::default() });
+            let Admission::LookedUp(held) = sessions.admit(active().id, now).await else { panic!("it is found") };
+            store.ended.store(ended, Ordering::SeqCst);
+            store.down.store(down, Ordering::SeqCst);
+            for id in sessions.live().apply(SessionEvent::All(vec![])) {
+                assert!(held.admits(now), "a list alone ends nothing that was looked up");
+                sessions.settle(id).await;
+            }
+            assert_eq!(held.admits(now), lives, "ended: {ended}, down: {down}");
+            assert_eq!(store.asked.load(Ordering::SeqCst), 2);
+            // That nobody knows is no end.
+            assert_eq!(sessions.live().has_ended(&active().id), ended);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_makes_the_store_be_asked_for_what_it_does_not_have() {
+        let (sessions, store, now) = sessions(Store { session: Some(active()), ..Store::default() });
+        let Admission::LookedUp(held) = sessions.admit(active().id, now).await else { panic!("it is found") };
+        store.ended.store(true, Ordering::SeqCst);
+        sessions.apply(SessionEvent::All(vec![]));
+        let ends = async {
+            while held.admits(now) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ends).await.expect("it ends");
+    }
+
+    /// It was live when the store was asked and ended before the list was read, so that the watch has nothing to tell of it.
+    #[tokio::test]
+    async fn an_answer_that_comes_after_a_list_does_not_count_against_it() {
+        let (sessions, store, now) = sessions(Store { session: Some(active()), ..Store::default() });
+        let admission = sessions.admit(active().id, now);
+        let meanwhile = async {
+            while store.asked.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            store.ended.store(true, Ordering::SeqCst);
+            sessions.apply(SessionEvent::All(vec![]));
+        };
+        let (admission, ()) = futures::join!(admission, meanwhile);
+        assert!(matches!(admission, Admission::Ended));
+        assert_eq!(store.asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub struct Stored {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, and read at once")]
 pub enum SessionEvent {
-    /// These are all there are: whatever is missing has ended.
+    /// These are all there were when it was read: whatever was there before and is missing has ended.
     All(Vec<Session>),
     /// This one is there, new or changed.
     Is(Session),

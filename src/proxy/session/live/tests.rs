@@ -137,6 +137,25 @@ fn the_watch_makes_a_member_of_what_was_looked_up() {
 }
 
 #[test]
+fn what_was_looked_up_and_is_in_no_list_is_named_as_long_as_somebody_holds_it() {
+    let set = LiveSet::default();
+    let (held, left, listed) = (active("held"), active("left"), active("listed"));
+    let look = |session: &Session| set.looked_up(session.id, Some(session)).unwrap();
+    let (of_held, of_listed) = (look(&held), look(&listed));
+    drop(look(&left));
+    let list = || SessionEvent::All(vec![listed.clone()]);
+    assert_eq!(set.apply(list()), [held.id]);
+    assert_eq!(set.apply(list()), [held.id], "as long as nothing speaks for it");
+    assert!(of_held.admits(before_expiry(&held)));
+    set.let_go(&held.id);
+    assert!(!of_held.admits(before_expiry(&held)) && !set.has_ended(&held.id));
+    assert_eq!(set.apply(list()), []);
+    // What the watch has shown is let go by the watch alone.
+    set.let_go(&listed.id);
+    assert!(of_listed.admits(before_expiry(&listed)));
+}
+
+#[test]
 fn what_the_store_does_not_have_is_remembered_as_ended() {
     let set = LiveSet::default();
     let session = active("a");

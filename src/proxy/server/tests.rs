@@ -44,6 +44,7 @@ use crate::{
         session::{LiveSet, Session, SessionEvent, testing::session},
         state::{testing::proxy, wall_clock},
     },
+    telemetry::{LogFormat, testing::Log},
 };
 
 type Events = channel::UnboundedReceiver<Result<Frame<Bytes>, Infallible>>;
@@ -116,6 +117,7 @@ struct Bed {
     upstream: Arc<Upstream>,
     session: Session,
     token: OnceLock<String>,
+    log: Arc<OnceLock<Log>>,
     leaving: CancellationToken,
     shutdown: CancellationToken,
     served: JoinHandle<Result<(), ServeError>>,
@@ -181,6 +183,16 @@ impl Bed {
         let address = listener.local_addr().unwrap();
         let (leaving, shutdown) = (CancellationToken::new(), CancellationToken::new());
         let router = Router::new().route("/own", axum::routing::get(|| async { "own" }));
+        let log = Arc::<OnceLock<Log>>::default();
+        let kept = log.clone();
+        let listen = move || {
+            let (log, listening) = Log::listen("info", LogFormat::Json);
+            // For as long as the worker lives.
+            std::mem::forget(listening);
+            assert!(kept.set(log).is_ok(), "it is listened to once");
+            std::future::ready(())
+        };
+        let router = router.route("/listen", axum::routing::post(listen));
         let served = tokio::spawn(serve(proxy.clone(), router, listener, leaving.clone(), shutdown.clone()));
         Self {
             _directory: directory,
@@ -188,12 +200,19 @@ impl Bed {
             address,
             upstream,
             session,
-            token: std::sync::OnceLock::new(),
+            token: OnceLock::new(),
+            log,
             leaving,
             shutdown,
             served,
             listening,
         }
+    }
+
+    /// What the worker logs from now on. It has a thread of its own, and listens there when it is told to.
+    async fn log(&self) -> &Log {
+        assert_eq!(self.send(Request::post("/listen").body("").unwrap()).await.status(), StatusCode::OK);
+        self.log.get().unwrap()
     }
 
     fn token_for(&self, audience: &str) -> String {

@@ -1,5 +1,7 @@
 //! What MCP asks of whoever stands before a server (docs/protocol.md, 45 to 53).
 
+use serde_json::json;
+
 use super::{
     raw::{Recorder, answer},
     *,
@@ -260,6 +262,31 @@ async fn c11_an_mcp_session_of_another_user_is_not_found_however_its_header_is_s
         assert!(!headers.contains_key(spelling) && !headers.contains_key("mcp-session-id"), "{headers:?}");
         assert_eq!(headers["x-forwarded-user"], "eve@example.com");
     }
+}
+
+#[tokio::test]
+async fn c11_who_names_an_mcp_session_of_another_user_is_in_the_audit_log() {
+    let bed = Bed::configured(|proxy| proxy.config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]).await;
+    let log = bed.log().await;
+    let bound = bed.call().await.headers()["mcp-session-id"].clone();
+    let mut other = Session { id: session("b").id, ..bed.session.clone() };
+    (other.user.subject, other.user.email) = ("5678".to_owned(), "eve@example.com".to_owned());
+    other.client.name = "Eve's".to_owned();
+    bed.proxy.sessions.live().apply(SessionEvent::Is(other.clone()));
+    let eve = bed.token_of(&other, "https://mcp.example.com/mcp");
+    for token in [bed.token(), &eve] {
+        let request = Request::post("/mcp").header("authorization", format!("Bearer {token}"));
+        let request = request.header("mcp-session-id", &bound).header("x-forwarded-for", "198.51.100.7");
+        bed.send(request.body("{}").unwrap()).await;
+    }
+    let mut lines = log.lines();
+    lines.retain(|line| line["target"] == "audit");
+    lines.iter_mut().for_each(|line| drop(line.as_object_mut().unwrap().remove("timestamp").unwrap()));
+    let said = json!({"level": "WARN", "target": "audit", "message": "the MCP session is not this user's",
+        "event": "mcp_session_refused", "session": other.id.to_string(), "user": "eve@example.com", "client": "Eve's",
+        "from": "198.51.100.7"});
+    assert_eq!(lines, [said]);
+    assert!(!log.text().contains(bound.to_str().unwrap()) && !log.text().contains(&eve));
 }
 
 #[tokio::test]

@@ -94,7 +94,12 @@ impl KubernetesStore {
     /// # Errors
     /// When there is no cluster around us.
     pub async fn connect(keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
-        let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+        let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+        Self::at(config, keys, namespace, proxy, uid)
+    }
+
+    /// The same, at the API server that `config` leads to.
+    fn at(mut config: kube::Config, keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
         // kube would repeat a write whose answer was lost, and take its own first try for somebody else's.
         config.default_retry = false;
         config.read_timeout = Some(WHOLE_ANSWER);
@@ -282,12 +287,54 @@ impl SessionStore for KubernetesStore {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::ready, sync::Mutex};
+
+    use axum::{Json, Router, body::Bytes};
+    use futures::StreamExt;
+    use http::{Method, Uri};
     use k8s_openapi::api::core::v1::Namespace;
     use kube::Client;
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
 
     use super::*;
-    use crate::proxy::session::{store::contract, testing::keys};
+    use crate::proxy::session::{
+        store::contract,
+        testing::{keys, session},
+    };
+
+    /// An API server for one session, which it keeps for ever.
+    async fn api_server() -> kube::Config {
+        let kept = Arc::new(Mutex::new(Value::Null));
+        let answer = move |method: Method, uri: Uri, body: Bytes| {
+            let mut object = kept.lock().unwrap();
+            if method == Method::POST {
+                *object = serde_json::from_slice(&body).unwrap();
+            }
+            let is_list = method == Method::GET && uri.path().ends_with(&*McpOAuthSession::plural(&()));
+            let list = json!({"metadata": {"resourceVersion": "1"}, "items": [*object]});
+            ready(Json(if is_list { list } else { object.clone() }))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        kube::Config::new(format!("http://{address}").parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn contact_is_what_the_watch_hears_and_not_what_else_the_api_server_answers() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let store = KubernetesStore::at(api_server().await, keys(), "namespace", "mcp", "uid").unwrap();
+        let session = session("a");
+        store.create(&session).await.unwrap();
+        let stored = store.get(session.id).await.unwrap().unwrap();
+        store.replace(&stored, &session).await.unwrap();
+        assert!(store.end(&stored, Ending::Quietly).await.unwrap());
+        store.delete_dead(session.created_at, SignedDuration::from_hours(1), &|_| false).await.unwrap();
+        assert_eq!(store.last_contact(), 0);
+        assert_eq!(store.watch().next().await, Some(SessionEvent::All(vec![session])));
+        assert!(store.last_contact() > 0);
+    }
 
     #[tokio::test]
     #[ignore = "needs an API server with our CRDs: `make test` brings one and runs it"]

@@ -288,6 +288,39 @@ async fn what_is_too_much_is_refused_at_once_and_let_in_when_something_has_ended
 }
 
 #[tokio::test]
+async fn what_is_too_much_of_all_users_together_is_refused_until_something_of_any_has_ended() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.concurrency = 3).await;
+    // One user may have two of the three, and has one.
+    let callers = ["b", "c", "d", "e"].map(|nonce| {
+        let mut caller = Session { id: session(nonce).id, ..bed.session.clone() };
+        caller.user.subject = nonce.to_owned();
+        bed.proxy.sessions.live().apply(SessionEvent::Is(caller.clone()));
+        bed.token_of(&caller, "https://mcp.example.com/mcp")
+    });
+    let [callers @ .., last] = &callers;
+    let call = async |token: &str| {
+        let request = Request::post("/mcp").header("authorization", format!("Bearer {token}"));
+        bed.send(request.body("{}").unwrap()).await
+    };
+    let mut open = Vec::new();
+    for caller in callers {
+        let parts = bed.parts();
+        let answer = call(caller).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        open.push((parts, answer));
+    }
+    let refused = call(last).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert!(text(refused).await.contains("the server is busy"));
+    assert_eq!(bed.upstream.asked(), callers.len());
+    let (parts, answer) = open.pop().unwrap();
+    drop(parts);
+    assert_eq!(text(answer).await, "");
+    assert_eq!(call(last).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
     let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, Uri};
+use http_body::Body;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{HttpConnector, dns::GaiResolver},
@@ -82,6 +83,9 @@ pub enum PoolError {
 /// What clients send.
 pub type ClientBody = RequestBody<Arriving>;
 
+/// What is sent of it.
+type Sent = Replay<ClientBody>;
+
 /// To the upstream; the outer wrapping undoes the inner one.
 type Stream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
@@ -115,38 +119,38 @@ pub fn connector(https: bool, patience: Duration) -> Result<Connector, PoolError
 }
 
 /// The upstream connections of one worker. Never leaves its thread, so it costs no lock and no atomic.
-pub struct Pool {
+pub struct Pool<B = Sent> {
     connector: Connector,
     upstream: Uri,
     breaker: Arc<Breaker>,
     patience: Duration,
-    idle: RefCell<VecDeque<Idle>>,
+    idle: RefCell<VecDeque<Idle<B>>>,
     /// How often they were looked through.
     prunes: Cell<u64>,
     scratch: Rc<Scratch>,
     metrics: Arc<WorkerMetrics>,
 }
 
-struct Idle {
-    connection: Upstream,
+struct Idle<B> {
+    connection: Upstream<B>,
     /// Looking through them was at that number.
     since: u64,
 }
 
-struct Upstream {
+struct Upstream<B> {
     /// Boxed, because it is handed on from place to place and is large.
-    wire: Box<Connection<Stream, Replay<ClientBody>>>,
+    wire: Box<Connection<Stream, B>>,
     /// It is counted as long as it is there.
     _open: Held,
 }
 
 /// A connection whose response is still being read. Dropping it closes the connection.
-pub struct Lease {
-    connection: Upstream,
-    pool: Rc<Pool>,
+pub struct Lease<B = Sent> {
+    connection: Upstream<B>,
+    pool: Rc<Pool<B>>,
 }
 
-impl Lease {
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
     /// For when the response has been read to its end.
     pub fn give_back(self) {
         self.pool.put(self.connection);
@@ -168,7 +172,7 @@ impl Lease {
     }
 }
 
-impl Pool {
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
     /// A pool for the upstream at `upstream`, whose path does not matter here. Connecting may take `patience`, TLS included.
     pub fn new(
         connector: Connector,
@@ -186,10 +190,7 @@ impl Pool {
     ///
     /// # Errors
     /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
-    pub async fn send(
-        self: &Rc<Self>,
-        mut request: Outgoing<Replay<ClientBody>>,
-    ) -> Result<(Response<()>, Lease), UpstreamError> {
+    pub async fn send(self: &Rc<Self>, mut request: Outgoing<B>) -> Result<(Response<()>, Lease<B>), UpstreamError> {
         poll_fn(|cx| request.poll_begun(cx)).await?;
         if let Some(mut connection) = self.take() {
             match connection.wire.send(request).await {
@@ -214,7 +215,7 @@ impl Pool {
     }
 
     /// The connection used last, since that is the least likely to be closed by the upstream in this moment.
-    fn take(&self) -> Option<Upstream> {
+    fn take(&self) -> Option<Upstream<B>> {
         let mut idle = self.idle.borrow_mut();
         let found = iter::from_fn(|| idle.pop_back())
             .map(|idle| idle.connection)
@@ -224,7 +225,7 @@ impl Pool {
     }
 
     /// One that was answered before its whole request was sent is closed: there is no telling when it would be free.
-    fn put(&self, mut connection: Upstream) {
+    fn put(&self, mut connection: Upstream<B>) {
         if !connection.wire.is_ready() {
             return;
         }
@@ -236,7 +237,7 @@ impl Pool {
         self.metrics.upstream_idle.store(idle.len(), Relaxed);
     }
 
-    async fn connect(&self) -> Result<Upstream, UpstreamError> {
+    async fn connect(&self) -> Result<Upstream<B>, UpstreamError> {
         let attempt = self.breaker.admit(Instant::now(), self.patience)?;
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
         let connected = match tokio::time::timeout(self.patience, connecting).await {
@@ -259,23 +260,84 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use std::{
+        io::{ErrorKind, Read},
+        net::{Shutdown, TcpListener, TcpStream as Socket},
+    };
+
+    use http::Method;
+    use http_body_util::Full;
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::proxy::forward::wire::RequestHead;
+
+    const REQUEST: &str = "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
+
+    fn request() -> Outgoing<Full<Bytes>> {
+        Outgoing::new(RequestHead::new(Method::POST, Uri::from_static("/")), "{}".into())
+    }
+
+    /// A pool for an upstream, and where that is asked.
+    fn pool() -> (Rc<Pool<Full<Bytes>>>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let upstream = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let patience = Duration::from_secs(5);
+        let (breaker, metrics) = (Breaker::new(Instant::now()), Arc::default());
+        let connector = connector(false, patience).unwrap();
+        (Rc::new(Pool::new(connector, upstream, Arc::new(breaker), patience, Rc::default(), metrics)), listener)
+    }
+
+    /// Gives the pool an idle connection, and returns both its ends.
+    async fn idle(pool: &Pool<Full<Bytes>>, listener: &TcpListener) -> (Socket, Socket) {
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let ours: Socket = SockRef::from(&stream).try_clone().unwrap().into();
+        let wire = Connection::new(TokioIo::new(MaybeHttpsStream::Http(TokioIo::new(stream))), pool.scratch.clone());
+        pool.put(Upstream { wire: Box::new(wire), _open: Held::connection(pool.metrics.clone()) });
+        (ours, listener.accept().unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_takes_nothing_costs_no_request() {
+        let (pool, listener) = pool();
+        let (ours, mut unused) = idle(&pool, &listener).await;
+        // It looks open, as one does that the upstream closes in this moment.
+        ours.shutdown(Shutdown::Write).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = vec![0; REQUEST.len()];
+            stream.read_exact(&mut read).await.unwrap();
+            stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            String::from_utf8(read).unwrap()
+        };
+        let (answer, read) = futures::join!(pool.send(request()), answering);
+        assert_eq!((answer.unwrap().0.status().as_u16(), read.as_str()), (202, REQUEST));
+        assert_eq!(unused.read(&mut [0; 1]).unwrap(), 0, "nothing came over the first");
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_the_upstream_may_have_read_something_is_not_sent_again() {
+        let (pool, listener) = pool();
+        let (_ours, upstream) = idle(&pool, &listener).await;
+        upstream.set_nonblocking(true).unwrap();
+        let mut upstream = TcpStream::from_std(upstream).unwrap();
+        let breaking_off = async move { upstream.read_exact(&mut [0; 4]).await.unwrap() };
+        let (answer, _) = futures::join!(pool.send(request()), breaking_off);
+        assert!(matches!(answer.map(drop), Err(UpstreamError::Exchange(_))));
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "there is no second connection");
+    }
 
     #[tokio::test]
     async fn a_connection_that_nobody_uses_is_kept_for_less_than_a_minute() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        let patience = Duration::from_secs(5);
-        let (breaker, metrics) = (Breaker::new(Instant::now()), Arc::<WorkerMetrics>::default());
-        let connector = connector(false, patience).unwrap();
-        let pool = Pool::new(connector, upstream, Arc::new(breaker), patience, Rc::default(), metrics.clone());
+        let (pool, _listener) = pool();
         pool.prune();
         pool.put(pool.connect().await.unwrap());
         let kept = (0..).take_while(|_| {
             pool.prune();
-            metrics.upstream_idle.load(Relaxed) == 1
+            pool.metrics.upstream_idle.load(Relaxed) == 1
         });
         let kept = PRUNE * u32::try_from(kept.count()).unwrap();
         assert_eq!(kept + PRUNE, Duration::from_mins(1));

@@ -82,6 +82,9 @@ impl Upstream {
     async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        if parts.uri.query() == Some("silent") {
+            std::future::pending::<()>().await;
+        }
         let refuses = parts.uri.query() == Some("refuse");
         let parts_are_events = parts.uri.query() != Some("json");
         self.seen.lock().unwrap().push((parts.uri, parts.headers, body.clone()));

@@ -34,8 +34,8 @@ use super::{
     state::Proxy,
 };
 
-/// What a client's connection may take of the memory that there is: a head, and what is read besides.
-const CONNECTION: u64 = 48 * 1024;
+/// What a client's connection may take of the memory that there is: room for a head, and what is read besides.
+const CONNECTION: u64 = 80 * 1024;
 
 /// As few clients' connections as there may be, however little memory.
 const FEWEST_CONNECTIONS: u64 = 256;

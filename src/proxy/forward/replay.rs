@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
@@ -24,8 +24,8 @@ enum Inner<B> {
 
 struct Kept<B> {
     body: B,
-    frames: Vec<Bytes>,
-    size: usize,
+    /// A copy: what arrives in small parts would hold much more than that.
+    read: BytesMut,
     /// Only the newest of the bodies reads on.
     turn: u32,
     /// It was too large to be kept.
@@ -49,7 +49,7 @@ impl<B> Replay<B> {
 
     /// One that can be sent again, if it is not large.
     pub fn kept(body: B) -> (Self, Again<B>) {
-        let kept = Kept { body, frames: Vec::new(), size: 0, turn: 0, lost: false, waiting: None };
+        let kept = Kept { body, read: BytesMut::new(), turn: 0, lost: false, waiting: None };
         let kept = Rc::new(RefCell::new(kept));
         (Self(Inner::Kept { kept: kept.clone(), turn: 0, next: 0 }), Again(kept))
     }
@@ -86,21 +86,20 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Replay<B> {
         if kept.turn != turn {
             return Poll::Ready(Some(Err(SentAgain.into())));
         }
-        if let Some(frame) = kept.frames.get(*next) {
-            *next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+        if let Some(before @ [_, ..]) = kept.read.get(*next..) {
+            *next += before.len();
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(before)))));
         }
         kept.waiting = Some(cx.waker().clone());
         let frame = ready!(Pin::new(&mut kept.body).poll_frame(cx));
         // Nothing is sent a third time.
         if let (Some(data), 0) = (frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()), turn) {
-            kept.size += data.len();
-            if kept.size > MAX_KEPT {
-                kept.lost = true;
-                kept.frames.clear();
+            kept.lost |= kept.read.len() + data.len() > MAX_KEPT;
+            if kept.lost {
+                (kept.read, *next) = (BytesMut::new(), 0);
             } else {
-                kept.frames.push(data.clone());
-                *next += 1;
+                kept.read.extend_from_slice(data);
+                *next += data.len();
             }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
@@ -111,7 +110,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Replay<B> {
             Inner::Once(body) => body.is_end_stream(),
             Inner::Kept { kept, next, .. } => {
                 let kept = kept.borrow();
-                *next >= kept.frames.len() && kept.body.is_end_stream()
+                *next >= kept.read.len() && kept.body.is_end_stream()
             }
         }
     }
@@ -121,7 +120,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Replay<B> {
             Inner::Once(body) => return body.size_hint(),
             Inner::Kept { kept, next, .. } => (kept.borrow(), *next),
         };
-        let before: u64 = kept.frames.iter().skip(next).map(|frame| frame.len() as u64).sum();
+        let before = kept.read.len().saturating_sub(next) as u64;
         let mut hint = kept.body.size_hint();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + before);

@@ -1,11 +1,12 @@
 use std::{
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
@@ -70,6 +71,20 @@ impl<B: Body> RequestBody<B> {
             self.waiting.stop();
         }
         Ok(())
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> RequestBody<B> {
+    /// All of it. Copied, for what arrives in small parts would hold much more than that.
+    ///
+    /// # Errors
+    /// When it does not come to its end.
+    pub async fn whole(mut self) -> Result<Bytes, RequestBodyError> {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+            whole.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        }
+        Ok(whole.freeze())
     }
 }
 

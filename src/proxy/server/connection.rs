@@ -6,7 +6,7 @@ use http::{
     header::{CONNECTION, HOST},
     request::Parts,
 };
-use http_body_util::BodyExt;
+use http_body::Body as _;
 use socket2::{SockRef, TcpKeepalive};
 use tower::ServiceExt;
 
@@ -58,7 +58,6 @@ pub async fn connection(accepted: Accepted, serving: Rc<Serving>) {
     let mut waiting = Deadline::new(serving.worker.deadlines.clone());
     let (peer, mut end) = (Peer::new(address), serving.drain.watch());
     if is_refused {
-        connection.read_no_more();
         let reply = Reply::new(busy(), LAST, &serving.date, serving.worker.deadlines.time());
         let _ = reply.write(&connection, serving.worker.forwarder.client_patience(), &mut waiting).await;
         return connection.close(&mut waiting).await;
@@ -95,15 +94,17 @@ async fn exchange(
         Err(NoRequest::Over) => return Ok(After::Drop),
         Err(NoRequest::Refused(refusal)) => (LAST, invalid_request(refusal.status(), &refusal.to_string())),
     };
-    let was_too_slow = response.status() == StatusCode::REQUEST_TIMEOUT;
+    let is_ours = !matches!(response.body(), Body::Upstream(_));
+    let was_too_slow = is_ours && response.status() == StatusCode::REQUEST_TIMEOUT;
     let says_close = response.headers().contains_key(CONNECTION);
-    // The upstream may still get the rest of the request.
-    let is_unread = !matches!(response.body(), Body::Upstream(_)) && !connection.is_read();
+    // While the upstream answers it may still get the rest of the request.
+    let is_unread = (is_ours || response.body().is_end_stream()) && !connection.is_read();
     let last = to.last || says_close || is_unread || worker.leaving.get() || drain.has_begun();
     let reply = Reply::new(response, To { last, ..to }, date, worker.deadlines.time());
     let is_last = last || reply.is_last();
     let mut stalled = Deadline::new(worker.deadlines.clone());
     reply.write(connection, worker.forwarder.client_patience(), &mut stalled).await?;
+    // Of a request that is not read to its end the rest must not be taken for the next one.
     Ok(match is_last || !connection.is_read() {
         true if was_too_slow => After::Drop,
         true => After::Close,
@@ -137,11 +138,11 @@ async fn answer_here(head: Parts, body: Arriving, peer: &Peer, serving: &Serving
     let Serving { worker, router, .. } = serving;
     let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_patience());
     let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
-        Ok(body) => body.collect().await,
+        Ok(body) => body.whole().await,
         Err(error) => Err(error),
     };
     let body = match body {
-        Ok(body) => body.to_bytes(),
+        Ok(body) => body,
         Err(error) => return refuse_body(&error),
     };
     let mut request = Request::from_parts(head, axum::body::Body::from(body));

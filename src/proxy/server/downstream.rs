@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 use tokio::{io::AsyncWrite, net::TcpStream};
 
-use super::head::{Head, Refusal, read_head};
+use super::head::{Head, MAX_HEAD, Refusal, read_head};
 use crate::proxy::{
     drain::Watch,
     forward::{
@@ -21,14 +21,14 @@ use crate::proxy::{
     },
 };
 
-/// How long a request's head may take, and how long an idle connection is kept: longer than the gateways before us keep theirs
-/// (nginx and AWS: 60 s), or they would send a request into a connection that we are closing.
+/// How long an idle connection is kept: longer than the gateways before us keep theirs (nginx and AWS: 60 s), or they would send a
+/// request into a connection that we are closing. And how long a head may take from its first byte on.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How much is read of a client at once: with a head that is not whole, a connection holds no more than that and this.
 const READ: usize = 16 * 1024;
 
-/// How long a client that has its answer may go on sending the request.
+/// How long a client may go on sending when it has its last answer.
 const LINGER: SignedDuration = SignedDuration::from_secs(10);
 
 /// How long it may pause in that.
@@ -53,7 +53,7 @@ struct State {
     framing: Framing,
     /// The client waits for [`CONTINUE`] before it sends any of it; what is left of that to be sent.
     unsaid: &'static [u8],
-    /// What was read makes no sense, so that nothing that follows does.
+    /// The content makes no sense, so that nothing that follows does.
     broken: bool,
 }
 
@@ -90,31 +90,31 @@ impl Downstream {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, NoRequest>> {
         let state = &mut *self.state.borrow_mut();
+        // Of a head that comes byte by byte not each byte is reason for a look at all of it.
+        let mut has_more = !state.read.is_empty();
         loop {
-            if !state.read.is_empty() {
-                let head = read_head(&mut state.read).map_err(|refusal| {
-                    state.broken = true;
-                    NoRequest::Refused(refusal)
-                })?;
-                if let Some(head) = head {
-                    state.framing = head.framing;
-                    state.unsaid = if head.expects && !head.framing.is_over() { CONTINUE } else { &[] };
-                    return Poll::Ready(Ok(head));
-                }
-            } else if end.poll_begun(cx).is_ready() {
+            if has_more && let Some(head) = read_head(&mut state.read).map_err(NoRequest::Refused)? {
+                state.framing = head.framing;
+                state.unsaid = if head.expects && !head.framing.is_over() { CONTINUE } else { &[] };
+                return Poll::Ready(Ok(head));
+            }
+            let before = state.read.len();
+            if before == 0 && end.poll_begun(cx).is_ready() {
                 return Poll::Ready(Err(NoRequest::Over));
             }
             match self.scratch.poll_read(&mut state.stream, &mut state.read, READ, cx) {
-                Poll::Ready(Ok(1..)) => (),
+                Poll::Ready(Ok(1..)) => {
+                    if before == 0 {
+                        waiting.stop();
+                    }
+                    let new = state.read.get(before..).unwrap_or_default();
+                    has_more = before == 0 || new.contains(&b'\n') || state.read.len() >= MAX_HEAD;
+                }
                 Poll::Ready(_) => return Poll::Ready(Err(NoRequest::Over)),
                 Poll::Pending => {
                     ready!(waiting.poll(HEADER_TIMEOUT, cx));
-                    let is_idle = state.read.is_empty();
-                    return Poll::Ready(Err(if is_idle {
-                        NoRequest::Over
-                    } else {
-                        NoRequest::Refused(Refusal::TooSlow)
-                    }));
+                    let why = if before == 0 { NoRequest::Over } else { NoRequest::Refused(Refusal::TooSlow) };
+                    return Poll::Ready(Err(why));
                 }
             }
         }
@@ -131,17 +131,19 @@ impl Downstream {
         .await
     }
 
-    /// Ready when the client has gone while it had nothing more to say. What it sends in advance of its next request is kept, and
-    /// then that it goes is not noticed before it has its answer.
+    /// Ready when the client has gone. Otherwise the task is woken when that may be so, unless more is there than is read ahead: what
+    /// nobody wants yet of the request, or what may be the next one.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
-        if !state.framing.is_over() || !state.read.is_empty() {
-            return Poll::Pending;
+        while state.read.len() < READ {
+            match ready!(self.scratch.poll_read(&mut state.stream, &mut state.read, READ, cx)) {
+                // Whoever waits for that does not know of it yet.
+                Ok(1..) if !state.framing.is_over() => cx.waker().wake_by_ref(),
+                Ok(1..) => (),
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
         }
-        match ready!(self.scratch.poll_read(&mut state.stream, &mut state.read, READ, cx)) {
-            Ok(1..) => Poll::Pending,
-            Ok(0) | Err(_) => Poll::Ready(()),
-        }
+        Poll::Pending
     }
 
     /// Writes of `bytes` what the client takes. It may let us wait for `patience`.
@@ -173,25 +175,24 @@ impl Downstream {
         Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing of its answer")))
     }
 
-    /// Nothing of what the client sends is of use.
-    pub fn read_no_more(&self) {
-        self.state.borrow_mut().broken = true;
-    }
-
     /// Whether all of the request has been read. Of content that nobody wants, what is there is thrown away; for the rest of it
     /// nobody waits.
     pub fn is_read(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
-        while let Ok(Some(_)) = state.framing.next(&mut state.read) {}
+        while let Some(data) = state.framing.next(&mut state.read).transpose() {
+            state.broken |= data.is_err();
+            if state.broken {
+                return false;
+            }
+        }
         state.framing.is_over() && !state.broken
     }
 
-    /// Ends the connection. If the client has sent more than was read, or may do so, what comes is thrown away for a while: a
-    /// closed connection would answer it with a reset, and with that the client's system may forget the answer (RFC 9112 §9.6).
+    /// Ends the connection. What the client still sends is thrown away until it has closed its side, too, or says nothing for
+    /// [`PAUSE`]: a closed connection would answer it with a reset, and with that the client's system may forget the answer (RFC 9112
+    /// §9.6).
     pub async fn close(&self, waiting: &mut Deadline) {
-        let has_more = !self.is_read() || !self.state.borrow().read.is_empty();
-        let is_shut = poll_fn(|cx| Pin::new(&mut self.state.borrow_mut().stream).poll_shutdown(cx)).await.is_ok();
-        if !is_shut || !has_more {
+        if poll_fn(|cx| Pin::new(&mut self.state.borrow_mut().stream).poll_shutdown(cx)).await.is_err() {
             return;
         }
         let until = waiting.all().time().checked_add(LINGER).unwrap_or(jiff::Timestamp::MAX);
@@ -208,6 +209,12 @@ impl Downstream {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Breaks the connection off, so that nobody takes what was sent for a whole answer.
+    pub fn reset(&self) {
+        // If that cannot be said, it is closed.
+        let _ = self.state.borrow().stream.set_zero_linger();
     }
 }
 
@@ -366,7 +373,6 @@ mod tests {
         let mut bed = Bed::new().await;
         bed.client.write_all(b"nonsense\r\n\r\n").await.unwrap();
         assert!(matches!(bed.next().await, Err(NoRequest::Refused(Refusal::Malformed(_)))));
-        assert!(!bed.connection.is_read());
 
         let mut bed = Bed::new().await;
         bed.client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{").await.unwrap();
@@ -379,23 +385,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_has_75_seconds_and_so_has_an_idle_connection() {
-        for (sent, is_refused) in [("", false), ("GET / HTTP/1.1\r\n", true)] {
-            let mut bed = Bed::new().await;
-            bed.client.write_all(sent.as_bytes()).await.unwrap();
-            if is_refused {
-                arrived(&bed.connection).await;
-            }
-            let deadlines = bed.deadlines.clone();
+        let mut bed = Bed::new().await;
+        let (deadlines, ticks) = (bed.deadlines.clone(), HEADER_TIMEOUT.as_millis() / TICK.as_millis());
+        let tick = |ticks| (0..ticks).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
+        {
             let mut next = std::pin::pin!(bed.next());
             assert!(poll!(&mut next).is_pending());
-            let ticks = HEADER_TIMEOUT.as_millis() / TICK.as_millis();
-            (0..ticks).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
-            assert!(poll!(&mut next).is_pending(), "{sent}");
-            (0..2).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
-            let ended = next.await.unwrap_err();
-            assert_eq!(matches!(ended, NoRequest::Refused(Refusal::TooSlow)), is_refused);
-            assert_eq!(matches!(ended, NoRequest::Over), !is_refused);
+            tick(ticks);
+            assert!(poll!(&mut next).is_pending());
+            tick(2);
+            assert!(matches!(next.await, Err(NoRequest::Over)));
         }
+        assert!(poll!(std::pin::pin!(bed.next())).is_pending());
+        tick(ticks);
+        // The head's time begins with its first byte.
+        bed.client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        arrived(&bed.connection).await;
+        let mut next = std::pin::pin!(bed.connection.next(&mut bed.end, &mut bed.waiting));
+        assert!(poll!(&mut next).is_pending());
+        for _ in 0..ticks {
+            tick(1);
+            assert!(poll!(&mut next).is_pending());
+            bed.client.write_all(b"a").await.unwrap();
+        }
+        tick(2);
+        assert!(matches!(next.await, Err(NoRequest::Refused(Refusal::TooSlow))));
     }
 
     #[tokio::test]
@@ -422,20 +436,43 @@ mod tests {
         bed.client.shutdown().await.unwrap();
         assert_eq!(bed.connection.unless_gone(pending::<()>()).await, None);
 
-        let mut bed = Bed::new().await;
-        bed.client.write_all(b"GET /next HTTP/1.1\r\n\r\n").await.unwrap();
-        bed.client.shutdown().await.unwrap();
-        arrived(&bed.connection).await;
-        for _ in 0..3 {
-            assert!(poll!(poll_fn(|cx| bed.connection.poll_gone(cx))).is_pending());
+        // What is there of this request or of the next one does not hide it, and is not lost.
+        for (sent, left) in
+            [("GET /a HTTP/1.1\r\ncontent-length: 2\r\n\r\n{", "{"), ("GET /a HTTP/1.1\r\n\r\nGET /next", "GET /next")]
+        {
+            let mut bed = Bed::new().await;
+            bed.client.write_all(sent.as_bytes()).await.unwrap();
+            bed.next().await.unwrap();
+            for _ in 0..3 {
+                assert!(poll!(poll_fn(|cx| bed.connection.poll_gone(cx))).is_pending());
+            }
+            assert_eq!(bed.connection.state.borrow().read, left);
+            bed.client.shutdown().await.unwrap();
+            poll_fn(|cx| bed.connection.poll_gone(cx)).await;
         }
-        assert_eq!(bed.next().await.unwrap().request.uri.path(), "/next");
     }
 
     #[tokio::test]
-    async fn a_connection_over_which_nothing_is_to_come_is_closed_at_once() {
-        let Bed { connection, mut waiting, .. } = Bed::new().await;
-        assert!(poll!(std::pin::pin!(connection.close(&mut waiting))).is_ready());
+    async fn whoever_waits_for_content_hears_of_what_was_read_ahead() {
+        let mut bed = Bed::new().await;
+        bed.client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+        bed.next().await.unwrap();
+        let connection = bed.connection;
+        let content = poll_fn(|cx| connection.poll_data(cx));
+        let read = connection.unless_gone(content);
+        let (read, ()) = futures::join!(read, async { bed.client.write_all(b"{}").await.unwrap() });
+        assert_eq!(read.unwrap().unwrap().unwrap(), "{}");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_ahead_than_a_little() {
+        let mut bed = half_read().await;
+        bed.client.write_all(&[0; 4 * READ]).await.unwrap();
+        for _ in 0..3 {
+            arrived(&bed.connection).await;
+            assert!(poll!(poll_fn(|cx| bed.connection.poll_gone(cx))).is_pending());
+        }
+        assert!(bed.connection.state.borrow().read.len() < 2 * READ);
     }
 
     /// A connection whose client has sent a part of its request.
@@ -448,7 +485,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_after_the_answer_is_thrown_away_until_the_client_is_done() {
-        let Bed { connection, mut waiting, mut client, .. } = half_read().await;
+        let Bed { connection, mut waiting, mut client, .. } = Bed::new().await;
         let mut closing = std::pin::pin!(connection.close(&mut waiting));
         assert!(poll!(&mut closing).is_pending());
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the client sees the end of its answer");
@@ -462,7 +499,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_has_its_answer_may_pause_for_two_seconds_and_send_for_ten() {
-        let Bed { deadlines, connection, mut waiting, client: _client, .. } = half_read().await;
+        let Bed { deadlines, connection, mut waiting, client: _client, .. } = Bed::new().await;
         let mut closing = std::pin::pin!(connection.close(&mut waiting));
         assert!(poll!(&mut closing).is_pending());
         (0..4).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
@@ -470,7 +507,7 @@ mod tests {
         (0..2).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
         assert!(poll!(&mut closing).is_ready());
 
-        let Bed { deadlines, connection, mut waiting, mut client, .. } = half_read().await;
+        let Bed { deadlines, connection, mut waiting, mut client, .. } = Bed::new().await;
         let mut closing = std::pin::pin!(connection.close(&mut waiting));
         for second in 0..10 {
             deadlines.tick(Timestamp::from_second(second).unwrap());

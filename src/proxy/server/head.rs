@@ -9,7 +9,7 @@ use http::{
 use httparse::{Header, ParserConfig, Status};
 use thiserror::Error;
 
-use crate::proxy::forward::wire::{Chunked, Framing, content_length, lists_close, what_is_wrong};
+use crate::proxy::forward::wire::{Framing, content_length, lists_close, what_is_wrong};
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
@@ -127,9 +127,7 @@ fn head(fields: &[Header<'_>], read: &Bytes, is_http_1_1: bool) -> Result<Head, 
     let framing = match (encoding, length) {
         (None, length) => Framing::Length(length.unwrap_or(0)),
         (Some(_), Some(_)) => return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding")),
-        (Some(encoding), None) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => {
-            Framing::Chunked(Chunked::Size)
-        }
+        (Some(encoding), None) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => Framing::CHUNKED,
         (Some(_), None) => return Err(Refusal::Malformed("a Transfer-Encoding that is not chunked alone")),
     };
     let (mut request, ()) = Request::new(()).into_parts();
@@ -176,7 +174,7 @@ mod tests {
             ("", Framing::Length(0)),
             ("Content-Length: 7\r\n", Framing::Length(7)),
             ("Content-Length: 7\r\ncontent-length: 7\r\n", Framing::Length(7)),
-            ("Transfer-Encoding: Chunked\r\n", Framing::Chunked(Chunked::Size)),
+            ("Transfer-Encoding: Chunked\r\n", Framing::CHUNKED),
         ] {
             assert_eq!(head_with(lines).unwrap().framing, framing, "{lines}");
         }

@@ -75,6 +75,8 @@ pub struct Reply {
     /// What is not yet in there.
     body: Option<Body>,
     ends: Ends,
+    /// Why there is no more than what is in there.
+    failed: Option<ReplyError>,
 }
 
 impl Reply {
@@ -113,7 +115,7 @@ impl Reply {
         }
         unsent.put_slice(b"\r\n");
         let body = (ends != Ends::Length(0)).then_some(body);
-        Self { unsent, body, ends }
+        Self { unsent, body, ends, failed: None }
     }
 
     /// Writes it. The client may let us wait for `patience`.
@@ -126,7 +128,12 @@ impl Reply {
         patience: Duration,
         stalled: &mut Deadline,
     ) -> Result<(), ReplyError> {
-        poll_fn(|cx| self.poll(to, patience, stalled, cx)).await
+        let written = poll_fn(|cx| self.poll(to, patience, stalled, cx)).await;
+        if written.is_err() && self.ends == Ends::Connection {
+            // Nothing else tells it from a whole one.
+            to.reset();
+        }
+        written
     }
 
     fn poll(
@@ -137,11 +144,15 @@ impl Reply {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ReplyError>> {
         loop {
-            self.fill(cx)?;
+            if let Err(error) = self.fill(cx) {
+                // What was there before is the client's.
+                (self.body, self.failed) = (None, Some(error));
+            }
             if self.unsent.is_empty() {
-                return match self.body {
-                    None => Poll::Ready(Ok(())),
-                    Some(_) => to.poll_gone(cx).map(|()| Err(ReplyError::Gone)),
+                return match (&self.body, self.failed.take()) {
+                    (_, Some(error)) => Poll::Ready(Err(error)),
+                    (None, None) => Poll::Ready(Ok(())),
+                    (Some(_), None) => to.poll_gone(cx).map(|()| Err(ReplyError::Gone)),
                 };
             }
             while !self.unsent.is_empty() {
@@ -336,7 +347,7 @@ mod tests {
                 )])))),
             ),
         ] {
-            let mut reply = Reply { unsent: BytesMut::new(), body: Some(body), ends };
+            let mut reply = Reply { unsent: BytesMut::new(), body: Some(body), ends, failed: None };
             assert!(reply.fill(&mut Context::from_waker(Waker::noop())).is_err());
             assert!(!reply.unsent.ends_with(b"0\r\n\r\n"));
         }

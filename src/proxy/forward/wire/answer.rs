@@ -9,7 +9,7 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::{
     WireError,
-    framing::{Chunked, Framing, content_length, lists_close},
+    framing::{Framing, content_length, lists_close},
 };
 use crate::proxy::forward::headers::{is_for_clients, is_hop_by_hop, nominated};
 
@@ -108,9 +108,7 @@ fn head(
         && !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (encoding, length) {
         _ if !has_content => Framing::Length(0),
-        (Some(encoding), _) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => {
-            Framing::Chunked(Chunked::Size)
-        }
+        (Some(encoding), _) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => Framing::CHUNKED,
         (Some(_), _) => return Err(WireError::Malformed("an encoding that is not chunked alone")),
         (None, Some((length, _))) => Framing::Length(length),
         (None, None) => Framing::Closed,
@@ -166,8 +164,8 @@ mod tests {
     fn content_ends_where_rfc_9112_says() {
         assert_eq!(framing("Content-Length: 7\r\n"), Framing::Length(7));
         assert_eq!(framing("Content-Length: 7\r\ncontent-length: 7\r\n"), Framing::Length(7));
-        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::Chunked(Chunked::Size));
-        assert_eq!(framing("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n"), Framing::Chunked(Chunked::Size));
+        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::CHUNKED);
+        assert_eq!(framing("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n"), Framing::CHUNKED);
         assert_eq!(framing(""), Framing::Closed);
         for status in [204, 304] {
             let head = read(&format!("HTTP/1.1 {status} X\r\nContent-Length: 7\r\n\r\n")).unwrap().unwrap();

@@ -6,6 +6,12 @@ use super::WireError;
 /// The most bytes of the line before a chunk.
 const MAX_LINE: usize = 1024;
 
+/// What that line needs: sixteen digits and its end.
+const SIZE_LINE: usize = 18;
+
+/// The most bytes that all these lines may have besides.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+
 /// The most bytes of trailers, which are thrown away.
 const MAX_TRAILERS: usize = 16 * 1024;
 
@@ -15,14 +21,21 @@ pub enum Framing {
     /// After so many bytes.
     Length(u64),
     /// It says so itself.
-    Chunked(Chunked),
+    Chunked(Chunks),
     /// Where the connection does.
     Closed,
 }
 
-/// What comes next of content in chunks (RFC 9112 §7.1).
+/// Where one is in content in chunks (RFC 9112 §7.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Chunked {
+pub struct Chunks {
+    next: Next,
+    /// How many bytes may still come in their lines that are no size, which are thrown away: many short ones are much, too.
+    extensions: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Next {
     /// The size of a chunk.
     Size,
     /// So many bytes of one.
@@ -36,16 +49,19 @@ pub enum Chunked {
 }
 
 impl Framing {
+    /// Content in chunks, of which nothing has come yet.
+    pub const CHUNKED: Self = Self::Chunked(Chunks { next: Next::Size, extensions: MAX_EXTENSIONS });
+
     /// Whether all of it has come.
     pub fn is_over(self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked(Chunked::Over))
+        matches!(self, Self::Length(0) | Self::Chunked(Chunks { next: Next::Over, .. }))
     }
 
     /// How many bytes are still to come, if that is known.
     pub fn left(self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(left),
-            Self::Chunked(Chunked::Over) => Some(0),
+            Self::Chunked(Chunks { next: Next::Over, .. }) => Some(0),
             Self::Chunked(_) | Self::Closed => None,
         }
     }
@@ -74,13 +90,13 @@ impl Framing {
                 *left -= data.len() as u64;
                 data
             }
-            Self::Chunked(state) => {
-                state.advance(read)?;
-                let Chunked::Data(left) = state else { return Ok(None) };
+            Self::Chunked(chunks) => {
+                chunks.advance(read)?;
+                let Next::Data(left) = &mut chunks.next else { return Ok(None) };
                 let data = take(read, *left);
                 *left -= data.len() as u64;
                 // Whether that was the end is known now, if it is known at all: the last chunk's length comes with its data.
-                state.advance(read)?;
+                chunks.advance(read)?;
                 data
             }
         };
@@ -88,27 +104,30 @@ impl Framing {
     }
 }
 
-impl Chunked {
+impl Chunks {
     /// Takes what is no content, up to the next content or as far as was read.
     fn advance(&mut self, read: &mut Bytes) -> Result<(), WireError> {
         loop {
-            *self = match *self {
-                Self::Data(0) => Self::DataEnd,
-                Self::Data(_) | Self::Over => return Ok(()),
-                Self::Size => {
+            self.next = match self.next {
+                Next::Data(0) => Next::DataEnd,
+                Next::Data(_) | Next::Over => return Ok(()),
+                Next::Size => {
                     let Some((length, size)) = chunk_size(read)? else { return Ok(()) };
+                    let extensions = self.extensions.checked_sub(length.saturating_sub(SIZE_LINE));
+                    self.extensions =
+                        extensions.ok_or(WireError::Malformed("the extensions of chunks are too long"))?;
                     read.advance(length);
-                    if size == 0 { Self::Trailers(MAX_TRAILERS) } else { Self::Data(size) }
+                    if size == 0 { Next::Trailers(MAX_TRAILERS) } else { Next::Data(size) }
                 }
-                Self::DataEnd => match &read[..] {
+                Next::DataEnd => match &read[..] {
                     [b'\r', b'\n', ..] => {
                         read.advance(2);
-                        Self::Size
+                        Next::Size
                     }
                     [] | [b'\r'] => return Ok(()),
                     _ => return Err(WireError::Malformed("a chunk is longer than its size")),
                 },
-                Self::Trailers(most) => {
+                Next::Trailers(most) => {
                     let line = read.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
                     let length = line.unwrap_or(read.len());
                     let too_long = WireError::Malformed("the trailers are too long");
@@ -120,7 +139,7 @@ impl Chunked {
                     if !line.ends_with(b"\r\n") {
                         return Err(WireError::Malformed("the end of a trailer"));
                     }
-                    if line.len() == 2 { Self::Over } else { Self::Trailers(most) }
+                    if line.len() == 2 { Next::Over } else { Next::Trailers(most) }
                 }
             }
         }
@@ -166,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    const CHUNKED: Framing = Framing::Chunked(Chunked::Size);
+    const CHUNKED: Framing = Framing::CHUNKED;
 
     /// The content of what comes in these parts, and what is left of them.
     fn content(mut framing: Framing, parts: &[&[u8]]) -> Result<(Vec<u8>, Framing, Bytes), WireError> {
@@ -219,7 +238,8 @@ mod tests {
         let long = [b"3;".as_slice(), &[b'x'; MAX_LINE], b"\r\n"].concat();
         let trailers = [b"0\r\n".as_slice(), &b"a: b\r\n".repeat(MAX_TRAILERS)].concat();
         let endless = [b"0\r\na: ".as_slice(), &[b'x'; MAX_TRAILERS]].concat();
-        let bad: [&[u8]; 14] = [
+        let many = [b"1;".as_slice(), &[b'x'; 100], b"\r\na\r\n"].concat().repeat(MAX_EXTENSIONS / 80);
+        let bad: [&[u8]; 15] = [
             b"\r\n",
             b"-1\r\n",
             b"0x3\r\nabc\r\n",
@@ -232,6 +252,7 @@ mod tests {
             b"0\r\n\n",
             b"0\r\na: b\n\r\n",
             &long,
+            &many,
             &trailers,
             &endless,
         ];

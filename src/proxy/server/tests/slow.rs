@@ -1,13 +1,14 @@
 //! Clients and upstreams that are slow, stuck or huge, as no correct one would be.
 
+use std::io;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::*;
-use crate::proxy::forward::SILENCE;
-use crate::proxy::server::head::MAX_HEAD;
+use crate::proxy::{forward::SILENCE, server::head::MAX_HEAD};
 
 /// As little as a resource may say.
 const SOON: &str = "1s";
@@ -419,4 +420,44 @@ async fn an_upstream_that_cannot_be_reached_again_and_again_is_not_tried_for_a_w
     );
     let metrics = bed.proxy.metrics_text().unwrap();
     assert!(metrics.contains("requests_total{outcome=\"broken\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn c13_what_comes_in_many_small_parts_holds_no_more_than_it_says() {
+    let bed = Bed::new().await;
+    // Anybody may send this: the path is nobody's.
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(b"POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = format!("1;{}\r\na\r\n", "x".repeat(1000));
+    for _ in 0..60_000 {
+        if stream.write_all(chunk.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("extensions"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_was_there_of_an_answer_that_breaks_off_arrives_and_does_not_look_whole() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let listening = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
+        }
+    });
+    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let mut stream = bed.begin("content-length: 0\r\n").await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("5\r\nhello\r\n"), "{answer}");
+    // Nothing but the end of the connection says where this one ends.
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    let head = format!("POST /mcp HTTP/1.0\r\nauthorization: Bearer {}\r\ncontent-length: 0\r\n\r\n", bed.token());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    assert_eq!(in_time(stream.read_to_end(&mut answer)).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }

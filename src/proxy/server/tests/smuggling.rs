@@ -1,7 +1,12 @@
 //! C7: whatever bytes a client sends, at most one request of it reaches the upstream, well-formed, and what it hides in it is
 //! never a request there.
 
-use super::raw::{Recorder, answer, exchange, statuses};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    raw::{Recorder, answer, exchange, statuses},
+    *,
+};
 
 /// What an attacker wants to get past us: without a token, with somebody else's identity.
 const HIDDEN: &str = "GET /mcp?hidden HTTP/1.1\r\nHost: x\r\nX-Forwarded-User: evil@example.com\r\n\r\n";
@@ -203,4 +208,49 @@ async fn c7_requests_in_one_packet_each_need_their_own_token() {
     assert_eq!(statuses(&answers), [200, 401, 200, 200], "{answers}");
     let targets: Vec<_> = recorder.requests().unwrap().into_iter().map(|sent| sent.target).collect();
     assert_eq!(targets, ["/base/mcp", "/base/mcp"]);
+}
+
+/// The rest of a request whose answer has come is no request, whatever it looks like.
+#[tokio::test]
+async fn c7_what_an_upstream_did_not_wait_for_is_not_the_next_request() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    // Answers when it sees the first of a request.
+    let listening = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            counting.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                stream.read_u8().await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let hidden = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", bed.token());
+    let chunks = format!("{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+    for (requests, (method, framing, first, rest)) in [
+        ("POST", format!("Content-Length: {}", hidden.len() + 1), "{", hidden.as_str()),
+        ("GET", format!("Content-Length: {}", hidden.len()), "", hidden.as_str()),
+        ("GET", "Transfer-Encoding: chunked".to_owned(), "", chunks.as_str()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
+        let token = format!("Authorization: Bearer {}", bed.token());
+        let head = format!("{method} /mcp HTTP/1.1\r\nHost: x\r\n{token}\r\n{framing}\r\n\r\n{first}");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        in_time(stream.read_exact(&mut answer)).await.unwrap();
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        in_time(stream.read_to_end(&mut answer)).await.unwrap();
+        let answers = String::from_utf8(answer).unwrap();
+        assert_eq!(statuses(&answers), [200], "{framing}: {answers}");
+        assert_eq!(asked.load(Ordering::SeqCst), requests + 1);
+    }
 }

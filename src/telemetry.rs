@@ -11,14 +11,17 @@ use tracing::{
     Dispatch,
     dispatcher::{self, SetGlobalDefaultError},
     field::Field,
+    level_filters::LevelFilter,
 };
 use tracing_subscriber::{
-    EnvFilter,
+    Layer,
     field::MakeExt,
+    filter::Targets,
     fmt::{
         MakeWriter,
         format::{Writer, debug_fn},
     },
+    layer::SubscriberExt,
 };
 
 use crate::foreign_text::{Escaping, deceives};
@@ -50,6 +53,9 @@ pub enum LogError {
     /// The filter is not one.
     #[error("--log takes a level such as info, or levels by module such as info,mcp_oauth_operator=debug: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// The filter asks for what only a filter with regular expressions can do.
+    #[error("--log takes levels by module, and no spans or fields as in {0}")]
+    Spans(String),
     /// Somebody was first.
     #[error("logging is set up already: {0}")]
     Taken(#[from] SetGlobalDefaultError),
@@ -60,29 +66,39 @@ pub enum LogError {
 /// # Errors
 /// When the filter cannot be read, or logging was begun before.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&options.filter)?;
-    let dispatch = dispatch(filter, options.format, std::io::stderr().is_terminal(), std::io::stderr);
+    let dispatch = dispatch(targets(&options.filter)?, options.format, io::stderr().is_terminal(), io::stderr);
     Ok(dispatcher::set_global_default(dispatch)?)
+}
+
+/// What is logged. As wherever `RUST_LOG` is read, an empty filter lets errors through.
+fn targets(filter: &str) -> Result<Targets, LogError> {
+    let directives: Vec<&str> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    if directives.is_empty() {
+        return Ok(Targets::new().with_default(LevelFilter::ERROR));
+    }
+    // It would be taken for a part of a module's name.
+    if let Some(spans) = directives.iter().find(|directive| directive.contains('[')) {
+        return Err(LogError::Spans((*spans).to_owned()));
+    }
+    Ok(directives.join(",").parse()?)
 }
 
 /// What writes the lines. Nothing that a stranger wrote into a field ends a line or moves a cursor there, whatever the field is
 /// formatted with.
-fn dispatch<W>(filter: EnvFilter, format: LogFormat, ansi: bool, writer: W) -> Dispatch
+fn dispatch<W>(filter: Targets, format: LogFormat, ansi: bool, writer: W) -> Dispatch
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(ansi)
         // It would be said on standard error too, and panic where that is closed.
         .log_internal_errors(false);
-    match format {
+    let lines = match format {
         // tracing-subscriber lets line breaks through, and in what is logged by Display escape sequences too.
-        LogFormat::Text => {
-            Dispatch::new(builder.fmt_fields(debug_fn(field).delimited(" ")).with_writer(writer).finish())
-        }
-        LogFormat::Json => Dispatch::new(builder.json().flatten_event(true).with_writer(JsonLines(writer)).finish()),
-    }
+        LogFormat::Text => lines.fmt_fields(debug_fn(field).delimited(" ")).with_writer(writer).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_writer(JsonLines(writer)).boxed(),
+    };
+    Dispatch::new(tracing_subscriber::registry().with(lines).with(filter))
 }
 
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
@@ -138,7 +154,7 @@ pub(crate) mod testing {
         sync::{Arc, LazyLock, Mutex},
     };
 
-    use tracing::{dispatcher::DefaultGuard, level_filters::LevelFilter};
+    use tracing::dispatcher::DefaultGuard;
 
     use super::*;
 
@@ -159,7 +175,7 @@ pub(crate) mod testing {
             LazyLock::force(&INTERESTED);
             let log = Self::default();
             let writer = log.clone();
-            let dispatch = dispatch(EnvFilter::new(filter), format, false, move || writer.clone());
+            let dispatch = dispatch(targets(filter).unwrap(), format, false, move || writer.clone());
             (log, dispatcher::set_default(&dispatch))
         }
 
@@ -232,5 +248,39 @@ mod tests {
         line["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         assert_eq!((&line["level"], &line["target"]), (&"WARN".into(), &"audit".into()));
         assert_eq!((&line["message"], &line["session"]), (&"logged in".into(), &"a1".into()));
+    }
+
+    #[test]
+    fn a_filter_is_levels_by_target() {
+        let log = |filter| {
+            let (said, _listening) = Log::listen(filter, LogFormat::Text);
+            tracing::error!(target: "audit", "one");
+            tracing::info!(target: "audit", "two");
+            tracing::info!(target: "audit::part", "three");
+            tracing::info!(target: "hyper", "four");
+            tracing::debug!(target: "hyper", "five");
+            let said = said.text();
+            ["one", "two", "three", "four", "five"].into_iter().filter(|word| said.contains(word)).collect::<Vec<_>>()
+        };
+        assert_eq!(log("info"), ["one", "two", "three", "four"]);
+        assert_eq!(log("DEBUG,hyper=off"), ["one", "two", "three"]);
+        assert_eq!(log("warn,audit=info"), ["one", "two", "three"]);
+        assert_eq!(log(" warn, audit::part=info,"), ["one", "three"]);
+        assert_eq!(log("hyper"), ["four", "five"]);
+        assert_eq!(log("off"), [""; 0]);
+        assert_eq!(log(""), ["one"]);
+    }
+
+    #[test]
+    fn what_is_no_filter_is_said() {
+        for (filter, says) in [
+            ("info,hyper=loud", "--log takes a level such as info, or levels by module"),
+            ("hyper=info=debug", "too many '='"),
+            ("info,[login]=debug", "no spans or fields as in [login]=debug"),
+            ("hyper[{of=1}]=debug", "no spans or fields"),
+        ] {
+            let error = targets(filter).unwrap_err().to_string();
+            assert!(error.contains(says), "{filter}: {error}");
+        }
     }
 }

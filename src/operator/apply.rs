@@ -1,7 +1,6 @@
 use std::fmt::Debug;
 
 use k8s_openapi::{
-    NamespaceResourceScope,
     api::{
         apps::v1::{Deployment, DeploymentStatus},
         core::v1::Secret,
@@ -11,10 +10,12 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{
-        ApiResource, DeleteParams, NotUsed, Object, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+        ApiResource, DeleteParams, DynamicObject, NotUsed, Object, PartialObjectMeta, Patch, PatchParams, PostParams,
+        Preconditions,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     FIELD_MANAGER,
@@ -118,12 +119,12 @@ pub(super) async fn apply(
     // The pods come last: a changed ConfigMap has to be there before they start.
     let kind = ApiResource::erase::<Deployment>(&());
     let deployments: Api<LiveDeployment> = Api::namespaced_with(client.clone(), &proxy.namespace, &kind);
-    let deployment = Box::new(apply_to(&deployments, deployment).await?);
+    let deployment = Box::new(apply_to(&deployments, &kind, &deployment.name_any(), value(deployment)?).await?);
     // The Secret goes with the item: not before the new one can be mounted, because running pods may have to restart, and
     // not while the resource names that very Secret.
     let needed = proxy.credentials_secret() == proxy.name;
     if one_password_item.is_none() && !needed && *credentials == Credentials::Complete {
-        step.prune::<OnePasswordItem>(&proxy.name).await?;
+        step.prune(&ApiResource::erase::<OnePasswordItem>(&()), &proxy.name).await?;
     }
     Ok(Applied::Everything { deployment, one_password_served, signing_keys_readable: keys != KeySecret::Unreadable })
 }
@@ -133,39 +134,39 @@ struct Step<'a> {
     proxy: &'a ValidatedProxy,
 }
 
-/// A kind of child.
-trait Child: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug {}
-
-impl<K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug> Child for K {}
-
 impl Step<'_> {
-    /// Objects of a kind. Of an answer only the metadata is read: the code that reads the rest is large.
-    fn api<K: Child>(&self) -> Api<PartialObjectMeta<K>> {
-        Api::namespaced(self.client.clone(), &self.proxy.namespace)
+    /// Objects of a kind. Of an answer only the metadata is read, and the kind is a value: the code that reads whole objects
+    /// is large, and so is all of it once more for each kind.
+    fn api(&self, kind: &ApiResource) -> Api<PartialObjectMeta<DynamicObject>> {
+        Api::namespaced_with(self.client.clone(), &self.proxy.namespace, kind)
     }
 
     /// An object's metadata as the API server has it now. A kind that the cluster does not know has no objects; its 404
     /// is another one than that of a missing object, so kube's own `_opt` does not do.
-    async fn live<K: Child>(&self, name: &str) -> Result<Option<ObjectMeta>, Error> {
-        match self.api::<K>().get_metadata(name).await {
+    async fn live(&self, kind: &ApiResource, name: &str) -> Result<Option<ObjectMeta>, Error> {
+        match self.api(kind).get_metadata(name).await {
             Ok(live) => Ok(Some(live.metadata)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(Error::kube(format!("look at {} {name}", K::kind(&())))(error)),
+            Err(error) => Err(Error::kube(format!("look at {} {name}", kind.kind))(error)),
         }
     }
 
     /// Whether the name of a child is somebody else's.
-    async fn taken<K: Child>(&self, child: &K) -> Result<Option<Taken>, Error> {
-        let (kind, name) = (K::kind(&()).into_owned(), child.name_any());
-        let live = self.live::<K>(&name).await?;
+    fn taken<K: Resource<DynamicType = ()>>(&self, child: &K) -> impl Future<Output = Result<Option<Taken>, Error>> {
+        self.name_taken(ApiResource::erase::<K>(&()), child.name_any())
+    }
+
+    async fn name_taken(&self, kind: ApiResource, name: String) -> Result<Option<Taken>, Error> {
+        let live = self.live(&kind, &name).await?;
         Ok(live.and_then(|live| match ownership(self.proxy, &live) {
             Ownership::Ours => None,
-            by => Some(Taken { kind, name, by }),
+            by => Some(Taken { kind: kind.kind, name, by }),
         }))
     }
 
-    async fn apply<K: Child + Serialize>(&self, child: &K) -> Result<(), Error> {
-        apply_to(&self.api::<K>(), child).await.map(drop)
+    async fn apply<K: Resource<DynamicType = ()> + Serialize>(&self, child: &K) -> Result<(), Error> {
+        let kind = ApiResource::erase::<K>(&());
+        apply_to(&self.api(&kind), &kind, &child.name_any(), value(child)?).await.map(drop)
     }
 
     /// Makes a Secret that is not changed afterwards: whoever comes second gets 409, and what the first one made stays.
@@ -180,7 +181,7 @@ impl Step<'_> {
     async fn rotate(&self, rotated: &Secret) -> Result<(), Error> {
         let name = rotated.name_any();
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match self.api::<Secret>().patch(&name, &parameters, &Patch::Merge(rotated)).await {
+        match self.api(&ApiResource::erase::<Secret>(&())).patch(&name, &parameters, &Patch::Merge(rotated)).await {
             Ok(_) => {
                 tracing::info!(namespace = self.proxy.namespace, secret = name, "signing keys rotated");
                 Ok(())
@@ -199,8 +200,8 @@ impl Step<'_> {
     }
 
     /// Deletes a child that is no longer asked for. Another object of its name is left alone.
-    async fn prune<K: Child>(&self, name: &str) -> Result<(), Error> {
-        let live = self.live::<K>(name).await?;
+    async fn prune(&self, kind: &ApiResource, name: &str) -> Result<(), Error> {
+        let live = self.live(kind, name).await?;
         let Some(live) =
             live.filter(|live| live.deletion_timestamp.is_none() && ownership(self.proxy, live) == Ownership::Ours)
         else {
@@ -210,23 +211,28 @@ impl Step<'_> {
             preconditions: Some(Preconditions { uid: live.uid, resource_version: None }),
             ..DeleteParams::default()
         };
-        match self.api::<K>().delete(name, &parameters).await {
+        match self.api(kind).delete(name, &parameters).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            other => other.map(drop).map_err(Error::kube(format!("delete {} {name}", K::kind(&())))),
+            other => other.map(drop).map_err(Error::kube(format!("delete {} {name}", kind.kind))),
         }
     }
 }
 
 /// Makes a child what it should be.
-async fn apply_to<K, A>(api: &Api<A>, child: &K) -> Result<A, Error>
-where
-    K: Resource<DynamicType = ()> + Debug + Serialize,
-    A: Clone + Debug + DeserializeOwned,
-{
-    let (kind, name) = (K::kind(&()), child.name_any());
-    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(child))
+async fn apply_to<A: Clone + Debug + DeserializeOwned>(
+    api: &Api<A>,
+    kind: &ApiResource,
+    name: &str,
+    child: Value,
+) -> Result<A, Error> {
+    api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(child))
         .await
-        .map_err(Error::kube(format!("apply {kind} {name}")))
+        .map_err(Error::kube(format!("apply {} {name}", kind.kind)))
+}
+
+/// An object as it is sent.
+pub(super) fn value(child: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(child).map_err(|error| Error::Serialize(error.into()))
 }
 
 /// Whether the cluster knows a kind at all: it may come later, with the operator that it belongs to.

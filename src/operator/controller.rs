@@ -29,8 +29,9 @@ use super::{
     metrics::Metrics,
     pods,
     status::{self, McpOAuthProxyRef},
+    unread::Unread,
     validate::{ValidatedProxy, validate},
-    watch::{self, Guarded},
+    watch,
 };
 use crate::api::McpOAuthProxy;
 
@@ -69,7 +70,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let health = Arc::new(Health::new(metrics.clone()));
     health.clone().serve(options.health_listen)?;
 
-    let (store, writer) = reflector::store::<Guarded>();
+    let (store, writer) = reflector::store::<Unread>();
     let all = store.clone();
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.into(), instance: None }),
@@ -100,7 +101,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
 }
 
 /// One pass, timed.
-async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile(object: Arc<Unread>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
     let result = tokio::time::timeout(PASS_TIMEOUT, pass(&object, &context)).await.unwrap_or(Err(Error::Timeout));
     context.metrics.reconciled(start.elapsed());
@@ -108,14 +109,14 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
 }
 
 /// validate -> build -> apply -> report
-async fn pass(object: &Guarded, context: &Context) -> Result<Action, Error> {
+async fn pass(object: &Unread, context: &Context) -> Result<Action, Error> {
     // Owner references take the children along; whoever applies them now brings them back to life.
     if object.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let proxy = match &object.0 {
-        Ok(proxy) => validate(proxy, &context.settings).map_err(|error| error.to_string()),
-        Err(unreadable) => Err(format!("this version of the operator cannot read the resource: {}", unreadable.error)),
+    let proxy = match object.read() {
+        Ok(proxy) => validate(&proxy, &context.settings).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("this version of the operator cannot read the resource: {error}")),
     };
     let proxy = match proxy {
         Ok(proxy) => proxy,
@@ -161,7 +162,7 @@ async fn settle(proxy: &ValidatedProxy, context: &Context) -> Result<Findings, E
 }
 
 /// Writes the status, and an event when `Ready` has another reason than before.
-async fn report(object: &Guarded, findings: &Findings, context: &Context) -> Result<(), Error> {
+async fn report(object: &Unread, findings: &Findings, context: &Context) -> Result<(), Error> {
     let meta = object.meta();
     let reference = McpOAuthProxyRef {
         namespace: object.namespace().unwrap_or_default(),
@@ -191,19 +192,19 @@ async fn report(object: &Guarded, findings: &Findings, context: &Context) -> Res
 }
 
 /// When to look again at what is not finished.
-fn next(object: &Guarded, context: &Context) -> Duration {
+fn next(object: &Unread, context: &Context) -> Duration {
     let meta = object.meta();
     context.backoff.next(meta.uid.as_deref().unwrap_or_default(), meta.generation, Instant::now())
 }
 
 /// When to look again at what is finished: not at all resources in the same moment.
-fn later(object: &Guarded) -> Duration {
+fn later(object: &Unread) -> Duration {
     let spread = object.meta().uid.as_deref().unwrap_or_default().bytes().fold(0_u8, u8::wrapping_add);
     SAFETY_NET + SAFETY_NET * u32::from(spread) / (3 * 256)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
-fn retry(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+fn retry(object: Arc<Unread>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.category());
     let wait = next(&object, &context);
     tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, ?wait, "a pass failed and is repeated");

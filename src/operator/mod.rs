@@ -20,6 +20,7 @@ mod pods;
 mod render;
 mod signing_keys;
 mod status;
+mod unread;
 mod validate;
 mod watch;
 

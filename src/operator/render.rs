@@ -5,6 +5,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{
+    apply,
     build::{Children, build, metadata},
     error,
     validate::{InvalidProxy, Settings, ValidatedProxy, validate},
@@ -61,8 +62,10 @@ fn key_secret(proxy: &ValidatedProxy) -> Secret {
 }
 
 fn add(documents: &mut String, object: &impl Serialize) -> Result<(), RenderError> {
+    // Its fields in the order in which kubectl prints them; and the code that writes a kind is in the binary once.
+    let object = apply::value(object)?;
     // Writing to a String cannot fail.
-    let _ = write!(documents, "---\n{}", serde_yaml::to_string(object)?);
+    let _ = write!(documents, "---\n{}", serde_yaml::to_string(&object)?);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! does not slow the others down; a plain stream a kind, no shared reflector, because those drop deletes
 //! (kube-rs/kube#1590).
 
-use std::{fmt::Debug, future, sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::{
@@ -15,22 +15,18 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
     runtime::{WatchStreamExt, predicates, reflector, reflector::ObjectRef, watcher},
 };
-use serde::de::DeserializeOwned;
 
 use super::{
     apply::is_served,
     build::{MANAGED_BY, MANAGED_BY_US},
     health::Health,
     metrics::Metrics,
+    unread::Unread,
 };
 use crate::api::{GROUP, McpOAuthProxy, OnePasswordItem};
-
-/// A resource, or what is wrong with one that this version cannot read: a single such object must not blind us to all
-/// others.
-pub(super) type Guarded = DeserializeGuard<McpOAuthProxy>;
 
 /// How often we look whether a kind that was missing has come.
 const DISCOVERY: Duration = Duration::from_secs(30);
@@ -38,10 +34,10 @@ const DISCOVERY: Duration = Duration::from_secs(30);
 /// The resources themselves. A change of status alone, which is ours, does not wake us.
 pub(super) fn proxies(
     client: &Client,
-    writer: reflector::store::Writer<Guarded>,
+    writer: reflector::store::Writer<Unread>,
     health: Arc<Health>,
-) -> impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static {
-    watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(100))
+) -> impl Stream<Item = Result<Unread, watcher::Error>> + Send + 'static {
+    watcher(Api::<Unread>::all(client.clone()), watcher::Config::default().page_size(100))
         .default_backoff()
         .modify(|object| object.meta_mut().managed_fields = None)
         .inspect(move |event| {
@@ -63,30 +59,28 @@ pub(super) fn proxies(
 pub(super) fn children(
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<Guarded>> + Send + 'static + use<> {
+) -> impl Stream<Item = ObjectRef<Unread>> + Send + 'static + use<> {
     stream::select_all([
-        owners::<Deployment>(client, metrics).boxed(),
-        owners::<Service>(client, metrics).boxed(),
-        owners::<ServiceAccount>(client, metrics).boxed(),
-        owners::<RoleBinding>(client, metrics).boxed(),
-        owners::<ConfigMap>(client, metrics).boxed(),
+        owners(ApiResource::erase::<Deployment>(&()), client, metrics).boxed(),
+        owners(ApiResource::erase::<Service>(&()), client, metrics).boxed(),
+        owners(ApiResource::erase::<ServiceAccount>(&()), client, metrics).boxed(),
+        owners(ApiResource::erase::<RoleBinding>(&()), client, metrics).boxed(),
+        owners(ApiResource::erase::<ConfigMap>(&()), client, metrics).boxed(),
         owners_once_served::<OnePasswordItem>(client, metrics).boxed(),
     ])
 }
 
-/// Metadata only, and nothing is kept: a child is looked at when its turn comes.
-fn owners<K>(
+/// Metadata only, and nothing is kept: a child is looked at when its turn comes. The kind is a value, for a watch is much code.
+fn owners(
+    kind: ApiResource,
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<Guarded>> + Send + 'static + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
+) -> impl Stream<Item = ObjectRef<Unread>> + Send + 'static + use<> {
     let metrics = metrics.clone();
     let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGED_BY_US}")).page_size(100);
-    watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), ours)
+    watcher(Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &kind), ours)
         .default_backoff()
-        .inspect(move |event| note(event, &K::kind(&()), &metrics))
+        .inspect(move |event| note(event, &kind.kind, &metrics))
         .touched_objects()
         .filter_map(|child| async move { child.ok().and_then(|child| owner(&child.metadata)) })
 }
@@ -95,16 +89,16 @@ where
 fn owners_once_served<K>(
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<Guarded>> + Send + 'static + use<K>
+) -> impl Stream<Item = ObjectRef<Unread>> + Send + 'static + use<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource<DynamicType = ()> + 'static,
 {
     let (client, metrics) = (client.clone(), metrics.clone());
     stream::once(async move {
         while !is_served::<K>(&client).await.unwrap_or(false) {
             tokio::time::sleep(DISCOVERY).await;
         }
-        owners::<K>(&client, &metrics)
+        owners(ApiResource::erase::<K>(&()), &client, &metrics)
     })
     .flatten()
 }
@@ -117,7 +111,7 @@ fn note<K>(event: &Result<watcher::Event<K>, watcher::Error>, kind: &str, metric
 }
 
 /// The resource that controls an object.
-fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<Guarded>> {
+fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<Unread>> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| {
         owner.controller == Some(true)
             && owner.kind == McpOAuthProxy::kind(&())

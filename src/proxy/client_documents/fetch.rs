@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -46,7 +46,8 @@ pub struct Found {
 
 /// Asks public https hosts, and no others: a name is looked up once, and of its addresses only public ones are connected to.
 /// Redirects are not followed, and no proxy of the environment is used.
-pub struct Fetcher(Client<HttpsConnector<HttpConnector<PublicOnly>>, Empty<Bytes>>);
+// Nothing is sent; but with the body of the issuer's client, so that hyper's connections are compiled once for both.
+pub struct Fetcher(Client<HttpsConnector<HttpConnector<PublicOnly>>, Full<Bytes>>);
 
 impl Fetcher {
     /// One that trusts the system's roots.
@@ -74,7 +75,7 @@ impl Fetcher {
         let unavailable = |why: &str| {
             OAuthError::temporarily_unavailable(format!("the client's metadata document cannot be fetched: {why}"))
         };
-        let sent = request().body(Empty::new()).map_err(|_| unavailable("its address is no address"))?;
+        let sent = request().body(Full::default()).map_err(|_| unavailable("its address is no address"))?;
         let exchange = async {
             let answer = self.0.request(sent).await.map_err(|error| {
                 // Which address a name has, and what answers there, is nobody's business who is not logged in.

@@ -113,8 +113,7 @@ impl Cli {
 fn run_controller(options: operator::Options, log: &LogOptions) -> Result<(), String> {
     telemetry::init(log).map_err(text)?;
     install_crypto_provider()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
-    runtime.block_on(async { operator::run(options, until_signal()?).await.map_err(text) })
+    control_runtime()?.block_on(async { operator::run(options, until_signal()?).await.map_err(text) })
 }
 
 fn make_keys(directory: &Path) -> Result<(), String> {
@@ -153,9 +152,10 @@ fn run_login(options: login::Options, log: &LogOptions) -> Result<(), String> {
     result
 }
 
-/// One thread: the request path has threads of its own.
+/// One thread, this one: the request path has threads of its own, and the operator waits for its API server. tokio's other runtime
+/// would be another scheduler in the binary, and each task compiled for both.
 fn control_runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(text)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)
 }
 
 /// TLS everywhere in this process is done by aws-lc-rs; without this, the first connection would have to guess.

@@ -29,8 +29,7 @@ use crate::api::McpOAuthSessionSpec;
 /// How often the file is looked at for changes by other programs (`sqlite3 sessions.db 'DELETE ...'`).
 const FOREIGN_CHANGES: Duration = Duration::from_millis(200);
 
-/// Events that a slow watcher may be behind before it has to read everything again. The room for them is taken at the start, 400
-/// bytes each.
+/// Events that a slow watcher may be behind before it has to read everything again. The room for them is taken at the start.
 const BACKLOG: usize = 256;
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sessions (
@@ -55,7 +54,8 @@ pub struct SqliteStore {
     // One connection: then `PRAGMA data_version` changes only when another program has written.
     pool: SqlitePool,
     keys: RecordKeys,
-    events: broadcast::Sender<SessionEvent>,
+    // Shared, for an event takes 350 bytes, and most rooms are empty.
+    events: broadcast::Sender<Arc<SessionEvent>>,
     contact: Arc<AtomicI64>,
     /// Held from a write to its announcement: else the end of a session might be announced before an earlier change of it.
     writing: Arc<Mutex<()>>,
@@ -88,7 +88,7 @@ impl SqliteStore {
 
     fn announce(&self, event: SessionEvent) {
         // Nobody may be watching yet.
-        let _ = self.events.send(event);
+        let _ = self.events.send(Arc::new(event));
     }
 
     fn decode(&self, row: &SqliteRow) -> Option<Stored> {
@@ -121,7 +121,7 @@ impl SqliteStore {
 /// Where a watch stands.
 struct Watch {
     store: SqliteStore,
-    events: broadcast::Receiver<SessionEvent>,
+    events: broadcast::Receiver<Arc<SessionEvent>>,
     foreign_version: Option<i64>,
     // Ticks also while our own events keep coming.
     looks: Interval,
@@ -142,7 +142,7 @@ impl Watch {
             }
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Ok(event) => return event,
+                    Ok(event) => return Arc::unwrap_or_clone(event),
                     // Fell behind: begin anew.
                     Err(_) => self.foreign_version = None,
                 },

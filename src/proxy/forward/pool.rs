@@ -311,10 +311,10 @@ mod tests {
             let mut read = vec![0; REQUEST.len()];
             stream.read_exact(&mut read).await.unwrap();
             stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-            String::from_utf8(read).unwrap()
+            Ok::<_, UpstreamError>(String::from_utf8(read).unwrap())
         };
-        let (answer, read) = futures::join!(pool.send(request()), answering);
-        assert_eq!((answer.unwrap().0.status().as_u16(), read.as_str()), (202, REQUEST));
+        let ((answer, _lease), read) = futures::try_join!(pool.send(request()), answering).unwrap();
+        assert_eq!((answer.status().as_u16(), read.as_str()), (202, REQUEST));
         assert_eq!(unused.read(&mut [0; 1]).unwrap(), 0, "nothing came over the first");
     }
 

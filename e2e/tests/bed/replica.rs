@@ -1,13 +1,19 @@
 //! A third replica beside the two pods of a proxy, outside of the cluster. Its way to the API server can be disturbed.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{convert::Infallible, fs, path::Path, process::Stdio, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    body::Body,
+    http::{Method, header::CONTENT_TYPE},
+    response::IntoResponse,
+};
 use e2e::{
     forward::{free_port, this_program},
     peers::{api_relay::ApiRelay, http},
     stage::{NAMESPACE, Stage, credentials_name},
 };
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use reqwest::{Response, StatusCode};
@@ -16,6 +22,7 @@ use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
     process::{Child, Command},
+    sync::broadcast,
 };
 
 use crate::support::eventually;
@@ -24,6 +31,7 @@ use crate::support::eventually;
 pub struct Replica {
     pub relay: ApiRelay,
     pub url: String,
+    events: broadcast::Sender<&'static str>,
     origin: String,
     health: String,
     _process: Child,
@@ -39,11 +47,22 @@ async fn secret(stage: &Stage, name: &str, folder: &Path) {
 }
 
 impl Replica {
-    /// Starts it with the keys and the configuration of the proxy's pods, changed so. Its upstream answers everything with 200.
+    /// Starts it with the keys and the configuration of the proxy's pods, changed so. Its upstream answers everything with
+    /// 200, and a GET with a stream ([`Self::say`]).
     pub async fn start(stage: &Stage, proxy: &str, change: impl FnOnce(&mut Value)) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream_url = format!("http://{}", upstream.local_addr().unwrap());
-        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(async || "{}")).await });
+        let (events, _) = broadcast::channel(16);
+        let said = events.clone();
+        let answer = async move |method: Method| {
+            if method != Method::GET {
+                return "{}".into_response();
+            }
+            let events = stream::unfold(said.subscribe(), async |mut events| Some((events.recv().await.ok()?, events)));
+            let events = Body::from_stream(events.map(Ok::<_, Infallible>));
+            ([(CONTENT_TYPE, "text/event-stream")], events).into_response()
+        };
+        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(answer)).await });
         let client = stage.cluster.client().await.unwrap();
         let relay = ApiRelay::up(client.clone()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -70,7 +89,8 @@ impl Replica {
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).kill_on_drop(true);
         let process = command.spawn().unwrap();
         let (origin, health) = (format!("http://127.0.0.1:{listen}"), format!("http://127.0.0.1:{health}"));
-        let replica = Self { relay, url: format!("{origin}/mcp"), origin, health, _process: process, _folder: folder };
+        let url = format!("{origin}/mcp");
+        let replica = Self { relay, url, events, origin, health, _process: process, _folder: folder };
         eventually("the replica is ready", || async { replica.is_ready().await }).await;
         replica
     }
@@ -85,6 +105,19 @@ impl Replica {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
         let request = http::client(None).unwrap().post(&self.url).bearer_auth(access).json(&body);
         request.send().await.unwrap().status()
+    }
+
+    /// Opens a stream with a token.
+    pub async fn listen(&self, access: &str) -> Response {
+        let request = http::client(None).unwrap().get(&self.url).bearer_auth(access);
+        let answer = request.timeout(Duration::from_secs(120)).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer
+    }
+
+    /// Its upstream says this in all streams.
+    pub fn say(&self, event: &'static str) {
+        self.events.send(event).unwrap();
     }
 
     /// How many sessions its watch has shown, as its metrics say.

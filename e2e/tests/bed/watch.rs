@@ -80,6 +80,44 @@ async fn a_disturbed_watch_lets_no_ended_session_through_for_long_and_refuses_no
     browser.close().await.unwrap();
 }
 
+/// Over the watch alone nothing of it would be heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_session_that_was_only_looked_up_ends_with_it_and_that_of_a_live_one_goes_on() {
+    let stage = stage();
+    let name = "listened";
+    let front = stage.front(name, |_| ()).await.unwrap();
+    let replica = Replica::start(&stage, name, |_| ()).await;
+    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = Scripted::register(&stage, &front).await.unwrap();
+    replica.relay.set(Watches::Hold);
+
+    let mut tries = 0;
+    let (ended, mut ending, mut living) = loop {
+        // Right after a list, there is time for two logins before the next.
+        client.login(&browser, MEMBERS[0]).await.unwrap();
+        let known = names(&stage, name).await;
+        eventually("a list shows all sessions", || async { replica.sessions().await == known.len() }).await;
+        let ends = client.login(&browser, MEMBERS[0]).await.unwrap();
+        let new = names(&stage, name).await.into_iter().find(|name| !known.contains(name)).unwrap();
+        let lives = client.login(&browser, MEMBERS[1]).await.unwrap();
+        let streams = (replica.listen(&ends.access).await, replica.listen(&lives.access).await);
+        if replica.sessions().await == known.len() {
+            break (new, streams.0, streams.1);
+        }
+        tries += 1;
+        assert!(tries < 5, "lists come too often for two logins in between");
+    };
+    let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+    api.delete(&ended, &DeleteParams::default()).await.unwrap();
+    let deleted = Instant::now();
+    let rest = tokio::time::timeout(BOUND + SLACK, ending.chunk()).await;
+    assert_eq!(rest.expect("the stream ends in time").unwrap(), None);
+    eprintln!("the stream of an ended session went on for {} ms", deleted.elapsed().as_millis());
+    replica.say("data: still there\n\n");
+    assert_eq!(living.chunk().await.unwrap().unwrap(), "data: still there\n\n");
+    browser.close().await.unwrap();
+}
+
 async fn names(stage: &Stage, proxy: &str) -> Vec<String> {
     sessions(stage, proxy).await.into_iter().filter_map(|session| session.metadata.name).collect()
 }

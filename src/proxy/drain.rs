@@ -23,11 +23,6 @@ impl Drain {
         self.connections.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Whether they are to end.
-    pub fn has_begun(&self) -> bool {
-        self.begun.get()
-    }
-
     /// One connection's wait for that.
     pub fn watch(self: &Rc<Self>) -> Watch {
         Watch { drain: self.clone(), number: None }
@@ -45,7 +40,7 @@ pub struct Watch {
 impl Watch {
     /// Ready when it is to end.
     pub fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.drain.has_begun() {
+        if self.drain.begun.get() {
             return Poll::Ready(());
         }
         if self.number.is_none() {

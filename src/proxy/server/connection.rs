@@ -2,7 +2,7 @@ use std::{pin::pin, rc::Rc};
 
 use axum::Router;
 use http::{
-    Method, Request, Response, StatusCode, Version,
+    Method, Request, Response, Version,
     header::{CONNECTION, HOST},
     request::Parts,
 };
@@ -43,8 +43,8 @@ enum After {
     Next,
     /// The end.
     Close,
-    /// The end, at once: we have waited for this client for long enough.
-    Drop,
+    /// Nothing: there was no request.
+    Over,
 }
 
 /// Serves a client until its connection ends.
@@ -66,7 +66,7 @@ pub async fn connection(accepted: Accepted, serving: Rc<Serving>) {
         match exchange(&connection, &peer, &serving, &mut end, &mut waiting).await {
             Ok(After::Next) => (),
             Ok(After::Close) => return connection.close(&mut waiting).await,
-            Ok(After::Drop) => return,
+            Ok(After::Over) => return,
             Err(error) => return tracing::debug!(%error, peer = %address, "connection"),
         }
     }
@@ -80,7 +80,7 @@ async fn exchange(
     end: &mut Watch,
     waiting: &mut Deadline,
 ) -> Result<After, ReplyError> {
-    let Serving { worker, drain, date, .. } = serving;
+    let Serving { worker, date, .. } = serving;
     let (to, response) = match connection.next(end, waiting).await {
         Ok(Head { request, keeps_alive, .. }) => {
             let to = To {
@@ -91,25 +91,20 @@ async fn exchange(
             let answered = pin!(answer(request, Arriving::new(connection.clone()), peer, serving));
             (to, connection.unless_gone(answered).await.ok_or(ReplyError::Gone)?)
         }
-        Err(NoRequest::Over) => return Ok(After::Drop),
+        Err(NoRequest::Over) => return Ok(After::Over),
         Err(NoRequest::Refused(refusal)) => (LAST, invalid_request(refusal.status(), &refusal.to_string())),
     };
-    let is_ours = !matches!(response.body(), Body::Upstream(_));
-    let was_too_slow = is_ours && response.status() == StatusCode::REQUEST_TIMEOUT;
     let says_close = response.headers().contains_key(CONNECTION);
     // While the upstream answers it may still get the rest of the request.
+    let is_ours = !matches!(response.body(), Body::Upstream(_));
     let is_unread = (is_ours || response.body().is_end_stream()) && !connection.is_read();
-    let last = to.last || says_close || is_unread || worker.leaving.get() || drain.has_begun();
+    let last = to.last || says_close || is_unread || worker.leaving.get();
     let reply = Reply::new(response, To { last, ..to }, date, worker.deadlines.time());
     let is_last = last || reply.is_last();
     let mut stalled = Deadline::new(worker.deadlines.clone());
     reply.write(connection, worker.forwarder.client_patience(), &mut stalled).await?;
     // Of a request that is not read to its end the rest must not be taken for the next one.
-    Ok(match is_last || !connection.is_read() {
-        true if was_too_slow => After::Drop,
-        true => After::Close,
-        false => After::Next,
-    })
+    Ok(if is_last || !connection.is_read() { After::Close } else { After::Next })
 }
 
 async fn answer(mut head: Parts, body: Arriving, peer: &Peer, serving: &Serving) -> Response<Body> {

@@ -17,7 +17,7 @@ use crate::proxy::{
     drain::Watch,
     forward::{
         Deadline, Upload,
-        wire::{Framing, Scratch, WireError},
+        wire::{Framing, Scratch, WireError, skip},
     },
 };
 
@@ -49,6 +49,8 @@ struct State {
     stream: TcpStream,
     /// What was read and is not yet taken.
     read: Bytes,
+    /// How much of that was looked at for a head: of one that comes byte by byte not each byte is reason for a look at all of it.
+    looked_at: usize,
     /// Of the request's content.
     framing: Framing,
     /// The client waits for [`CONTINUE`] before it sends any of it; what is left of that to be sent.
@@ -69,7 +71,8 @@ pub enum NoRequest {
 impl Downstream {
     /// A connection over which nothing has come yet.
     pub fn new(stream: TcpStream, scratch: Rc<Scratch>) -> Self {
-        let state = State { stream, read: Bytes::new(), framing: Framing::Length(0), unsaid: &[], broken: false };
+        let (read, framing) = (Bytes::new(), Framing::Length(0));
+        let state = State { stream, read, looked_at: 0, framing, unsaid: &[], broken: false };
         Self { state: RefCell::new(state), scratch, wanted: Cell::new(false) }
     }
 
@@ -90,30 +93,29 @@ impl Downstream {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, NoRequest>> {
         let state = &mut *self.state.borrow_mut();
-        // Of a head that comes byte by byte not each byte is reason for a look at all of it.
-        let mut has_more = !state.read.is_empty();
         loop {
-            if has_more && let Some(head) = read_head(&mut state.read).map_err(NoRequest::Refused)? {
-                state.framing = head.framing;
-                state.unsaid = if head.expects && !head.framing.is_over() { CONTINUE } else { &[] };
-                return Poll::Ready(Ok(head));
+            let is_idle = state.skip_empty_lines();
+            if !is_idle && state.looked_at == 0 {
+                // A head's time begins with its first byte.
+                waiting.stop();
             }
-            let before = state.read.len();
-            if before == 0 && end.poll_begun(cx).is_ready() {
+            if !is_idle && state.is_worth_a_look() {
+                if let Some(head) = read_head(&mut state.read).map_err(NoRequest::Refused)? {
+                    (state.framing, state.looked_at) = (head.framing, 0);
+                    state.unsaid = if head.expects && !head.framing.is_over() { CONTINUE } else { &[] };
+                    return Poll::Ready(Ok(head));
+                }
+                state.looked_at = state.read.len();
+            }
+            if is_idle && end.poll_begun(cx).is_ready() {
                 return Poll::Ready(Err(NoRequest::Over));
             }
             match self.scratch.poll_read(&mut state.stream, &mut state.read, READ, cx) {
-                Poll::Ready(Ok(1..)) => {
-                    if before == 0 {
-                        waiting.stop();
-                    }
-                    let new = state.read.get(before..).unwrap_or_default();
-                    has_more = before == 0 || new.contains(&b'\n') || state.read.len() >= MAX_HEAD;
-                }
+                Poll::Ready(Ok(1..)) => (),
                 Poll::Ready(_) => return Poll::Ready(Err(NoRequest::Over)),
                 Poll::Pending => {
                     ready!(waiting.poll(HEADER_TIMEOUT, cx));
-                    let why = if before == 0 { NoRequest::Over } else { NoRequest::Refused(Refusal::TooSlow) };
+                    let why = if is_idle { NoRequest::Over } else { NoRequest::Refused(Refusal::TooSlow) };
                     return Poll::Ready(Err(why));
                 }
             }
@@ -219,6 +221,20 @@ impl Downstream {
 }
 
 impl State {
+    /// Takes the empty lines that some clients send behind a request's content (RFC 9112 §2.2). Whether nothing else is there.
+    fn skip_empty_lines(&mut self) -> bool {
+        while self.read.starts_with(b"\r\n") {
+            skip(&mut self.read, 2);
+        }
+        matches!(self.read[..], [] | [b'\r'])
+    }
+
+    /// Whether a head may be there to its end, or is refused.
+    fn is_worth_a_look(&self) -> bool {
+        let new = self.read.get(self.looked_at..).unwrap_or_default();
+        self.looked_at == 0 || new.contains(&b'\n') || self.read.len() >= MAX_HEAD
+    }
+
     fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsaid.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.unsaid))?;
@@ -336,6 +352,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_head_that_comes_byte_by_byte_is_looked_at_when_a_line_ends() {
+        let mut bed = Bed::new().await;
+        let head = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut looks = 0;
+        for (index, byte) in head.bytes().enumerate() {
+            bed.client.write_all(&[byte]).await.unwrap();
+            arrived(&bed.connection).await;
+            let before = bed.connection.state.borrow().looked_at;
+            let next = poll!(std::pin::pin!(bed.connection.next(&mut bed.end, &mut bed.waiting)));
+            assert_eq!(next.is_ready(), index == head.len() - 1);
+            looks += usize::from(bed.connection.state.borrow().looked_at != before);
+        }
+        // At the first byte, and then a line each; the last look finds it.
+        assert_eq!(looks, 4);
+        assert!(bed.connection.state.borrow().read.is_empty());
+    }
+
+    #[tokio::test]
     async fn who_waits_for_a_word_before_the_content_gets_it_when_the_content_is_wanted() {
         let mut bed = Bed::new().await;
         let head = b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
@@ -398,7 +432,10 @@ mod tests {
         }
         assert!(poll!(std::pin::pin!(bed.next())).is_pending());
         tick(ticks);
-        // The head's time begins with its first byte.
+        // An empty line is nothing, and a head's time begins with its first byte.
+        bed.client.write_all(b"\r\n").await.unwrap();
+        arrived(&bed.connection).await;
+        assert!(poll!(std::pin::pin!(bed.connection.next(&mut bed.end, &mut bed.waiting))).is_pending());
         bed.client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         arrived(&bed.connection).await;
         let mut next = std::pin::pin!(bed.connection.next(&mut bed.end, &mut bed.waiting));
@@ -414,9 +451,16 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_worker_ends_an_idle_connection_is_over_and_a_request_that_has_begun_is_not() {
-        let mut bed = Bed::new().await;
-        bed.drain.begin();
-        assert!(matches!(bed.next().await, Err(NoRequest::Over)));
+        for sent in ["", "\r\n", "\r\n\r"] {
+            let mut bed = Bed::new().await;
+            bed.client.write_all(sent.as_bytes()).await.unwrap();
+            if !sent.is_empty() {
+                arrived(&bed.connection).await;
+                assert!(poll!(std::pin::pin!(bed.next())).is_pending());
+            }
+            bed.drain.begin();
+            assert!(matches!(bed.next().await, Err(NoRequest::Over)), "{sent:?}");
+        }
 
         let mut bed = Bed::new().await;
         bed.client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();

@@ -1,15 +1,16 @@
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING},
     request::Parts,
 };
 use httparse::{Header, ParserConfig, Status};
+use memchr::memchr_iter;
 use thiserror::Error;
 
-use crate::proxy::forward::wire::{Framing, content_length, lists_close, what_is_wrong};
+use crate::proxy::forward::wire::{Framing, content_length, lists_close, skip, what_is_wrong};
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
@@ -84,9 +85,8 @@ pub fn read_head(read: &mut Bytes) -> Result<Option<Head>, Refusal> {
         return Err(Refusal::TooLarge);
     }
     // httparse takes a bare line feed for the end of a line, and what stands before us may not have.
-    let feeds = text.iter().filter(|byte| **byte == b'\n').count();
-    let ends = text.iter().zip(text.iter().skip(1)).filter(|pair| *pair == (&b'\r', &b'\n')).count();
-    if feeds != ends {
+    let is_end = |feed: usize| feed.checked_sub(1).and_then(|before| text.get(before)) == Some(&b'\r');
+    if !memchr_iter(b'\n', text).all(is_end) {
         return Err(Refusal::Malformed("the end of a line"));
     }
     let method = parsed.method.and_then(|method| Method::from_bytes(method.as_bytes()).ok());
@@ -95,7 +95,7 @@ pub fn read_head(read: &mut Bytes) -> Result<Option<Head>, Refusal> {
     let mut head = head(parsed.headers, read, parsed.version == Some(1))?;
     head.request.method = method.ok_or(Refusal::Malformed("the method"))?;
     head.request.uri = target.ok_or(Refusal::Malformed("the target"))?;
-    read.advance(length);
+    skip(read, length);
     Ok(Some(head))
 }
 

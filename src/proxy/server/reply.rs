@@ -130,7 +130,7 @@ impl Reply {
     ) -> Result<(), ReplyError> {
         let written = poll_fn(|cx| self.poll(to, patience, stalled, cx)).await;
         if written.is_err() && self.ends == Ends::Connection {
-            // Nothing else tells it from a whole one.
+            // Nothing else tells it from a whole one; what is not yet sent is lost by that.
             to.reset();
         }
         written

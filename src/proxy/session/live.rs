@@ -89,9 +89,14 @@ impl LiveSession {
 
     /// Whether requests of this session are answered at `now`.
     pub fn admits(&self, now: Timestamp) -> bool {
-        !self.ended.load(Ordering::Acquire)
+        !self.is_over()
             && self.active.load(Ordering::Acquire)
             && now.as_second() < self.expires_at.load(Ordering::Acquire)
+    }
+
+    /// Whether it has ended, or was let go ([`LiveSet::let_go`]).
+    pub fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// A session that is active does not become pending again: such news is older than what is known.

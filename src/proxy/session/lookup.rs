@@ -106,6 +106,8 @@ impl Sessions {
         }
         let Some(lookup) = self.lookup(id) else { return Admission::Unknown };
         match lookup.await {
+            // It was let go since, and that is no end.
+            Admission::LookedUp(session) if session.is_over() && !self.live.has_ended(&id) => Admission::Unknown,
             Admission::LookedUp(session) if !session.admits(now) => Admission::Ended,
             other => other,
         }
@@ -296,6 +298,9 @@ mod tests {
             assert_eq!(store.asked.load(Ordering::SeqCst), 2);
             // That nobody knows is no end.
             assert_eq!(sessions.live().has_ended(&active().id), ended);
+            let again = sessions.admit(active().id, now).await;
+            assert_eq!(matches!(again, Admission::Ended), ended);
+            assert_eq!(matches!(again, Admission::Unknown), down);
         }
     }
 

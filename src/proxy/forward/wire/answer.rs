@@ -1,6 +1,6 @@
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -9,7 +9,7 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::{
     WireError,
-    framing::{Framing, content_length, lists_close},
+    framing::{Framing, content_length, lists_close, skip},
 };
 use crate::proxy::forward::headers::{is_for_clients, is_hop_by_hop, nominated};
 
@@ -54,14 +54,6 @@ pub fn read_head(read: &mut Bytes, to_head: bool) -> Result<Option<Head>, WireEr
             return Ok(Some(head));
         }
         skip(read, length);
-    }
-}
-
-/// Nothing that is held where all was taken: a stream may say nothing for long after its head.
-fn skip(read: &mut Bytes, length: usize) {
-    read.advance(length);
-    if read.is_empty() {
-        *read = Bytes::new();
     }
 }
 

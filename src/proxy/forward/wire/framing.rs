@@ -173,6 +173,14 @@ pub fn lists_close(connection: &[u8]) -> bool {
     connection.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
+/// Takes so many bytes away. Where that is all, nothing is held: a stream may say nothing for long after its head.
+pub fn skip(read: &mut Bytes, length: usize) {
+    read.advance(length);
+    if read.is_empty() {
+        *read = Bytes::new();
+    }
+}
+
 fn take(read: &mut Bytes, most: u64) -> Bytes {
     let length = usize::try_from(most).unwrap_or(usize::MAX).min(read.len());
     read.split_to(length)

@@ -14,7 +14,7 @@ use std::io;
 #[cfg(feature = "fuzzing")]
 pub use answer::{Head, read_head};
 pub use connection::Connection;
-pub use framing::{Framing, content_length, lists_close};
+pub use framing::{Framing, content_length, lists_close, skip};
 pub use request::{Outgoing, RequestHead, write_field, write_text};
 pub use scratch::Scratch;
 use thiserror::Error;

@@ -224,7 +224,10 @@ async fn c7_what_an_upstream_did_not_wait_for_is_not_the_next_request() {
             counting.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 stream.read_u8().await.unwrap();
-                stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
                 while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
             });
         }
@@ -250,7 +253,8 @@ async fn c7_what_an_upstream_did_not_wait_for_is_not_the_next_request() {
         stream.write_all(rest.as_bytes()).await.unwrap();
         in_time(stream.read_to_end(&mut answer)).await.unwrap();
         let answers = String::from_utf8(answer).unwrap();
-        assert_eq!(statuses(&answers), [200], "{framing}: {answers}");
+        assert_eq!(statuses(&answers), [202], "{framing}: {answers}");
+        assert!(answers.contains("\r\nconnection: close\r\n"), "{answers}");
         assert_eq!(asked.load(Ordering::SeqCst), requests + 1);
     }
 }

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{api::proxy::Limits as Configured, proxy::session::LiveSession};
 
 /// What an open stream may take of the memory that there is: a client's connection, one to the upstream, and their buffers
-/// (15 KiB are measured without TLS to the upstream: bench/RESULTS.md, P5).
+/// (7 KiB are measured without TLS to the upstream: bench/RESULTS.md, P5).
 const STREAM: u64 = 64 * 1024;
 
 /// As few streams as there may be, however little memory.

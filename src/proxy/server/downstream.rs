@@ -139,7 +139,7 @@ impl Downstream {
         let state = &mut *self.state.borrow_mut();
         while state.read.len() < READ {
             match ready!(self.scratch.poll_read(&mut state.stream, &mut state.read, READ, cx)) {
-                // Whoever waits for that does not know of it yet.
+                // Should somebody wait for that who was asked before it came.
                 Ok(1..) if !state.framing.is_over() => cx.waker().wake_by_ref(),
                 Ok(1..) => (),
                 Ok(0) | Err(_) => return Poll::Ready(()),

@@ -107,14 +107,14 @@ pub async fn send(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    head: RequestHead,
+    mut head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
     if spelling.get() == UNKNOWN {
         // Boxed, because its state is large and most requests have none.
         return Box::pin(send_to_find_out(pool, places, spelling, head, body)).await;
     }
-    let target = head.target().clone();
+    let target = head.take_target();
     let (response, lease) = pool.send(Outgoing::new(head, Replay::once(body))).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
     spelling.set(asked_for(places, &target, response.status(), &location)?);

@@ -19,8 +19,8 @@ const MAX_HEADERS: usize = 100;
 /// The most bytes of an answer's head.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// So many headers are added to an answer on its way to the client.
-const OURS: usize = 4;
+/// So many more headers than it had may an answer have on its way to the client, where some were taken away.
+const OURS: usize = 1;
 
 /// The head of an answer.
 #[derive(Debug)]

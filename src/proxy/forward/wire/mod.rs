@@ -15,7 +15,7 @@ use std::io;
 pub use answer::{Head, read_head};
 pub use connection::Connection;
 pub use framing::{Framing, content_length, lists_close, skip};
-pub use request::{Outgoing, RequestHead, write_field, write_text};
+pub use request::{Outgoing, RequestHead, write_field, write_length, write_text};
 pub use scratch::Scratch;
 use thiserror::Error;
 

@@ -1,5 +1,6 @@
 use std::{
     io::{self, Write},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -62,6 +63,11 @@ impl RequestHead {
     /// What is asked for.
     pub fn target(&self) -> &Uri {
         &self.target
+    }
+
+    /// The same, where it is no longer needed here: it is written down.
+    pub fn take_target(&mut self) -> Uri {
+        mem::take(&mut self.target)
     }
 
     /// The headers, as they are sent.
@@ -132,7 +138,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
         match length {
             // A body is expected with a POST, none with the others (RFC 9110 §8.6).
             Some(0) if method != Method::POST => (),
-            Some(length) => write_text(&mut unsent, format_args!("content-length: {length}\r\n")),
+            Some(length) => write_length(&mut unsent, length),
             None => unsent.put_slice(b"transfer-encoding: chunked\r\n"),
         }
         unsent.put_slice(b"\r\n");
@@ -237,6 +243,13 @@ impl<B> Rest<B> {
 /// A body that is not as long as it says would make the rest of it another request.
 fn other_length() -> WireError {
     WireError::Body("the request's body is not as long as it says".into())
+}
+
+/// Writes down how long the content is.
+pub fn write_length(out: &mut BytesMut, length: u64) {
+    out.put_slice(b"content-length: ");
+    out.put_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.put_slice(b"\r\n");
 }
 
 /// Writes down what always fits.

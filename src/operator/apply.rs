@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::{
     FIELD_MANAGER,
-    build::Children,
+    build::{Children, value},
     credentials::Credentials,
     error::Error,
     signing_keys::{self, KeySecret},
@@ -230,11 +230,6 @@ async fn apply_to<A: Clone + Debug + DeserializeOwned>(
         .map_err(Error::kube(format!("apply {} {name}", kind.kind)))
 }
 
-/// An object as it is sent.
-pub(super) fn value(child: &impl Serialize) -> Result<Value, Error> {
-    serde_json::to_value(child).map_err(|error| Error::Serialize(error.into()))
-}
-
 /// Whether the cluster knows a kind at all: it may come later, with the operator that it belongs to.
 pub(super) async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Result<bool, Error> {
     let version = K::api_version(&());
@@ -263,146 +258,4 @@ pub(super) fn ownership(proxy: &ValidatedProxy, metadata: &ObjectMeta) -> Owners
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::operator::{
-        build::{build, metadata},
-        fake_api::FakeApi,
-        validate::tests::validated,
-    };
-
-    const ITEM: &str = "/apis/onepassword.com/v1/namespaces/gateway/onepassworditems/mcp";
-    const KEYS: &str = "/api/v1/namespaces/gateway/secrets/mcp-signing-keys";
-
-    fn with_item() -> ValidatedProxy {
-        validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}))
-    }
-
-    async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credentials) -> Applied {
-        apply(&api.client(), proxy, &build(proxy).unwrap(), credentials).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn children_are_applied_with_the_pods_last() {
-        let api = FakeApi::default();
-        api.serve("onepassword.com/v1", "onepassworditems");
-        let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
-        assert!(matches!(applied, Applied::Everything { one_password_served: true, signing_keys_readable: true, .. }));
-        assert_eq!(
-            api.writes(),
-            [
-                "POST /api/v1/namespaces/gateway/secrets",
-                "PATCH /api/v1/namespaces/gateway/serviceaccounts/mcp",
-                "PATCH /apis/rbac.authorization.k8s.io/v1/namespaces/gateway/rolebindings/mcp",
-                "PATCH /api/v1/namespaces/gateway/configmaps/mcp",
-                &format!("PATCH {ITEM}"),
-                "PATCH /api/v1/namespaces/gateway/services/mcp",
-                "PATCH /apis/apps/v1/namespaces/gateway/deployments/mcp",
-            ]
-        );
-    }
-
-    #[tokio::test]
-    async fn signing_keys_are_made_once() {
-        let api = FakeApi::default();
-        let proxy = validated(&json!({}));
-        applied_to(&api, &proxy, &Credentials::Complete).await;
-        let keys = api.get(KEYS).unwrap();
-        api.writes();
-        applied_to(&api, &proxy, &Credentials::Complete).await;
-        assert!(!api.writes().iter().any(|write| write.contains("secrets")));
-        assert_eq!(api.get(KEYS).unwrap(), keys);
-    }
-
-    #[tokio::test]
-    async fn a_foreign_object_of_any_childs_name_stops_all_writing() {
-        for path in [
-            "/api/v1/namespaces/gateway/serviceaccounts/mcp",
-            "/apis/rbac.authorization.k8s.io/v1/namespaces/gateway/rolebindings/mcp",
-            "/api/v1/namespaces/gateway/configmaps/mcp",
-            "/api/v1/namespaces/gateway/services/mcp",
-            "/apis/apps/v1/namespaces/gateway/deployments/mcp",
-            ITEM,
-            KEYS,
-        ] {
-            let api = FakeApi::default();
-            api.put(path, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
-            let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
-            assert!(matches!(&applied, Applied::NamesTaken(taken) if taken.len() == 1), "{path}: {applied:?}");
-            assert_eq!(api.writes(), [""; 0], "{path}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_secret_that_no_item_made_is_never_handed_to_the_1password_operator() {
-        let api = FakeApi::default();
-        api.serve("onepassword.com/v1", "onepassworditems");
-        let applied = applied_to(&api, &with_item(), &Credentials::Foreign).await;
-        assert!(matches!(applied, Applied::NamesTaken(_)));
-        assert_eq!(api.writes(), [""; 0]);
-    }
-
-    #[tokio::test]
-    async fn without_the_1password_kind_all_else_is_applied() {
-        let api = FakeApi::default();
-        let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
-        assert!(matches!(applied, Applied::Everything { one_password_served: false, .. }));
-        let writes = api.writes();
-        assert!(writes.iter().any(|write| write.ends_with("deployments/mcp")));
-        assert!(!writes.iter().any(|write| write.contains("onepassword")));
-    }
-
-    #[tokio::test]
-    async fn an_item_goes_when_the_secret_that_replaces_it_is_complete() {
-        let api = FakeApi::default();
-        api.serve("onepassword.com/v1", "onepassworditems");
-        applied_to(&api, &with_item(), &Credentials::NotFound).await;
-        let proxy = validated(&json!({}));
-        applied_to(&api, &proxy, &Credentials::NotFound).await;
-        let mut item = api.get(ITEM).unwrap();
-        item["metadata"]["uid"] = json!("of-the-item");
-        api.put(ITEM, item);
-        api.writes();
-        applied_to(&api, &proxy, &Credentials::Complete).await;
-        assert!(api.get(ITEM).is_none());
-        assert!(api.writes().contains(&format!("DELETE {ITEM} if its uid is of-the-item")));
-    }
-
-    #[tokio::test]
-    async fn an_item_stays_while_its_secret_is_the_one_in_use() {
-        let api = FakeApi::default();
-        api.serve("onepassword.com/v1", "onepassworditems");
-        applied_to(&api, &with_item(), &Credentials::NotFound).await;
-        let same_secret = validated(&json!({"credentials": {"secretRef": {"name": "mcp"}}}));
-        applied_to(&api, &same_secret, &Credentials::Complete).await;
-        assert!(api.get(ITEM).is_some());
-    }
-
-    #[tokio::test]
-    async fn an_item_of_somebody_else_stays() {
-        let api = FakeApi::default();
-        api.put(ITEM, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
-        applied_to(&api, &validated(&json!({})), &Credentials::Complete).await;
-        assert!(api.get(ITEM).is_some());
-    }
-
-    #[test]
-    fn an_object_is_ours_by_uid_and_not_by_name() {
-        let proxy = validated(&json!({}));
-        let ours = metadata(&proxy, "mcp");
-        assert_eq!(ownership(&proxy, &ours), Ownership::Ours);
-
-        let mut former = ours.clone();
-        former.owner_references.as_mut().unwrap()[0].uid = "another".to_owned();
-        assert_eq!(ownership(&proxy, &former), Ownership::Former);
-
-        let mut foreign = former.clone();
-        foreign.owner_references.as_mut().unwrap()[0].kind = "Application".to_owned();
-        assert_eq!(ownership(&proxy, &foreign), Ownership::Foreign { owner: "Application mcp".to_owned() });
-
-        let labelled_only = ObjectMeta { owner_references: None, ..ours };
-        assert!(matches!(ownership(&proxy, &labelled_only), Ownership::Foreign { .. }));
-    }
-}
+mod tests;

@@ -5,8 +5,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{
-    apply,
-    build::{Children, build, metadata},
+    build::{Children, build, metadata, value},
     error,
     validate::{InvalidProxy, Settings, ValidatedProxy, validate},
 };
@@ -63,7 +62,7 @@ fn key_secret(proxy: &ValidatedProxy) -> Secret {
 
 fn add(documents: &mut String, object: &impl Serialize) -> Result<(), RenderError> {
     // Its fields in the order in which kubectl prints them; and the code that writes a kind is in the binary once.
-    let object = apply::value(object)?;
+    let object = value(object)?;
     // Writing to a String cannot fail.
     let _ = write!(documents, "---\n{}", serde_yaml::to_string(&object)?);
     Ok(())

@@ -17,6 +17,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use serde::Serialize;
+use serde_json::Value;
+
 pub(super) use labels::{MANAGED_BY, MANAGED_BY_US, label_selector, labels, selector};
 
 use super::{error::Error, validate::ValidatedProxy};
@@ -44,6 +47,11 @@ pub(super) fn build(proxy: &ValidatedProxy) -> Result<Children, Error> {
         deployment: deployment::build(proxy, &config),
         config_map: config_map::build(proxy, config),
     })
+}
+
+/// An object as the API server gets it.
+pub(super) fn value(object: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(object).map_err(|error| Error::Serialize(error.into()))
 }
 
 /// The metadata that all children have. Nothing of the resource's own labels and annotations is passed on: a tracking

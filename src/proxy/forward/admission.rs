@@ -1,6 +1,6 @@
 use std::{mem, net::IpAddr, sync::Arc};
 
-use http::{Method, Response, request::Parts};
+use http::{Method, Response, Uri, request::Parts};
 
 use super::{
     Arriving, Body, Worker, answers,
@@ -31,6 +31,8 @@ pub struct Admitted<'a> {
     pub listens: bool,
     /// How the upstream spells the path.
     pub spelling: &'a Spelling,
+    /// What it is asked for, as `head` has it.
+    pub target: Uri,
     pub head: RequestHead,
     pub body: RequestBody<Arriving>,
     /// The same, as far as it is about how far it is.
@@ -87,9 +89,9 @@ pub async fn admit<'a>(
     let (upload, pace) = (body.clone(), &forwarder.pace);
     let body = RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone());
     let body = body.or_else(|error| refuse(Outcome::Refused, answers::refuse_body(&error)))?;
-    let mut head = RequestHead::new(request.method.clone(), target);
+    let mut head = RequestHead::new(request.method.clone(), &target);
     forwarder.rules.to_upstream(&mut head, &headers, &peer.forwarded_for(client), &caller.email, &span.headers());
-    Ok(Admitted { caller, keyring, client, permit, listens, spelling, head, body, upload })
+    Ok(Admitted { caller, keyring, client, permit, listens, spelling, target, head, body, upload })
 }
 
 fn refuse<T>(outcome: Outcome, response: Response<Body>) -> Result<T, Box<Answered>> {

@@ -153,52 +153,39 @@ impl Drop for Deadline {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    use futures::task::{ArcWake, waker};
-
     use super::*;
     use crate::{
         api::SessionPhase,
-        proxy::session::{LiveSet, Session, SessionEvent, testing::session},
+        proxy::{
+            forward::testing::Wakes,
+            session::{LiveSet, Session, SessionEvent, testing::session},
+        },
     };
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl ArcWake for Woken {
-        fn wake_by_ref(woken: &Arc<Self>) {
-            woken.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     #[test]
     fn a_task_is_woken_when_its_time_is_over_and_not_before() {
-        let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Woken::default()));
-        let (waker, mut deadline) = (waker(woken.clone()), Deadline::new(all.clone()));
+        let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Wakes::default()));
+        let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
         let cx = Context::from_waker(&waker);
         assert_eq!(deadline.poll(TICK * 2, &cx), Poll::Pending);
         for _ in 0..2 {
             all.tick(Timestamp::UNIX_EPOCH);
-            assert_eq!((deadline.poll(TICK * 2, &cx), woken.0.load(Ordering::SeqCst)), (Poll::Pending, 0));
+            assert_eq!((deadline.poll(TICK * 2, &cx), woken.count()), (Poll::Pending, 0));
         }
         all.tick(Timestamp::UNIX_EPOCH);
-        assert_eq!((deadline.poll(TICK * 2, &cx), woken.0.load(Ordering::SeqCst)), (Poll::Ready(()), 1));
+        assert_eq!((deadline.poll(TICK * 2, &cx), woken.count()), (Poll::Ready(()), 1));
     }
 
     #[test]
     fn one_that_was_stopped_wakes_nobody_and_runs_anew() {
-        let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Woken::default()));
-        let (waker, mut deadline) = (waker(woken.clone()), Deadline::new(all.clone()));
+        let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Wakes::default()));
+        let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
         let cx = Context::from_waker(&waker);
         assert_eq!(deadline.poll(TICK, &cx), Poll::Pending);
         all.tick(Timestamp::UNIX_EPOCH);
         deadline.stop();
         all.tick(Timestamp::UNIX_EPOCH);
-        assert_eq!((deadline.poll(TICK, &cx), woken.0.load(Ordering::SeqCst)), (Poll::Pending, 0));
+        assert_eq!((deadline.poll(TICK, &cx), woken.count()), (Poll::Pending, 0));
         drop(deadline);
         assert!(all.waiting.borrow().is_empty());
     }
@@ -211,14 +198,14 @@ mod tests {
             let session = Session { phase: SessionPhase::Active, expires_at: at(2000), ..session("a") };
             live.apply(SessionEvent::All(vec![]));
             live.apply(SessionEvent::All(vec![session.clone()]));
-            let (all, woken) = (Rc::new(Deadlines::new(begun)), Arc::new(Woken::default()));
-            let (waker, mut deadline) = (waker(woken.clone()), Deadline::new(all.clone()));
+            let (all, woken) = (Rc::new(Deadlines::new(begun)), Arc::new(Wakes::default()));
+            let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
             deadline.watch(live.get(&session.id).unwrap(), 1500);
             assert_eq!(deadline.poll(Duration::from_secs(3600), &Context::from_waker(&waker)), Poll::Pending);
             all.tick(at(1499));
-            assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+            assert_eq!(woken.count(), 0);
             what(&all, &session);
-            woken.0.load(Ordering::SeqCst)
+            woken.count()
         };
         assert_eq!(ends(&|all, _| all.tick(at(1500))), 1);
         assert_eq!(ends(&|all, _| all.close()), 1);

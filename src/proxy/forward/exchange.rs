@@ -28,9 +28,9 @@ enum Unanswered {
 /// Sends a request that began at `begun` to the upstream, and makes of what comes the client's answer. `path` is as the client
 /// spelled it.
 pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, begun: Instant, path: &str) -> Answered {
-    let Admitted { caller, keyring, client, permit, listens, spelling, head, body, upload } = admitted;
+    let Admitted { caller, keyring, client, permit, listens, spelling, target, head, body, upload } = admitted;
     let pace = &worker.forwarder.pace;
-    let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, head, body));
+    let mut sent = pin!(redirect::send(&worker.pool, &worker.forwarder.places, spelling, target, head, body));
     let until = caller.expires.saturating_add(pace.stream_grace);
     let mut waiting = Deadline::new(worker.deadlines.clone());
     waiting.watch(caller.session.clone(), i64::try_from(until).unwrap_or(i64::MAX));

@@ -40,6 +40,4 @@ pub use request_body::RequestBody;
 pub use verified::{SharedTokens, VerifiedTokens};
 
 #[cfg(test)]
-pub mod testing {
-    pub use super::bearer::verify;
-}
+pub mod testing;

@@ -276,7 +276,7 @@ mod tests {
     const REQUEST: &str = "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
 
     fn request() -> Outgoing<Full<Bytes>> {
-        Outgoing::new(RequestHead::new(Method::POST, Uri::from_static("/")), "{}".into())
+        Outgoing::new(RequestHead::new(Method::POST, &Uri::from_static("/")), "{}".into())
     }
 
     /// A pool for an upstream, and where that is asked.

@@ -98,7 +98,7 @@ impl Places {
     }
 }
 
-/// Sends a request to the upstream, whose target must be in origin form and spelled as `spelling` has it; once more if the
+/// Sends a request to the upstream, whose head has this target, in origin form and spelled as `spelling` has it; once more if the
 /// answer is a redirect to the other spelling.
 ///
 /// # Errors
@@ -107,14 +107,14 @@ pub async fn send(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
-    mut head: RequestHead,
+    target: Uri,
+    head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
     if spelling.get() == UNKNOWN {
         // Boxed, because its state is large and most requests have none.
-        return Box::pin(send_to_find_out(pool, places, spelling, head, body)).await;
+        return Box::pin(send_to_find_out(pool, places, spelling, target, head, body)).await;
     }
-    let target = head.take_target();
     let (response, lease) = pool.send(Outgoing::new(head, Replay::once(body))).await?;
     let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
     spelling.set(asked_for(places, &target, response.status(), &location)?);
@@ -125,6 +125,7 @@ async fn send_to_find_out(
     pool: &Rc<Pool>,
     places: &Places,
     spelling: &Spelling,
+    target: Uri,
     head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
@@ -136,13 +137,13 @@ async fn send_to_find_out(
         }
         return Ok((response, lease));
     };
-    let other = asked_for(places, head.target(), response.status(), &location)?;
+    let other = asked_for(places, &target, response.status(), &location)?;
     spelling.set(other);
     let body = again.body().ok_or(SendError::Changed)?;
     // The connection may still be sending the first body.
     drop((response, lease));
-    let target = respelled(head.target(), other == SLASH).ok_or(SendError::Changed)?;
-    let (response, lease) = pool.send(Outgoing::new(head.to(target), body)).await?;
+    let target = respelled(&target, other == SLASH).ok_or(SendError::Changed)?;
+    let (response, lease) = pool.send(Outgoing::new(head.to(&target), body)).await?;
     if redirects_to(response.status(), response.headers()).is_some() {
         spelling.set(UNKNOWN);
         return Err(SendError::Elsewhere("one spelling of its path and on from there".to_owned()));

@@ -1,5 +1,6 @@
 mod draining;
 mod forwarding;
+mod limits;
 mod mcp;
 mod metrics;
 mod raw;
@@ -10,6 +11,7 @@ mod streams;
 mod tokens;
 #[cfg(feature = "opentelemetry")]
 mod traces;
+mod upstreams;
 
 use std::{
     convert::Infallible,

@@ -26,7 +26,7 @@ fn sent_by(rules: &HeaderRules, pairs: &[(&str, &str)]) -> HeaderMap {
 
 fn sent_in(rules: &HeaderRules, pairs: &[(&str, &str)], trace: &HeaderMap) -> HeaderMap {
     let (client, email) = (HeaderValue::from_static("192.0.2.7"), HeaderValue::from_static("ada@example.com"));
-    let mut head = RequestHead::new(http::Method::GET, http::Uri::from_static("/mcp"));
+    let mut head = RequestHead::new(http::Method::GET, &http::Uri::from_static("/mcp"));
     rules.to_upstream(&mut head, &headers(pairs), &client, &email, trace);
     let lines = str::from_utf8(head.fields()).unwrap().strip_suffix("\r\n").unwrap();
     headers(&lines.split("\r\n").map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>())

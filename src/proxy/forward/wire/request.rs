@@ -1,6 +1,5 @@
 use std::{
     io::{self, Write},
-    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -23,8 +22,6 @@ const ENOUGH: usize = 16 * 1024;
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     method: Method,
-    /// In origin form.
-    target: Uri,
     /// The first line and the headers, as they are sent.
     text: BytesMut,
     /// Where the headers begin.
@@ -32,15 +29,15 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// One without headers.
-    pub fn new(method: Method, target: Uri) -> Self {
+    /// One without headers. The target must be in origin form.
+    pub fn new(method: Method, target: &Uri) -> Self {
         let mut text = BytesMut::with_capacity(ROOM);
         let path = target.path_and_query().map_or("/", |path| path.as_str());
         for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
             text.put_slice(part.as_bytes());
         }
         let fields = text.len();
-        Self { method, target, text, fields }
+        Self { method, text, fields }
     }
 
     /// One more header, which must not be about the connection or the body's length.
@@ -54,20 +51,10 @@ impl RequestHead {
     }
 
     /// The same to another target.
-    pub fn to(&self, target: Uri) -> Self {
+    pub fn to(&self, target: &Uri) -> Self {
         let mut head = Self::new(self.method.clone(), target);
         head.add_written(self.fields());
         head
-    }
-
-    /// What is asked for.
-    pub fn target(&self) -> &Uri {
-        &self.target
-    }
-
-    /// The same, where it is no longer needed here: it is written down.
-    pub fn take_target(&mut self) -> Uri {
-        mem::take(&mut self.target)
     }
 
     /// The headers, as they are sent.

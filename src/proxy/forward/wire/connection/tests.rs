@@ -1,11 +1,4 @@
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::Wake,
-};
+use std::{pin::Pin, sync::Arc};
 
 use futures::channel::mpsc;
 use http::{Method, Uri};
@@ -14,7 +7,7 @@ use http_body_util::{Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::proxy::forward::wire::RequestHead;
+use crate::proxy::forward::{testing::Wakes, wire::RequestHead};
 
 const REQUEST: &str = "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
 
@@ -24,7 +17,7 @@ fn pair<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin>() -> (Connection<D
 }
 
 fn request<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin>(body: B) -> Outgoing<B> {
-    Outgoing::new(RequestHead::new(Method::POST, Uri::from_static("/")), body)
+    Outgoing::new(RequestHead::new(Method::POST, &Uri::from_static("/")), body)
 }
 
 async fn send(connection: &mut Connection<DuplexStream, Full<Bytes>>) -> Result<Response<()>, WireError> {
@@ -35,16 +28,6 @@ async fn read(upstream: &mut DuplexStream, text: &str) {
     let mut read = vec![0; text.len()];
     upstream.read_exact(&mut read).await.unwrap();
     assert_eq!(String::from_utf8(read).unwrap(), text);
-}
-
-/// Counts how often whoever waits is woken.
-#[derive(Default)]
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 #[tokio::test]
@@ -81,26 +64,26 @@ async fn an_exchange_needs_nobody_else_and_is_followed_by_another() {
 #[tokio::test]
 async fn whoever_waits_is_woken_by_what_arrives_and_not_when_others_have_the_connection() {
     let (mut connection, mut upstream) = pair();
-    let count = Arc::new(Count::default());
-    let waker = count.clone().into();
+    let wakes = Arc::new(Wakes::default());
+    let waker = wakes.clone().into();
     let mut cx = Context::from_waker(&waker);
     {
         let mut sent = std::pin::pin!(send(&mut connection));
         assert!(sent.as_mut().poll(&mut cx).is_pending());
-        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        assert_eq!(wakes.count(), 0);
         read(&mut upstream, REQUEST).await;
         upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{").await.unwrap();
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakes.count(), 1);
         assert!(sent.as_mut().poll(&mut cx).is_ready());
     }
     assert!(matches!(connection.poll_content(&mut cx), Poll::Ready(Some(Ok(_)))));
     assert!(connection.poll_content(&mut cx).is_pending());
     upstream.write_all(b"}").await.unwrap();
-    assert_eq!(count.0.load(Ordering::SeqCst), 2);
+    assert_eq!(wakes.count(), 2);
     assert!(matches!(connection.poll_content(&mut cx), Poll::Ready(Some(Ok(_)))));
     assert!(connection.is_ready());
     drop(upstream);
-    assert_eq!(count.0.load(Ordering::SeqCst), 2);
+    assert_eq!(wakes.count(), 2);
     assert!(!connection.is_ready());
 }
 
@@ -172,7 +155,7 @@ async fn answers_without_content_are_followed_by_others() {
         (Method::DELETE, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Some(0)),
         (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", Some(7)),
     ] {
-        let request = Outgoing::new(RequestHead::new(method.clone(), Uri::from_static("/")), Full::default());
+        let request = Outgoing::new(RequestHead::new(method.clone(), &Uri::from_static("/")), Full::default());
         let answering = async {
             read(&mut upstream, &format!("{method} / HTTP/1.1\r\n\r\n")).await;
             upstream.write_all(answer.as_bytes()).await.unwrap();

@@ -11,10 +11,10 @@ use super::*;
 type Parts = mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
 
 fn head(method: Method) -> RequestHead {
-    let mut head = RequestHead::new(method, Uri::from_static("/mcp"));
+    let mut head = RequestHead::new(method, &Uri::from_static("/mcp"));
     head.add(&HOST, &HeaderValue::from_static("gateway"));
     head.add(&ACCEPT, &HeaderValue::from_static("*/*"));
-    head.to(Uri::from_static("/mcp?a=b"))
+    head.to(&Uri::from_static("/mcp?a=b"))
 }
 
 fn cx() -> Context<'static> {

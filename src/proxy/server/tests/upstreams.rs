@@ -1,0 +1,143 @@
+//! Upstreams that are silent, break off or cannot be reached.
+
+use std::io;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    slow::{rest, soon},
+    *,
+};
+
+#[tokio::test]
+async fn a_request_that_becomes_too_large_while_it_is_answered_is_no_fault_of_the_upstream() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let listening = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{").await.unwrap();
+        while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+    });
+    let small = |proxy: &mut Proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap();
+    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, listening, small).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;
+    stream.write_all(b"1\r\n{\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    stream.write_all(format!("800\r\n{}\r\n", "a".repeat(2048)).as_bytes()).await.unwrap();
+    rest(&mut stream).await;
+    assert_eq!(bed.metric("cut_answers_total{reason=\"upstream_failed\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_begin_its_answer_is_a_gateway_timeout() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // It takes connections and closes none.
+    let silent = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        loop {
+            taken.push(listener.accept().await.unwrap());
+        }
+    });
+    let soon = |proxy: &mut Proxy| proxy.config.upstream.timeouts.response_head = soon();
+    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, silent, soon).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    assert_eq!(in_time(bed.call()).await.status(), StatusCode::GATEWAY_TIMEOUT);
+    let metrics = bed.proxy.metrics_text().unwrap();
+    assert!(metrics.contains("requests_total{outcome=\"timed_out\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_stream_in_which_nothing_comes_is_ended_and_half_of_another_answer_is_cut() {
+    let bed = Bed::configured(|proxy| {
+        proxy.config.upstream.timeouts.stream_idle = soon();
+        proxy.config.upstream.timeouts.response_head = soon();
+    })
+    .await;
+    let mut events = bed.parts();
+    let mut stream = bed.listen().await.into_body().into_data_stream();
+    events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
+    assert!(in_time(stream.next()).await.is_none());
+    // The upstream sees that nobody listens any more.
+    while events.send(Ok(Frame::data(Bytes::from("data: 2\n\n")))).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+
+    let mut part = bed.parts();
+    let response = bed.send(bed.request("/mcp?json").body("{}").unwrap()).await;
+    let mut body = response.into_body().into_data_stream();
+    part.send(Ok(Frame::data(Bytes::from("{\"half\":")))).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), "{\"half\":");
+    assert!(in_time(body.next()).await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_has_been_over_for_the_grace() {
+    let later = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let moved = later.clone();
+    let bed = Bed::configured(|proxy| {
+        proxy.config.tokens.stream_grace = "60s".parse().unwrap();
+        proxy.clock = Arc::new(move || wall_clock()() + SignedDuration::from_secs(moved.load(Ordering::SeqCst)));
+    })
+    .await;
+    let mut events = bed.parts();
+    let mut stream = bed.listen().await.into_body().into_data_stream();
+    // The token's 600 s are over, and the grace has begun.
+    later.store(630, Ordering::SeqCst);
+    while bed.call().await.status() != StatusCode::UNAUTHORIZED {}
+    events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
+    later.store(661, Ordering::SeqCst);
+    assert!(in_time(stream.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_again_and_again_is_not_tried_for_a_while() {
+    let bed = Bed::new().await;
+    bed.listening.abort();
+    while !bed.listening.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..5 {
+        assert_eq!(bed.call().await.status(), StatusCode::BAD_GATEWAY);
+    }
+    let answer = bed.call().await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    let metrics = bed.proxy.metrics_text().unwrap();
+    assert!(metrics.contains("requests_total{outcome=\"broken\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_was_there_of_an_answer_that_breaks_off_arrives_and_does_not_look_whole() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let listening = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
+        }
+    });
+    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let mut stream = bed.begin("content-length: 0\r\n").await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("5\r\nhello\r\n"), "{answer}");
+    // Nothing but the end of the connection says where this one ends.
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    let head = format!("POST /mcp HTTP/1.0\r\nauthorization: Bearer {}\r\ncontent-length: 0\r\n\r\n", bed.token());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    assert_eq!(in_time(stream.read_to_end(&mut answer)).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}

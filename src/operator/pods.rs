@@ -6,8 +6,7 @@ use std::{net::IpAddr, time::Duration};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::Uri;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -17,7 +16,6 @@ use kube::{
     Api, Client,
     api::{ApiResource, ListParams, Object},
 };
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
 use super::{build::label_selector, mounts, validate::ValidatedProxy};
@@ -47,7 +45,7 @@ pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatu
             return Vec::new();
         }
     };
-    let http = http_client();
+    let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
     let asking = pods.items.iter().filter_map(address).take(ASKED).map(|address| status(&http, address));
     join_all(asking).await.into_iter().flatten().collect()
 }
@@ -73,15 +71,7 @@ fn address(pod: &Pod) -> Option<IpAddr> {
     if pod.spec.host_network { None } else { address.parse().ok() }
 }
 
-/// A client of plain HTTP. Its type is the one of the issuer's client, which TLS belongs to: hyper's code is in the binary once for
-/// each type.
-fn http_client() -> HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>> {
-    let trusts_nobody = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new().with_tls_config(trusts_nobody).https_or_http().enable_http1().build();
-    HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)
-}
-
-async fn status(http: &HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>, address: IpAddr) -> Option<PodStatus> {
+async fn status(http: &HttpClient<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<PodStatus> {
     let authority = std::net::SocketAddr::new(address, mounts::HEALTH_PORT);
     let uri: Uri = format!("http://{authority}/status").parse().ok()?;
     let asked = async {

@@ -110,7 +110,7 @@ pub fn sealed(text: &str) {
         let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).expect("there is randomness");
         SigningRing::new(&keys).expect("they are keys")
     });
-    assert!(RING.verify(text, PUBLIC_URL.as_str(), 0).is_err());
+    assert!(RING.verify(text, PUBLIC_URL.as_str(), 0, &mut Vec::new()).is_err());
 }
 
 /// A client metadata document: the first line is its address, the rest what is there.

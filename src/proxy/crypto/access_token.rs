@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -9,25 +11,32 @@ const LEEWAY: u64 = 10;
 
 /// The claims of our access tokens (RFC 9068 §2.2). Times in seconds since 1970.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct AccessClaims {
+pub struct AccessClaims<'a> {
     /// Our public URL.
-    pub iss: String,
+    #[serde(borrow)]
+    pub iss: Cow<'a, str>,
     /// The issuer's identifier of the person.
-    pub sub: String,
+    #[serde(borrow)]
+    pub sub: Cow<'a, str>,
     /// The one MCP endpoint that the token is for (RFC 8707).
-    pub aud: String,
+    #[serde(borrow)]
+    pub aud: Cow<'a, str>,
     /// When it expires.
     pub exp: u64,
     /// When it was issued.
     pub iat: u64,
     /// Tells two tokens of one second apart.
-    pub jti: String,
+    #[serde(borrow)]
+    pub jti: Cow<'a, str>,
     /// The client it was issued to.
-    pub client_id: String,
+    #[serde(borrow)]
+    pub client_id: Cow<'a, str>,
     /// The session it belongs to; the token is worth nothing without it.
-    pub sid: String,
+    #[serde(borrow)]
+    pub sid: Cow<'a, str>,
     /// The granted scopes, separated by spaces.
-    pub scope: String,
+    #[serde(borrow)]
+    pub scope: Cow<'a, str>,
 }
 
 /// Why an access token is refused.
@@ -44,7 +53,7 @@ pub enum InvalidAccessToken {
     Expired,
 }
 
-impl AccessClaims {
+impl AccessClaims<'_> {
     pub(super) fn check_times(&self, now: u64) -> Result<(), InvalidAccessToken> {
         if now >= self.exp || self.iat > now + LEEWAY { Err(InvalidAccessToken::Expired) } else { Ok(()) }
     }

@@ -72,29 +72,38 @@ impl SigningRing {
     ///
     /// # Errors
     /// When no key's time has come.
-    pub fn sign(&self, claims: &AccessClaims, now: Timestamp) -> Result<String, SigningKeysError> {
+    pub fn sign(&self, claims: &AccessClaims<'_>, now: Timestamp) -> Result<String, SigningKeysError> {
         let key = self.keys.iter().rev().find(|key| key.use_from <= now).ok_or(SigningKeysError::NoneUsable)?;
         encode(&key.kid, claims, &key.signing)
     }
 
     /// Verifies an access token's signature and claims, except for its audience, which depends on the request, and its
-    /// session.
+    /// session. The claims are read into `room`.
     ///
     /// # Errors
     /// What is wrong with the token.
-    pub fn verify(&self, token: &str, issuer: &str, now: u64) -> Result<AccessClaims, InvalidAccessToken> {
+    pub fn verify<'a>(
+        &self,
+        token: &str,
+        issuer: &str,
+        now: u64,
+        room: &'a mut Vec<u8>,
+    ) -> Result<AccessClaims<'a>, InvalidAccessToken> {
         // One that is not written as we write it was not issued here, whatever it says: so there is no algorithm, type or extension in
         // it to be believed (RFC 8725 §3.1, RFC 9068 §4, RFC 7515 §4.1.11).
         let (header, rest) = token.split_once('.').ok_or(InvalidAccessToken::Malformed)?;
         let key = self.keys.iter().find(|key| key.header == header).ok_or(InvalidAccessToken::Signature)?;
         let (payload, signature) = rest.split_once('.').ok_or(InvalidAccessToken::Malformed)?;
         let message = token.get(..header.len() + 1 + payload.len()).ok_or(InvalidAccessToken::Malformed)?;
-        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| InvalidAccessToken::Signature)?;
-        // 64 bytes, r and s (RFC 7518 §3.4).
-        let verified = key.verifying.verify_sig(message.as_bytes(), &signature);
+        // 64 bytes, r and s (RFC 7518 §3.4), in whole groups of base64.
+        let mut bytes = [0; 66];
+        let length = BASE64_URL_SAFE_NO_PAD.decode_slice(signature, &mut bytes);
+        let length = length.map_err(|_| InvalidAccessToken::Signature)?;
+        let verified = key.verifying.verify_sig(message.as_bytes(), bytes.get(..length).unwrap_or_default());
         verified.map_err(|_| InvalidAccessToken::Signature)?;
-        let claims = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| InvalidAccessToken::Malformed)?;
-        let claims: AccessClaims = serde_json::from_slice(&claims).map_err(|_| InvalidAccessToken::Signature)?;
+        room.clear();
+        BASE64_URL_SAFE_NO_PAD.decode_vec(payload, room).map_err(|_| InvalidAccessToken::Malformed)?;
+        let claims: AccessClaims<'_> = serde_json::from_slice(room).map_err(|_| InvalidAccessToken::Signature)?;
         if claims.iss != issuer {
             return Err(InvalidAccessToken::Signature);
         }
@@ -129,17 +138,22 @@ pub mod tests {
         SigningRing::new(&SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap()).unwrap()
     }
 
-    fn claims() -> AccessClaims {
+    /// Whether a token is taken.
+    pub fn check(ring: &SigningRing, token: &str, now: u64) -> Result<(), InvalidAccessToken> {
+        ring.verify(token, ISSUER, now, &mut Vec::new()).map(drop)
+    }
+
+    fn claims() -> AccessClaims<'static> {
         AccessClaims {
-            iss: ISSUER.to_owned(),
-            sub: "subject".to_owned(),
-            aud: "https://mcp.example.com/mcp".to_owned(),
+            iss: ISSUER.into(),
+            sub: "subject".into(),
+            aud: "https://mcp.example.com/mcp".into(),
             exp: 2_000,
             iat: 1_000,
-            jti: "jti".to_owned(),
-            client_id: "client".to_owned(),
-            sid: "0".repeat(32),
-            scope: "mcp".to_owned(),
+            jti: "jti".into(),
+            client_id: "client".into(),
+            sid: "0".repeat(32).into(),
+            scope: "mcp".into(),
         }
     }
 
@@ -155,26 +169,28 @@ pub mod tests {
     fn what_was_signed_verifies_until_it_expires() {
         let ring = ring();
         let token = ring.sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(ring.verify(&token, ISSUER, 1_999).unwrap().sub, "subject");
-        assert_eq!(ring.verify(&token, ISSUER, 2_000), Err(InvalidAccessToken::Expired));
-        assert_eq!(ring.verify(&token, "https://other", 1_999), Err(InvalidAccessToken::Signature));
+        // Whatever was in there before.
+        let mut room = b"{}".to_vec();
+        assert_eq!(ring.verify(&token, ISSUER, 1_999, &mut room), Ok(claims()));
+        assert_eq!(ring.verify(&token, ISSUER, 2_000, &mut room), Err(InvalidAccessToken::Expired));
+        assert_eq!(ring.verify(&token, "https://other", 1_999, &mut room), Err(InvalidAccessToken::Signature));
     }
 
     #[test]
     fn another_ring_or_type_or_algorithm_is_refused() {
         let ring = ring();
         let other = super::tests::ring().sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(ring.verify(&other, ISSUER, 1_500), Err(InvalidAccessToken::Signature));
+        assert_eq!(check(&ring, &other, 1_500), Err(InvalidAccessToken::Signature));
         let id_token = signed_with_header(&ring, |header| header.typ = Some("JWT".to_owned()));
-        assert_eq!(ring.verify(&id_token, ISSUER, 1_500), Err(InvalidAccessToken::Signature));
+        assert_eq!(check(&ring, &id_token, 1_500), Err(InvalidAccessToken::Signature));
         let no_kid = signed_with_header(&ring, |header| header.kid = None);
-        assert_eq!(ring.verify(&no_kid, ISSUER, 1_500), Err(InvalidAccessToken::Signature));
+        assert_eq!(check(&ring, &no_kid, 1_500), Err(InvalidAccessToken::Signature));
         let good = signed_with_header(&ring, |_| ());
-        assert!(ring.verify(&good, ISSUER, 1_500).is_ok());
+        assert!(check(&ring, &good, 1_500).is_ok());
         let (_, rest) = good.split_once('.').unwrap();
         for header in [r#"{"alg":"none","typ":"at+jwt"}"#, r#"{"alg":"HS256","typ":"at+jwt","kid":"x"}"#] {
             let forged = format!("{}.{rest}", BASE64_URL_SAFE_NO_PAD.encode(header));
-            assert!(ring.verify(&forged, ISSUER, 1_500).is_err(), "{header}");
+            assert!(check(&ring, &forged, 1_500).is_err(), "{header}");
         }
     }
 
@@ -225,10 +241,7 @@ pub mod tests {
                 tokens.retain(|(end, _)| now < *end);
                 let at = u64::try_from(seconds).unwrap();
                 for (_, token) in &tokens {
-                    assert!(
-                        early.verify(token, ISSUER, at).is_ok() && second.verify(token, ISSUER, at).is_ok(),
-                        "{now}"
-                    );
+                    assert!(check(&early, token, at).is_ok() && check(&second, token, at).is_ok(), "{now}");
                 }
             }
             now += step;

@@ -58,7 +58,8 @@ fn session_of(proxy: &Proxy, secrets: &Secrets, token: &str) -> Option<SessionId
     if let Some((id, _)) = RefreshToken::open(token, &secrets.keyring) {
         return Some(id);
     }
-    let claims = secrets.signing.verify(token, proxy.public_url.as_str(), now_seconds(proxy.now())).ok()?;
+    let (issuer, now, mut room) = (proxy.public_url.as_str(), now_seconds(proxy.now()), Vec::new());
+    let claims = secrets.signing.verify(token, issuer, now, &mut room).ok()?;
     claims.sid.parse().ok()
 }
 

@@ -101,15 +101,19 @@ async fn verify_unseen(
     path: &str,
 ) -> Result<Caller, Refusal> {
     let secrets = proxy.secrets.load_full();
+    let mut room = Vec::new();
     let claims = secrets
         .signing
-        .verify(token, proxy.public_url.as_str(), now_seconds(now))
+        .verify(token, proxy.public_url.as_str(), now_seconds(now), &mut room)
         .map_err(|_| Refusal::InvalidToken("the access token has expired or was not issued here"))?;
     let AccessClaims { aud, exp, sid, .. } = claims;
     if !proxy.resources.is_audience(&aud, path) {
         return Err(Refusal::InvalidToken("the access token is for another resource"));
     }
     let id = SessionId::from_str(&sid).map_err(|_| Refusal::InvalidToken("the access token has no session"))?;
+    // Whoever else is ready goes first. When many tokens are new at once, their requests then go out together: during each
+    // verification the upstream would fall asleep, and waking it takes microseconds (P2 of docs/performance.md).
+    tokio::task::yield_now().await;
     let secrets = Arc::downgrade(&secrets);
     let (session, is_member) = match proxy.sessions.admit(id, now).await {
         Admission::Live(session) => (session, true),
@@ -121,7 +125,7 @@ async fn verify_unseen(
         .map_err(|_| Refusal::InvalidToken("the e-mail address cannot be put in a header"))?;
     // What was only looked up speaks for a second.
     if is_member {
-        let audience = aud.into_boxed_str();
+        let audience = aud.into();
         cache.keep(key, Verified { audience, expires: exp, email: email.clone(), session: session.clone(), secrets });
     }
     Ok(Caller { email, session, expires: exp })

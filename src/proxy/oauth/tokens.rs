@@ -41,15 +41,15 @@ impl Mint<'_> {
         let expires = (issued + self.access_ttl).min(now_seconds(session.expires_at));
         let scope = session.scopes.join(" ");
         let claims = AccessClaims {
-            iss: self.issuer.to_owned(),
-            sub: session.user.subject.clone(),
-            aud: session.resource.clone(),
+            iss: self.issuer.into(),
+            sub: session.user.subject.as_str().into(),
+            aud: session.resource.as_str().into(),
             exp: expires,
             iat: issued,
-            jti,
-            client_id: client_id.to_owned(),
-            sid: session.id.to_string(),
-            scope: scope.clone(),
+            jti: jti.into(),
+            client_id: client_id.into(),
+            sid: session.id.to_string().into(),
+            scope: scope.as_str().into(),
         };
         let access_token = self.signing.sign(&claims, now).map_err(|error| {
             tracing::error!(%error, "no token can be signed");
@@ -90,10 +90,9 @@ mod tests {
         let answer = at(session.expires_at - SignedDuration::from_hours(2));
         assert_eq!((&answer["expires_in"], &answer["scope"]), (&3600.into(), &"mcp".into()));
         assert_eq!(RefreshToken::open(answer["refresh_token"].as_str().unwrap(), &keyring), Some((session.id, 0)));
-        let claims = signing
-            .verify(answer["access_token"].as_str().unwrap(), issuer, now_seconds(minute_before) - 6000)
-            .unwrap();
-        assert_eq!((claims.sid, claims.aud), (session.id.to_string(), session.resource.clone()));
+        let (token, mut room) = (answer["access_token"].as_str().unwrap(), Vec::new());
+        let claims = signing.verify(token, issuer, now_seconds(minute_before) - 6000, &mut room).unwrap();
+        assert_eq!((&*claims.sid, &*claims.aud), (&*session.id.to_string(), &*session.resource));
     }
 
     #[test]

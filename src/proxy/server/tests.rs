@@ -255,15 +255,15 @@ impl Bed {
 fn access_token(proxy: &Proxy, session: &Session, audience: &str) -> String {
     let now = proxy.now();
     let claims = AccessClaims {
-        iss: proxy.public_url.to_string(),
-        sub: "subject".to_owned(),
-        aud: audience.to_owned(),
+        iss: proxy.public_url.as_str().into(),
+        sub: "subject".into(),
+        aud: audience.into(),
         exp: now_seconds(now) + 600,
         iat: now_seconds(now),
-        jti: "jti".to_owned(),
-        client_id: "client".to_owned(),
-        sid: session.id.to_string(),
-        scope: "mcp".to_owned(),
+        jti: "jti".into(),
+        client_id: "client".into(),
+        sid: session.id.to_string().into(),
+        scope: "mcp".into(),
     };
     proxy.secrets.load().signing.sign(&claims, now).unwrap()
 }

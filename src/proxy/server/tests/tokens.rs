@@ -1,5 +1,9 @@
 //! Which tokens let a request through.
 
+use std::pin::pin;
+
+use futures::poll;
+
 use super::*;
 
 #[tokio::test]
@@ -75,6 +79,19 @@ async fn a_session_that_was_only_looked_up_admits_but_is_not_cached() {
     bed.proxy.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
     verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
     assert_eq!(verified.len(), 1);
+}
+
+#[tokio::test]
+async fn who_is_known_goes_before_who_had_to_be_verified() {
+    let bed = Bed::new().await;
+    let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());
+    verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
+    let new = access_token(&bed.proxy, &bed.session, "https://mcp.example.com/mcp");
+    let mut new = pin!(verify(&bed.proxy, &verified, &metrics, &new, "/mcp"));
+    assert!(poll!(new.as_mut()).is_pending());
+    assert!(poll!(pin!(verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp"))).is_ready());
+    new.await.unwrap();
+    assert_eq!(verified.len(), 2);
 }
 
 #[tokio::test]

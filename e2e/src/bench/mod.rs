@@ -122,15 +122,18 @@ fn forwarding(run: &Run, bed: &Bed, progress: &Progress) -> Result<Vec<(&'static
     Ok(contenders.map(|contender| (contender.name, contender.samples)).to_vec())
 }
 
-/// P2, and what a verification alone costs, in microseconds.
-fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<(Vec<Sample>, f64)> {
+/// P2, each round with what a verification alone costs right before and after it, in microseconds.
+fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
     let (unseen, keys) = (run.directory().join("unseen"), Bed::state(run).join("signing-keys.json"));
     let verification = unseen::write(&keys, &bed.token, &unseen)?;
     let mut contender = Contender::new(run, "unseen", bed.proxy, &Tokens::EachAnother(unseen))?;
+    let mut alone = Vec::new();
     for _ in 0..ROUNDS {
+        let before = verification.micros()?;
         contender.measure()?;
+        alone.push(f64::midpoint(before, verification.micros()?));
     }
-    Ok((contender.samples, verification))
+    Ok(contender.samples.into_iter().zip(alone).collect())
 }
 
 /// A proxy before an upstream whose answers are streams.
@@ -150,8 +153,7 @@ async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
         report += &measure::memory(bed.idle, resident_kib(bed.proxy.pid)?);
     }
     if parts.contains(&Part::Unseen) {
-        let (samples, verification) = with_unseen_tokens(run, &bed)?;
-        report += &measure::unseen(&samples, verification);
+        report += &measure::unseen(&with_unseen_tokens(run, &bed)?);
     }
     if parts.contains(&Part::IdleStreams) {
         let (_, streaming) = before_streams(run, &bed).await?;
@@ -196,7 +198,7 @@ async fn measure(run: &Run) -> Result<String> {
     run.stop("streaming")?;
     progress.say("streams");
 
-    let (unseen, verification) = with_unseen_tokens(run, &bed)?;
+    let unseen = with_unseen_tokens(run, &bed)?;
     run.stop("proxy")?;
     progress.say("requests with tokens not seen before");
     let login = bed::url(bed.login);
@@ -209,7 +211,6 @@ async fn measure(run: &Run) -> Result<String> {
     Ok(measure::report(&Figures {
         forwarding,
         unseen,
-        verification,
         logins,
         refreshes,
         kubernetes,

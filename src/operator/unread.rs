@@ -75,7 +75,11 @@ mod tests {
             (json!({"of": "another version"}), "unknown field `of`"),
             (Value::Null, "invalid type: null"),
         ] {
-            let sent = json!({"apiVersion": "mcp.jomcgi.dev/v1alpha1", "kind": "McpOAuthProxy", "metadata": {"name": "mcp"}, "spec": spec});
+            let mut sent =
+                json!({"apiVersion": "mcp.jomcgi.dev/v1alpha1", "kind": "McpOAuthProxy", "metadata": {"name": "mcp"}});
+            if !spec.is_null() {
+                sent["spec"] = spec;
+            }
             let unread: Unread = serde_json::from_value(sent).unwrap();
             assert_eq!(unread.meta().name.as_deref(), Some("mcp"));
             let error = unread.read().unwrap_err().to_string();

@@ -2,10 +2,7 @@
 
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION,
-        RETRY_AFTER,
-    },
+    header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW, RETRY_AFTER},
 };
 use serde_json::json;
 
@@ -67,16 +64,14 @@ pub fn invalid_request(status: StatusCode, description: &str) -> Response<Body> 
     json_response(status, &json!({"error": "invalid_request", "error_description": description}))
 }
 
-/// To a body that is not forwarded to its end. Whoever still sends it is no longer listened to, so the connection is of no use any more.
+/// To a body that is not forwarded to its end.
 pub fn refuse_body(error: &RequestBodyError) -> Response<Body> {
     let status = match error {
         RequestBodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         RequestBodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
         RequestBodyError::Broken(_) => StatusCode::BAD_REQUEST,
     };
-    let mut response = invalid_request(status, &error.to_string());
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
+    invalid_request(status, &error.to_string())
 }
 
 /// The upstream spells the path in another way now; the client sends its request again.

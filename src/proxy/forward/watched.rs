@@ -77,3 +77,37 @@ impl Watched {
         Poll::Ready(Cut::Silent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{rc::Rc, task::Waker};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        api::SessionPhase,
+        proxy::{
+            forward::{Deadlines, testing::Wakes},
+            session::{LiveSet, Session, SessionEvent, testing::session},
+        },
+    };
+
+    #[test]
+    fn who_waits_for_the_client_is_woken_when_the_session_ends() {
+        let (live, now) = (LiveSet::default(), Timestamp::from_second(1000).unwrap());
+        let session = Session { phase: SessionPhase::Active, expires_at: Timestamp::MAX, ..session("a") };
+        live.apply(SessionEvent::Is(session.clone()));
+        let (all, woken, hour) = (Rc::new(Deadlines::new(now)), Arc::new(Wakes::default()), Duration::from_secs(3600));
+        let (waker, mut for_the_client) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
+        // As when the head of the answer was there at once, and all of its content since.
+        let watched = Watched::new(Deadline::new(all.clone()), live.get(&session.id).unwrap(), 2000, hour);
+        assert_eq!(for_the_client.poll(hour, &Context::from_waker(&waker)), Poll::Pending);
+        watched.wake_with(&mut for_the_client);
+        all.tick(now);
+        assert_eq!((woken.count(), watched.cut()), (0, None));
+        live.apply(SessionEvent::Ended(session.id));
+        all.tick(now);
+        assert_eq!((woken.count(), watched.cut()), (1, Some(Cut::Session)));
+    }
+}

@@ -1,11 +1,7 @@
 use std::{pin::pin, rc::Rc};
 
 use axum::Router;
-use http::{
-    Method, Request, Response, Version,
-    header::{CONNECTION, HOST},
-    request::Parts,
-};
+use http::{Method, Request, Response, Version, header::HOST, request::Parts};
 use http_body::Body as _;
 use socket2::{SockRef, TcpKeepalive};
 use tower::ServiceExt;
@@ -94,11 +90,10 @@ async fn exchange(
         Err(NoRequest::Over) => return Ok(After::Over),
         Err(NoRequest::Refused(refusal)) => (LAST, invalid_request(refusal.status(), &refusal.to_string())),
     };
-    let says_close = response.headers().contains_key(CONNECTION);
     // While the upstream answers it may still get the rest of the request.
     let is_ours = !matches!(response.body(), Body::Upstream(_));
     let is_unread = (is_ours || response.body().is_end_stream()) && !connection.is_read();
-    let last = to.last || says_close || is_unread || worker.leaving.get();
+    let last = to.last || is_unread || worker.leaving.get();
     let reply = Reply::new(response, To { last, ..to }, date, worker.deadlines.time());
     let is_last = last || reply.is_last();
     let mut stalled = Deadline::new(worker.deadlines.clone());

@@ -3,6 +3,7 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use super::{
+    ROUNDS,
     kill_switch::SESSIONS,
     kubernetes,
     paced::{Latency, RATE},
@@ -13,7 +14,7 @@ use crate::{peers::program, run::Run};
 const CONNECTIONS: &str = "64";
 
 /// How long one round of one contender lasts.
-const DURATION: &str = "4s";
+const DURATION: &str = "3s";
 
 /// Clock ticks of /proc/PID/stat a second (sysconf(_SC_CLK_TCK), 100 on Linux).
 const TICKS: f64 = 100.0;
@@ -207,7 +208,7 @@ Written by `make bench`. {model}; version {version}; the static binary that is s
 
 ## P1: forwarding an authenticated `POST /mcp`
 
-64 keep-alive connections, token already seen, one core each, 5 interleaved rounds of 4 s. CPU time (user and system) of the
+64 keep-alive connections, token already seen, one core each, {ROUNDS} interleaved rounds of {DURATION}. CPU time (user and system) of the
 process divided by its requests; the last column is requests per core against nginx (`proxy_pass`, buffering off, no auth).
 
 {forwarding}

@@ -139,7 +139,7 @@ pub fn mcp_session_refused(session: &LiveSession, from: IpAddr) {
         target: "audit",
         event = "mcp_session_refused",
         session = %session.id,
-        user = brief(&session.email),
+        user = brief(session.email()),
         client = brief(&session.client),
         from = %from,
         "the MCP session is not this user's"
@@ -152,7 +152,7 @@ pub fn stream_end(session: &LiveSession, why: StreamEnd, took: Duration, from: I
         target: "audit",
         event = "stream_end",
         session = %session.id,
-        user = brief(&session.email),
+        user = brief(session.email()),
         client = brief(&session.client),
         reason = why.text(),
         seconds = took.as_secs_f64(),

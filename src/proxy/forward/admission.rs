@@ -90,7 +90,13 @@ pub async fn admit<'a>(
     let body = RequestBody::new(body, pace.largest, pace.request_body, worker.deadlines.clone());
     let body = body.or_else(|error| refuse(Outcome::Refused, answers::refuse_body(&error)))?;
     let mut head = RequestHead::new(request.method.clone(), &target);
-    forwarder.rules.to_upstream(&mut head, &headers, &peer.forwarded_for(client), &caller.email, &span.headers());
+    forwarder.rules.to_upstream(
+        &mut head,
+        &headers,
+        &peer.forwarded_for(client),
+        &caller.session.email,
+        &span.headers(),
+    );
     Ok(Admitted { caller, keyring, client, permit, listens, spelling, target, head, body, upload })
 }
 

@@ -23,8 +23,6 @@ use crate::proxy::{
 /// Who sent a request.
 #[derive(Clone)]
 pub struct Caller {
-    /// The person's e-mail address, ready to be sent.
-    pub email: HeaderValue,
     /// The session of the token.
     pub session: Arc<LiveSession>,
     /// When the token expires, in seconds since 1970.
@@ -121,14 +119,15 @@ async fn verify_unseen(
         Admission::Ended => return Err(Refusal::InvalidToken("the session has ended: log in again")),
         Admission::Unknown => return Err(Refusal::Unavailable),
     };
-    let email = HeaderValue::from_str(&session.email)
-        .map_err(|_| Refusal::InvalidToken("the e-mail address cannot be put in a header"))?;
+    if session.email.is_empty() {
+        return Err(Refusal::InvalidToken("the e-mail address cannot be put in a header"));
+    }
     // What was only looked up speaks for a second.
     if is_member {
         let audience = aud.into();
-        cache.keep(key, Verified { audience, expires: exp, email: email.clone(), session: session.clone(), secrets });
+        cache.keep(key, Verified { audience, expires: exp, session: session.clone(), secrets });
     }
-    Ok(Caller { email, session, expires: exp })
+    Ok(Caller { session, expires: exp })
 }
 
 impl Refusal {

@@ -4,7 +4,6 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::HeaderValue;
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
 
@@ -38,8 +37,6 @@ pub struct Verified {
     pub audience: Box<str>,
     /// When it expires, in seconds since 1970.
     pub expires: u64,
-    /// Whose it is.
-    pub email: HeaderValue,
     /// Its session.
     pub session: Arc<LiveSession>,
     /// The secrets it was verified with. Weak, so that old keys are not kept in memory, and their address not reused.
@@ -53,7 +50,7 @@ impl Verified {
             && now_seconds(now) < self.expires
             && self.session.admits(now)
             && proxy.resources.is_audience(&self.audience, path);
-        good.then(|| Caller { email: self.email.clone(), session: self.session.clone(), expires: self.expires })
+        good.then(|| Caller { session: self.session.clone(), expires: self.expires })
     }
 }
 

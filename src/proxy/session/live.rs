@@ -6,6 +6,7 @@ use std::{
     },
 };
 
+use http::HeaderValue;
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
 
@@ -58,8 +59,8 @@ impl Default for LiveSet {
 pub struct LiveSession {
     /// The session's name.
     pub id: SessionId,
-    /// The person's verified e-mail address.
-    pub email: Box<str>,
+    /// The person's verified e-mail address, ready to be sent; empty if it cannot be put in a header.
+    pub email: HeaderValue,
     /// What the client calls itself.
     pub client: Box<str>,
     /// The issuer and its identifier of the person, for binding things to them.
@@ -76,7 +77,7 @@ impl LiveSession {
     fn new(session: &Session, user: Arc<str>, open: Arc<Open>) -> Self {
         Self {
             id: session.id,
-            email: session.user.email.as_str().into(),
+            email: HeaderValue::from_str(&session.user.email).unwrap_or(HeaderValue::from_static("")),
             client: session.client.name.as_str().into(),
             user,
             open,
@@ -85,6 +86,11 @@ impl LiveSession {
             expires_at: AtomicI64::new(session.expires_at.as_second()),
             rotated_at: AtomicI64::new(session.rotated_at.as_second()),
         }
+    }
+
+    /// The same e-mail address as text.
+    pub fn email(&self) -> &str {
+        str::from_utf8(self.email.as_bytes()).unwrap_or_default()
     }
 
     /// Whether requests of this session are answered at `now`.

@@ -82,6 +82,15 @@ async fn a_session_that_was_only_looked_up_admits_but_is_not_cached() {
 }
 
 #[tokio::test]
+async fn an_address_that_cannot_be_put_in_a_header_reaches_no_upstream() {
+    let bed = Bed::with(LiveSet::default()).await;
+    let mut odd = bed.session.clone();
+    odd.user.email = "ada@example.com\r\nx-forwarded-user: eve@example.com".to_owned();
+    bed.proxy.sessions.live().apply(SessionEvent::All(vec![odd]));
+    assert_eq!((bed.call().await.status(), bed.upstream.asked()), (StatusCode::UNAUTHORIZED, 0));
+}
+
+#[tokio::test]
 async fn who_is_known_goes_before_who_had_to_be_verified() {
     let bed = Bed::new().await;
     let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());

@@ -1,4 +1,7 @@
-use std::{str::FromStr, sync::Arc};
+use std::{
+    str::FromStr,
+    sync::{Arc, Weak},
+};
 
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
@@ -10,12 +13,13 @@ use serde_json::json;
 use super::{
     Body,
     headers::allow_any_origin,
-    verified::{Key, Verified, VerifiedTokens},
+    verified::{Verified, VerifiedTokens},
 };
 use crate::proxy::{
     crypto::{AccessClaims, now_seconds},
     metrics::{CacheLookup, Outcome, WorkerMetrics},
     oauth::{SCOPE, metadata},
+    secrets::Secrets,
     session::{Admission, LiveSession, SessionId},
     state::Proxy,
 };
@@ -78,41 +82,18 @@ pub async fn verify(
     path: &str,
 ) -> Result<Caller, Refusal> {
     let now = proxy.now();
-    let unseen = match cache.caller(proxy, &proxy.secrets.load(), now, token, path) {
+    let key = match cache.caller(proxy, &proxy.secrets.load(), now, token, path) {
         Ok(caller) => {
             metrics.token_cache.count(CacheLookup::Hit);
             return Ok(caller);
         }
-        Err(unseen) => unseen,
+        Err(key) => key,
     };
     metrics.token_cache.count(CacheLookup::Miss);
-    // Boxed, because its state is large and most requests have none.
-    Box::pin(verify_unseen(proxy, cache, unseen, now, token, path)).await
-}
-
-async fn verify_unseen(
-    proxy: &Proxy,
-    cache: &VerifiedTokens,
-    key: Key,
-    now: Timestamp,
-    token: &str,
-    path: &str,
-) -> Result<Caller, Refusal> {
-    let secrets = proxy.secrets.load_full();
-    let mut room = Vec::new();
-    let claims = secrets
-        .signing
-        .verify(token, proxy.public_url.as_str(), now_seconds(now), &mut room)
-        .map_err(|_| Refusal::InvalidToken("the access token has expired or was not issued here"))?;
-    let AccessClaims { aud, exp, sid, .. } = claims;
-    if !proxy.resources.is_audience(&aud, path) {
-        return Err(Refusal::InvalidToken("the access token is for another resource"));
-    }
-    let id = SessionId::from_str(&sid).map_err(|_| Refusal::InvalidToken("the access token has no session"))?;
+    let Unseen { id, audience, expires, secrets } = Unseen::verify(proxy, now, token, path)?;
     // Whoever else is ready goes first. When many tokens are new at once, their requests then go out together: during each
     // verification the upstream would fall asleep, and waking it takes microseconds (P2 of docs/performance.md).
     tokio::task::yield_now().await;
-    let secrets = Arc::downgrade(&secrets);
     let (session, is_member) = match proxy.sessions.admit(id, now).await {
         Admission::Live(session) => (session, true),
         Admission::LookedUp(session) => (session, false),
@@ -124,10 +105,35 @@ async fn verify_unseen(
     }
     // What was only looked up speaks for a second.
     if is_member {
-        let audience = aud.into();
-        cache.keep(key, Verified { audience, expires: exp, session: session.clone(), secrets });
+        cache.keep(key, Verified { audience, expires, session: session.clone(), secrets });
     }
-    Ok(Caller { session, expires: exp })
+    Ok(Caller { session, expires })
+}
+
+/// What a token says that is signed by us and not remembered. Its session is still to be looked at.
+struct Unseen {
+    id: SessionId,
+    audience: Box<str>,
+    expires: u64,
+    secrets: Weak<Secrets>,
+}
+
+impl Unseen {
+    // No part of a future, whose state its claims would be.
+    fn verify(proxy: &Proxy, now: Timestamp, token: &str, path: &str) -> Result<Self, Refusal> {
+        let secrets = proxy.secrets.load_full();
+        let mut room = Vec::new();
+        let claims = secrets
+            .signing
+            .verify(token, proxy.public_url.as_str(), now_seconds(now), &mut room)
+            .map_err(|_| Refusal::InvalidToken("the access token has expired or was not issued here"))?;
+        let AccessClaims { aud, exp, sid, .. } = claims;
+        if !proxy.resources.is_audience(&aud, path) {
+            return Err(Refusal::InvalidToken("the access token is for another resource"));
+        }
+        let id = SessionId::from_str(&sid).map_err(|_| Refusal::InvalidToken("the access token has no session"))?;
+        Ok(Self { id, audience: aud.into(), expires: exp, secrets: Arc::downgrade(&secrets) })
+    }
 }
 
 impl Refusal {

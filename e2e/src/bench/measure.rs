@@ -6,7 +6,7 @@ use super::{
     ROUNDS,
     kill_switch::SESSIONS,
     kubernetes,
-    paced::{Latency, RATE},
+    paced::{self, Latency, RATE},
 };
 use crate::{peers::program, run::Run};
 
@@ -153,8 +153,10 @@ fn micros(samples: &[Sample]) -> (f64, f64, f64) {
     spread(samples.iter().map(|sample| sample.micros_per_request).collect())
 }
 
-fn latencies(rows: &[(&str, Latency)]) -> String {
-    rows.iter().map(|(name, Latency { p50, p99 })| format!("| {name} | {p50:.2} | {p99:.2} |\n")).collect()
+/// As a table.
+pub fn latencies(rows: &[(&str, Latency)]) -> String {
+    let rows = rows.iter().map(|(name, Latency { p50, p99 })| format!("| {name} | {p50:.2} | {p99:.2} |\n"));
+    format!("| | p50 | p99 |\n|---|---|---|\n{}", rows.collect::<String>())
 }
 
 /// P1, as a table.
@@ -217,17 +219,14 @@ process divided by its requests; the last column is requests per core against ng
 {unseen}
 ## P3: latency at {RATE} requests a second
 
-From when a request is due until its answer is there, 32 connections, in milliseconds.
+From when a request is due until its answer is there, {paced_connections} connections; the median of {paced_rounds}
+interleaved rounds, in milliseconds. The cores are kept awake: what it takes their host to wake them is left out.
 
-| | p50 | p99 |
-|---|---|---|
 {paced}
 ## P4: streams
 
 From when an event of a stream is sent until it is read, 200 events 10 ms apart, in milliseconds.
 
-| | p50 | p99 |
-|---|---|---|
 {late}
 ## P5: idle streams
 
@@ -253,8 +252,6 @@ process.
 {SESSIONS} live sessions in Kubernetes, 100 of which are deleted one after the other. Milliseconds from the answer to the deletion
 until the first 401, and until an open stream of the session is closed.
 
-| | p50 | p99 |
-|---|---|---|
 {ends}
 The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_sessions:.0} ms from its start to ready.
 
@@ -277,6 +274,8 @@ The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_se
         kube_refreshes_rate = kubernetes.refreshes.per_second,
         kube_refreshes_cpu = kubernetes.refreshes.cpu_milliseconds,
         paced = latencies(&figures.paced),
+        paced_connections = paced::CONNECTIONS,
+        paced_rounds = paced::ROUNDS,
         late = latencies(&figures.late),
         ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
         with_sessions = mib(kubernetes.with_sessions),

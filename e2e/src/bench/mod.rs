@@ -40,6 +40,8 @@ enum Part {
     Forwarding,
     #[value(name = "P2")]
     Unseen,
+    #[value(name = "P3")]
+    Latency,
     #[value(name = "P5")]
     IdleStreams,
     #[value(name = "P6")]
@@ -155,6 +157,9 @@ async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
     if parts.contains(&Part::Unseen) {
         report += &measure::unseen(&with_unseen_tokens(run, &bed)?);
     }
+    if parts.contains(&Part::Latency) {
+        report += &measure::latencies(&paced::latencies(run, &bed)?);
+    }
     if parts.contains(&Part::IdleStreams) {
         let (_, streaming) = before_streams(run, &bed).await?;
         report += &measure::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
@@ -171,22 +176,7 @@ async fn measure(run: &Run) -> Result<String> {
     let forwarding = forwarding(run, &bed, &progress)?;
     let loaded = resident_kib(bed.proxy.pid)?;
 
-    let request = |authorization: &str| {
-        let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}";
-        format!(
-            "POST /mcp HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{authorization}\r\n{body}",
-            body.len()
-        )
-    };
-    let with_token = request(&format!("Authorization: Bearer {}\r\n", bed.token));
-    let mut paced = Vec::new();
-    for (name, port, request) in [
-        ("direct", bed.upstream, request("")),
-        ("nginx", bed.nginx.port, request("")),
-        ("mcp-oauth-operator", bed.proxy.port, with_token),
-    ] {
-        paced.push((name, paced::latency(port, request.as_bytes()).await?));
-    }
+    let paced = paced::latencies(run, &bed)?;
     progress.say("latency at a steady rate");
 
     let (events, streaming) = before_streams(run, &bed).await?;

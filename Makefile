@@ -103,7 +103,7 @@ HARNESS := echo "building the harness (4 minutes the first time)" \
 	&& cargo build --quiet --profile harness --package e2e && $(CARGO_TARGET_DIR)/harness/e2e
 
 .PHONY: bench
-bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (ONLY="P1 P5" prints those alone; needs nginx and wrk)
+bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (ONLY="P1 P5" prints those alone; needs nginx, wrk and root)
 	@$(LOCKED) bench-steps
 
 .PHONY: bench-steps

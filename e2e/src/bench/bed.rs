@@ -29,8 +29,7 @@ pub struct Process {
 /// nginx and our proxy before the same upstream, and a token.
 pub struct Bed {
     pub binary: PathBuf,
-    /// The upstream's port.
-    pub upstream: u16,
+    pub upstream: Process,
     pub nginx: Process,
     /// The proxy as it is shipped.
     pub proxy: Process,
@@ -46,15 +45,16 @@ impl Bed {
     pub async fn up(run: &Run, progress: &Progress) -> Result<Self> {
         let nginx = program::find("nginx", "nginx-light")?;
         program::find("wrk", "wrk")?;
-        let (upstream, peer) = (free_port()?, free_port()?);
-        start_nginx(run, &nginx, "upstream", OTHER, &answering(upstream)).await?;
-        let pid = start_nginx(run, &nginx, "nginx", MEASURED, &forwarding(peer, upstream)).await?;
+        let (port, peer) = (free_port()?, free_port()?);
+        let pid = start_nginx(run, &nginx, "upstream", OTHER, &answering(port)).await?;
+        let upstream = Process { pid, port };
+        let pid = start_nginx(run, &nginx, "nginx", MEASURED, &forwarding(peer, port)).await?;
         let nginx = Process { pid, port: peer };
         progress.say("building the static binary that is shipped");
         let binary = static_binary("release")?;
-        let login = start_dev(run, &binary, "login", upstream).await?;
+        let login = start_dev(run, &binary, "login", port).await?;
         let token = login::token(&url(login), "bench@example.com").await?;
-        let proxy = start_proxy(run, &binary, "proxy", login, upstream).await?;
+        let proxy = start_proxy(run, &binary, "proxy", login, port).await?;
         http::client(None)?.post(format!("{}/mcp", url(proxy))).bearer_auth(&token).send().await?.error_for_status()?;
         let idle = resident_kib(proxy.pid)?;
         Ok(Self { binary, upstream, nginx, proxy, login, token, idle })

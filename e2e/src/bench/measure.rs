@@ -220,7 +220,8 @@ process divided by its requests; the last column is requests per core against ng
 ## P3: latency at {RATE} requests a second
 
 From when a request is due until its answer is there, {paced_connections} connections; the median of {paced_rounds}
-interleaved rounds, in milliseconds. The cores are kept awake: what it takes their host to wake them is left out.
+interleaved rounds, in milliseconds. What it takes a host to wake a sleeping core is left
+out (the cores are kept awake), and so is what else the machine does (SCHED_FIFO), for all alike.
 
 {paced}
 ## P4: streams

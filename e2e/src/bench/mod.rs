@@ -27,7 +27,7 @@ use bed::{Bed, Process, start_proxy};
 use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
 
 /// Interleaved rounds, each of every contender.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 
 /// The one core of those who are measured; load and upstream have the other.
 const MEASURED: &str = "0";

@@ -7,6 +7,7 @@ use super::{
     kill_switch::SESSIONS,
     kubernetes,
     paced::{self, Latency, RATE},
+    streams,
 };
 use crate::{peers::program, run::Run};
 
@@ -229,13 +230,14 @@ same round, the median of the rounds.
 ## P3: latency at {RATE} requests a second
 
 From when a request is due until its answer is there, {paced_connections} connections; the median of {paced_rounds}
-interleaved rounds, in milliseconds. What it takes a host to wake a sleeping core is left
-out (the cores are kept awake), and so is what else the machine does (SCHED_FIFO), for all alike.
+interleaved rounds, in milliseconds. What it takes a host to wake a sleeping core is left out (the cores are kept awake), and so
+is what else the machine does (SCHED_FIFO), for all alike.
 
 {paced}
 ## P4: streams
 
-From when an event of a stream is sent until it is read, 200 events 10 ms apart, in milliseconds.
+From when an event of a stream is sent until it is read, 200 events 10 ms apart, in milliseconds: the median of
+{stream_rounds} interleaved rounds, undisturbed as P3.
 
 {late}
 ## P5: idle streams
@@ -286,6 +288,7 @@ The proxy takes {with_sessions:.1} MiB with so many sessions, and {start_with_se
         paced = latencies(&figures.paced),
         paced_connections = paced::CONNECTIONS,
         paced_rounds = paced::ROUNDS,
+        stream_rounds = streams::ROUNDS,
         late = latencies(&figures.late),
         ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
         with_sessions = mib(kubernetes.with_sessions),

@@ -11,6 +11,7 @@ mod paced;
 pub mod soak;
 mod start;
 mod streams;
+mod undisturbed;
 mod unseen;
 
 use std::fs;
@@ -25,6 +26,8 @@ use crate::{
 };
 use bed::{Bed, Process, start_proxy};
 use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
+use paced::Latency;
+use undisturbed::undisturbed;
 
 /// Interleaved rounds, each of every contender.
 const ROUNDS: usize = 15;
@@ -42,6 +45,8 @@ enum Part {
     Unseen,
     #[value(name = "P3")]
     Latency,
+    #[value(name = "P4")]
+    Streams,
     #[value(name = "P5")]
     IdleStreams,
     #[value(name = "P6")]
@@ -138,6 +143,25 @@ fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
     Ok(contender.samples.into_iter().zip(alone).collect())
 }
 
+/// P3.
+async fn latencies(run: &Run, bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
+    let pids = [bed.upstream.pid, bed.nginx.pid, bed.proxy.pid];
+    undisturbed(run, &pids, async || paced::latencies(bed)).await
+}
+
+/// P4, of the upstream at the port `events` and of a proxy before it.
+async fn lateness(run: &Run, bed: &Bed, events: u16, streaming: Process) -> Result<[(&'static str, Latency); 2]> {
+    undisturbed(run, &[streaming.pid], async || {
+        let (mut direct, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..streams::ROUNDS {
+            direct.push(streams::lateness(events, None).await?);
+            ours.push(streams::lateness(streaming.port, Some(&bed.token)).await?);
+        }
+        Ok([("direct", Latency::median(&direct)), ("mcp-oauth-operator", Latency::median(&ours))])
+    })
+    .await
+}
+
 /// A proxy before an upstream whose answers are streams.
 async fn before_streams(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
     let events = streams::upstream().await?;
@@ -158,7 +182,12 @@ async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
         report += &measure::unseen(&with_unseen_tokens(run, &bed)?);
     }
     if parts.contains(&Part::Latency) {
-        report += &measure::latencies(&paced::latencies(run, &bed)?);
+        report += &measure::latencies(&latencies(run, &bed).await?);
+    }
+    if parts.contains(&Part::Streams) {
+        let (events, streaming) = before_streams(run, &bed).await?;
+        report += &measure::latencies(&lateness(run, &bed, events, streaming).await?);
+        run.stop("streaming")?;
     }
     if parts.contains(&Part::IdleStreams) {
         let (_, streaming) = before_streams(run, &bed).await?;
@@ -176,14 +205,11 @@ async fn measure(run: &Run) -> Result<String> {
     let forwarding = forwarding(run, &bed, &progress)?;
     let loaded = resident_kib(bed.proxy.pid)?;
 
-    let paced = paced::latencies(run, &bed)?;
+    let paced = latencies(run, &bed).await?;
     progress.say("latency at a steady rate");
 
     let (events, streaming) = before_streams(run, &bed).await?;
-    let late = [
-        ("direct", streams::lateness(events, None).await?),
-        ("mcp-oauth-operator", streams::lateness(streaming.port, Some(&bed.token)).await?),
-    ];
+    let late = lateness(run, &bed, events, streaming).await?;
     let idle_streams = streams::idle(streaming.port, &bed.token, streaming.pid).await?;
     run.stop("streaming")?;
     progress.say("streams");

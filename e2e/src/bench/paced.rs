@@ -4,7 +4,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     num::NonZeroU64,
-    process::{self, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -12,8 +11,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 
-use super::{MEASURED, OTHER, bed::Bed};
-use crate::{peers::program, progress::stop_if_interrupted, run::Run};
+use super::{OTHER, bed::Bed};
+use crate::progress::stop_if_interrupted;
 
 /// Requests a second.
 pub const RATE: u32 = 3_000;
@@ -42,24 +41,14 @@ impl Latency {
     }
 
     /// The median of the rounds', of each figure.
-    fn median(rounds: &[Self]) -> Self {
+    pub fn median(rounds: &[Self]) -> Self {
         let median = |figure: fn(&Self) -> f64| Self::of(rounds.iter().map(figure).collect()).p50;
         Self { p50: median(|round| round.p50), p99: median(|round| round.p99) }
     }
 }
 
 /// The upstream's, nginx's and the proxy's.
-pub fn latencies(run: &Run, bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
-    let measured = [bed.upstream.pid, bed.nginx.pid, bed.proxy.pid, process::id().cast_signed()];
-    // What else the machine does takes more than 1 of 100 moments, and would be all of p99.
-    schedule(&measured, "--fifo", "1").context("P3 is measured as root: it goes before all else")?;
-    // A core of a virtual machine that has gone to sleep is woken when its host finds the time, which is no proxy's doing. What
-    // gives way to everything keeps it awake.
-    let awake = [(MEASURED, "awake-0"), (OTHER, "awake-1")];
-    for (core, name) in awake {
-        let mut command = Command::new("chrt");
-        run.spawn(name, command.args(["--idle", "0", "taskset", "-c", core, "sh", "-c", "while :; do :; done"]))?;
-    }
+pub fn latencies(bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
     let contenders = [
         ("direct", bed.upstream.port, request("")),
         ("nginx", bed.nginx.port, request("")),
@@ -72,18 +61,7 @@ pub fn latencies(run: &Run, bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
             rounds.push(Latency::of(round(*port, request.as_bytes())?));
         }
     }
-    awake.iter().try_for_each(|(_, name)| run.stop(name))?;
-    schedule(&measured, "--other", "0")?;
     Ok(contenders.iter().zip(rounds).map(|((name, ..), rounds)| (*name, Latency::median(&rounds))).collect())
-}
-
-/// Sets the policy and priority (sched(7)) of all threads of some processes.
-fn schedule(pids: &[i32], policy: &str, priority: &str) -> Result<()> {
-    for pid in pids {
-        let mut command = Command::new("chrt");
-        program::output(command.args(["--all-tasks", policy, "--pid", priority, &pid.to_string()]))?;
-    }
-    Ok(())
 }
 
 fn request(authorization: &str) -> String {

@@ -24,6 +24,9 @@ use tokio::{
 
 use super::{measure::resident_kib, paced::Latency};
 
+/// Interleaved rounds of P4, each with and without the proxy.
+pub const ROUNDS: usize = 5;
+
 /// Events of the stream that is measured.
 const EVENTS: usize = 200;
 

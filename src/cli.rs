@@ -13,11 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dev,
-    foreign_text::deceives,
-    keys, login, operator,
-    proxy::{self, config::ProxyConfig},
+    config::ProxyConfig,
+    dev, keys, login, operator, proxy,
     telemetry::{self, LogOptions},
+    untrusted_text::deceives,
 };
 
 /// Puts MCP servers behind real logins.

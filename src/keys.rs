@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::proxy::{
+use crate::{
     config::{SigningKeys, SigningKeysError},
     crypto::random_bytes,
 };
@@ -102,7 +102,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::proxy::config::SIGNS_FOR;
+    use crate::config::SIGNS_FOR;
 
     #[test]
     fn keys_are_private_and_never_replaced() {

@@ -24,7 +24,7 @@ use tracing_subscriber::{
     layer::SubscriberExt,
 };
 
-use crate::foreign_text::{Escaping, deceives};
+use crate::untrusted_text::{Escaping, deceives};
 
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, clap::Args)]

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
-use crate::proxy::{
+use crate::{
     config::{SigningKeys, SigningKeysError},
     crypto::{SigningRing, random_token},
     oauth::pkce,

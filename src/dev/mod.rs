@@ -20,11 +20,9 @@ use crate::{
         McpOAuthProxy,
         proxy::{Access, CredentialKeys, IdentityProvider, RecheckOnRefresh, Upstream},
     },
+    config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
     keys::{self, KeysError, write_new},
-    proxy::{
-        self, RunError,
-        config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
-    },
+    proxy::{self, RunError},
 };
 
 /// A port of this machine that is free.

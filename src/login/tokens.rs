@@ -11,7 +11,7 @@ use thiserror::Error;
 use url::{Url, form_urlencoded};
 
 use super::http::{Http, HttpError};
-use crate::foreign_text::deceives;
+use crate::untrusted_text::deceives;
 
 /// What people read at the consent page.
 const CLIENT_NAME: &str = "mcp-oauth-operator login";

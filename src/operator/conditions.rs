@@ -18,7 +18,7 @@ use crate::api::{
     McpOAuthProxyStatus,
     proxy::{ConfigMapKeyReference, SecretKeyReference},
 };
-use crate::proxy::config::{PodStatus, RecheckStatus};
+use crate::config::{PodStatus, RecheckStatus};
 
 /// The types of conditions that are ours. Others are left alone.
 pub(super) const TYPES: [&str; 6] =

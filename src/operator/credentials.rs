@@ -76,8 +76,8 @@ fn is_made_from_item(secret: &Secret, item: &str) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::validate::tests::validated;
     use super::*;
-    use crate::operator::validate::tests::validated;
 
     fn secret(metadata: &Value, keys: &[&str]) -> Secret {
         let data: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), json!("eA=="))).collect();

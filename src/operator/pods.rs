@@ -19,7 +19,7 @@ use kube::{
 use serde::Deserialize;
 
 use super::{build::label_selector, mounts, validate::ValidatedProxy};
-use crate::proxy::config::PodStatus;
+use crate::config::PodStatus;
 
 /// How long a pod may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -70,8 +70,8 @@ fn add(documents: &mut String, object: &impl Serialize) -> Result<(), RenderErro
 
 #[cfg(test)]
 mod tests {
+    use super::super::validate::tests::settings;
     use super::*;
-    use crate::operator::validate::tests::settings;
 
     #[test]
     fn the_sample_becomes_these_objects() {

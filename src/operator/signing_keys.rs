@@ -9,7 +9,7 @@ use super::{
     mounts,
     validate::ValidatedProxy,
 };
-use crate::proxy::config::SigningKeys;
+use crate::config::SigningKeys;
 
 /// What has become of the Secret with the keys that access tokens are signed with.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,8 +82,9 @@ fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>, now: Timestamp) -> Res
 mod tests {
     use serde_json::json;
 
+    use super::super::validate::tests::validated;
     use super::*;
-    use crate::{operator::validate::tests::validated, proxy::config::SIGNS_FOR};
+    use crate::config::SIGNS_FOR;
 
     fn secret(proxy: &ValidatedProxy, file: &str) -> Secret {
         Secret {

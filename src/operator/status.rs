@@ -74,12 +74,12 @@ fn ready_reason(status: &McpOAuthProxyStatus) -> Option<(&str, &str)> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
-    use crate::operator::{
+    use super::super::{
         conditions::tests::{at, find, running},
         credentials::Credentials,
         fake_api::FakeApi,
     };
+    use super::*;
 
     #[test]
     fn the_same_findings_are_the_same_status_whatever_the_time() {

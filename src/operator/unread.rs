@@ -57,8 +57,8 @@ impl Resource for Unread {
 mod tests {
     use serde_json::json;
 
+    use super::super::validate::tests::resource;
     use super::*;
-    use crate::operator::validate::tests::resource;
 
     #[test]
     fn what_came_is_what_is_read() {

@@ -10,7 +10,7 @@ use crate::{
         McpOAuthProxy, McpOAuthProxySpec, PathPattern,
         proxy::{CredentialKeys, Pod, SecretKeyReference, Service},
     },
-    proxy::config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
+    config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
 };
 
 /// What the operator's own configuration contributes to every proxy.

@@ -124,8 +124,8 @@ fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<Unread>> {
 mod tests {
     use serde_json::json;
 
+    use super::super::{build, validate::tests::validated};
     use super::*;
-    use crate::operator::{build, validate::tests::validated};
 
     #[test]
     fn a_child_wakes_the_resource_that_controls_it() {

@@ -11,14 +11,19 @@ use jiff::Timestamp;
 use url::{Url, form_urlencoded};
 
 use super::{
-    client_address::client_address,
+    authorization_server::http::{Cookies, basic_credentials, parameters},
+    client_ip::client_address,
+    resource_server::unbind,
+    runtime::server::head::{Head as RequestHead, read_head as read_request},
+};
+use crate::api::{
+    PublicUrl,
+    proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
+};
+use crate::{
     config::SigningKeys,
     crypto::{Keyring, Purpose, SigningRing},
-    endpoints::{Cookies, basic_credentials, parameters},
-    forward::{
-        unbind,
-        wire::{Head, WireError, read_head},
-    },
+    http1::{Head, WireError, read_head},
     oauth::{
         authorize::{self, Query, Refusal},
         client::Client,
@@ -27,11 +32,6 @@ use super::{
         redirect_uri,
         resource::Resources,
     },
-    server::head::{Head as RequestHead, read_head as read_request},
-};
-use crate::api::{
-    PublicUrl,
-    proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
 };
 
 static PUBLIC_URL: LazyLock<PublicUrl> = LazyLock::new(|| "https://mcp.example.com".parse().expect("it is an origin"));
@@ -246,7 +246,7 @@ fn contents(parts: &[&[u8]], to_head: bool) -> Result<Answer, WireError> {
     for part in parts {
         read = [&read[..], part].concat().into();
         if head.is_none() {
-            head = read_head(&mut read, to_head)?;
+            head = read_head(&mut read, to_head, |_| true)?;
         }
         let Some(Head { framing, .. }) = &mut head else { continue };
         while let Some(data) = framing.next(&mut read)? {

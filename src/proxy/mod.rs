@@ -1,25 +1,15 @@
-//! The data plane: the authorization server that MCP clients log in at, and the forwarder behind it.
+//! The data plane: the authorization server that MCP clients log in at, and the resource server that forwards their requests.
 
-mod audit;
-mod client_address;
-mod client_documents;
-pub mod config;
-pub(crate) mod crypto;
-mod drain;
-mod endpoints;
-mod forward;
+mod authorization_server;
+mod client_ip;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod health;
-mod identity;
-mod metrics;
-pub(crate) mod oauth;
-mod reload;
+mod identity_provider;
+pub(crate) mod observability;
+pub(crate) mod resource_server;
+mod runtime;
 mod secrets;
-mod server;
-mod session;
-mod start;
+mod sessions;
 mod state;
-mod traces;
 
-pub use start::{RunError, listen, run, serve};
+pub use runtime::{RunError, listen, run, serve};

@@ -5,12 +5,12 @@ use std::{io::ErrorKind, path::PathBuf, sync::Arc};
 use secrecy::SecretString;
 use thiserror::Error;
 
-use super::{
+use crate::api::InvalidUrl;
+use crate::{
     config::{CredentialFiles, ProxyConfig, SigningKeys, SigningKeysError},
     crypto::{InvalidEncryptionKey, Keyring, SigningRing},
     oauth::known_clients::ListedClients,
 };
-use crate::api::InvalidUrl;
 
 /// What the mounted Secrets hold.
 pub struct Secrets {

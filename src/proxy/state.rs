@@ -7,19 +7,25 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 
 use super::{
-    client_documents::ClientDocuments,
-    config::ProxyConfig,
-    forward::SharedTokens,
-    identity::{Denied, Issuer, Person, check_access},
-    metrics::{Metrics, Observed},
-    oauth::{known_clients::KnownClients, resource::Resources},
+    authorization_server::ClientDocuments,
+    identity_provider::Issuer,
+    observability::{
+        metrics::{Metrics, Observed},
+        traces::Tracer,
+    },
+    resource_server::SharedTokens,
     secrets::Secrets,
-    session::{RecordKeys, Session, SessionStore, Sessions},
-    traces::Tracer,
+    sessions::{SessionStore, Sessions},
 };
 use crate::api::{
     PublicUrl,
     proxy::{Access, EmailVerified},
+};
+use crate::{
+    access::{Denied, Person, check_access},
+    config::ProxyConfig,
+    oauth::{known_clients::KnownClients, resource::Resources},
+    session::{RecordKeys, Session},
 };
 
 /// A running proxy.
@@ -188,14 +194,14 @@ fn signed(duration: &crate::api::Duration) -> SignedDuration {
 
 #[cfg(test)]
 pub mod testing {
-    use super::{super::session::testing::keys, *};
-    use crate::proxy::{
-        config::SigningKeys,
-        forward::VerifiedTokens,
-        identity::HttpClient,
+    use super::super::{
+        resource_server::VerifiedTokens,
         secrets::EncryptionKey,
-        session::{LiveSet, SqliteStore},
+        sessions::{LiveSet, SqliteStore},
     };
+    use super::*;
+    use crate::session::tests::keys;
+    use crate::{config::SigningKeys, http_client::HttpClient};
 
     /// This moment, in whole seconds.
     pub fn wall() -> Timestamp {

@@ -20,14 +20,14 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        account::{Account, Otherwise},
-        http::{bearer, whole},
-        tokens::said,
-    },
     BridgeError, MAX_MESSAGE,
     events::{Events, RETRY},
     message::{self, Answer, Message, Repeated},
+};
+use crate::login::{
+    account::{Account, Otherwise},
+    http::{bearer, whole},
+    tokens::said,
 };
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

@@ -1,11 +1,11 @@
 use serde_json::json;
 
-use super::*;
-use crate::operator::{
+use super::super::{
     build::{build, metadata},
     fake_api::FakeApi,
     validate::tests::validated,
 };
+use super::*;
 
 const ITEM: &str = "/apis/onepassword.com/v1/namespaces/gateway/onepassworditems/mcp";
 const KEYS: &str = "/api/v1/namespaces/gateway/secrets/mcp-signing-keys";

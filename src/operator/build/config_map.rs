@@ -16,9 +16,10 @@ pub(super) fn build(proxy: &ValidatedProxy, config: String) -> ConfigMap {
 mod tests {
     use serde_json::json;
 
+    use super::super::build;
     use crate::{
-        operator::{build::build, validate::tests::validated},
-        proxy::config::{ProxyConfig, StoreConfig},
+        config::{ProxyConfig, StoreConfig},
+        operator::validate::tests::validated,
     };
 
     #[test]

@@ -20,8 +20,8 @@ use k8s_openapi::{
 use super::{labels, metadata, selector};
 use crate::{
     api::proxy::{ConfigMapKeyReference, SecretKeyReference},
+    config::UNREADY_BEFORE_DRAIN,
     operator::{mounts, validate::ValidatedProxy},
-    proxy::config::UNREADY_BEFORE_DRAIN,
 };
 
 /// Changes with the configuration, so that the pods are replaced. What is in Secrets is not part of it: the pods reload
@@ -222,8 +222,9 @@ fn files(proxy: &ValidatedProxy) -> Volume {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::build as build_all;
     use super::*;
-    use crate::operator::{build::build as build_all, validate::tests::validated};
+    use crate::operator::validate::tests::validated;
 
     fn deployment(spec: &Value) -> Value {
         serde_json::to_value(build_all(&validated(spec)).unwrap().deployment).unwrap()

@@ -70,8 +70,8 @@ pub(super) fn metadata(proxy: &ValidatedProxy, name: impl Into<String>) -> Objec
 mod tests {
     use serde_json::json;
 
+    use super::super::validate::tests::{resource, settings, validated};
     use super::*;
-    use crate::operator::validate::tests::{resource, settings, validated};
 
     #[test]
     fn every_child_is_owned_and_marked() {
@@ -100,7 +100,7 @@ mod tests {
         object.metadata.labels = Some([("app.kubernetes.io/instance".to_owned(), "argo-app".to_owned())].into());
         object.metadata.annotations =
             Some([("argocd.argoproj.io/tracking-id".to_owned(), "argo-app:x".to_owned())].into());
-        let proxy = crate::operator::validate::validate(&object, &settings()).unwrap();
+        let proxy = super::super::validate::validate(&object, &settings()).unwrap();
         let children = format!("{:?}", build(&proxy).unwrap());
         assert!(!children.contains("argo"), "{children}");
     }

@@ -38,8 +38,9 @@ pub(super) fn build(proxy: &ValidatedProxy) -> Service {
 mod tests {
     use serde_json::json;
 
+    use super::super::build as build_all;
     use super::*;
-    use crate::operator::{build::build as build_all, validate::tests::validated};
+    use crate::operator::validate::tests::validated;
 
     #[test]
     fn fields_of_the_resource_have_their_effect_and_unset_ones_leave_nothing() {

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
+use super::super::validate::tests::validated;
 use super::*;
-use crate::operator::validate::tests::validated;
 
 fn applied(generation: i64, status: &Value) -> Applied {
     let deployment = json!({

@@ -1,0 +1,195 @@
+use thiserror::Error;
+
+use crate::{
+    api::proxy::{Access, AccessPolicy, EmailVerified},
+    session::Session,
+};
+
+/// Google's issuer: there only the `hd` claim says that a domain vouches for an account
+/// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
+pub(super) const GOOGLE: &str = "https://accounts.google.com";
+
+/// Who the issuer says has logged in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Person {
+    /// The issuer.
+    pub issuer: String,
+    /// Its own stable identifier of the person.
+    pub subject: String,
+    /// The e-mail address, lower-cased by [`check_email`].
+    pub email: String,
+    /// Whether the issuer says that the address is theirs.
+    pub email_verified: bool,
+    /// Google's `hd`.
+    pub hosted_domain: Option<String>,
+    /// What the groups claim says.
+    pub groups: Vec<String>,
+}
+
+impl Person {
+    /// Whoever logged in to a session, as the issuer described them then.
+    pub fn of_session(session: &Session) -> Self {
+        Self {
+            issuer: session.user.issuer.clone(),
+            subject: session.user.subject.clone(),
+            email: session.user.email.clone(),
+            email_verified: session.claims.email_verified,
+            hosted_domain: session.claims.hosted_domain.clone(),
+            groups: session.claims.groups.clone(),
+        }
+    }
+}
+
+/// Why a person may not come in, in words for that person.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum Denied {
+    /// The issuer gave no address, or something that is none.
+    #[error("the identity provider gave no usable e-mail address for this account")]
+    NoEmail,
+    /// The issuer does not vouch for the address.
+    #[error("the identity provider says that this account's e-mail address is not verified")]
+    EmailNotVerified,
+    /// Whoever runs the server has shut this account out.
+    #[error("this account has been blocked")]
+    Blocked,
+    /// In no list.
+    #[error("this account is not among those that may use this server")]
+    NotListed,
+}
+
+/// Brings an address into the one form in which it is compared and forwarded.
+///
+/// # Errors
+/// [`Denied::NoEmail`] for anything that two programs could read in two ways: more than one @, spaces, control
+/// characters, letters beyond ASCII.
+pub fn check_email(email: &str) -> Result<String, Denied> {
+    let (local, domain) = email.split_once('@').ok_or(Denied::NoEmail)?;
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '@' | ',' | ';' | '<' | '>' | '"' | '\\' | '(' | ')');
+    let well_formed = !local.is_empty()
+        && !domain.is_empty()
+        && email.len() <= 320
+        && local.chars().all(plain)
+        && domain.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    if well_formed { Ok(email.to_ascii_lowercase()) } else { Err(Denied::NoEmail) }
+}
+
+/// Whether the rules let a person in.
+///
+/// # Errors
+/// Why not.
+pub fn check_access(access: &Access, verified: EmailVerified, person: &Person) -> Result<(), Denied> {
+    let email = check_email(&person.email)?;
+    if access.blocked.iter().any(|blocked| blocked.eq_ignore_ascii_case(&email)) {
+        return Err(Denied::Blocked);
+    }
+    if !person.email_verified && verified == EmailVerified::Required {
+        return Err(Denied::EmailNotVerified);
+    }
+    if access.policy == AccessPolicy::AnyUser {
+        return Ok(());
+    }
+    let domain = if person.issuer == GOOGLE {
+        person.hosted_domain.as_deref()
+    } else {
+        email.split_once('@').map(|(_, domain)| domain)
+    };
+    let listed = access.emails.iter().any(|listed| listed.eq_ignore_ascii_case(&email))
+        || domain.is_some_and(|domain| access.domains.iter().any(|listed| listed.eq_ignore_ascii_case(domain)))
+        || access.groups.iter().any(|listed| person.groups.contains(listed));
+    if listed { Ok(()) } else { Err(Denied::NotListed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        serde_json::from_str(r#"{"emails": ["Ada@Other.example"], "domains": ["example.com"]}"#).unwrap()
+    }
+
+    fn check_access(access: &Access, person: &Person) -> Result<(), Denied> {
+        super::check_access(access, EmailVerified::Required, person)
+    }
+
+    fn person(issuer: &str, email: &str, hosted_domain: Option<&str>) -> Person {
+        Person {
+            issuer: issuer.to_owned(),
+            subject: "1".to_owned(),
+            email: email.to_owned(),
+            email_verified: true,
+            hosted_domain: hosted_domain.map(str::to_owned),
+            groups: vec![],
+        }
+    }
+
+    #[test]
+    fn a16_with_google_only_hd_speaks_for_a_domain() {
+        let check = |hd| check_access(&access(), &person(GOOGLE, "eve@example.com", hd));
+        assert_eq!(check(Some("example.com")), Ok(()));
+        assert_eq!(check(None), Err(Denied::NotListed));
+        assert_eq!(check(Some("evil.example")), Err(Denied::NotListed));
+    }
+
+    #[test]
+    fn a16_tricky_addresses_are_no_addresses() {
+        for email in [
+            "a@evil.com@example.com",
+            "@example.com",
+            "a@",
+            "a",
+            "",
+            "a b@example.com",
+            "a@exa\u{0000}mple.com",
+            "а@example.com",
+            "a@example.com\n",
+            "\"a@evil.com\"@example.com",
+        ] {
+            assert_eq!(check_email(email), Err(Denied::NoEmail), "{email:?}");
+        }
+        assert_eq!(check_email("Ada@Example.COM").as_deref(), Ok("ada@example.com"));
+    }
+
+    #[test]
+    fn listed_people_and_domains_come_in_and_nobody_else() {
+        let idp = "https://idp.example.net";
+        assert_eq!(check_access(&access(), &person(idp, "ada@other.example", None)), Ok(()));
+        assert_eq!(check_access(&access(), &person(idp, "bob@example.com", None)), Ok(()));
+        assert_eq!(check_access(&access(), &person(idp, "bob@sub.example.com", None)), Err(Denied::NotListed));
+        assert_eq!(check_access(&access(), &person(idp, "bob@notexample.com", None)), Err(Denied::NotListed));
+        let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
+        assert_eq!(check_access(&any, &person(idp, "who@ever.example", None)), Ok(()));
+        let unverified = Person { email_verified: false, ..person(idp, "bob@example.com", None) };
+        assert_eq!(check_access(&any, &unverified), Err(Denied::EmailNotVerified));
+    }
+
+    #[test]
+    fn a_group_lets_in_whoever_is_in_it() {
+        let access: Access = serde_json::from_str(r#"{"groups": ["gateway-users"]}"#).unwrap();
+        let outside = person("https://idp.example.net", "bob@any.example", None);
+        assert_eq!(check_access(&access, &outside), Err(Denied::NotListed));
+        let groups = vec!["staff".to_owned(), "gateway-users".to_owned()];
+        assert_eq!(check_access(&access, &Person { groups, ..outside.clone() }), Ok(()));
+        let groups = vec!["Gateway-Users".to_owned()];
+        assert_eq!(check_access(&access, &Person { groups, ..outside }), Err(Denied::NotListed));
+    }
+
+    #[test]
+    fn who_is_blocked_stays_out_whatever_else_holds() {
+        for access in [
+            r#"{"policy": "AnyUser", "blocked": ["Bob@example.com"]}"#,
+            r#"{"emails": ["bob@example.com"], "blocked": ["bob@example.com"]}"#,
+        ] {
+            let access: Access = serde_json::from_str(access).unwrap();
+            let bob = person("https://idp.example.net", "bob@example.com", None);
+            assert_eq!(check_access(&access, &bob), Err(Denied::Blocked));
+        }
+    }
+
+    #[test]
+    fn an_issuer_that_is_trusted_need_not_say_verified() {
+        let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
+        let silent = Person { email_verified: false, ..person("https://idp.example.net", "bob@example.com", None) };
+        assert_eq!(super::check_access(&any, EmailVerified::TrustIssuer, &silent), Ok(()));
+        assert_eq!(super::check_access(&any, EmailVerified::Required, &silent), Err(Denied::EmailNotVerified));
+    }
+}

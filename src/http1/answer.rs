@@ -1,0 +1,223 @@
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use httparse::{Header, ParserConfig, Status};
+
+use super::{
+    HeaderFilter, WireError,
+    fields::{is_hop_by_hop, nominated},
+    framing::{Framing, content_length, lists_close, skip},
+};
+
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 100;
+
+/// The most bytes of an answer's head.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// So many more headers than it had may an answer have on its way to the client, where some were taken away.
+const OURS: usize = 1;
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Head {
+    /// What clients get of it. Of what is about the connection or the content alone a `Content-Length` is left.
+    pub response: Response<()>,
+    /// How its content is to be read.
+    pub framing: Framing,
+    /// Whether the connection may be used again after it.
+    pub keeps_alive: bool,
+}
+
+/// Takes the head of an answer out of what was read; of one to a HEAD, if `to_head`. `None` if more has to be read; what says
+/// nothing yet (1xx) is gone then.
+///
+/// # Errors
+/// When it is none, or it cannot be told where its content ends.
+pub fn read_head(read: &mut Bytes, to_head: bool, keep: HeaderFilter) -> Result<Option<Head>, WireError> {
+    loop {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, read, &mut headers)?;
+        let Status::Complete(length) = status else {
+            return if read.len() < MAX_HEAD { Ok(None) } else { Err(WireError::Malformed("the head is too long")) };
+        };
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.ok_or(WireError::Malformed("the status"))?;
+        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+            let head = head(status, parsed.version == Some(1), parsed.headers, read, to_head, keep)?;
+            skip(read, length);
+            return Ok(Some(head));
+        }
+        skip(read, length);
+    }
+}
+
+/// RFC 9112 §6.3 and §9.3. Where senders and receivers have been known to differ, the answer is refused or the connection is not
+/// used again.
+fn head(
+    status: StatusCode,
+    is_http_1_1: bool,
+    fields: &[Header<'_>],
+    read: &Bytes,
+    to_head: bool,
+    keep: HeaderFilter,
+) -> Result<Head, WireError> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + OURS);
+    let (mut length, mut encoding, mut has_connection) = (None, None, false);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| WireError::Malformed("the name of a header"))?;
+        if name == CONTENT_LENGTH {
+            let one = content_length(field.value).ok_or(WireError::Malformed("a length that is no number"))?;
+            let one = (one, field.value);
+            if length.replace(one).is_some_and(|(before, _)| before != one.0) {
+                return Err(WireError::Malformed("two lengths"));
+            }
+        } else if name == TRANSFER_ENCODING {
+            if encoding.replace(field.value).is_some() {
+                return Err(WireError::Malformed("two encodings"));
+            }
+        } else if name == CONNECTION {
+            has_connection = true;
+        } else if !is_hop_by_hop(&name) && keep(&name) {
+            headers.append(name, value(read, field.value)?);
+        }
+    }
+    let mut has_close = false;
+    if has_connection {
+        let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        let connection = connection.map(|field| field.value);
+        has_close = connection.clone().any(lists_close);
+        for name in nominated(connection) {
+            headers.remove(name);
+        }
+    }
+    let has_content = !to_head
+        && !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let framing = match (encoding, length) {
+        _ if !has_content => Framing::Length(0),
+        (Some(encoding), _) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => Framing::CHUNKED,
+        (Some(_), _) => return Err(WireError::Malformed("an encoding that is not chunked alone")),
+        (None, Some((length, _))) => Framing::Length(length),
+        (None, None) => Framing::Closed,
+    };
+    let keeps_alive = is_http_1_1
+        && status != StatusCode::SWITCHING_PROTOCOLS
+        && !has_close
+        && framing != Framing::Closed
+        && (encoding.is_none() || length.is_none());
+    if let (None, Some((_, length))) = (encoding, length) {
+        headers.insert(CONTENT_LENGTH, value(read, length)?);
+    }
+    let mut response = Response::new(());
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    Ok(Head { response, framing, keeps_alive })
+}
+
+/// A part of what was read, without a copy.
+fn value(read: &Bytes, part: &[u8]) -> Result<HeaderValue, WireError> {
+    HeaderValue::from_maybe_shared(read.slice_ref(part)).map_err(|_| WireError::Malformed("the value of a header"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Head>, WireError> {
+        read_head(&mut Bytes::from(text.to_owned()), false, |_| true)
+    }
+
+    fn framing(head: &str) -> Framing {
+        read(&format!("HTTP/1.1 200 OK\r\n{head}\r\n")).unwrap().unwrap().framing
+    }
+
+    #[test]
+    fn head_keeps_no_hop_by_hop_header_and_none_that_the_filter_drops() {
+        let head = "HTTP/1.1 200 OK\r\nServer: uvicorn\r\nConnection: keep-alive, X-Hop, Content-Length\r\nX-Hop: 1\r\n\
+            Keep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-Other: a\r\nX-Other: b\r\nContent-Length: 2\r\n\r\nok";
+        let mut bytes = Bytes::from(head);
+        let head = read_head(&mut bytes, false, |name| name != "server").unwrap().unwrap();
+        let kept = head.response.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        let kept: Vec<_> = kept.collect();
+        assert_eq!(kept, [("x-other", "a"), ("x-other", "b"), ("content-length", "2")]);
+        assert_eq!((head.framing, head.keeps_alive, &bytes[..]), (Framing::Length(2), true, &b"ok"[..]));
+    }
+
+    #[test]
+    fn content_ends_where_rfc_9112_says() {
+        assert_eq!(framing("Content-Length: 7\r\n"), Framing::Length(7));
+        assert_eq!(framing("Content-Length: 7\r\ncontent-length: 7\r\n"), Framing::Length(7));
+        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::CHUNKED);
+        assert_eq!(framing("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n"), Framing::CHUNKED);
+        assert_eq!(framing(""), Framing::Closed);
+        for status in [204, 304] {
+            let head = read(&format!("HTTP/1.1 {status} X\r\nContent-Length: 7\r\n\r\n")).unwrap().unwrap();
+            assert_eq!((head.framing, head.keeps_alive), (Framing::Length(0), true), "{status}");
+        }
+        let mut to_head = Bytes::from("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
+        let head = read_head(&mut to_head, true, |_| true).unwrap().unwrap();
+        assert_eq!(
+            (head.framing, &head.response.headers()["content-length"]),
+            (Framing::Length(0), &"7".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_connection_is_used_again_only_if_both_sides_are_sure_where_it_is() {
+        for (head, again) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n", false),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", true),
+            ("HTTP/1.1 200 OK\r\n", false),
+            ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n", false),
+        ] {
+            assert_eq!(read(&format!("{head}\r\n")).unwrap().unwrap().keeps_alive, again, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_understood_in_two_ways_is_refused() {
+        for (head, what) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "two lengths"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +7\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", "length"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "two encodings"),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "name"),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n", "name"),
+            ("HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", "value"),
+            ("HTTP/1.1 099 OK\r\n\r\n", "status"),
+            ("HTTP/2.0 200 OK\r\n\r\n", "version"),
+            ("200 OK\r\n\r\n", "version"),
+        ] {
+            let error = read(head).expect_err(head).to_string();
+            assert!(error.contains(what), "{head}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_when_all_of_it_is_there_and_has_its_limits() {
+        let text =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 202 Accepted\r\n\r\n";
+        for end in 0..text.len() {
+            assert!(read(&text[..end]).unwrap().is_none(), "{end}");
+        }
+        let head = read(text).unwrap().unwrap().response;
+        assert_eq!((head.status(), head.headers().len()), (StatusCode::ACCEPTED, 0));
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(MAX_HEAD));
+        assert!(read(&long).unwrap_err().to_string().contains("too long"));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1));
+        assert!(read(&many).unwrap_err().to_string().contains("too many"));
+    }
+}

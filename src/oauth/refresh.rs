@@ -1,0 +1,182 @@
+//! Refresh tokens (RFC 6749 §6): sealed {session, generation}, so that nothing secret is at rest. A generation is replaced
+//! by the next when it is used; that a lost answer or a second process does not log anybody out is the point of the rules.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::OAuthError;
+use crate::{
+    api::SessionPhase,
+    crypto::{Keyring, Purpose},
+    session::{Session, SessionId},
+};
+
+/// What a refresh token says.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RefreshToken {
+    #[serde(rename = "i")]
+    session: String,
+    #[serde(rename = "g")]
+    generation: u64,
+}
+
+impl RefreshToken {
+    /// The token of a session's current generation, as the client gets it.
+    pub fn current(session: &Session, keyring: &Keyring) -> Option<String> {
+        keyring.seal(Purpose::RefreshToken, &Self { session: session.id.to_string(), generation: session.rotation })
+    }
+
+    /// The session and generation of a token that we gave out.
+    pub fn open(token: &str, keyring: &Keyring) -> Option<(SessionId, u64)> {
+        let token: Self = keyring.open(Purpose::RefreshToken, token)?;
+        Some((token.session.parse().ok()?, token.generation))
+    }
+}
+
+/// Checks that a session can be refreshed by this client at `now`, for this resource if it names one. Nothing happens to the
+/// session when a check fails: a wrong resource must not cost the client its token.
+///
+/// # Errors
+/// `invalid_grant`, or `invalid_target` for a resource other than the login's.
+pub fn check(
+    session: &Session,
+    client_id_hash: &str,
+    resource: Option<&str>,
+    now: Timestamp,
+) -> Result<(), OAuthError> {
+    if session.client.id_hash != client_id_hash {
+        return Err(OAuthError::invalid_grant("the refresh token was issued to another client"));
+    }
+    if resource.is_some_and(|resource| resource != session.resource) {
+        return Err(OAuthError::invalid_target("resource is not the one of the login"));
+    }
+    if session.phase == SessionPhase::Pending || session.expires_at <= now {
+        return Err(ended());
+    }
+    Ok(())
+}
+
+/// The session of a refresh token is no more.
+pub fn ended() -> OAuthError {
+    OAuthError::invalid_grant("the session has ended: log in again")
+}
+
+/// What a refresh comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refresh {
+    /// The current generation: the next is written by compare-and-swap.
+    Rotate(Box<Session>),
+    /// An older one that is still answered: the client gets the current generation again; nothing is written.
+    Repeat,
+    /// The session ends, for this reason.
+    End(&'static str),
+}
+
+/// Decides on a refresh token of `generation` at `now`.
+///
+/// The current generation N becomes N+1. N-1 is answered with the current one until N has been used, and `grace` longer:
+/// a lost answer, two processes, two egress addresses. Older ones have been stolen, or the successor has. One ahead of the
+/// record proves that the record is from a backup.
+pub fn decide(
+    session: &Session,
+    generation: u64,
+    now: Timestamp,
+    grace: SignedDuration,
+    idle: SignedDuration,
+    max: SignedDuration,
+) -> Refresh {
+    let current = session.rotation;
+    if generation > current {
+        Refresh::End("a refresh token newer than the record was used: the record is from a backup")
+    } else if generation == current {
+        Refresh::Rotate(Box::new(Session {
+            rotation: current + 1,
+            rotated_at: now,
+            expires_at: (now + idle).min(session.created_at + max),
+            ..session.clone()
+        }))
+    } else if generation + 1 == current || (generation + 2 == current && now <= session.rotated_at + grace) {
+        Refresh::Repeat
+    } else {
+        Refresh::End("a refresh token was used again after its successor had been used")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ErrorCode;
+    use super::*;
+    use crate::{crypto::testing::keyring, session::tests::session};
+
+    const GRACE: SignedDuration = SignedDuration::from_secs(60);
+    const IDLE: SignedDuration = SignedDuration::from_hours(1);
+    const MAX: SignedDuration = SignedDuration::from_hours(24);
+
+    fn at_generation(rotation: u64) -> Session {
+        Session { phase: SessionPhase::Active, rotation, ..session("a") }
+    }
+
+    fn decide_after(session: &Session, generation: u64, after: SignedDuration) -> Refresh {
+        decide(session, generation, session.rotated_at + after, GRACE, IDLE, MAX)
+    }
+
+    #[test]
+    fn a_token_names_its_session_and_generation() {
+        let session = at_generation(7);
+        let token = RefreshToken::current(&session, &keyring()).unwrap();
+        assert_eq!(RefreshToken::open(&token, &keyring()), Some((session.id, 7)));
+        assert_eq!(RefreshToken::open("forged", &keyring()), None);
+    }
+
+    #[test]
+    fn a12_a_refresh_is_for_the_sessions_client_and_resource_while_it_lives() {
+        let session = at_generation(1);
+        let (client, resource, now) = (session.client.id_hash.as_str(), session.resource.as_str(), session.rotated_at);
+        assert_eq!(check(&session, client, None, now), Ok(()));
+        assert_eq!(check(&session, client, Some(resource), now), Ok(()));
+        let code = |checked: Result<(), OAuthError>| checked.unwrap_err().code;
+        assert_eq!(code(check(&session, "another", None, now)), ErrorCode::InvalidGrant);
+        assert_eq!(code(check(&session, client, Some("https://mcp.example.com/x"), now)), ErrorCode::InvalidTarget);
+        assert_eq!(code(check(&session, client, None, session.expires_at)), ErrorCode::InvalidGrant);
+        let pending = Session { phase: SessionPhase::Pending, ..session.clone() };
+        assert_eq!(code(check(&pending, client, None, now)), ErrorCode::InvalidGrant);
+    }
+
+    #[test]
+    fn the_current_generation_is_replaced_and_the_session_lives_on() {
+        let session = at_generation(3);
+        let after = SignedDuration::from_mins(5);
+        let Refresh::Rotate(next) = decide_after(&session, 3, after) else { panic!() };
+        assert_eq!(next.rotation, 4);
+        assert_eq!(next.expires_at, session.rotated_at + after + IDLE);
+        assert_eq!(
+            Session { rotation: 3, rotated_at: session.rotated_at, expires_at: session.expires_at, ..*next },
+            session
+        );
+    }
+
+    #[test]
+    fn a_lost_answer_is_repeated_however_late() {
+        assert_eq!(decide_after(&at_generation(3), 2, SignedDuration::from_hours(20)), Refresh::Repeat);
+    }
+
+    #[test]
+    fn a13_refresh_after_grace_ends_the_session() {
+        let session = at_generation(3);
+        assert_eq!(decide_after(&session, 1, GRACE), Refresh::Repeat);
+        assert!(matches!(decide_after(&session, 1, GRACE + SignedDuration::from_secs(1)), Refresh::End(_)));
+        assert!(matches!(decide_after(&session, 0, SignedDuration::ZERO), Refresh::End(_)));
+    }
+
+    #[test]
+    fn a_generation_ahead_of_the_record_ends_the_session() {
+        assert!(matches!(decide_after(&at_generation(3), 4, SignedDuration::ZERO), Refresh::End(_)));
+    }
+
+    #[test]
+    fn no_refresh_outlives_the_maximum() {
+        let session = at_generation(3);
+        let Refresh::Rotate(next) = decide_after(&session, 3, MAX - SignedDuration::from_mins(1)) else { panic!() };
+        assert_eq!(next.expires_at, session.created_at + MAX);
+    }
+}

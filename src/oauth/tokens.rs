@@ -1,0 +1,106 @@
+//! The answer of the token endpoint (RFC 6749 §5.1): an access token and, for clients that refresh, a refresh token.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{OAuthError, refresh::RefreshToken};
+use crate::{
+    crypto::{AccessClaims, Keyring, SigningRing, now_seconds},
+    session::Session,
+};
+
+/// What tokens are made with.
+pub struct Mint<'a> {
+    /// Signs access tokens.
+    pub signing: &'a SigningRing,
+    /// Seals refresh tokens.
+    pub keyring: &'a Keyring,
+    /// Our public URL, the issuer.
+    pub issuer: &'a str,
+    /// How long an access token is good, in seconds.
+    pub access_ttl: u64,
+}
+
+impl Mint<'_> {
+    /// The tokens of a session as it will be written: made first, so that a code or refresh token is used up only when its
+    /// answer is at hand. `jti` tells two tokens of one second apart.
+    ///
+    /// # Errors
+    /// `temporarily_unavailable` when no key may sign yet.
+    pub fn answer(
+        &self,
+        session: &Session,
+        client_id: &str,
+        refreshes: bool,
+        jti: String,
+        now: Timestamp,
+    ) -> Result<Value, OAuthError> {
+        let unavailable = || OAuthError::temporarily_unavailable("no token can be signed now");
+        let issued = now_seconds(now);
+        // A token that outlives its session would be refused before its time.
+        let expires = (issued + self.access_ttl).min(now_seconds(session.expires_at));
+        let scope = session.scopes.join(" ");
+        let claims = AccessClaims {
+            iss: self.issuer.into(),
+            sub: session.user.subject.as_str().into(),
+            aud: session.resource.as_str().into(),
+            exp: expires,
+            iat: issued,
+            jti: jti.into(),
+            client_id: client_id.into(),
+            sid: session.id.to_string().into(),
+            scope: scope.as_str().into(),
+        };
+        let access_token = self.signing.sign(&claims, now).map_err(|error| {
+            tracing::error!(%error, "no token can be signed");
+            unavailable()
+        })?;
+        let mut answer = json!({
+            "access_token": access_token,
+            "token_type": "Bearer",
+            "expires_in": expires.saturating_sub(issued),
+            "scope": scope,
+        });
+        if refreshes {
+            answer["refresh_token"] = RefreshToken::current(session, self.keyring).ok_or_else(unavailable)?.into();
+        }
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{
+        crypto::testing::{keyring, ring},
+        session::tests::session,
+    };
+
+    #[test]
+    fn an_access_token_never_outlives_its_session() {
+        let (signing, keyring) = (ring(), keyring());
+        let issuer = "https://mcp.example.com";
+        let mint = Mint { signing: &signing, keyring: &keyring, issuer, access_ttl: 3600 };
+        let session = session("a");
+        let at = |now| mint.answer(&session, "client", true, "jti".to_owned(), now).unwrap();
+        let minute_before = session.expires_at - SignedDuration::from_mins(1);
+        assert_eq!(at(minute_before)["expires_in"], 60);
+        let answer = at(session.expires_at - SignedDuration::from_hours(2));
+        assert_eq!((&answer["expires_in"], &answer["scope"]), (&3600.into(), &"mcp".into()));
+        assert_eq!(RefreshToken::open(answer["refresh_token"].as_str().unwrap(), &keyring), Some((session.id, 0)));
+        let (token, mut room) = (answer["access_token"].as_str().unwrap(), Vec::new());
+        let claims = signing.verify(token, issuer, now_seconds(minute_before) - 6000, &mut room).unwrap();
+        assert_eq!((&*claims.sid, &*claims.aud), (&*session.id.to_string(), &*session.resource));
+    }
+
+    #[test]
+    fn a_client_that_does_not_refresh_gets_no_refresh_token() {
+        let (signing, keyring) = (ring(), keyring());
+        let mint = Mint { signing: &signing, keyring: &keyring, issuer: "https://mcp.example.com", access_ttl: 3600 };
+        let session = session("a");
+        let answer = mint.answer(&session, "client", false, "jti".to_owned(), session.created_at).unwrap();
+        assert_eq!(answer.get("refresh_token"), None);
+    }
+}

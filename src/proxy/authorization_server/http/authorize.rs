@@ -1,0 +1,274 @@
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use url::{Url, form_urlencoded};
+
+use super::{
+    cookies::Cookies,
+    pages::{self, Consent},
+    respond::{page_error, redirect_error},
+};
+use crate::{
+    crypto::random_token,
+    oauth::{
+        OAuthError,
+        authorize::{self, Query, Refusal},
+        known_clients::{Asking, Found},
+        login::{ConsentForm, Login},
+        redirect_uri,
+    },
+    proxy::{secrets::Secrets, state::Proxy},
+};
+
+/// `GET /authorize`: shows the consent page. It changes nothing, so it may be fetched any number of times, also by
+/// clients that look first whether it would work (mcp-remote, with `Accept: application/json`).
+pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let query: Vec<(String, String)> =
+        form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
+    let secrets = proxy.secrets.load_full();
+    let keyring = &secrets.keyring;
+    let query = Query::new(&query);
+    let asked = match who_asks(&proxy, &secrets, &query).await {
+        Ok(asking) => authorize::check(&query, &asking, &proxy.config.clients.redirects, &proxy.resources)
+            .map(|request| (asking, request)),
+        Err(refusal) => Err(refusal),
+    };
+    let (asking, request) = match asked {
+        Ok(asked) => asked,
+        Err(Refusal::Page(error)) => return page_error(&headers, &error),
+        Err(Refusal::Redirect { redirect_uri, state, error }) => {
+            return redirect_error(&redirect_uri, state.as_deref(), proxy.public_url.as_str(), &error);
+        }
+    };
+    if !Login::fits(&request) {
+        let error = OAuthError::invalid_request("state and redirect_uri are too long: 500 characters each will do");
+        return page_error(&headers, &error);
+    }
+    let cookies = Cookies::read(&headers, &proxy.public_url);
+    let browser = cookies.browser().map(str::to_owned).or_else(random_token);
+    let sealed =
+        browser.as_ref().and_then(|browser| ConsentForm::new(request.clone(), proxy.now()).seal(keyring, browser));
+    let (Some(browser), Some((form, binding))) = (browser, sealed) else {
+        return page_error(&headers, &OAuthError::temporarily_unavailable("this server has no randomness to give"));
+    };
+    let redirect_host = redirect_uri::host(&request.redirect_uri);
+    let issuer_host = host_of(&proxy.config.identity_provider.issuer_url);
+    let page = Consent {
+        style: pages::STYLE,
+        client: &request.client_name,
+        resource: &request.resource,
+        client_host: match &asking {
+            Asking::Documented { host, .. } => Some(host),
+            Asking::Registered(_) | Asking::Listed(_) => None,
+        },
+        redirect_host: &redirect_host,
+        loopback: Url::parse(&request.redirect_uri).is_ok_and(|url| redirect_uri::is_loopback(&url)),
+        issuer_host: &issuer_host,
+        form: &form,
+        binding: &binding,
+    };
+    let mut response = pages::render(StatusCode::OK, &page);
+    if let Some(cookie) = cookies.set_browser(&browser) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// The client that asks. Only a metadata document that the rules let in is fetched for it.
+async fn who_asks(proxy: &Arc<Proxy>, secrets: &Secrets, query: &Query<'_>) -> Result<Asking, Refusal> {
+    let url = match proxy.known_clients(secrets).find(query.client_id()?).map_err(Refusal::Page)? {
+        Found::Client(asking) => return Ok(asking),
+        Found::Document(url) => url,
+    };
+    let (documents, now) = (proxy.documents.clone(), proxy.now());
+    let host = url.host().to_owned();
+    let client = proxy
+        .on_control(async move { documents.client(&url, now).await })
+        .await
+        .unwrap_or_else(|| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
+        .map_err(Refusal::Page)?;
+    Ok(Asking::Documented { host, client })
+}
+
+/// The host of an address, for people to read.
+pub(super) fn host_of(url: &str) -> String {
+    Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tower::ServiceExt;
+
+    use super::super::{
+        router,
+        testing::{Bed, REFRESHES, text},
+    };
+    use super::*;
+
+    fn cookies(answer: &Response) -> Vec<String> {
+        let set = answer.headers().get_all(header::SET_COOKIE).iter();
+        set.map(|cookie| cookie.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a4_before_consent_the_browser_gets_a_name_and_no_login_and_keeps_it() {
+        let bed = Bed::new(&REFRESHES).await;
+        let first = bed.get(&bed.authorize(&[]), &[]).await;
+        let set = cookies(&first);
+        assert!(set.len() == 1 && set[0].starts_with("__Host-mcp-browser="), "{set:?}");
+        assert!(set[0].ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{set:?}");
+        let cookie = set[0].split(';').next().unwrap();
+        let again = bed.get(&bed.authorize(&[]), &[("cookie", cookie)]).await;
+        assert_eq!(cookies(&again)[0].split(';').next(), Some(cookie));
+    }
+
+    #[tokio::test]
+    async fn a5_the_consent_page_may_not_be_framed_or_kept_and_its_form_may_lead_to_the_issuer() {
+        let bed = Bed::new(&REFRESHES).await;
+        let page = bed.get(&bed.authorize(&[]), &[]).await;
+        let header = |name: &str| page.headers()[name].to_str().unwrap();
+        let policy = header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("form-action"), "{policy}");
+        assert_eq!((header("x-frame-options"), header("cache-control")), ("DENY", "no-store"));
+        assert_eq!(header("referrer-policy"), "same-origin");
+        let html = text(page).await;
+        assert!(html.contains("Continue to accounts.google.com") && html.contains("<dd>localhost</dd>"), "{html}");
+    }
+
+    #[tokio::test]
+    async fn a8_an_unknown_client_is_told_so_and_its_browser_is_sent_nowhere() {
+        let bed = Bed::new(&REFRESHES).await;
+        let unknown = bed.authorize(&[("client_id", Some("unknown"))]);
+        let page = bed.get(&unknown, &[("accept", "text/html")]).await;
+        assert_eq!((page.status(), page.headers().get("location")), (StatusCode::UNAUTHORIZED, None));
+        // As mcp-remote looks first whether its registration is still known.
+        let preflight = bed.get(&unknown, &[("accept", "application/json")]).await;
+        assert_eq!(preflight.status(), StatusCode::UNAUTHORIZED);
+        assert!(text(preflight).await.starts_with("{\"error\":\"invalid_client\""));
+        let elsewhere = bed.authorize(&[("redirect_uri", Some("http://localhost:1/other"))]);
+        let page = bed.get(&elsewhere, &[]).await;
+        assert_eq!((page.status(), page.headers().get("location")), (StatusCode::BAD_REQUEST, None));
+    }
+
+    #[tokio::test]
+    async fn a1_a3_consent_is_asked_again_whatever_a_browser_brings_and_wherever_it_comes_from() {
+        let bed = Bed::new(&REFRESHES).await;
+        let first = bed.get(&bed.authorize(&[]), &[]).await;
+        let browser = cookies(&first)[0].split(';').next().unwrap().to_owned();
+        let another = bed.register_another();
+        let of_another =
+            bed.authorize(&[("client_id", Some(&another)), ("redirect_uri", Some("http://localhost:1/x"))]);
+        for site in [None, Some("none"), Some("same-origin"), Some("same-site"), Some("cross-site")] {
+            for address in [&bed.authorize(&[]), &of_another, &bed.authorize(&[("prompt", Some("none"))])] {
+                let mut headers = vec![("cookie", browser.as_str())];
+                headers.extend(site.map(|site| ("sec-fetch-site", site)));
+                let page = bed.get(address, &headers).await;
+                assert_eq!((page.status(), page.headers().get("location")), (StatusCode::OK, None), "{address}");
+                assert!(text(page).await.contains("name=\"decision\""));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn b2_no_address_that_a_client_gives_of_itself_is_shown_or_asked() {
+        let bed = Bed::new(&REFRESHES).await;
+        let body = json!({
+            "redirect_uris": ["http://localhost/x"], "logo_uri": "http://169.254.169.254/logo", "token_endpoint_auth_method": "none",
+            "client_uri": "http://169.254.169.254/client", "jwks_uri": "http://169.254.169.254/jwks", "tos_uri": "javascript:x",
+        });
+        let request = axum::http::Request::post("/register").body(axum::body::Body::from(body.to_string())).unwrap();
+        let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        let registered = text(answer).await;
+        let id =
+            serde_json::from_str::<serde_json::Value>(&registered).unwrap()["client_id"].as_str().unwrap().to_owned();
+        let asked = bed.authorize(&[("client_id", Some(&id)), ("redirect_uri", Some("http://localhost:1/x"))]);
+        let page = bed.get(&asked, &[]).await;
+        assert_eq!(page.status(), StatusCode::OK);
+        let html = text(page).await;
+        for said in [registered, html] {
+            assert!(!said.contains("169.254") && !said.contains("javascript:") && !said.contains("<img"), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn b8_a_registration_can_be_neither_read_nor_changed() {
+        let bed = Bed::new(&REFRESHES).await;
+        for (method, path, status) in [
+            ("GET", "/register".to_owned(), 405),
+            ("PUT", "/register".to_owned(), 405),
+            ("DELETE", "/register".to_owned(), 405),
+            ("GET", format!("/register/{}", bed.client_id), 404),
+            ("PUT", format!("/register/{}", bed.client_id), 404),
+            ("DELETE", format!("/register/{}", bed.client_id), 404),
+        ] {
+            let request = axum::http::Request::builder().method(method).uri(&path);
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{method} {path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn b1_nobody_makes_us_fetch_a_document_of_a_host_that_is_not_a_known_clients() {
+        let bed = Bed::new(&REFRESHES).await;
+        for id in ["https://evil.example/client", "https://169.254.169.254/latest", "http://claude.ai/client"] {
+            let page = bed.get(&bed.authorize(&[("client_id", Some(id))]), &[("accept", "application/json")]).await;
+            assert_eq!((page.status(), page.headers().get("location")), (StatusCode::UNAUTHORIZED, None), "{id}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a9_an_error_goes_back_with_our_issuer_and_the_clients_state() {
+        let bed = Bed::new(&REFRESHES).await;
+        let answer = bed.get(&bed.authorize(&[("code_challenge_method", Some("plain"))]), &[]).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        let location = Url::parse(answer.headers()["location"].to_str().unwrap()).unwrap();
+        let parameter = |name: &str| location.query_pairs().find(|(known, _)| known == name).unwrap().1.into_owned();
+        assert_eq!((location.host_str(), location.port()), (Some("localhost"), Some(1234)));
+        assert_eq!(parameter("error"), "invalid_request");
+        assert_eq!((parameter("iss").as_str(), parameter("state").as_str()), ("https://mcp.example.com", "the-state"));
+    }
+
+    #[tokio::test]
+    async fn a18_no_header_of_a_request_changes_what_we_say_of_ourselves() {
+        let bed = Bed::new(&REFRESHES).await;
+        for path in [
+            "/.well-known/oauth-authorization-server",
+            "/.well-known/openid-configuration",
+            "/.well-known/oauth-protected-resource",
+            "/.well-known/oauth-protected-resource/mcp",
+        ] {
+            let plain = text(bed.get(path, &[]).await).await;
+            let evil =
+                [("host", "evil.example"), ("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")];
+            assert_eq!(text(bed.get(path, &evil).await).await, plain);
+            assert!(plain.contains("https://mcp.example.com"));
+        }
+    }
+
+    #[tokio::test]
+    async fn parameters_that_would_not_fit_a_cookie_are_refused_with_a_message() {
+        let bed = Bed::new(&REFRESHES).await;
+        let long = "x".repeat(3000);
+        let page = bed.get(&bed.authorize(&[("state", Some(&long))]), &[]).await;
+        assert_eq!(page.status(), StatusCode::BAD_REQUEST);
+        assert!(text(page).await.contains("too long"));
+    }
+
+    #[tokio::test]
+    async fn a2_the_issuers_answer_is_nothing_in_a_browser_that_has_not_consented() {
+        let bed = Bed::new(&REFRESHES).await;
+        for headers in [&[][..], &[("cookie", "__Host-mcp-login-0123456789abcdef=forged")][..]] {
+            let page = bed.get("/callback?code=stolen&state=somebody-elses", headers).await;
+            assert_eq!(page.status(), StatusCode::FORBIDDEN);
+            assert!(text(page).await.contains("connect again"));
+        }
+    }
+}

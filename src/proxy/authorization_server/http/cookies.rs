@@ -1,0 +1,114 @@
+//! The two cookies: one names the browser, one carries each approved login. Neither says who anybody is.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+
+use crate::{api::PublicUrl, oauth::login::Login};
+
+/// How many logins may be under way in one browser.
+pub const MAX_LOGINS: usize = 3;
+
+/// The cookies of a request.
+pub struct Cookies<'a> {
+    prefix: &'static str,
+    secure: bool,
+    pairs: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Cookies<'a> {
+    /// Reads the cookies that a browser sent to `public_url`.
+    pub fn read(headers: &'a HeaderMap, public_url: &PublicUrl) -> Self {
+        let pairs = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .collect();
+        // `__Host-` keeps other hosts of the domain from setting our cookies; browsers take it over https only.
+        let secure = public_url.is_https();
+        Self { prefix: if secure { "__Host-mcp-" } else { "mcp-" }, secure, pairs }
+    }
+
+    /// The value of a cookie of ours. One that came twice was set by somebody else as well, and is none.
+    fn get(&self, name: &str) -> Option<&'a str> {
+        let mut values = self.pairs.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value);
+        let value = values.next()?;
+        values.next().is_none().then_some(value)
+    }
+
+    fn browser_name(&self) -> String {
+        format!("{}browser", self.prefix)
+    }
+
+    fn login_name(&self, state: &str) -> String {
+        format!("{}login-{}", self.prefix, Login::cookie_suffix(state))
+    }
+
+    /// The name of the browser: a random value of 43 characters that we set.
+    pub fn browser(&self) -> Option<&'a str> {
+        self.get(&self.browser_name()).filter(|value| value.len() == 43)
+    }
+
+    /// The login that went to the issuer with `state`.
+    pub fn login(&self, state: &str) -> Option<&'a str> {
+        self.get(&self.login_name(state))
+    }
+
+    /// The names and values of all logins under way.
+    pub fn logins(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
+        let prefix = format!("{}login-", self.prefix);
+        self.pairs.iter().copied().filter(move |(name, _)| name.starts_with(&prefix))
+    }
+
+    fn set(&self, name: &str, value: &str, lifetime: &str) -> Option<HeaderValue> {
+        let secure = if self.secure { "; Secure" } else { "" };
+        HeaderValue::try_from(format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{lifetime}")).ok()
+    }
+
+    /// Names the browser, until it is closed.
+    pub fn set_browser(&self, value: &str) -> Option<HeaderValue> {
+        self.set(&self.browser_name(), value, "")
+    }
+
+    /// Sends a login along.
+    pub fn set_login(&self, state: &str, value: &str) -> Option<HeaderValue> {
+        self.set(&self.login_name(state), value, "; Max-Age=600")
+    }
+
+    /// Takes a login back.
+    pub fn clear_login(&self, state: &str) -> Option<HeaderValue> {
+        self.clear(&self.login_name(state))
+    }
+
+    /// Takes a cookie back by its name.
+    pub fn clear(&self, name: &str) -> Option<HeaderValue> {
+        self.set(name, "", "; Max-Age=0")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with<T>(cookie: &'static str, public_url: &str, check: impl FnOnce(&Cookies<'_>) -> T) -> T {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static(cookie));
+        check(&Cookies::read(&headers, &public_url.parse().unwrap()))
+    }
+
+    #[test]
+    fn a14_a_cookie_that_came_twice_is_none() {
+        let value = "r".repeat(43);
+        let once = Box::leak(format!("a=b; __Host-mcp-browser={value}").into_boxed_str());
+        let twice = Box::leak(format!("{once}; __Host-mcp-browser={value}").into_boxed_str());
+        assert_eq!(with(once, "https://mcp.example.com", |cookies| cookies.browser().map(str::to_owned)), Some(value));
+        assert_eq!(with(twice, "https://mcp.example.com", |cookies| cookies.browser().map(str::to_owned)), None);
+    }
+
+    #[test]
+    fn over_https_cookies_are_host_cookies() {
+        let set = |url| with("", url, |cookies| cookies.set_browser("x").unwrap());
+        assert_eq!(set("https://mcp.example.com"), "__Host-mcp-browser=x; Path=/; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(set("http://localhost:8080"), "mcp-browser=x; Path=/; HttpOnly; SameSite=Lax");
+    }
+}

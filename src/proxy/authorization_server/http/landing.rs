@@ -1,0 +1,53 @@
+use std::sync::Arc;
+
+use axum::{extract::State, http::StatusCode, response::Response};
+
+use super::{
+    authorize::host_of,
+    pages::{self, Landing},
+};
+use crate::proxy::state::Proxy;
+
+/// `GET /`: how to connect a client.
+pub async fn landing(State(proxy): State<Arc<Proxy>>) -> Response {
+    let host = host_of(proxy.public_url.as_str());
+    let page = Landing {
+        style: pages::STYLE,
+        host: &host,
+        issuer_host: &host_of(&proxy.config.identity_provider.issuer_url),
+        url: &proxy.resources.audience(proxy.resources.default_path()),
+        name: server_name(&host),
+    };
+    pages::render(StatusCode::OK, &page)
+}
+
+/// A name for the server in a client's configuration: the first part of a domain.
+fn server_name(host: &str) -> &str {
+    match host.split_once('.') {
+        Some((first, _)) if first.starts_with(|c: char| c.is_ascii_alphabetic()) => first,
+        _ => "mcp",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bed, text};
+
+    #[test]
+    fn a_server_is_named_after_its_domain() {
+        assert_eq!(
+            ["gateway.example.com", "127.0.0.1", "localhost"].map(super::server_name),
+            ["gateway", "mcp", "mcp"]
+        );
+    }
+
+    #[tokio::test]
+    async fn the_landing_page_says_what_to_paste() {
+        let bed = Bed::new(&["authorization_code"]).await;
+        let answer = bed.get("/", &[]).await;
+        assert_eq!(answer.headers()["x-frame-options"], "DENY");
+        let html = text(answer).await;
+        assert!(html.contains("claude mcp add --transport http mcp https://mcp.example.com/mcp"), "{html}");
+        assert!(html.contains("accounts.google.com"));
+    }
+}

@@ -1,0 +1,111 @@
+//! The pages that people see. They work without scripts and may not be framed.
+
+use std::sync::LazyLock;
+
+use askama::Template;
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// The style of all pages; it is named by its hash in the policy, so that nothing else can be injected.
+pub const STYLE: &str = include_str!("../../../../templates/style.css");
+
+/// No `form-action`: Chromium applies it to the redirects after the form, to the issuer and back to the client.
+static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+    let policy = format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'");
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"))
+});
+
+/// Asks a person whether a client may use the server in their name.
+#[derive(Template)]
+#[template(path = "consent.html")]
+pub struct Consent<'a> {
+    pub style: &'a str,
+    pub client: &'a str,
+    pub client_host: Option<&'a str>,
+    pub resource: &'a str,
+    pub redirect_host: &'a str,
+    pub loopback: bool,
+    pub issuer_host: &'a str,
+    pub form: &'a str,
+    pub binding: &'a str,
+}
+
+/// Tells a person who came here with a browser how to connect.
+#[derive(Template)]
+#[template(path = "landing.html")]
+pub struct Landing<'a> {
+    pub style: &'a str,
+    pub host: &'a str,
+    pub issuer_host: &'a str,
+    pub url: &'a str,
+    pub name: &'a str,
+}
+
+/// Says something to a person.
+#[derive(Template)]
+#[template(path = "message.html")]
+pub struct Message<'a> {
+    pub style: &'a str,
+    pub title: &'a str,
+    pub text: &'a str,
+    pub hint: &'a str,
+}
+
+/// A page as a response, with the headers that all pages have.
+pub fn render(status: StatusCode, page: &impl Template) -> Response {
+    let Ok(html) = page.render() else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let headers: [(HeaderName, HeaderValue); 5] = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone()),
+        (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // With no-referrer the browser would send `Origin: null` along with the consent form.
+        (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
+    ];
+    (status, headers, Html(html)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn consent(client: &str) -> String {
+        Consent {
+            style: STYLE,
+            client,
+            client_host: Some("claude.ai"),
+            resource: "https://mcp.example.com/mcp",
+            redirect_host: "localhost",
+            loopback: true,
+            issuer_host: "accounts.google.com",
+            form: "form",
+            binding: "binding",
+        }
+        .render()
+        .unwrap()
+    }
+
+    #[test]
+    fn a7_the_consent_page_names_the_redirect_host_and_warns_of_local_programs() {
+        let html = consent("Test");
+        assert!(html.contains("<dd>localhost</dd>") && html.contains("<dd>claude.ai</dd>"));
+        assert!(html.contains("on your own computer"));
+    }
+
+    proptest! {
+        #[test]
+        fn b3_no_name_escapes_its_place(name in ".*") {
+            let tags = |html: &str| html.matches('<').count();
+            prop_assert_eq!(tags(&consent(&name)), tags(&consent("x")));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    client_request::From,
+    respond::{json_error, no_store, unreadable},
+};
+use crate::{
+    oauth::{ErrorCode, client::Client},
+    proxy::{
+        observability::{audit, metrics::Answer},
+        state::Proxy,
+    },
+};
+
+/// `POST /register` (RFC 7591). Nothing is stored.
+pub async fn register(
+    State(proxy): State<Arc<Proxy>>,
+    From(from): From,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => {
+            proxy.metrics.registrations.count(Answer(Some(ErrorCode::InvalidRequest)));
+            return unreadable(&rejection);
+        }
+    };
+    let keyring = proxy.secrets.load().keyring.clone();
+    let answer = Client::register(&body, &proxy.config.clients.redirects, proxy.now()).and_then(|client| {
+        let id = client.id(&keyring)?;
+        Ok(client.answer(&id, &keyring))
+    });
+    proxy.metrics.registrations.count(Answer::of(&answer));
+    match answer {
+        Ok(answer) => (StatusCode::CREATED, no_store(), Json(answer)).into_response(),
+        Err(error) => {
+            audit::registration_refused(&error, from);
+            json_error(&error)
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A proxy whose endpoints are asked without a network, with a clock that tests turn.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use axum::{body::Body, http::Request, response::Response};
+use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use url::form_urlencoded;
+
+use super::router;
+use crate::{
+    api::proxy::Redirects,
+    oauth::{
+        authorize::{self, Query},
+        client::Client,
+        code::Code,
+        known_clients::Asking,
+    },
+    proxy::{
+        sessions::LiveSet,
+        state::{Proxy, testing::proxy},
+    },
+    session::{Session, tests::session},
+};
+
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+const REDIRECT_URI: &str = "http://localhost:1234/callback";
+
+/// A proxy, a registered client, a session that waits for its code, and a clock to turn.
+pub struct Bed {
+    directory: tempfile::TempDir,
+    pub proxy: Arc<Proxy>,
+    clock: Arc<AtomicI64>,
+    pub client_id: String,
+    pub session: Session,
+    pub code: String,
+}
+
+impl Bed {
+    pub async fn new(grant_types: &[&str]) -> Self {
+        Self::with(grant_types, |_| ()).await
+    }
+
+    /// A bed whose proxy is another than by default.
+    pub async fn with(grant_types: &[&str], change: impl FnOnce(&mut Proxy)) -> Self {
+        let begin = session("a").created_at;
+        let clock = Arc::new(AtomicI64::new(begin.as_second()));
+        let reading = clock.clone();
+        let now = move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap();
+        let (directory, mut proxy) = proxy("http://upstream", LiveSet::default(), Arc::new(now)).await;
+        change(&mut proxy);
+        let keyring = proxy.secrets.load().keyring.clone();
+        let registration = json!({
+            "redirect_uris": ["http://localhost/callback"],
+            "token_endpoint_auth_method": "none",
+            "grant_types": grant_types,
+        });
+        let client = Client::register(registration.to_string().as_bytes(), &Redirects::default(), begin).unwrap();
+        let client_id = client.id(&keyring).unwrap();
+        let query = [
+            ("response_type", "code"),
+            ("client_id", client_id.as_str()),
+            ("redirect_uri", REDIRECT_URI),
+            ("code_challenge", CHALLENGE),
+            ("code_challenge_method", "S256"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let (query, asking) = (Query::new(&query), Asking::Registered(client));
+        let request = authorize::check(&query, &asking, &Redirects::default(), &proxy.resources).unwrap();
+        let session = Session { client: request.session_client(), ..session("a") };
+        proxy.store.create(&session).await.unwrap();
+        let code = Code::new(session.id, &request, begin).seal(&keyring).unwrap();
+        Self { directory, proxy: Arc::new(proxy), clock, client_id, session, code }
+    }
+
+    /// The address of an authorization request, with some parameters changed or, with `None`, left out.
+    pub fn authorize(&self, changes: &[(&str, Option<&str>)]) -> String {
+        let mut query = vec![
+            ("response_type", "code"),
+            ("client_id", self.client_id.as_str()),
+            ("redirect_uri", REDIRECT_URI),
+            ("state", "the-state"),
+            ("code_challenge", CHALLENGE),
+            ("code_challenge_method", "S256"),
+        ];
+        query.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+        query.extend(changes.iter().filter_map(|(name, value)| Some((*name, (*value)?))));
+        format!("/authorize?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish())
+    }
+
+    /// What a GET of a path is answered with.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router(self.proxy.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    /// Where its database and keys are.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub fn wait(&self, time: SignedDuration) {
+        self.clock.fetch_add(time.as_secs(), Ordering::SeqCst);
+    }
+
+    pub async fn ask(&self, parameters: &[(&str, &str)]) -> (u16, Value) {
+        self.post("/token", parameters).await
+    }
+
+    /// The id of another client.
+    pub fn register_another(&self) -> String {
+        let keyring = self.proxy.secrets.load().keyring.clone();
+        let other = json!({"redirect_uris": ["http://localhost/x"], "token_endpoint_auth_method": "none"});
+        let registered = Client::register(other.to_string().as_bytes(), &Redirects::default(), self.session.created_at);
+        registered.unwrap().id(&keyring).unwrap()
+    }
+
+    /// Status and body of a request with these parameters, and the client's id unless it is among them.
+    pub async fn post(&self, path: &str, parameters: &[(&str, &str)]) -> (u16, Value) {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(parameters);
+        if !parameters.iter().any(|(name, _)| *name == "client_id") {
+            form.append_pair("client_id", &self.client_id);
+        }
+        let request = Request::post(path)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from(form.finish()))
+            .unwrap();
+        let answer = router(self.proxy.clone()).oneshot(request).await.unwrap();
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
+    }
+
+    pub async fn redeem(&self) -> (u16, Value) {
+        self.ask(&[("grant_type", "authorization_code"), ("code", &self.code), ("code_verifier", VERIFIER)]).await
+    }
+
+    pub async fn refresh(&self, token: &Value) -> (u16, Value) {
+        self.ask(&[("grant_type", "refresh_token"), ("refresh_token", token.as_str().unwrap())]).await
+    }
+
+    pub async fn stored(&self) -> Option<Session> {
+        self.proxy.store.get(self.session.id).await.unwrap().map(|stored| stored.session)
+    }
+}
+
+pub fn error((status, body): &(u16, Value)) -> (u16, &str) {
+    (*status, body["error"].as_str().unwrap())
+}
+
+/// What clients that refresh register.
+pub const REFRESHES: [&str; 2] = ["authorization_code", "refresh_token"];
+
+/// The whole body of an answer.
+pub async fn text(answer: Response) -> String {
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}

@@ -1,0 +1,202 @@
+use axum::{body::Body, http::Request};
+use jiff::SignedDuration;
+use tower::ServiceExt;
+
+use super::super::{
+    router,
+    testing::{Bed, REFRESHES, error},
+};
+use super::*;
+use crate::{api::SessionPhase, proxy::state::Rules};
+
+#[tokio::test]
+async fn a_code_gives_tokens_and_a_refresh_gives_the_next_ones() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (status, first) = bed.redeem().await;
+    assert_eq!((status, &first["token_type"], &first["expires_in"]), (200, &"Bearer".into(), &3600.into()));
+    let active = bed.stored().await.unwrap();
+    assert_eq!((active.phase, active.rotation), (SessionPhase::Active, 1));
+
+    bed.wait(SignedDuration::from_hours(1));
+    let (status, second) = bed.refresh(&first["refresh_token"]).await;
+    assert_eq!(status, 200);
+    assert_ne!(second["access_token"], first["access_token"]);
+    assert_eq!(bed.stored().await.unwrap().rotation, 2);
+
+    // The answer was lost: the same again is answered with the same generation, and that one goes on.
+    let (status, again) = bed.refresh(&first["refresh_token"]).await;
+    assert_eq!((status, bed.stored().await.unwrap().rotation), (200, 2));
+    assert_eq!(bed.refresh(&again["refresh_token"]).await.0, 200);
+    assert_eq!(bed.stored().await.unwrap().rotation, 3);
+
+    // Long after its successor was used, the first one can only be stolen.
+    bed.wait(SignedDuration::from_mins(2));
+    assert_eq!(error(&bed.refresh(&first["refresh_token"]).await), (400, "invalid_grant"));
+    assert!(bed.stored().await.is_none());
+    assert_eq!(error(&bed.refresh(&second["refresh_token"]).await), (400, "invalid_grant"));
+}
+
+#[tokio::test]
+async fn a11_of_fifty_redemptions_at_once_one_succeeds_and_is_not_harmed() {
+    let bed = Bed::new(&REFRESHES).await;
+    let answers = futures::future::join_all((0..50).map(|_| bed.redeem())).await;
+    let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|(status, _)| *status == 200);
+    assert_eq!(won.len(), 1);
+    assert!(lost.iter().all(|answer| error(answer) == (400, "invalid_grant")));
+    assert_eq!(bed.refresh(&won[0].1["refresh_token"]).await.0, 200);
+}
+
+#[tokio::test]
+async fn a11_a_code_that_comes_again_much_later_ends_its_session_but_only_with_the_verifier() {
+    let bed = Bed::new(&REFRESHES).await;
+    assert_eq!(bed.redeem().await.0, 200);
+    bed.wait(SignedDuration::from_secs(11));
+    let without = bed.ask(&[("grant_type", "authorization_code"), ("code", &bed.code)]).await;
+    assert_eq!(error(&without), (400, "invalid_grant"));
+    assert!(bed.stored().await.is_some());
+    assert_eq!(error(&bed.redeem().await), (400, "invalid_grant"));
+    assert!(bed.stored().await.is_none());
+}
+
+#[tokio::test]
+async fn twenty_refreshes_at_once_all_get_the_same_generation() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, first) = bed.redeem().await;
+    let answers = futures::future::join_all((0..20).map(|_| bed.refresh(&first["refresh_token"]))).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(bed.stored().await.unwrap().rotation, 2);
+}
+
+#[tokio::test]
+async fn a_session_of_a_client_that_does_not_refresh_ends_with_its_access_token() {
+    let bed = Bed::new(&["authorization_code"]).await;
+    let (status, tokens) = bed.redeem().await;
+    assert_eq!((status, tokens.get("refresh_token")), (200, None));
+    assert_eq!(bed.stored().await.unwrap().expires_at, bed.session.created_at + SignedDuration::from_hours(1));
+}
+
+#[tokio::test]
+async fn a_refresh_token_of_another_client_is_nothing_here() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, tokens) = bed.redeem().await;
+    let refresh_token = tokens["refresh_token"].as_str().unwrap();
+    let id = bed.register_another();
+    let asked = bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", &id)]).await;
+    assert_eq!(error(&asked), (400, "invalid_grant"));
+    assert_eq!(bed.refresh(&tokens["refresh_token"]).await.0, 200);
+}
+
+#[tokio::test]
+async fn what_is_asked_wrongly_gets_the_code_of_the_rfc_as_json() {
+    let bed = Bed::new(&REFRESHES).await;
+    for (parameters, expected) in [
+        (vec![("grant_type", "password")], (400, "unsupported_grant_type")),
+        (vec![], (400, "invalid_request")),
+        (vec![("grant_type", "authorization_code")], (400, "invalid_request")),
+        (vec![("grant_type", "refresh_token"), ("refresh_token", "forged")], (400, "invalid_grant")),
+        (vec![("client_id", "unknown"), ("grant_type", "refresh_token")], (401, "invalid_client")),
+        (vec![("grant_type", "refresh_token"), ("resource", "https://evil.example")], (400, "invalid_target")),
+    ] {
+        assert_eq!(error(&bed.ask(&parameters).await), expected, "{parameters:?}");
+    }
+    let too_large = "x".repeat(70_000);
+    assert_eq!(error(&bed.ask(&[("grant_type", &too_large)]).await), (413, "invalid_request"));
+    let request = Request::get("/token").body(Body::empty()).unwrap();
+    let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (405, &"application/json".parse().unwrap())
+    );
+    let request = Request::post("/token")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("authorization", "Basic dW5rbm93bjp4")
+        .body(Body::from("grant_type=refresh_token"))
+        .unwrap();
+    let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+    assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
+}
+
+#[tokio::test]
+async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_refresh() {
+    let mut bed = Bed::new(&REFRESHES).await;
+    let (_, tokens) = bed.redeem().await;
+    let proxy = Arc::get_mut(&mut bed.proxy).unwrap();
+    proxy.config.access.domains = vec!["another.example".to_owned()];
+    proxy.rules = Arc::new(Rules::new(&proxy.config, Timestamp::MAX));
+    assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
+    assert!(bed.stored().await.is_none());
+}
+
+#[tokio::test]
+async fn a_scope_at_a_refresh_is_narrowed_to_what_was_granted_and_never_refused() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, first) = bed.redeem().await;
+    for scope in ["mcp", "openid email profile", "offline_access", "mcp admin"] {
+        let refresh_token = first["refresh_token"].as_str().unwrap();
+        let answer =
+            bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("scope", scope)]).await;
+        assert_eq!((answer.0, &answer.1["scope"]), (200, &"mcp".into()), "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn who_tried_by_authorization_is_told_the_scheme() {
+    let bed = Bed::new(&REFRESHES).await;
+    // Form-encoded, as RFC 6749 §2.3.1 has it.
+    let credentials = base64::engine::general_purpose::STANDARD.encode("unknown%20client:secret");
+    let ask = async |authorization: Option<&str>| {
+        let mut request = Request::post("/token").header("content-type", "application/x-www-form-urlencoded");
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let body = Body::from("grant_type=refresh_token&refresh_token=x&client_id=unknown client");
+        router(bed.proxy.clone()).oneshot(request.body(body).unwrap()).await.unwrap()
+    };
+    for authorization in [format!("Basic {credentials}"), format!("basic {credentials}"), "Bearer x".to_owned()] {
+        let refused = ask(Some(&authorization)).await;
+        assert_eq!(refused.status(), 401);
+        assert_eq!(refused.headers()["www-authenticate"], "Basic realm=\"token\"", "{authorization}");
+    }
+    let refused = ask(None).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().get("www-authenticate")), (401, None));
+}
+
+#[tokio::test]
+async fn a_client_with_a_document_redeems_without_a_secret_and_nothing_is_fetched() {
+    let bed = Bed::new(&REFRESHES).await;
+    // Were it fetched, the answer would be that it cannot be: nothing is at this address.
+    let document = "https://claude.ai/nothing-is-here";
+    let stolen = bed
+        .ask(&[
+            ("grant_type", "authorization_code"),
+            ("code", &bed.code),
+            ("code_verifier", "x"),
+            ("client_id", document),
+        ])
+        .await;
+    assert_eq!(error(&stolen), (400, "invalid_grant"));
+    let elsewhere = [("grant_type", "refresh_token"), ("refresh_token", "x"), ("client_id", "https://evil.example/c")];
+    assert_eq!(error(&bed.ask(&elsewhere).await), (401, "invalid_client"));
+}
+
+#[tokio::test]
+async fn c17_who_steals_the_database_can_neither_log_in_nor_refresh() {
+    let bed = Bed::new(&REFRESHES).await;
+    let (_, first) = bed.redeem().await;
+    let (status, second) = bed.refresh(&first["refresh_token"]).await;
+    assert_eq!(status, 200, "{second}");
+    let mut stolen = Vec::new();
+    for file in ["sessions.db", "sessions.db-wal"] {
+        stolen.extend(std::fs::read(bed.directory().join(file)).unwrap_or_default());
+    }
+    let has = |text: &str| stolen.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has(&bed.session.id.to_string()), "the session is looked for where it is");
+    for tokens in [&first, &second] {
+        for name in ["access_token", "refresh_token"] {
+            let token = tokens[name].as_str().unwrap();
+            // Nor any part of it: what is sealed or signed would be as good as the whole.
+            assert!(!token.split('.').any(has), "{name}");
+        }
+    }
+    assert!(!has(&bed.code) && !has(&bed.client_id));
+}

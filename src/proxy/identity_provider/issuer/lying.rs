@@ -1,0 +1,222 @@
+//! An issuer that says what a correct one never does, and tests that it is not believed (OIDC Core §3.1.3.7).
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use axum::{
+    Json, Router,
+    routing::{get, post},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    config::SigningKeys,
+    crypto::SigningRing,
+    oauth::login::tests::request,
+    proxy::state::testing::{config, wall},
+};
+
+/// What it puts into its answers.
+struct Lies {
+    key: Mutex<(String, EncodingKey, Value)>,
+    id_token: Mutex<String>,
+    key_sets: AtomicUsize,
+}
+
+impl Lies {
+    fn new() -> Self {
+        Self { key: Mutex::new(key()), id_token: Mutex::default(), key_sets: AtomicUsize::default() }
+    }
+
+    /// An ID token with these claims.
+    fn sign(&self, claims: &Value) -> String {
+        let key = self.key.lock().unwrap();
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(key.0.clone());
+        jsonwebtoken::encode(&header, claims, &key.1).unwrap()
+    }
+}
+
+/// A key, its id, and the set that publishes it.
+fn key() -> (String, EncodingKey, Value) {
+    let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+    let jwks = SigningRing::new(&keys).unwrap().jwks();
+    (keys.keys[0].kid.clone(), EncodingKey::from_ec_der(&keys.keys[0].decode().unwrap().0), jwks)
+}
+
+struct Bed {
+    lies: Arc<Lies>,
+    issuer: Issuer,
+    login: Login,
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let lies = Arc::new(Lies::new());
+        let (discovery, keys, tokens) = (url.clone(), lies.clone(), lies.clone());
+        let router = Router::new()
+            .route(
+                "/.well-known/openid-configuration",
+                get(async move || {
+                    Json(json!({
+                        "issuer": discovery,
+                        "authorization_endpoint": format!("{discovery}/authorize"),
+                        "token_endpoint": format!("{discovery}/token"),
+                        "jwks_uri": format!("{discovery}/jwks"),
+                        "response_types_supported": ["code"],
+                        "subject_types_supported": ["public"],
+                        "id_token_signing_alg_values_supported": ["ES256"],
+                    }))
+                }),
+            )
+            .route(
+                "/jwks",
+                get(async move || {
+                    keys.key_sets.fetch_add(1, Ordering::SeqCst);
+                    Json(keys.key.lock().unwrap().2.clone())
+                }),
+            )
+            .route(
+                "/token",
+                post(async move || {
+                    let id_token = tokens.id_token.lock().unwrap().clone();
+                    Json(json!({"access_token": "x", "token_type": "Bearer", "id_token": id_token, "refresh_token": "next"}))
+                }),
+            );
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let (directory, mut config) = config("http://upstream");
+        config.identity_provider.issuer_url.clone_from(&url);
+        let http = HttpClient::new(&config.issuer_url().unwrap(), None).unwrap();
+        let issuer = Issuer::new(&config, &config.public_url().unwrap(), http).unwrap();
+        let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall());
+        Self { lies, issuer, login, url, _directory: directory }
+    }
+
+    /// Claims as they should be.
+    fn claims(&self) -> Value {
+        let now = wall().as_second();
+        json!({
+            "iss": self.url, "sub": "ada", "aud": "client", "iat": now, "exp": now + 300, "nonce": "nonce",
+            "email": "ada@example.com", "email_verified": true,
+        })
+    }
+
+    async fn finish(&self, id_token: String) -> Result<Person, LoginError> {
+        *self.lies.id_token.lock().unwrap() = id_token;
+        let secret = SecretString::from("secret");
+        let credentials = Credentials { client_id: "client", client_secret: &secret };
+        Ok(self.issuer.finish("code".to_owned(), &self.login, &credentials, wall()).await?.person)
+    }
+}
+
+#[tokio::test]
+async fn a17_an_id_token_that_is_not_for_this_login_is_refused() {
+    let bed = Bed::new().await;
+    let person = bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    assert_eq!((person.subject.as_str(), person.email_verified), ("ada", true));
+    let now = wall().as_second();
+    for (claim, value) in [
+        ("nonce", json!("of another login")),
+        ("nonce", Value::Null),
+        ("aud", json!("another client")),
+        ("aud", json!(["client", "another client"])),
+        ("iss", json!("https://evil.example")),
+        ("iss", json!(format!("{}/", bed.url))),
+        ("exp", json!(now - 60)),
+        ("sub", Value::Null),
+    ] {
+        let mut claims = bed.claims();
+        claims[claim] = value;
+        let refused = bed.finish(bed.lies.sign(&claims)).await;
+        assert!(matches!(refused, Err(LoginError::Refused(_) | LoginError::Unavailable(_))), "{claims}");
+    }
+}
+
+#[tokio::test]
+async fn a16_only_a_true_that_is_one_verifies_an_address() {
+    let bed = Bed::new().await;
+    for (value, verified) in [(json!(true), true), (json!(false), false), (Value::Null, false), (json!("yes"), false)] {
+        let mut claims = bed.claims();
+        claims["email_verified"] = value.clone();
+        let person = bed.finish(bed.lies.sign(&claims)).await;
+        assert_eq!(person.is_ok_and(|person| person.email_verified), verified, "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a17_a_signature_that_is_none_or_another_algorithms_is_refused() {
+    let bed = Bed::new().await;
+    let good = bed.lies.sign(&bed.claims());
+    let (_, rest) = good.split_once('.').unwrap();
+    let (payload, signature) = rest.split_once('.').unwrap();
+    let header = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let public = bed.lies.key.lock().unwrap().2.to_string();
+    let mut hmac = Header::new(Algorithm::HS256);
+    hmac.kid = Some(bed.lies.key.lock().unwrap().0.clone());
+    let with_secret =
+        |secret: &[u8]| jsonwebtoken::encode(&hmac, &bed.claims(), &EncodingKey::from_secret(secret)).unwrap();
+    let mut flipped = signature.to_owned();
+    flipped.replace_range(..1, if signature.starts_with('A') { "B" } else { "A" });
+    for forged in [
+        format!("{}.{payload}.", header(r#"{"alg":"none"}"#)),
+        format!("{}.{payload}.{signature}", header(r#"{"alg":"none"}"#)),
+        with_secret(public.as_bytes()),
+        with_secret(b"secret"),
+        good.replace(signature, &flipped),
+        String::new(),
+    ] {
+        assert!(bed.finish(forged.clone()).await.is_err(), "{forged}");
+    }
+    assert!(bed.finish(good).await.is_ok());
+}
+
+#[tokio::test]
+async fn a17_a_key_that_is_not_known_makes_us_look_once_and_not_at_each_forgery() {
+    let bed = Bed::new().await;
+    bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 1);
+    // Somebody else's key: the issuer is asked again at most every ten seconds.
+    let stranger = Lies::new();
+    for _ in 0..20 {
+        assert!(bed.finish(stranger.sign(&bed.claims())).await.is_err());
+    }
+    assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 1, "the keys were read a moment ago");
+    // The issuer has rotated, and the ten seconds are over.
+    *bed.lies.key.lock().unwrap() = key();
+    bed.issuer.metadata.lock().await.metadata.as_mut().unwrap().0 -= REFETCH_AFTER;
+    bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_recheck_that_comes_to_nothing_keeps_the_refresh_token_that_it_was_given() {
+    let bed = Bed::new().await;
+    let secret = SecretString::from("secret");
+    let credentials = Credentials { client_id: "client", client_secret: &secret };
+    let person = bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    let recheck = async |claims: &Value| {
+        *bed.lies.id_token.lock().unwrap() = bed.lies.sign(claims);
+        bed.issuer.recheck(&SecretString::from("first"), person.clone(), &credentials).await
+    };
+    let mut claims = bed.claims();
+    claims["email_verified"] = false.into();
+    let again = recheck(&claims).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((again.person.email_verified, again.refresh_token.unwrap().expose_secret()), (false, "next"));
+    for (claim, value) in [("sub", "somebody else"), ("aud", "another client"), ("iss", "https://evil.example")] {
+        let mut claims = bed.claims();
+        claims[claim] = value.into();
+        let Err(RecheckError::Failed { refresh_token, .. }) = recheck(&claims).await else {
+            panic!("{claim} is believed")
+        };
+        assert_eq!(refresh_token.unwrap().expose_secret(), "next");
+    }
+}

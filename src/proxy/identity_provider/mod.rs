@@ -1,0 +1,5 @@
+//! The login at the OpenID Connect issuer.
+
+mod issuer;
+
+pub use issuer::{Credentials, Issuer, LoggedIn, LoginError, RecheckError};

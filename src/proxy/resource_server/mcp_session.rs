@@ -1,0 +1,88 @@
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::crypto::{Keyring, Purpose};
+
+const MCP_SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// Characters of the MAC that an id carries: 132 bits.
+const MAC_LEN: usize = 22;
+
+/// The request names an MCP session that is not the caller's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ForeignMcpSession;
+
+/// Binds the MCP session id that the upstream gave to its user: whoever learns it can do nothing with it. Nothing is
+/// stored for this. An id that cannot be bound is not handed out.
+pub fn bind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) {
+    let Some(id) = headers.remove(MCP_SESSION_ID) else { return };
+    let bound = [id.as_bytes(), b".", mac(keyring, user, id.as_bytes()).as_bytes()].concat();
+    if let Ok(bound) = HeaderValue::from_bytes(&bound) {
+        headers.insert(MCP_SESSION_ID, bound);
+    }
+}
+
+/// Checks that the MCP session of a request is the caller's, and makes its id the upstream's again.
+///
+/// # Errors
+/// When it is somebody else's, or was never given out.
+pub fn unbind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) -> Result<(), ForeignMcpSession> {
+    let mut values = headers.get_all(MCP_SESSION_ID).iter();
+    let Some(bound) = values.next() else { return Ok(()) };
+    if values.next().is_some() {
+        return Err(ForeignMcpSession);
+    }
+    let dot = bound.len().checked_sub(MAC_LEN + 1).ok_or(ForeignMcpSession)?;
+    let (id, tag) = bound.as_bytes().split_at(dot);
+    let (dot, tag) = tag.split_at(1);
+    let parts = [id, user.as_bytes()];
+    if dot != b"." || !keyring.verify_mac_start(Purpose::McpSessionId, &parts, tag, MAC_LEN) {
+        return Err(ForeignMcpSession);
+    }
+    let id = HeaderValue::from_bytes(id).map_err(|_| ForeignMcpSession)?;
+    headers.insert(MCP_SESSION_ID, id);
+    Ok(())
+}
+
+fn mac(keyring: &Keyring, user: &str, id: &[u8]) -> String {
+    let mut mac = keyring.mac_text(Purpose::McpSessionId, &[id, user.as_bytes()]);
+    mac.truncate(MAC_LEN);
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::testing::keyring;
+
+    fn headers(id: &str) -> HeaderMap {
+        HeaderMap::from_iter([(MCP_SESSION_ID, id.parse().unwrap())])
+    }
+
+    #[test]
+    fn an_id_works_for_the_user_it_was_given_to() {
+        let keyring = keyring();
+        let mut headers = headers("a.b");
+        bind(&keyring, "ada", &mut headers);
+        assert_ne!(headers[MCP_SESSION_ID], "a.b");
+        unbind(&keyring, "ada", &mut headers).unwrap();
+        assert_eq!(headers[MCP_SESSION_ID], "a.b");
+    }
+
+    #[test]
+    fn c11_an_id_of_another_user_or_without_mac_is_foreign() {
+        let keyring = keyring();
+        let mut given = headers("id");
+        bind(&keyring, "ada", &mut given);
+        assert_eq!(unbind(&keyring, "eve", &mut given.clone()), Err(ForeignMcpSession));
+        for forged in ["id", "", ".", "id.AAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+            assert_eq!(unbind(&keyring, "ada", &mut headers(forged)), Err(ForeignMcpSession), "{forged}");
+        }
+        given.append(MCP_SESSION_ID, "id".parse().unwrap());
+        assert_eq!(unbind(&keyring, "ada", &mut given), Err(ForeignMcpSession));
+    }
+
+    #[test]
+    fn a_request_without_one_passes() {
+        assert_eq!(unbind(&keyring(), "ada", &mut HeaderMap::new()), Ok(()));
+    }
+}

@@ -1,0 +1,52 @@
+//! Health and metrics, on a port of their own: `/healthz`, `/readyz`, `/status`, `/metrics`. Never the issuer's or the upstream's
+//! health: restarting or unrouting a proxy would not help them.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::PodStatus, proxy::state::Proxy};
+
+#[derive(Clone)]
+struct Health {
+    proxy: Arc<Proxy>,
+    draining: CancellationToken,
+}
+
+/// The endpoints. `draining` is cancelled as soon as no new work is wanted.
+pub fn router(proxy: Arc<Proxy>, draining: CancellationToken) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .with_state(Health { proxy, draining })
+}
+
+async fn readyz(State(Health { proxy, draining }): State<Health>) -> (StatusCode, &'static str) {
+    if draining.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining: waiting for the last requests\n")
+    } else if !proxy.sessions.live().is_complete() {
+        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first complete list of sessions from the session store\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+/// What the operator's conditions say of the pods.
+async fn status(State(Health { proxy, .. }): State<Health>) -> Json<PodStatus> {
+    Json(PodStatus { recheck: proxy.issuer.recheck_status() })
+}
+
+async fn metrics(State(Health { proxy, .. }): State<Health>) -> impl IntoResponse {
+    match proxy.metrics_text() {
+        Ok(text) => {
+            let kind = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+            (kind, text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

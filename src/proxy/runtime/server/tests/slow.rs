@@ -1,0 +1,258 @@
+//! Clients and upstreams that are slow, stuck or huge, as no correct one would be.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::*;
+use crate::proxy::{resource_server::SILENCE, runtime::server::head::MAX_HEAD};
+
+/// As little as a resource may say.
+const SOON: &str = "1s";
+
+impl Bed {
+    /// A connection over which the head of a request has been sent, with these further lines.
+    pub async fn begin(&self, lines: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("POST /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n{lines}\r\n", self.token());
+        // It may be refused, and closed, before that is read.
+        let _ = stream.write_all(head.as_bytes()).await;
+        stream
+    }
+}
+
+/// All that comes until the proxy closes the connection.
+pub async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    in_time(read).await.ok();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub fn soon() -> crate::api::Duration {
+    SOON.parse().unwrap()
+}
+
+#[tokio::test]
+async fn c13_a_body_that_says_it_is_too_large_is_refused_before_the_upstream_hears_of_it() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
+    let largest: &'static str = "a".repeat(1024).leak();
+    assert_eq!(bed.send(bed.request("/mcp").body(largest).unwrap()).await.status(), StatusCode::OK);
+    let answer = rest(&mut bed.begin("content-length: 1025\r\n").await).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(bed.upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn c13_who_sends_all_of_a_large_request_before_reading_learns_why_it_was_refused() {
+    const SIZE: usize = 64 << 20;
+    let bed = Bed::new().await;
+    for (token, status) in [(bed.token(), 413), ("not.a.token", 401)] {
+        let mut stream = TcpStream::connect(bed.address).await.unwrap();
+        let head =
+            format!("POST /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\ncontent-length: {SIZE}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..SIZE / 65536 {
+            stream.write_all(&[b'a'; 65536]).await.unwrap();
+        }
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn c13_who_sends_all_of_a_large_head_before_reading_learns_why_it_was_refused() {
+    let bed = Bed::new().await;
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(b"POST /mcp HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+    let line = format!("a: {}\r\n", "a".repeat(16 * 1024));
+    for _ in 0..1024 {
+        stream.write_all(line.as_bytes()).await.unwrap();
+    }
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_machine_that_was_lost_is_noticed_on_either_side() {
+    let bed = Bed::new().await;
+    let mut client = bed.begin("content-length: 0\r\n").await;
+    client.read_exact(&mut [0; 12]).await.unwrap();
+    let upstream = bed.proxy.config.upstream.url.parse::<Uri>().unwrap().port_u16().unwrap();
+    // Of each connection that is open here: the ports at this end and at the other, and in how many hundredths of a second the timer
+    // that asks the other end is due (kernel.org, proc_net_tcp).
+    let port = |address: &str| u16::from_str_radix(address.split_once(':').unwrap().1, 16).unwrap();
+    let is_soon = |timer: &str| {
+        let due = timer.strip_prefix("02:").map(|due| u64::from_str_radix(due, 16).unwrap());
+        due.is_some_and(|due| due <= SILENCE.as_secs() * 100)
+    };
+    let are_asked = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let open = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let open = open.filter(|fields| fields[3] == "01");
+        let ours = open.filter(|open| port(open[1]) == bed.address.port() || port(open[2]) == upstream);
+        ours.filter(|open| is_soon(open[5])).count() == 2
+    };
+    // Until the last that was sent is acknowledged, another timer runs.
+    in_time(async {
+        while !are_asked() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_whole_ends_with_its_session() {
+    let bed = Bed::new().await;
+    let mut stream = bed.begin("content-length: 2\r\n").await;
+    stream.write_all(b"{").await.unwrap();
+    while bed.metric("token_cache_entries") == 0.0 {
+        tokio::task::yield_now().await;
+    }
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_client_may_take_longer_for_its_request_than_the_upstream_for_its_answer() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.response_head = soon()).await;
+    let mut stream = bed.begin("content-length: 2\r\n").await;
+    stream.write_all(b"{").await.unwrap();
+    while bed.metric("token_cache_entries") == 0.0 {
+        tokio::task::yield_now().await;
+    }
+    // What the upstream has for its answer is over for a request that came later.
+    let later = bed.send(bed.request("/mcp?silent").body("{}").unwrap());
+    assert_eq!(in_time(later).await.status(), StatusCode::GATEWAY_TIMEOUT);
+    stream.write_all(b"}").await.unwrap();
+    let mut answer = [0; 12];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
+    let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;
+    let chunk = format!("200\r\n{}\r\n", "a".repeat(512));
+    for _ in 0..2 {
+        stream.write_all(chunk.as_bytes()).await.unwrap();
+    }
+    stream.write_all(b"1\r\na\r\n").await.unwrap();
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(bed.upstream.asked(), 0);
+}
+
+#[tokio::test]
+async fn c13_a_body_that_does_not_go_on_is_given_up_and_one_byte_now_and_then_does_not_help() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    let mut silent = bed.begin("content-length: 10\r\n").await;
+    let (mut answers, mut dripping) = bed.begin("content-length: 100000\r\n").await.into_split();
+    let drip = tokio::spawn(async move {
+        while dripping.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let answer = rest(&mut silent).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"), "{answer}");
+    let mut answer = [0; 13];
+    in_time(answers.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408 ");
+    drop(answers);
+    drip.await.unwrap();
+    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.call().await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn c13_a_head_that_is_too_large_is_refused() {
+    let bed = Bed::new().await;
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(format!("GET /mcp HTTP/1.1\r\na: {}", "a".repeat(MAX_HEAD)).as_bytes()).await.unwrap();
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
+    for _ in 0..1000 {
+        parts.unbounded_send(Ok(Frame::data(part.clone()))).unwrap();
+    }
+    let mut stream = bed.begin("content-length: 0\r\n").await;
+    // The upstream sees that nobody listens any more.
+    in_time(async {
+        while !parts.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (mut taken, mut buffer) = (0, vec![0; 1 << 20]);
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        taken += read;
+    }
+    // What the buffers of two sockets hold; nothing waits in the proxy.
+    assert!(taken < 100 << 20, "{taken}");
+}
+
+#[tokio::test]
+async fn a_stream_of_which_the_client_takes_nothing_ends_with_its_session() {
+    let bed = Bed::new().await;
+    let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
+    for _ in 0..1000 {
+        parts.unbounded_send(Ok(Frame::data(part.clone()))).unwrap();
+    }
+    let mut stream = bed.begin("content-length: 0\r\n").await;
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    // Until all buffers on the way are full, and nobody asks the stream whether it may go on.
+    let mut left = 1000;
+    while left != parts.len() || left == 1000 {
+        left = parts.len();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    }
+    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    // Sooner than a client is given up that takes nothing.
+    in_time(async {
+        while !parts.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(bed.metric("ended_streams_total{reason=\"session_ended\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn c13_the_authorization_servers_requests_are_small_and_come_at_once() {
+    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    for (length, status) in [("10", "408"), ("65537", "413")] {
+        let mut stream = TcpStream::connect(bed.address).await.unwrap();
+        let head = format!("POST /token HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn c13_what_comes_in_many_small_parts_holds_no_more_than_it_says() {
+    let bed = Bed::new().await;
+    // Anybody may send this: the path is nobody's.
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(b"POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = format!("1;{}\r\na\r\n", "x".repeat(1000));
+    for _ in 0..60_000 {
+        if stream.write_all(chunk.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("extensions"), "{answer}");
+}

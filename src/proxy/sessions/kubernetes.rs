@@ -1,0 +1,366 @@
+mod deadline;
+mod watch;
+
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use http::{Request, Response};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    client::{self, ClientBuilder, DynBody},
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use serde_json::json;
+use tower::{service_fn, util::MapResponseLayer};
+
+use self::deadline::Timed;
+use super::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
+use crate::api::{McpOAuthProxy, McpOAuthSession};
+use crate::session::{RecordKeys, Session, SessionId};
+
+/// How long the API server may take for one answer: a client that waits for its tokens is told to come back instead.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer of the API server may take to come to its end. Longer than a watch lasts: one that has not ended then
+/// is held up somewhere, or lags behind, and is given up, however busily it flows. All sessions are listed then, so that one
+/// which has ended is let through for 15 s at most while the API server can be asked.
+const WHOLE_ANSWER: Duration = Duration::from_secs(12);
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// Sessions as `McpOAuthSession` objects: for any number of replicas.
+#[derive(Clone)]
+pub struct KubernetesStore {
+    api: Api<McpOAuthSession>,
+    /// The same, for the watch alone, of which it is noted when it is answered.
+    watched: Api<McpOAuthSession>,
+    keys: RecordKeys,
+    owner: Owner,
+    recorder: Recorder,
+    /// When the watch was last answered, in seconds since 1970. It is renewed often, so that is never long ago.
+    contact: Arc<AtomicI64>,
+}
+
+/// The `McpOAuthProxy` that the sessions belong to and are deleted with.
+#[derive(Clone, Debug)]
+struct Owner {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Owner {
+    fn reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: McpOAuthProxy::api_version(&()).into_owned(),
+            kind: McpOAuthProxy::kind(&()).into_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: None,
+            // Thousands of sessions must not hold up the deletion of their proxy.
+            block_owner_deletion: Some(false),
+        }
+    }
+
+    fn object(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(McpOAuthProxy::api_version(&()).into_owned()),
+            kind: Some(McpOAuthProxy::kind(&()).into_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+impl KubernetesStore {
+    /// For the sessions of the `McpOAuthProxy` of that name and uid, at the API server that this process belongs to.
+    ///
+    /// # Errors
+    /// When there is no cluster around us.
+    pub async fn connect(keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
+        let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+        Self::at(config, keys, namespace, proxy, uid)
+    }
+
+    /// The same, at the API server that `config` leads to.
+    fn at(mut config: kube::Config, keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
+        // kube would repeat a write whose answer was lost, and take its own first try for somebody else's.
+        config.default_retry = false;
+        config.read_timeout = Some(WHOLE_ANSWER);
+        let timed = MapResponseLayer::new(|response: Response<Box<DynBody>>| {
+            response.map(|body| Timed::new(body, WHOLE_ANSWER))
+        });
+        let client = ClientBuilder::try_from(config)?.with_layer(&timed).build();
+        let contact = Arc::new(AtomicI64::default());
+        let watching = noting(client.clone(), contact.clone(), namespace);
+        let reporter =
+            Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
+        Ok(Self {
+            api: Api::namespaced(client.clone(), namespace),
+            watched: Api::namespaced(watching, namespace),
+            keys,
+            owner: Owner { namespace: namespace.to_owned(), name: proxy.to_owned(), uid: uid.to_owned() },
+            recorder: Recorder::new(client, reporter),
+            contact,
+        })
+    }
+
+    fn of_proxy(&self) -> ListParams {
+        ListParams::default().fields(&format!("spec.proxy={}", self.owner.name)).limit(PAGE)
+    }
+
+    /// Deletes this very object, if it is still there and, with `version`, as it was read. Says whether it did.
+    async fn delete(&self, name: &str, uid: Option<String>, version: Option<String>) -> Result<bool, StoreError> {
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid, resource_version: version }),
+            ..DeleteParams::default()
+        };
+        match in_time(self.api.delete(name, &parameters)).await? {
+            Ok(_) => Ok(true),
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// The same client, which notes when an answer comes that is no refusal.
+fn noting(client: Client, contact: Arc<AtomicI64>, namespace: &str) -> Client {
+    let service = service_fn(move |request: Request<client::Body>| {
+        let (client, contact) = (client.clone(), contact.clone());
+        async move {
+            let response = client.send(request).await?;
+            if response.status().is_success() {
+                contact.store(Timestamp::now().as_second(), Ordering::Relaxed);
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// What an object says: `None` if its name is not one that we give; the session is `None` if it has ended.
+fn read(keys: &RecordKeys, owner: &Owner, object: &McpOAuthSession) -> Option<(SessionId, Option<Session>)> {
+    let id = SessionId::from_str(object.metadata.name.as_deref()?).ok()?;
+    let owned = object.owner_references().iter().any(|reference| reference.uid == owner.uid);
+    let live = owned && object.metadata.deletion_timestamp.is_none();
+    Some((id, live.then(|| keys.session(id, &object.spec)).flatten()))
+}
+
+async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> Result<kube::Result<T>, StoreError> {
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(StoreError::unavailable)
+}
+
+fn failed(error: kube::Error) -> StoreError {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 422) => StoreError::Refused(status.message.clone()),
+        other => StoreError::unavailable(other),
+    }
+}
+
+fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+#[async_trait]
+impl SessionStore for KubernetesStore {
+    async fn create(&self, session: &Session) -> Result<(), StoreError> {
+        let object = McpOAuthSession {
+            metadata: ObjectMeta {
+                name: Some(session.id.to_string()),
+                owner_references: Some(vec![self.owner.reference()]),
+                ..ObjectMeta::default()
+            },
+            spec: self.keys.record(session),
+        };
+        match in_time(self.api.create(&PostParams::default(), &object)).await? {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 409) => Err(StoreError::Exists),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError> {
+        let Some(object) = in_time(self.api.get_opt(&id.to_string())).await?.map_err(failed)? else {
+            return Ok(None);
+        };
+        let session = read(&self.keys, &self.owner, &object).and_then(|(_, session)| session);
+        Ok(session.map(|session| Stored {
+            session,
+            version: object.resource_version().unwrap_or_default(),
+            uid: object.uid().unwrap_or_default(),
+        }))
+    }
+
+    async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError> {
+        let record = self.keys.record(new);
+        // Only what changes, so that a field which a newer replica has added stays.
+        let patch = json!({
+            "metadata": {"resourceVersion": old.version, "uid": old.uid},
+            "spec": {
+                "phase": record.phase,
+                "rotation": record.rotation,
+                "rotatedAt": record.rotated_at,
+                "expiresAt": record.expires_at,
+                // Each null where there is nothing: in a merge patch that takes the field away.
+                "claims": {
+                    "hostedDomain": record.claims.hosted_domain,
+                    "emailVerified": record.claims.email_verified,
+                    "groups": record.claims.groups,
+                },
+                "upstreamToken": record.upstream_token,
+                "leasedUntil": record.leased_until,
+                "mac": record.mac,
+            },
+        });
+        match in_time(self.api.patch(&new.id.to_string(), &PatchParams::default(), &Patch::Merge(patch))).await? {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 409) || is_status(&error, 404) => Err(StoreError::Conflict),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError> {
+        let id = stored.session.id;
+        let version = matches!(why, Ending::Expired).then(|| stored.version.clone());
+        let deleted = self.delete(&id.to_string(), Some(stored.uid.clone()), version).await?;
+        if let (true, Ending::Because(reason)) = (deleted, why) {
+            let event = Event {
+                type_: EventType::Warning,
+                reason: "SessionEnded".to_owned(),
+                note: Some(format!("session {id}: {reason}")),
+                action: "EndSession".to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = in_time(self.recorder.publish(&event, &self.owner.object())).await? {
+                tracing::warn!(%error, "the event could not be written");
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn delete_dead(
+        &self,
+        now: Timestamp,
+        max_ttl: SignedDuration,
+        is_over: IsOver<'_>,
+    ) -> Result<(), StoreError> {
+        let mut page = self.of_proxy();
+        loop {
+            let list = in_time(self.api.list(&page)).await?.map_err(failed)?;
+            for object in &list.items {
+                let session = read(&self.keys, &self.owner, object).and_then(|(_, session)| session);
+                if session.as_ref().is_some_and(is_over) || RecordKeys::is_over(&object.spec, now, max_ttl) {
+                    self.delete(&object.name_any(), object.uid(), object.resource_version()).await?;
+                }
+            }
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = self.of_proxy().continue_token(&token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn last_contact(&self) -> i64 {
+        self.contact.load(Ordering::Relaxed)
+    }
+
+    fn watch(&self) -> BoxStream<'static, SessionEvent> {
+        watch::watch(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::ready, sync::Mutex};
+
+    use axum::{Json, Router, body::Bytes};
+    use futures::StreamExt;
+    use http::{Method, Uri};
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::Client;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::super::store::contract;
+    use super::*;
+    use crate::session::tests::{keys, session};
+
+    /// An API server for one session, which it keeps for ever.
+    async fn api_server() -> kube::Config {
+        let kept = Arc::new(Mutex::new(Value::Null));
+        let answer = move |method: Method, uri: Uri, body: Bytes| {
+            let mut object = kept.lock().unwrap();
+            if method == Method::POST {
+                *object = serde_json::from_slice(&body).unwrap();
+            }
+            let is_list = method == Method::GET && uri.path().ends_with(&*McpOAuthSession::plural(&()));
+            let list = json!({"metadata": {"resourceVersion": "1"}, "items": [*object]});
+            ready(Json(if is_list { list } else { object.clone() }))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        kube::Config::new(format!("http://{address}").parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn contact_is_what_the_watch_hears_and_not_what_else_the_api_server_answers() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let store = KubernetesStore::at(api_server().await, keys(), "namespace", "mcp", "uid").unwrap();
+        let session = session("a");
+        store.create(&session).await.unwrap();
+        let stored = store.get(session.id).await.unwrap().unwrap();
+        store.replace(&stored, &session).await.unwrap();
+        assert!(store.end(&stored, Ending::Quietly).await.unwrap());
+        store.delete_dead(session.created_at, SignedDuration::from_hours(1), &|_| false).await.unwrap();
+        assert_eq!(store.last_contact(), 0);
+        assert_eq!(store.watch().next().await, Some(SessionEvent::All(vec![session])));
+        assert!(store.last_contact() > 0);
+    }
+
+    #[tokio::test]
+    #[ignore = "needs an API server with our CRDs: `make test` brings one and runs it"]
+    async fn it_keeps_the_contract() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = Client::try_default().await.unwrap();
+        let namespace = format!("store-contract-{}", std::process::id());
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let new = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+        namespaces.create(&PostParams::default(), &new).await.unwrap();
+        // Their owner must be there, or the garbage collector takes the sessions.
+        let proxies: Api<McpOAuthProxy> = Api::namespaced(client.clone(), &namespace);
+        let proxy = serde_json::from_value(json!({
+            "metadata": {"name": "mcp"},
+            "spec": {
+                "publicURL": "https://mcp.example.com",
+                "identityProvider": {"issuerURL": "https://accounts.google.com"},
+                "credentials": {"secretRef": {"name": "mcp"}},
+                "access": {"policy": "AnyUser"},
+                "upstream": {"url": "http://upstream"},
+                "replicas": 0,
+            },
+        }))
+        .unwrap();
+        let uid = proxies.create(&PostParams::default(), &proxy).await.unwrap().uid().unwrap();
+        let store = KubernetesStore::connect(keys(), &namespace, "mcp", &uid).await.unwrap();
+        contract::run(Arc::new(store)).await;
+        namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    }
+}

@@ -1,0 +1,370 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use jiff::{SignedDuration, Timestamp};
+use sqlx::{
+    Row, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, broadcast},
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use super::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
+use crate::api::McpOAuthSessionSpec;
+use crate::session::{RecordKeys, Session, SessionId};
+
+/// How often the file is looked at for changes by other programs (`sqlite3 sessions.db 'DELETE ...'`).
+const FOREIGN_CHANGES: Duration = Duration::from_millis(200);
+
+/// Events that a slow watcher may be behind before it has to read everything again. The room for them is taken at the start.
+const BACKLOG: usize = 256;
+
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    record TEXT NOT NULL
+) STRICT, WITHOUT ROWID";
+
+/// The database cannot be opened.
+#[derive(Debug, Error)]
+#[error("cannot open the database {}: {source}; its folder must exist and be writable", .path.display())]
+pub struct OpenError {
+    path: PathBuf,
+    source: sqlx::Error,
+}
+
+/// Sessions as rows of an SQLite database: for one process, outside a cluster.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    // One connection: then `PRAGMA data_version` changes only when another program has written.
+    pool: SqlitePool,
+    keys: RecordKeys,
+    // Shared, for an event takes 350 bytes, and most rooms are empty.
+    events: broadcast::Sender<Arc<SessionEvent>>,
+    contact: Arc<AtomicI64>,
+    /// Held from a write to its announcement: else the end of a session might be announced before an earlier change of it.
+    writing: Arc<Mutex<()>>,
+}
+
+impl SqliteStore {
+    /// Opens the database, making it (not its folder) if it is not there.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is something else.
+    pub async fn open(path: &Path, keys: RecordKeys) -> Result<Self, OpenError> {
+        let cannot = |source| OpenError { path: path.to_owned(), source };
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A code that was redeemed must stay so, also after a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(cannot)?;
+        sqlx::query(SCHEMA).execute(&pool).await.map_err(cannot)?;
+        Ok(Self { pool, keys, events: broadcast::channel(BACKLOG).0, contact: Arc::default(), writing: Arc::default() })
+    }
+
+    fn announce(&self, event: SessionEvent) {
+        // Nobody may be watching yet.
+        let _ = self.events.send(Arc::new(event));
+    }
+
+    fn decode(&self, row: &SqliteRow) -> Option<Stored> {
+        let id: SessionId = row.try_get::<String, _>("id").ok()?.parse().ok()?;
+        let record = serde_json::from_str(&row.try_get::<String, _>("record").ok()?).ok()?;
+        let version = row.try_get::<i64, _>("version").ok()?.to_string();
+        Some(Stored { session: self.keys.session(id, &record)?, version, uid: String::new() })
+    }
+
+    async fn all(&self) -> Result<Vec<Session>, StoreError> {
+        let rows = sqlx::query("SELECT id, version, record FROM sessions")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::unavailable)?;
+        Ok(rows.iter().filter_map(|row| self.decode(row)).map(|stored| stored.session).collect())
+    }
+
+    async fn foreign_version(&self) -> Result<i64, StoreError> {
+        let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.pool).await;
+        let version = version.map_err(StoreError::unavailable)?;
+        self.contact.store(Timestamp::now().as_second(), Ordering::Relaxed);
+        Ok(version)
+    }
+
+    fn json(&self, session: &Session) -> Result<String, StoreError> {
+        serde_json::to_string(&self.keys.record(session)).map_err(StoreError::unavailable)
+    }
+}
+
+/// Where a watch stands.
+struct Watch {
+    store: SqliteStore,
+    events: broadcast::Receiver<Arc<SessionEvent>>,
+    foreign_version: Option<i64>,
+    // Ticks also while our own events keep coming.
+    looks: Interval,
+}
+
+impl Watch {
+    async fn next(&mut self) -> SessionEvent {
+        loop {
+            if self.foreign_version.is_none() {
+                match self.begin().await {
+                    Ok(all) => return all,
+                    Err(error) => {
+                        tracing::warn!(%error, "sessions cannot be listed");
+                        tokio::time::sleep(FOREIGN_CHANGES).await;
+                        continue;
+                    }
+                }
+            }
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Ok(event) => return Arc::unwrap_or_clone(event),
+                    // Fell behind: begin anew.
+                    Err(_) => self.foreign_version = None,
+                },
+                _ = self.looks.tick() => {
+                    if self.store.foreign_version().await.ok() != self.foreign_version {
+                        self.foreign_version = None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<SessionEvent, StoreError> {
+        // Subscribed before the list is read: what is written in between comes twice rather than never.
+        self.events = self.store.events.subscribe();
+        let version = self.store.foreign_version().await?;
+        let all = self.store.all().await?;
+        self.foreign_version = Some(version);
+        Ok(SessionEvent::All(all))
+    }
+}
+
+#[async_trait]
+impl SessionStore for SqliteStore {
+    async fn create(&self, session: &Session) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
+        let created = sqlx::query(
+            "INSERT INTO sessions (id, version, user, expires_at, record) VALUES (?, 1, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(session.id.to_string())
+        .bind(&session.user.email)
+        .bind(session.expires_at.to_string())
+        .bind(self.json(session)?)
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+        if created.rows_affected() == 0 {
+            return Err(StoreError::Exists);
+        }
+        self.announce(SessionEvent::Is(session.clone()));
+        Ok(())
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError> {
+        let row = sqlx::query("SELECT id, version, record FROM sessions WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StoreError::unavailable)?;
+        Ok(row.and_then(|row| self.decode(&row)))
+    }
+
+    async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
+        let replaced = sqlx::query(
+            "UPDATE sessions SET version = version + 1, expires_at = ?, record = ? WHERE id = ? AND version = ?",
+        )
+        .bind(new.expires_at.to_string())
+        .bind(self.json(new)?)
+        .bind(new.id.to_string())
+        .bind(old.version.parse::<i64>().map_err(StoreError::unavailable)?)
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+        if replaced.rows_affected() == 0 {
+            return Err(StoreError::Conflict);
+        }
+        self.announce(SessionEvent::Is(new.clone()));
+        Ok(())
+    }
+
+    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError> {
+        let _writing = self.writing.lock().await;
+        let id = stored.session.id;
+        let delete = match why {
+            Ending::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
+                .bind(id.to_string())
+                .bind(stored.version.parse::<i64>().map_err(StoreError::unavailable)?),
+            Ending::Quietly | Ending::Because(_) => {
+                sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string())
+            }
+        };
+        let deleted = delete.execute(&self.pool).await.map_err(StoreError::unavailable)?;
+        if deleted.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.announce(SessionEvent::Ended(id));
+        Ok(true)
+    }
+
+    async fn delete_dead(
+        &self,
+        now: Timestamp,
+        max_ttl: SignedDuration,
+        is_over: IsOver<'_>,
+    ) -> Result<(), StoreError> {
+        let rows = sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await;
+        for row in rows.map_err(StoreError::unavailable)? {
+            let may_not_go_on = self.decode(&row).is_some_and(|stored| is_over(&stored.session));
+            let record: Option<McpOAuthSessionSpec> =
+                row.try_get::<String, _>("record").ok().and_then(|text| serde_json::from_str(&text).ok());
+            if may_not_go_on || record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
+                let id: String = row.try_get("id").map_err(StoreError::unavailable)?;
+                let delete = sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id).execute(&self.pool).await;
+                delete.map_err(StoreError::unavailable)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn last_contact(&self) -> i64 {
+        self.contact.load(Ordering::Relaxed)
+    }
+
+    fn watch(&self) -> BoxStream<'static, SessionEvent> {
+        let mut looks = interval(FOREIGN_CHANGES);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watch = Watch { store: self.clone(), events: self.events.subscribe(), foreign_version: None, looks };
+        stream::unfold(watch, |mut watch| async move {
+            let event = watch.next().await;
+            Some((event, watch))
+        })
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod faults;
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::contract;
+    use super::*;
+    use crate::session::tests::{keys, session};
+
+    #[tokio::test]
+    async fn it_keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        contract::run(Arc::new(store)).await;
+    }
+
+    #[tokio::test]
+    async fn sessions_outlive_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions.db");
+        let session = session("a");
+        SqliteStore::open(&path, keys()).await.unwrap().create(&session).await.unwrap();
+        let again = SqliteStore::open(&path, keys()).await.unwrap();
+        assert_eq!(again.get(session.id).await.unwrap().unwrap().session, session);
+    }
+
+    #[tokio::test]
+    async fn c19_what_a_person_or_client_is_called_is_only_ever_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        let bystander = session("bystander");
+        store.create(&bystander).await.unwrap();
+        for text in ["'); DROP TABLE sessions; --", "\" OR 1=1 --", "%", "?1", "$1", "\u{1}\u{feff}'"] {
+            let mut odd = session(text);
+            (odd.user.email, odd.user.subject, odd.client.name) = (text.to_owned(), text.to_owned(), text.to_owned());
+            store.create(&odd).await.unwrap();
+            let stored = store.get(odd.id).await.unwrap().unwrap();
+            assert_eq!(stored.session, odd);
+            store.end(&stored, Ending::Expired).await.unwrap();
+            assert!(store.get(odd.id).await.unwrap().is_none(), "{text}");
+            assert_eq!(store.get(bystander.id).await.unwrap().unwrap().session, bystander, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_deleted_or_edited_by_another_program_ends_the_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions.db");
+        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        let (deleted, edited) = (session("deleted"), session("edited"));
+        store.create(&deleted).await.unwrap();
+        store.create(&edited).await.unwrap();
+        let mut events = store.watch();
+        assert!(matches!(events.next().await, Some(SessionEvent::All(all)) if all.len() == 2));
+        let other = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path)).await.unwrap();
+        sqlx::query("DELETE FROM sessions WHERE id = ?").bind(deleted.id.to_string()).execute(&other).await.unwrap();
+        sqlx::query("UPDATE sessions SET record = replace(record, 'ada@', 'eve@')").execute(&other).await.unwrap();
+        loop {
+            if let Some(SessionEvent::All(all)) = events.next().await
+                && all.is_empty()
+            {
+                break;
+            }
+        }
+        assert!(store.get(edited.id).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_session_is_deleted_when_it_would_be_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions.db");
+        let (lives, session) = (session("lives"), session("dead"));
+        let other = RecordKeys::new(Arc::new(crate::crypto::testing::keyring()), "another");
+        SqliteStore::open(&path, other).await.unwrap().create(&session).await.unwrap();
+        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        store.create(&lives).await.unwrap();
+        let rows = async || {
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sessions").fetch_one(&store.pool).await.unwrap()
+        };
+        let hour = SignedDuration::from_hours(1);
+        let fine = |_: &Session| false;
+        store.delete_dead(session.expires_at, hour * 100, &fine).await.unwrap();
+        assert_eq!(rows().await, 2);
+        // Over for an hour, and in no live set: deleted, whether it is a session or not.
+        store.delete_dead(session.expires_at + hour, hour * 100, &fine).await.unwrap();
+        assert_eq!(rows().await, 0);
+        store.create(&lives).await.unwrap();
+        store.delete_dead(session.expires_at, hour * 100, &|_: &Session| true).await.unwrap();
+        assert_eq!(rows().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_opened_is_named() {
+        let missing = Path::new("/nonexistent/folder/sessions.db");
+        let error = SqliteStore::open(missing, keys()).await.unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/folder/sessions.db") && error.contains("folder must exist"), "{error}");
+    }
+}

@@ -1,0 +1,101 @@
+//! What a process that is killed, and a disk that takes no more, do to the sessions.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use super::*;
+use crate::{
+    api::SessionPhase,
+    session::tests::{keys, session},
+};
+
+/// Where the process that is killed keeps its sessions; set for that one alone.
+const DATABASE: &str = "SESSIONS_OF_THE_KILLED";
+
+/// As when a code is redeemed.
+async fn redeem(store: &SqliteStore, pending: &Session) -> Result<(), StoreError> {
+    let read = store.get(pending.id).await?.ok_or(StoreError::Conflict)?;
+    store.replace(&read, &Session { phase: SessionPhase::Active, ..pending.clone() }).await
+}
+
+/// Logs in and redeems codes until it is killed, and says of which it is sure.
+#[tokio::main(flavor = "current_thread")]
+async fn log_in_for_ever(path: &Path) {
+    let store = SqliteStore::open(path, keys()).await.unwrap();
+    for number in 0.. {
+        let pending = session(&format!("{} {number}", std::process::id()));
+        store.create(&pending).await.unwrap();
+        redeem(&store, &pending).await.unwrap();
+        println!("redeemed {}", pending.id);
+    }
+}
+
+#[test]
+fn a_code_that_was_redeemed_stays_so_however_often_the_process_is_killed() {
+    if let Some(path) = env::var_os(DATABASE) {
+        return log_in_for_ever(Path::new(&path));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sessions.db");
+    let this = std::thread::current().name().unwrap().to_owned();
+    let mut redeemed: Vec<SessionId> = Vec::new();
+    for round in 0..100 {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", &this, "--nocapture"]).env(DATABASE, &path).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut told = |line: &str| line.strip_prefix("redeemed ").map(|id| redeemed.push(id.parse().unwrap()));
+        // One to seven of them, and somewhere in the next.
+        let mut left = 1 + round % 7;
+        while left > 0 {
+            left -= usize::from(told(&said.next().unwrap().unwrap()).is_some());
+        }
+        process.kill().unwrap();
+        for line in said.map_while(Result::ok) {
+            told(&line);
+        }
+        process.wait().unwrap();
+    }
+    assert!(redeemed.len() >= 100);
+    let again = async {
+        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        for id in redeemed {
+            let stored = store.get(id).await.unwrap().unwrap();
+            assert_eq!(stored.session.phase, SessionPhase::Active, "{id}");
+        }
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(again);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_loses_nothing_and_is_no_reason_to_start_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+    let (before, mut events) = (session("before"), store.watch());
+    store.create(&before).await.unwrap();
+    for (full, free) in [
+        // It is full, and it is read-only.
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000"),
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+    ] {
+        sqlx::query(full).execute(&store.pool).await.unwrap();
+        let mut refused = Vec::new();
+        // A page has room for a few.
+        while refused.is_empty() {
+            let more = session(&format!("{full} {}", store.all().await.unwrap().len()));
+            if let Err(error) = store.create(&more).await {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{full}: {error}");
+                refused.push(more);
+            }
+        }
+        assert_eq!(store.get(before.id).await.unwrap().unwrap().session, before, "{full}");
+        sqlx::query(free).execute(&store.pool).await.unwrap();
+        assert!(store.get(refused[0].id).await.unwrap().is_none(), "{full}");
+        store.create(&refused[0]).await.unwrap();
+    }
+    redeem(&store, &before).await.unwrap();
+    assert!(matches!(events.next().await, Some(SessionEvent::All(_))));
+}

@@ -1,0 +1,314 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::{McpOAuthSessionSpec, SessionClaims, SessionClient, SessionPhase, SessionUser},
+    crypto::{Keyring, Purpose},
+};
+
+/// A session's name: 128 bits in lower-case hex, an HMAC of the login's nonce, so that one login makes one session.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionId([u8; 16]);
+
+/// The text is not 32 lower-case hex digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InvalidSessionId;
+
+impl SessionId {
+    /// The session of the login with this nonce.
+    pub fn of_nonce(keyring: &Keyring, nonce: &str) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&keyring.mac(Purpose::SessionName, &[nonce.as_bytes()])[..16]);
+        Self(id)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.as_bytes();
+        if digits.len() != 32 || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(InvalidSessionId);
+        }
+        let mut id = [0; 16];
+        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+            let value = |digit: u8| if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 };
+            *byte = value(pair[0]) << 4 | value(pair[1]);
+        }
+        Ok(Self(id))
+    }
+}
+
+/// One login of one person with one MCP client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Who logged in.
+    pub user: SessionUser,
+    /// The client they logged in with.
+    pub client: SessionClient,
+    /// The granted scopes.
+    pub scopes: Vec<String>,
+    /// The MCP endpoint that the tokens are for.
+    pub resource: String,
+    /// When the person logged in.
+    pub created_at: Timestamp,
+    /// Pending until the code has been redeemed.
+    pub phase: SessionPhase,
+    /// The generation of the newest refresh token; 0 while pending.
+    pub rotation: u64,
+    /// When that generation was made.
+    pub rotated_at: Timestamp,
+    /// When the session ends by itself.
+    pub expires_at: Timestamp,
+    /// What the access rules read.
+    pub claims: SessionClaims,
+    /// The issuer's refresh token, sealed.
+    pub upstream_token: Option<String>,
+    /// Until when whoever is asking the issuer does so alone.
+    pub leased_until: Option<Timestamp>,
+}
+
+/// Turns sessions into records and back. A record whose MAC does not fit is no session. Clones use the same keys.
+#[derive(Clone, Debug)]
+pub struct RecordKeys {
+    keyring: Arc<ArcSwap<Keyring>>,
+    proxy: String,
+}
+
+impl RecordKeys {
+    /// For the sessions of the proxy of that name.
+    pub fn new(keyring: Arc<Keyring>, proxy: impl Into<String>) -> Self {
+        Self { keyring: Arc::new(ArcSwap::new(keyring)), proxy: proxy.into() }
+    }
+
+    /// Goes on with other keys.
+    pub fn use_keyring(&self, keyring: Arc<Keyring>) {
+        self.keyring.store(keyring);
+    }
+
+    /// The record of a session, with its MAC.
+    pub fn record(&self, session: &Session) -> McpOAuthSessionSpec {
+        let mut spec = McpOAuthSessionSpec {
+            proxy: self.proxy.clone(),
+            user: session.user.clone(),
+            client: session.client.clone(),
+            scopes: session.scopes.clone(),
+            resource: session.resource.clone(),
+            created_at: session.created_at.to_string(),
+            phase: session.phase,
+            rotation: i64::try_from(session.rotation).unwrap_or(i64::MAX),
+            rotated_at: session.rotated_at.to_string(),
+            expires_at: session.expires_at.to_string(),
+            claims: session.claims.clone(),
+            upstream_token: session.upstream_token.clone(),
+            leased_until: session.leased_until.map(|until| until.to_string()),
+            mac: String::new(),
+        };
+        spec.mac = self.mac(&session.id, &spec);
+        spec
+    }
+
+    /// The session of a record; `None` if it was not written by us, or for another proxy, or has been changed since.
+    pub fn session(&self, id: SessionId, spec: &McpOAuthSessionSpec) -> Option<Session> {
+        let mut unsigned = spec.clone();
+        let mac = std::mem::take(&mut unsigned.mac);
+        let parts = self.parts(&id, &unsigned);
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        if spec.proxy != self.proxy || !self.keyring.load().verify_mac_text(Purpose::SessionRecord, &parts, &mac) {
+            return None;
+        }
+        Some(Session {
+            id,
+            user: unsigned.user,
+            client: unsigned.client,
+            scopes: unsigned.scopes,
+            resource: unsigned.resource,
+            created_at: unsigned.created_at.parse().ok()?,
+            phase: unsigned.phase,
+            rotation: u64::try_from(unsigned.rotation).ok()?,
+            rotated_at: unsigned.rotated_at.parse().ok()?,
+            expires_at: unsigned.expires_at.parse().ok()?,
+            claims: unsigned.claims,
+            upstream_token: unsigned.upstream_token,
+            leased_until: unsigned.leased_until.map(|until| until.parse()).transpose().ok()?,
+        })
+    }
+
+    /// Whether a record that is no session would be over at `now` if it were one, and has been for an hour: replicas of two
+    /// configurations may run side by side for a while, and what is dead to one lives for the other.
+    pub(super) fn is_over(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap_or(Timestamp::MIN);
+        // What the record says of its end may have been edited.
+        let longest = time(&spec.created_at).saturating_add(max_ttl).unwrap_or(Timestamp::MAX);
+        let over = time(&spec.expires_at).min(longest);
+        over.saturating_add(SignedDuration::from_hours(1)).is_ok_and(|over| over <= now)
+    }
+
+    fn mac(&self, id: &SessionId, unsigned: &McpOAuthSessionSpec) -> String {
+        let parts = self.parts(id, unsigned);
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        self.keyring.load().mac_text(Purpose::SessionRecord, &parts)
+    }
+
+    /// What is authenticated: the name and each field in the order of the type. JSON of a field that is a struct is
+    /// stable, because its fields are written in their order.
+    fn parts(&self, id: &SessionId, spec: &McpOAuthSessionSpec) -> Vec<Vec<u8>> {
+        let McpOAuthSessionSpec {
+            proxy,
+            user,
+            client,
+            scopes,
+            resource,
+            created_at,
+            phase,
+            rotation,
+            rotated_at,
+            expires_at,
+            claims,
+            upstream_token,
+            leased_until,
+            mac: _,
+        } = spec;
+        let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
+        let mut parts = vec![
+            id.0.to_vec(),
+            proxy.clone().into_bytes(),
+            json(serde_json::to_vec(user)),
+            json(serde_json::to_vec(client)),
+            json(serde_json::to_vec(scopes)),
+            resource.clone().into_bytes(),
+            created_at.clone().into_bytes(),
+            json(serde_json::to_vec(phase)),
+            rotation.to_be_bytes().to_vec(),
+            rotated_at.clone().into_bytes(),
+            expires_at.clone().into_bytes(),
+            json(serde_json::to_vec(claims)),
+        ];
+        // Only where there is something: a record without them is the same as before there were such fields.
+        if upstream_token.is_some() || leased_until.is_some() {
+            parts.push(json(serde_json::to_vec(&(upstream_token, leased_until))));
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::crypto::testing::keyring;
+
+    pub fn keys() -> RecordKeys {
+        RecordKeys::new(Arc::new(keyring()), "mcp")
+    }
+
+    pub fn session(nonce: &str) -> Session {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        Session {
+            id: SessionId::of_nonce(&keyring(), nonce),
+            user: SessionUser {
+                issuer: "https://accounts.example.com".to_owned(),
+                subject: "1234".to_owned(),
+                email: "ada@example.com".to_owned(),
+            },
+            client: SessionClient {
+                name: "Test".to_owned(),
+                id_hash: "hash".to_owned(),
+                redirect_host: "localhost".to_owned(),
+            },
+            scopes: vec!["mcp".to_owned()],
+            resource: "https://mcp.example.com/mcp".to_owned(),
+            created_at: now,
+            phase: SessionPhase::Pending,
+            rotation: 0,
+            rotated_at: now,
+            expires_at: now + jiff::SignedDuration::from_mins(2),
+            claims: SessionClaims {
+                hosted_domain: Some("example.com".to_owned()),
+                email_verified: true,
+                groups: vec!["staff".to_owned()],
+            },
+            upstream_token: Some("sealed".to_owned()),
+            leased_until: Some(now),
+        }
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_written() {
+        let id = SessionId::of_nonce(&keyring(), "nonce");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "abc", &"G".repeat(32), &"A".repeat(32), &"0".repeat(33)] {
+            assert_eq!(bad.parse::<SessionId>(), Err(InvalidSessionId));
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let session = session("nonce");
+        assert_eq!(keys().session(session.id, &keys().record(&session)), Some(session));
+    }
+
+    #[test]
+    fn a_record_with_any_field_changed_is_no_session() {
+        let session = session("nonce");
+        let record = serde_json::to_value(keys().record(&session)).unwrap();
+        let mut leaves = 0;
+        let mut paths = vec![];
+        collect("", &record, &mut paths);
+        for path in paths {
+            let mut changed = record.clone();
+            let leaf = changed.pointer_mut(&path).unwrap();
+            *leaf = match leaf {
+                serde_json::Value::String(text) if path == "/phase" => {
+                    assert_eq!(text, "Pending");
+                    "Active".into()
+                }
+                serde_json::Value::String(text) if path.ends_with("At") => text.replace("2027", "2028").into(),
+                serde_json::Value::String(text) => format!("{text}x").into(),
+                serde_json::Value::Bool(value) => (!*value).into(),
+                serde_json::Value::Number(number) => (number.as_i64().unwrap() + 1).into(),
+                _ => unreachable!(),
+            };
+            assert_ne!(changed, record, "{path}");
+            let changed = serde_json::from_value(changed).unwrap();
+            assert_eq!(keys().session(session.id, &changed), None, "{path}");
+            leaves += 1;
+        }
+        assert!(leaves > 15);
+    }
+
+    #[test]
+    fn a_record_under_another_name_is_no_session() {
+        let session = session("nonce");
+        let other = SessionId::of_nonce(&keyring(), "other");
+        assert_eq!(keys().session(other, &keys().record(&session)), None);
+    }
+
+    fn collect(path: &str, value: &serde_json::Value, paths: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.iter().for_each(|(name, value)| collect(&format!("{path}/{name}"), value, paths));
+            }
+            serde_json::Value::Array(items) => {
+                items.iter().enumerate().for_each(|(i, value)| collect(&format!("{path}/{i}"), value, paths));
+            }
+            _ => paths.push(path.to_owned()),
+        }
+    }
+}

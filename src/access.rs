@@ -1,3 +1,6 @@
+//! Who may log in, and which sessions may continue.
+
+use jiff::Timestamp;
 use thiserror::Error;
 
 use crate::{
@@ -7,7 +10,7 @@ use crate::{
 
 /// Google's issuer: there only the `hd` claim says that a domain vouches for an account
 /// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
-pub(super) const GOOGLE: &str = "https://accounts.google.com";
+pub const GOOGLE: &str = "https://accounts.google.com";
 
 /// Who the issuer says has logged in.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -97,6 +100,66 @@ pub fn check_access(access: &Access, verified: EmailVerified, person: &Person) -
         || domain.is_some_and(|domain| access.domains.iter().any(|listed| listed.eq_ignore_ascii_case(domain)))
         || access.groups.iter().any(|listed| person.groups.contains(listed));
     if listed { Ok(()) } else { Err(Denied::NotListed) }
+}
+
+/// The verdict of the rules on a session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// The session continues.
+    Allow,
+    /// The session is younger than this process, so only a replica with other rules can have admitted it. Which replica has
+    /// the newer rules shows when the rollout is over; until then the session is neither admitted here nor ended.
+    Withhold,
+    /// The session ends, for this reason.
+    End(String),
+}
+
+/// The rules that sessions must satisfy, as this process was started with them.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    access: Access,
+    email_verified: EmailVerified,
+    not_before: Option<Timestamp>,
+    started: Timestamp,
+}
+
+impl Rules {
+    /// The rules of a configuration: `access`, `identityProvider.emailVerified` and `sessions.notBefore`, for a process
+    /// that started at `started`.
+    pub fn new(
+        access: Access,
+        email_verified: EmailVerified,
+        not_before: Option<Timestamp>,
+        started: Timestamp,
+    ) -> Self {
+        Self { access, email_verified, not_before, started }
+    }
+
+    /// Whether the access rules let a person in.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, person: &Person) -> Result<(), Denied> {
+        check_access(&self.access, self.email_verified, person)
+    }
+
+    /// The verdict on a session.
+    pub fn evaluate(&self, session: &Session) -> Verdict {
+        match self.refuse(session) {
+            None => Verdict::Allow,
+            Some(_) if session.created_at >= self.started => Verdict::Withhold,
+            Some(reason) => Verdict::End(reason),
+        }
+    }
+
+    /// Why a session may not continue, whatever its age.
+    pub fn refuse(&self, session: &Session) -> Option<String> {
+        if self.not_before.is_some_and(|not_before| session.created_at < not_before) {
+            return Some("it was begun before sessions.notBefore".to_owned());
+        }
+        let denied = check_access(&self.access, self.email_verified, &Person::of_session(session)).err()?;
+        Some(format!("the access rules do not let this person in: {denied}"))
+    }
 }
 
 #[cfg(test)]

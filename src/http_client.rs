@@ -1,37 +1,33 @@
-use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
+//! The client for outgoing HTTP: a deadline, a limit on the size of a response, no redirects.
 
+use std::{io, time::Duration};
+
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use thiserror::Error;
 
-use crate::{
-    api::IssuerUrl,
-    proxy::observability::metrics::{Counts, IssuerAnswer},
-};
-
-/// How long the issuer may take for one answer.
+/// The deadline of one exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest answer that is read, in bytes: key sets and token answers are a few KiB.
-const MAX_ANSWER: usize = 1024 * 1024;
+/// The largest response body that is read, in bytes: key sets and token responses are a few KiB.
+const MAX_BODY: usize = 1024 * 1024;
 
-/// Speaks to the issuer: no redirects are followed, answers are bounded in size and time.
+/// Sends requests. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<bytes::Bytes>>,
-    asked: Arc<Counts<IssuerAnswer>>,
 }
 
-/// Why the issuer did not answer.
+/// Why there is no response.
 #[derive(Debug, Error)]
 pub enum HttpError {
     /// No connection, or it broke.
@@ -43,57 +39,38 @@ pub enum HttpError {
     /// No answer in time.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// The task that asked is gone.
+    /// The runtime that the request ran on is shutting down.
     #[error("this server is shutting down")]
     Stopping,
 }
 
 impl HttpClient {
-    /// A client that trusts the system's roots, and those of `ca` (PEM) beside them. With an https issuer it speaks https
-    /// alone, whatever the issuer's discovery document names: the client secret goes there.
+    /// A client that trusts the system's roots and, beside them, those of `ca` (PEM). With `https_only` a URL with another
+    /// scheme is an error: what the client sends may be a secret.
     ///
     /// # Errors
-    /// When the system has none, or `ca` holds something else than certificates.
-    pub fn new(issuer: &IssuerUrl, ca: Option<&str>) -> io::Result<Self> {
+    /// When the system has no roots, or `ca` holds something else than certificates.
+    pub fn new(https_only: bool, ca: Option<&str>) -> io::Result<Self> {
         let builder = HttpsConnectorBuilder::new();
         let builder = match ca {
             None => builder.with_native_roots()?,
             Some(ca) => builder.with_tls_config(trusting(ca)?),
         };
-        let builder =
-            if issuer.as_str().starts_with("https:") { builder.https_only() } else { builder.https_or_http() };
+        let builder = if https_only { builder.https_only() } else { builder.https_or_http() };
         let connector = builder.enable_http1().build();
-        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), asked: Arc::default() })
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
-    /// Goes on counting what the issuer answers where another client has begun to.
-    pub fn counting_with(self, asked: Arc<Counts<IssuerAnswer>>) -> Self {
-        Self { asked, ..self }
-    }
-
-    /// What the issuer has answered.
-    pub fn asked(&self) -> Arc<Counts<IssuerAnswer>> {
-        self.asked.clone()
-    }
-
-    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answered = self.try_send(request).await;
-        self.asked.count(match &answered {
-            Ok(answer) if answer.status().is_success() => IssuerAnswer::Answered,
-            Ok(answer) if answer.status().is_client_error() => IssuerAnswer::Refused,
-            Ok(_) | Err(HttpError::Answer(_)) => IssuerAnswer::Failed,
-            Err(HttpError::Request(_) | HttpError::Stopping) => IssuerAnswer::Unreachable,
-            Err(HttpError::Timeout) => IssuerAnswer::Timeout,
-        });
-        answered
-    }
-
-    async fn try_send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    /// Sends a request and reads the whole response.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
         let request = request.map(|body| Full::new(body.into()));
         let exchange = async {
             let (head, body) = self.client.request(request).await?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(HttpError::Answer)?;
-            Ok(HttpResponse::from_parts(head, body.to_bytes().to_vec()))
+            let body = Limited::new(body, MAX_BODY).collect().await.map_err(HttpError::Answer)?;
+            Ok(Response::from_parts(head, body.to_bytes().to_vec()))
         };
         tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(HttpError::Timeout))
     }
@@ -114,18 +91,6 @@ fn trusting(ca: &str) -> io::Result<ClientConfig> {
         return Err(io::Error::other("there is no certificate in it; it must be PEM"));
     }
     Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-}
-
-impl<'c> AsyncHttpClient<'c> for HttpClient {
-    type Error = HttpError;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + Sync + 'c>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        // The library wants a future that is Sync, which hyper's is not; a task's handle is.
-        let client = self.clone();
-        let task = tokio::spawn(async move { client.send(request).await });
-        Box::pin(async move { task.await.unwrap_or(Err(HttpError::Stopping)) })
-    }
 }
 
 #[cfg(test)]

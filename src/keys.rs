@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use crate::{
-    config::{SigningKeys, SigningKeysError},
     crypto::random_bytes,
+    crypto::{SigningKeys, SigningKeysError},
 };
 
 /// The file with the encryption key.
@@ -102,7 +102,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::config::SIGNS_FOR;
+    use crate::crypto::SIGNS_FOR;
 
     #[test]
     fn keys_are_private_and_never_replaced() {

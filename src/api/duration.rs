@@ -22,6 +22,11 @@ impl Duration {
     /// The pattern of GEP-2257, for the schema.
     pub(super) const PATTERN: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
+    /// The same for arithmetic with timestamps.
+    pub fn signed(&self) -> jiff::SignedDuration {
+        jiff::SignedDuration::try_from(self.get()).unwrap_or(jiff::SignedDuration::MAX)
+    }
+
     /// A duration of whole seconds.
     #[must_use]
     pub fn from_secs(seconds: u64) -> Self {

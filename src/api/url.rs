@@ -166,6 +166,13 @@ fn check_path_pattern(written: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+impl IssuerUrl {
+    /// Whether the issuer is reached over TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+}
+
 impl PublicUrl {
     /// Whether browsers reach us over TLS: then cookies are `Secure` and have the `__Host-` prefix.
     #[must_use]

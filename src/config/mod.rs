@@ -2,7 +2,6 @@
 //! writes them (docs/standalone.md). This module is all that `operator` and `proxy` know of each other.
 
 mod pod_status;
-mod signing_keys;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -23,7 +22,6 @@ use crate::api::{
     },
 };
 pub use pod_status::{PodStatus, RecheckStatus};
-pub use signing_keys::{SIGNS_FOR, SigningKey, SigningKeys, SigningKeysError};
 
 /// How long a pod that is told to end keeps taking connections: until then a Service's rules may still point to it.
 /// Then what is open has `upstream.timeouts.drain` to end. Whoever starts proxies gives them longer than both together.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::access_token::{ACCESS_TOKEN_TYPE, AccessClaims, InvalidAccessToken};
-use crate::config::{SigningKeys, SigningKeysError};
+use crate::crypto::{SigningKeys, SigningKeysError};
 
 /// The loaded signing keys: all of them verify and are published, the newest whose time has come signs.
 pub struct SigningRing {

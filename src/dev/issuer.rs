@@ -19,7 +19,7 @@ use serde_json::json;
 use url::Url;
 
 use crate::{
-    config::{SigningKeys, SigningKeysError},
+    crypto::{SigningKeys, SigningKeysError},
     crypto::{SigningRing, random_token},
     oauth::pkce,
 };

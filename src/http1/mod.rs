@@ -9,6 +9,8 @@ mod fields;
 mod framing;
 mod request;
 mod scratch;
+#[cfg(test)]
+pub mod testing;
 
 use std::io;
 

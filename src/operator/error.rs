@@ -1,7 +1,7 @@
 use kube::core::Status;
 use thiserror::Error;
 
-use crate::config::SigningKeysError;
+use crate::crypto::SigningKeysError;
 
 /// Why a pass over a resource, or the whole controller, cannot go on.
 #[derive(Debug, Error)]

@@ -9,7 +9,7 @@ use super::{
     mounts,
     validate::ValidatedProxy,
 };
-use crate::config::SigningKeys;
+use crate::crypto::SigningKeys;
 
 /// What has become of the Secret with the keys that access tokens are signed with.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,7 +84,7 @@ mod tests {
 
     use super::super::validate::tests::validated;
     use super::*;
-    use crate::config::SIGNS_FOR;
+    use crate::crypto::SIGNS_FOR;
 
     fn secret(proxy: &ValidatedProxy, file: &str) -> Secret {
         Secret {

@@ -21,7 +21,7 @@ use crate::api::{
     proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
 };
 use crate::{
-    config::SigningKeys,
+    crypto::SigningKeys,
     crypto::{Keyring, Purpose, SigningRing},
     http1::{Head, WireError, read_head},
     oauth::{

@@ -2,14 +2,15 @@
 
 mod authorization_server;
 mod client_ip;
+mod clock;
+mod cors;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod identity_provider;
-pub(crate) mod observability;
-pub(crate) mod resource_server;
+mod observability;
+mod resource_server;
 mod runtime;
 mod secrets;
 mod sessions;
-mod state;
 
 pub use runtime::{RunError, listen, run, serve};

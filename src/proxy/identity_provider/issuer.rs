@@ -1,4 +1,5 @@
 mod claims;
+mod client;
 mod key;
 #[cfg(test)]
 mod lying;
@@ -26,6 +27,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use self::claims::{OidcClaims, OidcClient, OidcIdToken, OidcProviderMetadata, OidcTokens, OidcUserInfo};
+use self::client::IssuerClient;
 pub use self::recheck::RecheckError;
 use crate::{
     access::{GOOGLE, Person},
@@ -87,7 +89,7 @@ pub struct Issuer {
     /// The issuer is asked at refreshes.
     rechecks: bool,
     parameters: BTreeMap<String, String>,
-    http: ArcSwap<HttpClient>,
+    http: ArcSwap<IssuerClient>,
     metadata: Mutex<Known>,
     given: AtomicI64,
     missing: AtomicI64,
@@ -125,7 +127,7 @@ impl Issuer {
             groups_claim: config.groups_claim.clone(),
             rechecks: config.rechecks(),
             parameters: config.authorize_parameters.clone(),
-            http: ArcSwap::from_pointee(http),
+            http: ArcSwap::from_pointee(IssuerClient::new(http, Arc::default())),
             metadata: Mutex::default(),
             given: AtomicI64::default(),
             missing: AtomicI64::default(),
@@ -134,12 +136,12 @@ impl Issuer {
 
     /// Goes on with another client, which trusts other roots.
     pub fn use_client(&self, http: HttpClient) {
-        self.http.store(Arc::new(http.counting_with(self.asked())));
+        self.http.store(Arc::new(IssuerClient::new(http, self.asked())));
     }
 
     /// What it has answered.
     pub fn asked(&self) -> Arc<Counts<IssuerAnswer>> {
-        self.http.load().asked()
+        self.http.load().responses()
     }
 
     /// Whether it gives refresh tokens, as far as logins have shown.

@@ -10,7 +10,6 @@ use super::metrics::{Grant, Label, SessionEnd, StreamEnd};
 use crate::api::SessionClient;
 use crate::{
     oauth::OAuthError,
-    proxy::sessions::LiveSession,
     session::{Session, SessionId},
 };
 
@@ -134,27 +133,36 @@ pub fn session_end(session: &Session, why: SessionEnd, detail: &str, from: Optio
     }
 }
 
+/// Who sent a request to an MCP endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    pub session: SessionId,
+    pub email: &'a str,
+    /// The client's name for itself.
+    pub client: &'a str,
+}
+
 /// Somebody has named an MCP session of somebody else, or one that does not exist.
-pub fn mcp_session_refused(session: &LiveSession, from: IpAddr) {
+pub fn mcp_session_refused(caller: Caller<'_>, from: IpAddr) {
     tracing::warn!(
         target: "audit",
         event = "mcp_session_refused",
-        session = %session.id,
-        user = brief(session.email()),
-        client = brief(&session.client),
+        session = %caller.session,
+        user = brief(caller.email),
+        client = brief(caller.client),
         from = %from,
         "the MCP session is not this user's"
     );
 }
 
 /// An event stream to a client is no longer open.
-pub fn stream_end(session: &LiveSession, why: StreamEnd, took: Duration, from: IpAddr) {
+pub fn stream_end(caller: Caller<'_>, why: StreamEnd, took: Duration, from: IpAddr) {
     tracing::info!(
         target: "audit",
         event = "stream_end",
-        session = %session.id,
-        user = brief(session.email()),
-        client = brief(&session.client),
+        session = %caller.session,
+        user = brief(caller.email),
+        client = brief(caller.client),
         reason = why.text(),
         seconds = took.as_secs_f64(),
         from = %from,

@@ -54,7 +54,7 @@ pub async fn admit<'a>(
     span: &Span,
 ) -> Result<Admitted<'a>, Box<Answered>> {
     let forwarder = &*worker.forwarder;
-    let proxy = &*forwarder.proxy;
+    let server = &forwarder.server;
     let mut headers = mem::take(&mut request.headers);
     if !forwarder.origins.admit(&headers) {
         return refuse(Outcome::Refused, answers::foreign_origin());
@@ -65,16 +65,16 @@ pub async fn admit<'a>(
         _ => return refuse(Outcome::Refused, answers::method_not_allowed()),
     }
     let path = request.uri.path();
-    let (index, resource) = proxy.resources.find(path).unwrap_or_default();
+    let (index, resource) = server.resources.find(path).unwrap_or_default();
     let caller = match bearer::token(&headers) {
-        Ok(token) => bearer::verify(proxy, &worker.verified, &worker.metrics, token, resource).await,
+        Ok(token) => bearer::verify(server, &worker.verified, &worker.metrics, token, resource).await,
         Err(refusal) => Err(refusal),
     };
-    let caller = caller.or_else(|refusal| refuse(refusal.outcome(), refusal.response(proxy, path)))?;
-    let client = client_address(peer.address.ip(), &headers, &proxy.config.trusted_proxies);
-    let keyring = proxy.secrets.load().keyring.clone();
+    let caller = caller.or_else(|refusal| refuse(refusal.outcome(), refusal.response(server, path)))?;
+    let client = client_address(peer.address.ip(), &headers, &server.trusted_proxies);
+    let keyring = server.secrets.load().keyring.clone();
     if mcp_session::unbind(&keyring, &caller.session.user, &mut headers).is_err() {
-        audit::mcp_session_refused(&caller.session, client);
+        audit::mcp_session_refused(caller.session.caller(), client);
         return refuse(Outcome::Refused, answers::foreign_mcp_session());
     }
     let spelling = forwarder.spellings.get(index);

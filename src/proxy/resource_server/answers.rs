@@ -10,10 +10,11 @@ use super::{
     Body,
     bearer::json_response,
     breaker::Broken,
-    headers::{REQUEST_HEADERS, allow_any_origin, deny_any_origin},
+    headers::{allow_any_origin, deny_any_origin},
     limits::Shed,
     request_body::RequestBodyError,
 };
+use crate::proxy::cors::REQUEST_HEADERS;
 
 /// The methods of an MCP endpoint. Nothing else is forwarded.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, HEAD, OPTIONS");

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    Body,
+    Body, ResourceServer,
     headers::allow_any_origin,
     verified::{Verified, VerifiedTokens},
 };
@@ -22,7 +22,6 @@ use crate::{
         observability::metrics::{CacheLookup, Outcome, WorkerMetrics},
         secrets::Secrets,
         sessions::{Admission, LiveSession},
-        state::Proxy,
     },
     session::SessionId,
 };
@@ -78,14 +77,14 @@ pub fn token(headers: &HeaderMap) -> Result<&str, Refusal> {
 /// # Errors
 /// Why the request is refused.
 pub async fn verify(
-    proxy: &Proxy,
+    server: &ResourceServer,
     cache: &VerifiedTokens,
     metrics: &WorkerMetrics,
     token: &str,
     path: &str,
 ) -> Result<Caller, Refusal> {
-    let now = proxy.now();
-    let key = match cache.caller(proxy, &proxy.secrets.load(), now, token, path) {
+    let now = server.now();
+    let key = match cache.caller(server, &server.secrets.load(), now, token, path) {
         Ok(caller) => {
             metrics.token_cache.count(CacheLookup::Hit);
             return Ok(caller);
@@ -93,11 +92,11 @@ pub async fn verify(
         Err(key) => key,
     };
     metrics.token_cache.count(CacheLookup::Miss);
-    let Unseen { id, audience, expires, secrets } = Unseen::verify(proxy, now, token, path)?;
+    let Unseen { id, audience, expires, secrets } = Unseen::verify(server, now, token, path)?;
     // Whoever else is ready goes first. When many tokens are new at once, their requests then go out together: during each
     // verification the upstream would fall asleep, and waking it takes microseconds (P2 of docs/performance.md).
     tokio::task::yield_now().await;
-    let (session, is_member) = match proxy.sessions.admit(id, now).await {
+    let (session, is_member) = match server.sessions.admit(id, now).await {
         Admission::Live(session) => (session, true),
         Admission::LookedUp(session) => (session, false),
         Admission::Ended => return Err(Refusal::InvalidToken("the session has ended: log in again")),
@@ -123,15 +122,15 @@ struct Unseen {
 
 impl Unseen {
     // No part of a future, whose state its claims would be.
-    fn verify(proxy: &Proxy, now: Timestamp, token: &str, path: &str) -> Result<Self, Refusal> {
-        let secrets = proxy.secrets.load_full();
+    fn verify(server: &ResourceServer, now: Timestamp, token: &str, path: &str) -> Result<Self, Refusal> {
+        let secrets = server.secrets.load_full();
         let mut room = Vec::new();
         let claims = secrets
             .signing
-            .verify(token, proxy.public_url.as_str(), now_seconds(now), &mut room)
+            .verify(token, server.public_url.as_str(), now_seconds(now), &mut room)
             .map_err(|_| Refusal::InvalidToken("the access token has expired or was not issued here"))?;
         let AccessClaims { aud, exp, sid, .. } = claims;
-        if !proxy.resources.is_audience(&aud, path) {
+        if !server.resources.is_audience(&aud, path) {
             return Err(Refusal::InvalidToken("the access token is for another resource"));
         }
         let id = SessionId::from_str(&sid).map_err(|_| Refusal::InvalidToken("the access token has no session"))?;
@@ -150,7 +149,7 @@ impl Refusal {
     }
 
     /// The answer; `path` as the client spelled it, because clients compare.
-    pub fn response(self, proxy: &Proxy, path: &str) -> Response<Body> {
+    pub fn response(self, server: &ResourceServer, path: &str) -> Response<Body> {
         let (status, error, description) = match self {
             Self::NoToken => (StatusCode::UNAUTHORIZED, "invalid_token", "an access token is needed: log in"),
             Self::SeveralTokens => (StatusCode::BAD_REQUEST, "invalid_request", "more than one Authorization header"),
@@ -165,7 +164,7 @@ impl Refusal {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             return response;
         }
-        let metadata = metadata::protected_resource_url(&proxy.public_url, path);
+        let metadata = metadata::protected_resource_url(&server.public_url, path);
         let mut challenge = format!("Bearer resource_metadata=\"{metadata}\", scope=\"{SCOPE}\"");
         // RFC 6750 §3.1: no error code for who sent nothing.
         if self != Self::NoToken {

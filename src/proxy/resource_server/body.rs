@@ -82,7 +82,7 @@ impl Drop for OpenStream {
         self.metrics.ended_streams.count(self.ended);
         // Not of each answer that came as a stream: that would be a line a request.
         if self.listens || self.ended != StreamEnd::Finished {
-            audit::stream_end(&self.session, self.ended, self.begun.elapsed(), self.from);
+            audit::stream_end(self.session.caller(), self.ended, self.begun.elapsed(), self.from);
         }
     }
 }

@@ -57,7 +57,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, begun: Instant, p
         }
         Err(Unanswered::Over) => {
             let refusal = Refusal::InvalidToken("the session or the access token has ended: log in again");
-            return (refusal.outcome(), refusal.response(&worker.forwarder.proxy, path));
+            return (refusal.outcome(), refusal.response(&worker.forwarder.server, path));
         }
     };
     let (mut response, lease) = match answered {

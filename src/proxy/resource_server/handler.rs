@@ -11,7 +11,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::{
-    Arriving, Body, HeaderRules,
+    Arriving, Body, HeaderRules, ResourceServer,
     admission::admit,
     breaker::Breaker,
     deadline::Deadlines,
@@ -26,16 +26,16 @@ use super::{
 use crate::http1::Scratch;
 use crate::{
     api::InvalidUrl,
+    config::ProxyConfig,
     proxy::{
         client_ip::Peer,
         observability::metrics::{Outcome, WorkerMetrics},
-        state::Proxy,
     },
 };
 
 /// What the workers of a proxy share.
 pub struct Forwarder {
-    pub(super) proxy: Arc<Proxy>,
+    pub(super) server: ResourceServer,
     pub(super) rules: HeaderRules,
     connector: Connector,
     pub(super) origins: Origins,
@@ -61,6 +61,8 @@ pub(super) struct Pace {
     pub(super) response: Duration,
     /// How long it may pause in a stream.
     pub(super) stream: Duration,
+    /// How long open requests may continue while this process shuts down.
+    drain: Duration,
     /// How many seconds a stream may go on after its access token.
     pub(super) stream_grace: u64,
 }
@@ -83,32 +85,33 @@ pub enum ForwarderError {
 }
 
 impl Forwarder {
-    /// Forwards what `proxy` admits.
+    /// Forwards what `server` admits, as `config` says.
     ///
     /// # Errors
     /// What is wrong with the configuration.
-    pub fn new(proxy: Arc<Proxy>) -> Result<Self, ForwarderError> {
-        let url = Url::parse(proxy.config.upstream_url()?.as_str()).map_err(|_| ForwarderError::Upstream)?;
+    pub fn new(config: &ProxyConfig, server: ResourceServer) -> Result<Self, ForwarderError> {
+        let url = Url::parse(config.upstream_url()?.as_str()).map_err(|_| ForwarderError::Upstream)?;
         let upstream: Uri = url.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
         let host = upstream.authority().ok_or(ForwarderError::Upstream)?;
-        let rules = HeaderRules::new(&proxy.config.upstream.identity, &proxy.public_url, host)?;
-        let connect = proxy.config.upstream.timeouts.connect.get();
+        let rules = HeaderRules::new(&config.upstream.identity, &server.public_url, host)?;
+        let connect = config.upstream.timeouts.connect.get();
         let connector = connector(upstream.scheme_str() == Some("https"), connect)?;
         let prefix = upstream.path().trim_end_matches('/').to_owned();
-        let origins = Origins::new(&proxy.public_url, &proxy.config.clients);
-        let places = Places::new(url, &proxy.public_url);
-        let spellings = (0..proxy.resources.len()).map(|_| Spelling::default()).collect();
-        let (timeouts, limits) = (&proxy.config.upstream.timeouts, &proxy.config.upstream.limits);
+        let origins = Origins::new(&server.public_url, &config.clients);
+        let places = Places::new(url, &server.public_url);
+        let spellings = (0..server.resources.len()).map(|_| Spelling::default()).collect();
+        let (timeouts, limits) = (&config.upstream.timeouts, &config.upstream.limits);
         let pace = Pace {
             connect,
             largest: limits.request_body.bytes(),
             request_body: timeouts.request_body.get(),
             response: timeouts.response_head.get(),
             stream: timeouts.stream_idle.get(),
-            stream_grace: proxy.config.tokens.stream_grace.as_secs(),
+            drain: timeouts.drain.get(),
+            stream_grace: config.tokens.stream_grace.as_secs(),
         };
         let (limits, breaker) = (Arc::new(Limits::new(limits, memory_limit())), Arc::new(Breaker::new(Instant::now())));
-        Ok(Self { proxy, rules, connector, origins, upstream, prefix, places, spellings, breaker, limits, pace })
+        Ok(Self { server, rules, connector, origins, upstream, prefix, places, spellings, breaker, limits, pace })
     }
 
     /// How long a client may let us wait.
@@ -118,17 +121,17 @@ impl Forwarder {
 
     /// How long what is open may go on when this process has to end.
     pub fn drain(&self) -> Duration {
-        self.proxy.config.upstream.timeouts.drain.get()
+        self.pace.drain
     }
 
     /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
-        self.proxy.now()
+        self.server.now()
     }
 
     /// Whether a path, as the client spelled it, is an MCP endpoint.
     pub fn is_endpoint(&self, path: &str) -> bool {
-        self.proxy.resources.path(path).is_some()
+        self.server.resources.path(path).is_some()
     }
 
     /// What the upstream is asked for: however the client spells the path, the upstream gets its own spelling.
@@ -163,12 +166,12 @@ impl Worker {
     /// A worker without connections yet.
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
         let Forwarder { connector, upstream, breaker, pace, .. } = &*forwarder;
-        let metrics = forwarder.proxy.metrics.worker();
+        let metrics = forwarder.server.metrics.worker();
         let (scratch, patience) = (Rc::<Scratch>::default(), pace.connect);
         let (connector, upstream, breaker) = (connector.clone(), upstream.clone(), breaker.clone());
         let pool = Rc::new(Pool::new(connector, upstream, breaker, patience, scratch.clone(), metrics.clone()));
-        let verified = VerifiedTokens::new(forwarder.proxy.verified.clone());
-        let deadlines = Rc::new(Deadlines::new(forwarder.proxy.now()));
+        let verified = VerifiedTokens::new(forwarder.server.verified.clone());
+        let deadlines = Rc::new(Deadlines::new(forwarder.server.now()));
         Self { forwarder, pool, deadlines, scratch, leaving: Cell::new(false), verified, metrics }
     }
 }
@@ -176,7 +179,7 @@ impl Worker {
 /// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
 pub async fn forward(request: &mut Parts, body: Arriving, peer: &Peer, worker: &Worker) -> Response<Body> {
     let begun = Instant::now();
-    let span = worker.forwarder.proxy.tracer.begin(request);
+    let span = worker.forwarder.server.tracer.begin(request);
     let mut counted = Counted { metrics: &worker.metrics, outcome: Outcome::ClientGone };
     let (outcome, response) = match admit(request, body, peer, worker, &span).await {
         Ok(admitted) => exchange(admitted, worker, begun, request.uri.path()).await,

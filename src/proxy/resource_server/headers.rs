@@ -59,18 +59,6 @@ const X_CLAIMS: [&str; 18] = [
 /// character of a header name.
 const MCP_PARAM: &str = "mcp-param-";
 
-/// The request headers that clients in browsers send wherever they ask.
-pub const REQUEST_HEADERS: [&str; 8] = [
-    "authorization",
-    "content-type",
-    "accept",
-    "mcp-protocol-version",
-    "mcp-session-id",
-    "mcp-method",
-    "mcp-name",
-    "last-event-id",
-];
-
 /// The response headers that browsers show to a client's code.
 const EXPOSED: HeaderValue = HeaderValue::from_static("WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version");
 

@@ -8,6 +8,7 @@ mod arriving;
 mod bearer;
 mod body;
 mod breaker;
+mod context;
 mod deadline;
 mod exchange;
 mod handler;
@@ -25,12 +26,12 @@ mod watched;
 pub use answers::{busy, invalid_request, refuse_body, without_host};
 pub use arriving::{Arriving, Upload};
 pub use body::{Body, BoxError};
+pub use context::ResourceServer;
 #[cfg(test)]
 pub use deadline::Deadlines;
 pub use deadline::{Deadline, TICK};
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 use headers::HeaderRules;
-pub use headers::REQUEST_HEADERS;
 pub use limits::memory_limit;
 #[cfg(feature = "fuzzing")]
 pub use mcp_session::unbind;

@@ -7,10 +7,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
 
-use super::bearer::Caller;
+use super::{ResourceServer, bearer::Caller};
 use crate::{
     crypto::now_seconds,
-    proxy::{secrets::Secrets, sessions::LiveSession, state::Proxy},
+    proxy::{secrets::Secrets, sessions::LiveSession},
 };
 
 /// How many verified tokens are remembered. One more costs a verification (100 us), not an error.
@@ -48,11 +48,11 @@ pub struct Verified {
 
 impl Verified {
     /// Whose it is, if it is still good for the endpoint at `path`.
-    fn caller(&self, proxy: &Proxy, secrets: &Arc<Secrets>, now: Timestamp, path: &str) -> Option<Caller> {
+    fn caller(&self, server: &ResourceServer, secrets: &Arc<Secrets>, now: Timestamp, path: &str) -> Option<Caller> {
         let good = self.secrets.as_ptr() == Arc::as_ptr(secrets)
             && now_seconds(now) < self.expires
             && self.session.admits(now)
-            && proxy.resources.is_audience(&self.audience, path);
+            && server.resources.is_audience(&self.audience, path);
         good.then(|| Caller { session: self.session.clone(), expires: self.expires })
     }
 }
@@ -75,7 +75,7 @@ impl VerifiedTokens {
     /// by when it has been verified.
     pub fn caller(
         &self,
-        proxy: &Proxy,
+        server: &ResourceServer,
         secrets: &Arc<Secrets>,
         now: Timestamp,
         token: &str,
@@ -85,14 +85,14 @@ impl VerifiedTokens {
         if let Some(last) = self.last.borrow().get(slot).and_then(Option::as_ref)
             // Not in constant time: what a guess has in common with it shows in steps of 32 characters at best, a third of a signature.
             && *last.token == *token
-            && let Some(caller) = last.verified.caller(proxy, secrets, now, path)
+            && let Some(caller) = last.verified.caller(server, secrets, now, path)
         {
             return Ok(caller);
         }
         let mut key = Key::default();
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let Some(verified) = self.shared.get(&key) else { return Err(key) };
-        if let Some(caller) = verified.caller(proxy, secrets, now, path) {
+        if let Some(caller) = verified.caller(server, secrets, now, path) {
             self.keep_last(slot, token, verified);
             return Ok(caller);
         }

@@ -6,7 +6,7 @@ use crate::{
     crypto::random_bytes,
     proxy::{
         observability::{audit, metrics::SessionEnd},
-        state::Proxy,
+        runtime::proxy::Proxy,
     },
 };
 use crate::{

@@ -8,7 +8,7 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::PodStatus, proxy::state::Proxy};
+use crate::{config::PodStatus, proxy::runtime::proxy::Proxy};
 
 #[derive(Clone)]
 struct Health {

@@ -3,6 +3,7 @@
 mod cleanup;
 mod drain;
 mod health;
+pub(super) mod proxy;
 mod reload;
 mod server;
 
@@ -17,9 +18,14 @@ use thiserror::Error;
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{cleanup::clean_up, reload::reload_secrets};
+use self::{
+    cleanup::clean_up,
+    proxy::{Proxy, access_rules},
+    reload::reload_secrets,
+};
 use super::{
     authorization_server::{ClientDocuments, http},
+    clock::wall_clock,
     identity_provider::Issuer,
     observability::{
         audit,
@@ -29,8 +35,8 @@ use super::{
     resource_server::VerifiedTokens,
     secrets::{EncryptionKey, Secrets, SecretsError},
     sessions::{Ending, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore},
-    state::{Judgement, Proxy, Rules, wall_clock},
 };
+use crate::access::Verdict;
 use crate::{api::InvalidUrl, listener};
 use crate::{
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
@@ -124,7 +130,7 @@ pub async fn serve(
     });
     let secrets = reload_secrets(proxy.clone());
 
-    let router = http::router(proxy.clone());
+    let router = http::router(Arc::new(proxy.authorization_server()));
     let serving = server::serve(proxy.clone(), router, listener, unready.clone(), drain.clone());
     let stopping = async {
         let reason = tokio::select! {
@@ -165,7 +171,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     let secrets = Secrets::load(&config, EncryptionKey::Previous)?;
     let control = Handle::current();
     let clock = wall_clock();
-    let rules = Arc::new(Rules::new(&config, clock()));
+    let rules = Arc::new(access_rules(&config, clock()));
     let name = match &config.sessions.store {
         StoreConfig::Sqlite { .. } => "standalone",
         StoreConfig::Kubernetes { proxy, .. } => proxy,
@@ -178,7 +184,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
             Arc::new(connected.map_err(Box::new)?)
         }
     };
-    let http = HttpClient::new(&config.issuer_url()?, secrets.ca.as_deref()).map_err(RunError::Roots)?;
+    let http = HttpClient::new(config.issuer_url()?.is_https(), secrets.ca.as_deref()).map_err(RunError::Roots)?;
     let issuer = Issuer::new(&config, &public_url, http)?;
     let tracer = Tracer::from_environment(&control)?;
     Ok(Proxy {
@@ -186,15 +192,15 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         public_url,
         issuer: Arc::new(issuer),
         documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),
-        secrets: ArcSwap::from_pointee(secrets),
-        sessions: Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rules.clone()),
+        secrets: Arc::new(ArcSwap::from_pointee(secrets)),
+        sessions: Arc::new(Sessions::new(Arc::new(LiveSet::default()), store.clone(), control.clone(), rules.clone())),
         rules,
         store,
         control,
         record_keys,
         verified: VerifiedTokens::shared(),
-        tracer,
-        metrics: Metrics::default(),
+        tracer: Arc::new(tracer),
+        metrics: Arc::new(Metrics::default()),
         clock,
         config,
     })
@@ -218,17 +224,17 @@ async fn watch_sessions(proxy: Arc<Proxy>) {
 /// An event without the sessions that may not go on, if anything is left of it; and those that end, each with the reason.
 fn sift(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(SessionId, String)>) {
     match event {
-        SessionEvent::Is(session) => match proxy.judge(&session) {
-            Judgement::GoOn => (Some(SessionEvent::Is(session)), Vec::new()),
-            Judgement::Withhold => (None, Vec::new()),
-            Judgement::End(reason) => (Some(SessionEvent::Ended(session.id)), vec![(session.id, reason)]),
+        SessionEvent::Is(session) => match proxy.rules.evaluate(&session) {
+            Verdict::Allow => (Some(SessionEvent::Is(session)), Vec::new()),
+            Verdict::Withhold => (None, Vec::new()),
+            Verdict::End(reason) => (Some(SessionEvent::Ended(session.id)), vec![(session.id, reason)]),
         },
         SessionEvent::All(all) => {
             let mut refused = Vec::new();
             let goes_on = |session: &Session| {
-                let judgement = proxy.judge(session);
-                let goes_on = judgement == Judgement::GoOn;
-                if let Judgement::End(reason) = judgement {
+                let judgement = proxy.rules.evaluate(session);
+                let goes_on = judgement == Verdict::Allow;
+                if let Verdict::End(reason) = judgement {
                     refused.push((session.id, reason));
                 }
                 goes_on

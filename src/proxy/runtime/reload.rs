@@ -9,8 +9,8 @@ use super::RunError;
 use crate::{
     http_client::HttpClient,
     proxy::{
+        runtime::proxy::Proxy,
         secrets::{EncryptionKey, Secrets},
-        state::Proxy,
     },
 };
 
@@ -78,7 +78,7 @@ impl Reload {
             return Err(RunError::EncryptionKeyChanged);
         }
         if new.ca != current.ca {
-            match HttpClient::new(&proxy.config.issuer_url()?, new.ca.as_deref()) {
+            match HttpClient::new(proxy.config.issuer_url()?.is_https(), new.ca.as_deref()) {
                 Ok(http) => proxy.issuer.use_client(http),
                 Err(error) => {
                     tracing::error!(%error, "the changed certificates of identityProvider.caRef cannot be used");
@@ -106,10 +106,7 @@ mod tests {
     use super::*;
     use crate::{
         crypto::{Keyring, Purpose},
-        proxy::{
-            sessions::LiveSet,
-            state::{testing::proxy, wall_clock},
-        },
+        proxy::{clock::wall_clock, runtime::proxy::testing::proxy, sessions::LiveSet},
         session::tests::session,
     };
 

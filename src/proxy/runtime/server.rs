@@ -31,7 +31,7 @@ use self::{
 use super::drain::Drain;
 use crate::proxy::{
     resource_server::{Forwarder, ForwarderError, PRUNE, TICK, Worker, memory_limit},
-    state::Proxy,
+    runtime::proxy::Proxy,
 };
 
 /// What a client's connection may take of the memory that there is: room for a head, and what is read besides.
@@ -89,7 +89,7 @@ pub async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let count = proxy.config.workers.unwrap_or_else(default_workers);
     let most = proxy.config.connections.unwrap_or_else(most_connections);
-    let forwarder = Arc::new(Forwarder::new(proxy)?);
+    let forwarder = Arc::new(Forwarder::new(&proxy.config, proxy.resource_server())?);
     let mut workers = Vec::with_capacity(count);
     let mut done = Vec::with_capacity(count);
     for index in 0..count {

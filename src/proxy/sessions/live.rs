@@ -12,6 +12,7 @@ use quick_cache::sync::Cache;
 
 use super::SessionEvent;
 use crate::api::SessionPhase;
+use crate::proxy::observability::audit::Caller;
 use crate::session::{Session, SessionId};
 
 /// How many names of ended sessions are remembered, so that their tokens are refused without asking the store.
@@ -92,6 +93,11 @@ impl LiveSession {
     /// The same e-mail address as text.
     pub fn email(&self) -> &str {
         str::from_utf8(self.email.as_bytes()).unwrap_or_default()
+    }
+
+    /// Who sends the requests of this session, as the audit log has it.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller { session: self.id, email: self.email(), client: &self.client }
     }
 
     /// Whether requests of this session are answered at `now`.

@@ -14,8 +14,10 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 
 use super::{LiveSession, LiveSet, SessionEvent, SessionStore};
-use crate::proxy::state::{Judgement, Rules};
-use crate::session::SessionId;
+use crate::{
+    access::{Rules, Verdict},
+    session::SessionId,
+};
 
 /// How long a look-up speaks for a session that the watch has not shown yet.
 const LOOKUP_VALID: Duration = Duration::from_secs(1);
@@ -137,10 +139,10 @@ impl Sessions {
                 let lists = live.lists();
                 let Ok(stored) = store.get(id).await else { return Admission::Unknown };
                 let found = stored.map(|stored| stored.session);
-                let session = match found.as_ref().map(|session| rules.judge(session)) {
-                    Some(Judgement::Withhold) => return Admission::Unknown,
-                    Some(Judgement::GoOn) => found.as_ref(),
-                    Some(Judgement::End(_)) | None => None,
+                let session = match found.as_ref().map(|session| rules.evaluate(session)) {
+                    Some(Verdict::Withhold) => return Admission::Unknown,
+                    Some(Verdict::Allow) => found.as_ref(),
+                    Some(Verdict::End(_)) | None => None,
                 };
                 let Some(session) = live.looked_up(id, session) else { return Admission::Ended };
                 // A list that has come since may be newer than the answer, and nothing but its silence tell of the end.
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
     use crate::{
         api::SessionPhase,
-        config::ProxyConfig,
+        api::proxy::EmailVerified,
         session::{Session, tests::session},
     };
 
@@ -223,11 +225,8 @@ mod tests {
 
     /// The rules of a process that started a minute after the session was begun.
     fn rules(policy: &str) -> Arc<Rules> {
-        let config: ProxyConfig = serde_yaml::from_str(&format!(
-            "{{publicURL: 'https://mcp.example.com', identityProvider: {{issuerURL: 'https://idp'}}, credentials: {{directory: .}}, signingKeys: k, access: {{policy: {policy}}}, upstream: {{url: 'http://u'}}, sessions: {{store: {{type: SQLite, path: s}}}}}}"
-        ))
-        .unwrap();
-        Arc::new(Rules::new(&config, active().created_at + SignedDuration::from_mins(1)))
+        let access = serde_json::from_value(serde_json::json!({"policy": policy})).unwrap();
+        Arc::new(Rules::new(access, EmailVerified::Required, None, active().created_at + SignedDuration::from_mins(1)))
     }
 
     fn sessions(store: Store) -> (Sessions, Arc<Store>, Timestamp) {

@@ -21,12 +21,16 @@ use crate::{
         login::{ConsentForm, Login},
         redirect_uri,
     },
-    proxy::{secrets::Secrets, state::Proxy},
+    proxy::{authorization_server::AuthorizationServer, secrets::Secrets},
 };
 
 /// `GET /authorize`: shows the consent page. It changes nothing, so it may be fetched any number of times, also by
 /// clients that look first whether it would work (mcp-remote, with `Accept: application/json`).
-pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+pub async fn authorize(
+    State(proxy): State<Arc<AuthorizationServer>>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
     let query: Vec<(String, String)> =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
     let secrets = proxy.secrets.load_full();
@@ -79,7 +83,7 @@ pub async fn authorize(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, RawQ
 }
 
 /// The client that asks. Only a metadata document that the rules let in is fetched for it.
-async fn who_asks(proxy: &Arc<Proxy>, secrets: &Secrets, query: &Query<'_>) -> Result<Asking, Refusal> {
+async fn who_asks(proxy: &Arc<AuthorizationServer>, secrets: &Secrets, query: &Query<'_>) -> Result<Asking, Refusal> {
     let url = match proxy.known_clients(secrets).find(query.client_id()?).map_err(Refusal::Page)? {
         Found::Client(asking) => return Ok(asking),
         Found::Document(url) => url,
@@ -183,7 +187,7 @@ mod tests {
             "client_uri": "http://169.254.169.254/client", "jwks_uri": "http://169.254.169.254/jwks", "tos_uri": "javascript:x",
         });
         let request = axum::http::Request::post("/register").body(axum::body::Body::from(body.to_string())).unwrap();
-        let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+        let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
         assert_eq!(answer.status(), StatusCode::CREATED);
         let registered = text(answer).await;
         let id =
@@ -210,7 +214,7 @@ mod tests {
         ] {
             let request = axum::http::Request::builder().method(method).uri(&path);
             let request = request.body(axum::body::Body::empty()).unwrap();
-            let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+            let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
             assert_eq!(answer.status().as_u16(), status, "{method} {path}");
         }
     }

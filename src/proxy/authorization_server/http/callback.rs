@@ -20,13 +20,13 @@ use crate::{
     crypto::Keyring,
     oauth::{ErrorCode, OAuthError, code::Code, login::Login},
     proxy::{
+        authorization_server::AuthorizationServer,
         identity_provider::{Credentials, LoggedIn, LoginError},
         observability::{
             audit,
             metrics::{Answer, SessionEnd},
         },
         sessions::StoreError,
-        state::Proxy,
     },
     session::{Session, SessionId},
 };
@@ -55,7 +55,7 @@ impl Failure {
 /// `GET /callback`: the issuer has sent the browser back. Its answer is verified, the access rules are applied, and only
 /// then something is stored: the session.
 pub async fn callback(
-    State(proxy): State<Arc<Proxy>>,
+    State(proxy): State<Arc<AuthorizationServer>>,
     From(from): From,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
@@ -115,7 +115,12 @@ fn refused_by_issuer(error: Option<&str>, description: Option<&str>) -> OAuthErr
 }
 
 /// What the browser is told: the client's code, or why there is none.
-fn answer(finished: Result<String, Failure>, proxy: &Proxy, headers: &HeaderMap, login: &Login) -> Response {
+fn answer(
+    finished: Result<String, Failure>,
+    proxy: &AuthorizationServer,
+    headers: &HeaderMap,
+    login: &Login,
+) -> Response {
     let (request, issuer) = (&login.request, proxy.public_url.as_str());
     let (to, state) = (&*request.redirect_uri, request.state.as_deref());
     match finished {
@@ -133,7 +138,7 @@ fn answer(finished: Result<String, Failure>, proxy: &Proxy, headers: &HeaderMap,
 
 /// The code for the client, once the session is stored.
 async fn finish(
-    proxy: &Arc<Proxy>,
+    proxy: &Arc<AuthorizationServer>,
     keyring: &Keyring,
     login: &Login,
     issuer_code: String,
@@ -146,7 +151,12 @@ async fn finish(
         .ok_or_else(|| Failure::Page(OAuthError::temporarily_unavailable("this server has no randomness to give")))
 }
 
-async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_code: String) -> Result<Session, Failure> {
+async fn log_in(
+    proxy: &Arc<AuthorizationServer>,
+    keyring: &Keyring,
+    login: &Login,
+    issuer_code: String,
+) -> Result<Session, Failure> {
     let (worker, wanted) = (proxy.clone(), login.clone());
     let now = proxy.now();
     let logged_in = proxy
@@ -190,7 +200,7 @@ async fn log_in(proxy: &Arc<Proxy>, keyring: &Keyring, login: &Login, issuer_cod
 }
 
 /// Ends what a person has too many of: the sessions that have gone longest without a refresh.
-async fn make_room(proxy: Arc<Proxy>, new: Session) {
+async fn make_room(proxy: Arc<AuthorizationServer>, new: Session) {
     let surplus = proxy.sessions.live().surplus(&new, proxy.config.sessions.max_per_user as usize);
     for id in surplus {
         let ended = match read(&proxy, id).await {
@@ -208,7 +218,12 @@ async fn make_room(proxy: Arc<Proxy>, new: Session) {
     }
 }
 
-fn new_session(proxy: &Proxy, keyring: &Keyring, login: &Login, logged_in: LoggedIn) -> Result<Session, Failure> {
+fn new_session(
+    proxy: &AuthorizationServer,
+    keyring: &Keyring,
+    login: &Login,
+    logged_in: LoggedIn,
+) -> Result<Session, Failure> {
     let LoggedIn { person, refresh_token } = logged_in;
     let email = check_email(&person.email);
     let allowed = proxy.check_access(&person);

@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use super::respond::{json_error, unreadable};
 use crate::{
     oauth::{ErrorCode, OAuthError},
-    proxy::{client_ip::client_of, secrets::Secrets, state::Proxy},
+    proxy::{authorization_server::AuthorizationServer, client_ip::client_of, secrets::Secrets},
 };
 
 pub type Parameters = HashMap<String, String>;
@@ -46,10 +46,10 @@ impl IntoResponse for Rejected {
     }
 }
 
-impl FromRequest<Arc<Proxy>> for ClientRequest {
+impl FromRequest<Arc<AuthorizationServer>> for ClientRequest {
     type Rejection = Rejected;
 
-    async fn from_request(request: Request, proxy: &Arc<Proxy>) -> Result<Self, Rejected> {
+    async fn from_request(request: Request, proxy: &Arc<AuthorizationServer>) -> Result<Self, Rejected> {
         let headers = request.headers().clone();
         let from = client_of(request.extensions(), &headers, &proxy.config.trusted_proxies);
         let body = Bytes::from_request(request, proxy).await.map_err(|rejection| Rejected {
@@ -69,16 +69,21 @@ impl FromRequest<Arc<Proxy>> for ClientRequest {
 /// Where a request comes from, if the listener said so.
 pub struct From(pub Option<IpAddr>);
 
-impl FromRequestParts<Arc<Proxy>> for From {
+impl FromRequestParts<Arc<AuthorizationServer>> for From {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, proxy: &Arc<Proxy>) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, proxy: &Arc<AuthorizationServer>) -> Result<Self, Infallible> {
         Ok(Self(client_of(&parts.extensions, &parts.headers, &proxy.config.trusted_proxies)))
     }
 }
 
 impl ClientRequest {
-    fn parse(headers: &HeaderMap, body: &[u8], proxy: &Proxy, from: Option<IpAddr>) -> Result<Self, OAuthError> {
+    fn parse(
+        headers: &HeaderMap,
+        body: &[u8],
+        proxy: &AuthorizationServer,
+        from: Option<IpAddr>,
+    ) -> Result<Self, OAuthError> {
         let secrets = proxy.secrets.load_full();
         let parameters = parameters(headers, body)?;
         let get = |name: &str| parameters.get(name).map(String::as_str);

@@ -20,9 +20,9 @@ use crate::{
         login::{ConsentForm, Login},
     },
     proxy::{
+        authorization_server::AuthorizationServer,
         identity_provider::{Credentials, LoginError},
         observability::{audit, metrics::Consent},
-        state::Proxy,
     },
 };
 
@@ -37,7 +37,7 @@ pub struct Submitted {
 /// `POST /consent`: the person has decided. Approved, their browser goes to the issuer with a cookie that only this
 /// browser has; nothing is stored.
 pub async fn consent(
-    State(proxy): State<Arc<Proxy>>,
+    State(proxy): State<Arc<AuthorizationServer>>,
     From(from): From,
     headers: HeaderMap,
     submitted: Result<Form<Submitted>, FormRejection>,
@@ -94,7 +94,11 @@ struct Approved {
     url: String,
 }
 
-async fn approve(proxy: &Arc<Proxy>, request: AuthorizationRequest, keyring: &Keyring) -> Result<Approved, OAuthError> {
+async fn approve(
+    proxy: &Arc<AuthorizationServer>,
+    request: AuthorizationRequest,
+    keyring: &Keyring,
+) -> Result<Approved, OAuthError> {
     let no_randomness = || OAuthError::temporarily_unavailable("this server has no randomness to give");
     let (Some(state), Some(nonce), Some(verifier)) = (random_token(), random_token(), random_token()) else {
         return Err(no_randomness());
@@ -114,7 +118,12 @@ async fn approve(proxy: &Arc<Proxy>, request: AuthorizationRequest, keyring: &Ke
     Ok(Approved { state: login.state, cookie, url })
 }
 
-fn send_to_issuer(cookies: &Cookies<'_>, keyring: &Keyring, proxy: &Proxy, approved: &Approved) -> Response {
+fn send_to_issuer(
+    cookies: &Cookies<'_>,
+    keyring: &Keyring,
+    proxy: &AuthorizationServer,
+    approved: &Approved,
+) -> Response {
     let mut response = redirect(&approved.url);
     let set = cookies.set_login(&approved.state, &approved.cookie);
     // At most three at once, so that headers stay small: the oldest make room.

@@ -6,10 +6,10 @@ use super::{
     authorize::host_of,
     pages::{self, Landing},
 };
-use crate::proxy::state::Proxy;
+use crate::proxy::authorization_server::AuthorizationServer;
 
 /// `GET /`: how to connect a client.
-pub async fn landing(State(proxy): State<Arc<Proxy>>) -> Response {
+pub async fn landing(State(proxy): State<Arc<AuthorizationServer>>) -> Response {
     let host = host_of(proxy.public_url.as_str());
     let page = Landing {
         style: pages::STYLE,

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::respond::too_many_requests;
-use crate::proxy::{client_ip::client_of, state::Proxy};
+use crate::proxy::{authorization_server::AuthorizationServer, client_ip::client_of};
 
 /// For one client: a login takes six requests, and a desktop with many clients starts them all at once.
 const PER_CLIENT: Quota = Quota::per_second(NonZeroU32::new(10).unwrap()).allow_burst(NonZeroU32::new(200).unwrap());
@@ -70,7 +70,7 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// What the limits are asked with, and where it is counted whom they refuse.
-pub type Limited = (Arc<Limits>, Arc<Proxy>);
+pub type Limited = (Arc<Limits>, Arc<AuthorizationServer>);
 
 /// Refuses what is too much, before it costs anything, for endpoints that programs ask.
 pub async fn limit_programs(State((limits, proxy)): State<Limited>, request: Request, next: Next) -> Response {

@@ -39,13 +39,13 @@ pub use self::{
 };
 
 use crate::api::proxy::DynamicRegistration;
-use crate::proxy::{resource_server::REQUEST_HEADERS, state::Proxy};
+use crate::proxy::{authorization_server::AuthorizationServer, cors::REQUEST_HEADERS};
 
 /// The largest request body that these endpoints read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// All endpoints except the MCP ones.
-pub fn router(proxy: Arc<Proxy>) -> Router {
+pub fn router(proxy: Arc<AuthorizationServer>) -> Router {
     // Clients in browsers read these from anywhere; the pages for people are not among them.
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -102,7 +102,7 @@ mod tests {
                 .header("origin", "http://localhost:6274")
                 .header("access-control-request-method", "POST")
                 .header("access-control-request-headers", "mcp-protocol-version");
-            router(bed.proxy.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+            router(bed.server.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
         };
         let for_programs = [
             "/token",

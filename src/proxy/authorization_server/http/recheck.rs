@@ -16,11 +16,11 @@ use crate::{
     crypto::{Keyring, Purpose},
     oauth::{OAuthError, refresh},
     proxy::{
+        authorization_server::AuthorizationServer,
         identity_provider::{Credentials, LoginError, RecheckError},
         observability::metrics::SessionEnd,
         secrets::Secrets,
         sessions::Stored,
-        state::Proxy,
     },
     session::{Session, SessionId},
 };
@@ -39,7 +39,7 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether a token that is only repeated needs the issuer's word too: else somebody who has been shut out there could live
 /// on an older refresh token for as long as the newest is not used.
-pub fn is_due(proxy: &Proxy, session: &Session, now: Timestamp) -> bool {
+pub fn is_due(proxy: &AuthorizationServer, session: &Session, now: Timestamp) -> bool {
     proxy.config.identity_provider.rechecks() && now > session.rotated_at + proxy.refresh_grace()
 }
 
@@ -50,7 +50,7 @@ pub fn is_due(proxy: &Proxy, session: &Session, now: Timestamp) -> bool {
 /// `invalid_grant` when the person is gone or may no longer come in: the session has ended then.
 /// `temporarily_unavailable` when the issuer does not say, or the store cannot be reached.
 pub async fn write(
-    proxy: &Arc<Proxy>,
+    proxy: &Arc<AuthorizationServer>,
     secrets: &Arc<Secrets>,
     stored: Stored,
     next: Session,
@@ -80,7 +80,7 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
 }
 
 async fn write_rechecked(
-    proxy: &Proxy,
+    proxy: &AuthorizationServer,
     secrets: &Secrets,
     stored: Stored,
     next: Session,
@@ -145,7 +145,7 @@ fn cannot_ask(stored: &Stored, error: &LoginError) -> OAuthError {
 }
 
 /// Writes what must not be lost for a moment's trouble at the store. `false` if somebody else was quicker.
-async fn insist(proxy: &Proxy, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
+async fn insist(proxy: &AuthorizationServer, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
     let mut tried = 1;
     loop {
         match replace(proxy, stored, new).await {
@@ -159,7 +159,7 @@ async fn insist(proxy: &Proxy, stored: &Stored, new: &Session) -> Result<bool, O
 }
 
 /// Waits until whoever is asking has written what came of it.
-async fn wait(proxy: &Proxy, id: SessionId) -> Result<bool, OAuthError> {
+async fn wait(proxy: &AuthorizationServer, id: SessionId) -> Result<bool, OAuthError> {
     for _ in 0..LOOKS {
         tokio::time::sleep(LOOK).await;
         let leased = read(proxy, id).await?.and_then(|stored| stored.session.leased_until);
@@ -172,7 +172,7 @@ async fn wait(proxy: &Proxy, id: SessionId) -> Result<bool, OAuthError> {
 
 /// Ends the session, if it is still the one that was asked about: whoever was slower than their lease may find it asked anew.
 async fn finish(
-    proxy: &Proxy,
+    proxy: &AuthorizationServer,
     stored: &Stored,
     why: SessionEnd,
     detail: &str,
@@ -202,7 +202,7 @@ mod tests {
         Bed::with(&REFRESHES, |proxy| {
             proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
             proxy.config.identity_provider.issuer_url = format!("http://{closed}");
-            let http = HttpClient::new(&proxy.config.issuer_url().unwrap(), None).unwrap();
+            let http = HttpClient::new(proxy.config.issuer_url().unwrap().is_https(), None).unwrap();
             proxy.issuer = Arc::new(Issuer::new(&proxy.config, &proxy.public_url, http).unwrap());
         })
         .await
@@ -267,7 +267,7 @@ mod tests {
         let rotated = Session { rotation: stored.session.rotation + 1, ..stored.session.clone() };
         bed.proxy.store.replace(&stored, &rotated).await.unwrap();
         assert_eq!(bed.refresh(&refresh_token).await.0, 200);
-        bed.wait(bed.proxy.refresh_grace() + SignedDuration::from_secs(1));
+        bed.wait(bed.server.refresh_grace() + SignedDuration::from_secs(1));
         assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));
     }
 }

@@ -15,14 +15,14 @@ use super::{
 use crate::{
     oauth::{ErrorCode, client::Client},
     proxy::{
+        authorization_server::AuthorizationServer,
         observability::{audit, metrics::Answer},
-        state::Proxy,
     },
 };
 
 /// `POST /register` (RFC 7591). Nothing is stored.
 pub async fn register(
-    State(proxy): State<Arc<Proxy>>,
+    State(proxy): State<Arc<AuthorizationServer>>,
     From(from): From,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {

@@ -15,18 +15,21 @@ use crate::{
     crypto::now_seconds,
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
     proxy::{
+        authorization_server::AuthorizationServer,
         observability::{
             audit,
             metrics::{Answer, SessionEnd},
         },
         secrets::Secrets,
-        state::Proxy,
     },
     session::SessionId,
 };
 
 /// `POST /revoke` (RFC 7009): a client logs out. Either of its tokens ends the session, and so the other one too.
-pub async fn revoke(State(proxy): State<Arc<Proxy>>, request: Result<ClientRequest, Rejected>) -> Response {
+pub async fn revoke(
+    State(proxy): State<Arc<AuthorizationServer>>,
+    request: Result<ClientRequest, Rejected>,
+) -> Response {
     let request = match request {
         Ok(request) => request,
         Err(rejected) => {
@@ -47,7 +50,11 @@ pub async fn revoke(State(proxy): State<Arc<Proxy>>, request: Result<ClientReque
 }
 
 /// A token that is not, or no longer, one of ours is as good as revoked (RFC 7009 §2.2).
-async fn end_session(proxy: &Arc<Proxy>, secrets: &Secrets, request: &ClientRequest) -> Result<(), OAuthError> {
+async fn end_session(
+    proxy: &Arc<AuthorizationServer>,
+    secrets: &Secrets,
+    request: &ClientRequest,
+) -> Result<(), OAuthError> {
     let Some(id) = session_of(proxy, secrets, request.required("token")?) else { return Ok(()) };
     let Some(stored) = read(proxy, id).await? else { return Ok(()) };
     if stored.session.client.id_hash != client_id_hash(&request.client_id) {
@@ -58,7 +65,7 @@ async fn end_session(proxy: &Arc<Proxy>, secrets: &Secrets, request: &ClientRequ
 
 /// The session of a refresh token, whatever its generation, or of an access token that is still good. The hint of RFC 7009
 /// is not needed: neither can be taken for the other.
-fn session_of(proxy: &Proxy, secrets: &Secrets, token: &str) -> Option<SessionId> {
+fn session_of(proxy: &AuthorizationServer, secrets: &Secrets, token: &str) -> Option<SessionId> {
     if let Some((id, _)) = RefreshToken::open(token, &secrets.keyring) {
         return Some(id);
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::proxy::RecheckOnRefresh,
-    proxy::state::Proxy,
+    proxy::runtime::proxy::Proxy,
     telemetry::{LogFormat, testing::Log},
 };
 
@@ -49,7 +49,7 @@ async fn refresh_from(bed: &Bed, address: &str, token: &Value) -> u16 {
         .body(Body::from(form))
         .unwrap();
     request.extensions_mut().insert(SocketAddr::from(([10, 0, 0, 1], 1)));
-    router(bed.proxy.clone()).oneshot(request).await.unwrap().status().as_u16()
+    router(bed.server.clone()).oneshot(request).await.unwrap().status().as_u16()
 }
 
 #[tokio::test]
@@ -148,12 +148,12 @@ async fn registrations_consents_and_logins_that_fail_are_counted_and_told() {
     let (log, _listening) = Log::listen("info", LogFormat::Json);
     for body in ["{\"redirect_uris\": [\"http://localhost/x\"]}", "{\"redirect_uris\": [\"https://evil.example\"]}"] {
         let request = Request::post("/register").body(Body::from(body)).unwrap();
-        router(bed.proxy.clone()).oneshot(request).await.unwrap();
+        router(bed.server.clone()).oneshot(request).await.unwrap();
     }
     let refused = audit(&log, &["registration_refused"]);
     assert_eq!((refused.len(), &refused[0]["reason"]), (1, &json!("invalid_redirect_uri")));
     let foreign = Request::post("/consent").header("origin", "https://evil.example").body(Body::empty()).unwrap();
-    router(bed.proxy.clone()).oneshot(foreign).await.unwrap();
+    router(bed.server.clone()).oneshot(foreign).await.unwrap();
     bed.get("/callback?code=stolen&state=somebody-elses", &[]).await;
     for line in [
         "registrations_total{outcome=\"ok\"} 1",

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use crate::{
     oauth::OAuthError,
     proxy::{
+        authorization_server::AuthorizationServer,
         observability::{audit, metrics::SessionEnd},
         sessions::{Ending, StoreError, Stored},
-        state::Proxy,
     },
     session::{Session, SessionId},
 };
@@ -22,14 +22,14 @@ fn shutting_down() -> OAuthError {
 }
 
 /// A session as the store has it now.
-pub async fn read(proxy: &Proxy, id: SessionId) -> Result<Option<Stored>, OAuthError> {
+pub async fn read(proxy: &AuthorizationServer, id: SessionId) -> Result<Option<Stored>, OAuthError> {
     let store = proxy.store.clone();
     let read = proxy.on_control(async move { store.get(id).await }).await;
     read.ok_or_else(shutting_down)?.map_err(|error| unavailable(&error))
 }
 
 /// Whether it was written; `false` if somebody else was quicker.
-pub async fn replace(proxy: &Proxy, old: &Stored, new: &Session) -> Result<bool, OAuthError> {
+pub async fn replace(proxy: &AuthorizationServer, old: &Stored, new: &Session) -> Result<bool, OAuthError> {
     let (store, old, new) = (proxy.store.clone(), old.clone(), new.clone());
     match proxy.on_control(async move { store.replace(&old, &new).await }).await.ok_or_else(shutting_down)? {
         Ok(()) => Ok(true),
@@ -40,7 +40,7 @@ pub async fn replace(proxy: &Proxy, old: &Stored, new: &Session) -> Result<bool,
 
 /// Ends a session, for a reason that `detail` puts into words. Of one that was misused somebody is told (an event).
 pub async fn end(
-    proxy: &Proxy,
+    proxy: &AuthorizationServer,
     stored: &Stored,
     why: SessionEnd,
     detail: &str,

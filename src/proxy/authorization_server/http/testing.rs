@@ -22,8 +22,9 @@ use crate::{
         known_clients::Asking,
     },
     proxy::{
+        authorization_server::AuthorizationServer,
+        runtime::proxy::{Proxy, testing::proxy},
         sessions::LiveSet,
-        state::{Proxy, testing::proxy},
     },
     session::{Session, tests::session},
 };
@@ -36,6 +37,7 @@ const REDIRECT_URI: &str = "http://localhost:1234/callback";
 pub struct Bed {
     directory: tempfile::TempDir,
     pub proxy: Arc<Proxy>,
+    pub server: Arc<AuthorizationServer>,
     clock: Arc<AtomicI64>,
     pub client_id: String,
     pub session: Session,
@@ -76,7 +78,8 @@ impl Bed {
         let session = Session { client: request.session_client(), ..session("a") };
         proxy.store.create(&session).await.unwrap();
         let code = Code::new(session.id, &request, begin).seal(&keyring).unwrap();
-        Self { directory, proxy: Arc::new(proxy), clock, client_id, session, code }
+        let server = Arc::new(proxy.authorization_server());
+        Self { directory, proxy: Arc::new(proxy), server, clock, client_id, session, code }
     }
 
     /// The address of an authorization request, with some parameters changed or, with `None`, left out.
@@ -100,7 +103,7 @@ impl Bed {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        router(self.proxy.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        router(self.server.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     /// Where its database and keys are.
@@ -135,7 +138,7 @@ impl Bed {
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Body::from(form.finish()))
             .unwrap();
-        let answer = router(self.proxy.clone()).oneshot(request).await.unwrap();
+        let answer = router(self.server.clone()).oneshot(request).await.unwrap();
         assert_eq!(answer.headers()["cache-control"], "no-store");
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();

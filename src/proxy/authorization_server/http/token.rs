@@ -16,6 +16,7 @@ use super::{
     stored::{end, read, replace},
 };
 use crate::{
+    access::Verdict,
     crypto::random_bytes,
     oauth::{
         OAuthError, client_id_hash,
@@ -24,13 +25,13 @@ use crate::{
         tokens::Mint,
     },
     proxy::{
+        authorization_server::AuthorizationServer,
         observability::{
             audit,
             metrics::{Answer, Grant, SessionEnd},
         },
         secrets::Secrets,
         sessions::Stored,
-        state::{Judgement, Proxy},
     },
     session::Session,
 };
@@ -39,7 +40,10 @@ use crate::{
 const ATTEMPTS: usize = 5;
 
 /// `POST /token` (RFC 6749 §3.2). Tokens are given only against what the store says now, never from memory.
-pub async fn token(State(proxy): State<Arc<Proxy>>, request: Result<ClientRequest, Rejected>) -> Response {
+pub async fn token(
+    State(proxy): State<Arc<AuthorizationServer>>,
+    request: Result<ClientRequest, Rejected>,
+) -> Response {
     let request = match request {
         Ok(request) => request,
         Err(rejected) => {
@@ -67,7 +71,7 @@ pub async fn token(State(proxy): State<Arc<Proxy>>, request: Result<ClientReques
 }
 
 async fn answer(
-    proxy: &Arc<Proxy>,
+    proxy: &Arc<AuthorizationServer>,
     secrets: &Arc<Secrets>,
     request: &ClientRequest,
     grant: Grant,
@@ -84,7 +88,7 @@ async fn answer(
 }
 
 async fn redeem_code(
-    proxy: &Arc<Proxy>,
+    proxy: &Arc<AuthorizationServer>,
     secrets: &Secrets,
     request: &ClientRequest,
     resource: Option<&str>,
@@ -121,7 +125,7 @@ async fn redeem_code(
 }
 
 async fn refresh(
-    proxy: &Arc<Proxy>,
+    proxy: &Arc<AuthorizationServer>,
     secrets: &Arc<Secrets>,
     request: &ClientRequest,
     resource: Option<&str>,
@@ -160,13 +164,13 @@ async fn refresh(
 }
 
 /// Ends a session that the rules no longer let go on.
-async fn may_go_on(proxy: &Proxy, stored: &Stored, from: Option<IpAddr>) -> Result<(), OAuthError> {
-    match proxy.judge(&stored.session) {
-        Judgement::GoOn => Ok(()),
-        Judgement::Withhold => {
+async fn may_go_on(proxy: &AuthorizationServer, stored: &Stored, from: Option<IpAddr>) -> Result<(), OAuthError> {
+    match proxy.evaluate(&stored.session) {
+        Verdict::Allow => Ok(()),
+        Verdict::Withhold => {
             Err(OAuthError::temporarily_unavailable("the access rules are being changed: try again in a minute"))
         }
-        Judgement::End(reason) => {
+        Verdict::End(reason) => {
             end(proxy, stored, SessionEnd::Rules, &reason, from).await?;
             Err(refresh::ended())
         }
@@ -174,7 +178,7 @@ async fn may_go_on(proxy: &Proxy, stored: &Stored, from: Option<IpAddr>) -> Resu
 }
 
 fn tokens(
-    proxy: &Proxy,
+    proxy: &AuthorizationServer,
     secrets: &Secrets,
     session: &Session,
     client_id: &str,

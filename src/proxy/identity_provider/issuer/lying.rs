@@ -15,10 +15,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    config::SigningKeys,
-    crypto::SigningRing,
+    crypto::{SigningKeys, SigningRing},
     oauth::login::tests::request,
-    proxy::state::testing::{config, wall},
+    proxy::runtime::proxy::testing::{config, wall},
 };
 
 /// What it puts into its answers.
@@ -95,7 +94,7 @@ impl Bed {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (directory, mut config) = config("http://upstream");
         config.identity_provider.issuer_url.clone_from(&url);
-        let http = HttpClient::new(&config.issuer_url().unwrap(), None).unwrap();
+        let http = HttpClient::new(config.issuer_url().unwrap().is_https(), None).unwrap();
         let issuer = Issuer::new(&config, &config.public_url().unwrap(), http).unwrap();
         let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall());
         Self { lies, issuer, login, url, _directory: directory }

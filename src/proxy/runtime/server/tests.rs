@@ -38,13 +38,14 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     api::SessionPhase,
-    config::SigningKeys,
+    crypto::SigningKeys,
     crypto::{AccessClaims, now_seconds},
     proxy::{
+        clock::wall_clock,
         resource_server::{VerifiedTokens, testing::verify},
+        runtime::proxy::testing::proxy,
         secrets::{EncryptionKey, Secrets},
         sessions::{LiveSet, SessionEvent},
-        state::{testing::proxy, wall_clock},
     },
     session::{Session, tests::session},
     telemetry::{LogFormat, testing::Log},

@@ -7,7 +7,7 @@ use super::super::{
     testing::{Bed, REFRESHES, error},
 };
 use super::*;
-use crate::{api::SessionPhase, proxy::state::Rules};
+use crate::{api::SessionPhase, proxy::runtime::proxy::access_rules};
 
 #[tokio::test]
 async fn a_code_gives_tokens_and_a_refresh_gives_the_next_ones() {
@@ -102,7 +102,7 @@ async fn what_is_asked_wrongly_gets_the_code_of_the_rfc_as_json() {
     let too_large = "x".repeat(70_000);
     assert_eq!(error(&bed.ask(&[("grant_type", &too_large)]).await), (413, "invalid_request"));
     let request = Request::get("/token").body(Body::empty()).unwrap();
-    let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+    let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["content-type"]),
         (405, &"application/json".parse().unwrap())
@@ -112,7 +112,7 @@ async fn what_is_asked_wrongly_gets_the_code_of_the_rfc_as_json() {
         .header("authorization", "Basic dW5rbm93bjp4")
         .body(Body::from("grant_type=refresh_token"))
         .unwrap();
-    let answer = router(bed.proxy.clone()).oneshot(request).await.unwrap();
+    let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
     assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
 }
 
@@ -122,7 +122,8 @@ async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_ref
     let (_, tokens) = bed.redeem().await;
     let proxy = Arc::get_mut(&mut bed.proxy).unwrap();
     proxy.config.access.domains = vec!["another.example".to_owned()];
-    proxy.rules = Arc::new(Rules::new(&proxy.config, Timestamp::MAX));
+    proxy.rules = Arc::new(access_rules(&proxy.config, Timestamp::MAX));
+    bed.server = Arc::new(bed.proxy.authorization_server());
     assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
     assert!(bed.stored().await.is_none());
 }
@@ -150,7 +151,7 @@ async fn who_tried_by_authorization_is_told_the_scheme() {
             request = request.header("authorization", authorization);
         }
         let body = Body::from("grant_type=refresh_token&refresh_token=x&client_id=unknown client");
-        router(bed.proxy.clone()).oneshot(request.body(body).unwrap()).await.unwrap()
+        router(bed.server.clone()).oneshot(request.body(body).unwrap()).await.unwrap()
     };
     for authorization in [format!("Basic {credentials}"), format!("basic {credentials}"), "Bearer x".to_owned()] {
         let refused = ask(Some(&authorization)).await;

@@ -302,7 +302,11 @@ async fn c5_a_token_that_was_verified_before_ends_at_its_time() {
     let (verified, metrics) = (VerifiedTokens::default(), proxy.metrics.worker());
     for (seconds, good) in [(0, true), (599, true), (1, false), (0, false)] {
         clock.fetch_add(seconds, Ordering::SeqCst);
-        assert_eq!(verify(&proxy, &verified, &metrics, &token, "/mcp").await.is_ok(), good, "{seconds} s later");
+        assert_eq!(
+            verify(&proxy.resource_server(), &verified, &metrics, &token, "/mcp").await.is_ok(),
+            good,
+            "{seconds} s later"
+        );
     }
     assert_eq!(verified.len(), 0);
 }

@@ -74,10 +74,10 @@ async fn a_session_that_was_only_looked_up_admits_but_is_not_cached() {
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![]));
     bed.proxy.store.create(&bed.session).await.unwrap();
     let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());
-    verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
+    verify(&bed.proxy.resource_server(), &verified, &metrics, bed.token(), "/mcp").await.unwrap();
     assert_eq!(verified.len(), 0);
     bed.proxy.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
-    verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
+    verify(&bed.proxy.resource_server(), &verified, &metrics, bed.token(), "/mcp").await.unwrap();
     assert_eq!(verified.len(), 1);
 }
 
@@ -94,11 +94,12 @@ async fn an_address_that_cannot_be_put_in_a_header_reaches_no_upstream() {
 async fn who_is_known_goes_before_who_had_to_be_verified() {
     let bed = Bed::new().await;
     let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());
-    verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
+    let server = bed.proxy.resource_server();
+    verify(&server, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
     let new = access_token(&bed.proxy, &bed.session, "https://mcp.example.com/mcp");
-    let mut new = pin!(verify(&bed.proxy, &verified, &metrics, &new, "/mcp"));
+    let mut new = pin!(verify(&server, &verified, &metrics, &new, "/mcp"));
     assert!(poll!(new.as_mut()).is_pending());
-    assert!(poll!(pin!(verify(&bed.proxy, &verified, &metrics, bed.token(), "/mcp"))).is_ready());
+    assert!(poll!(pin!(verify(&server, &verified, &metrics, bed.token(), "/mcp"))).is_ready());
     new.await.unwrap();
     assert_eq!(verified.len(), 2);
 }

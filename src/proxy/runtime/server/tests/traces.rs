@@ -40,7 +40,8 @@ async fn a_request_goes_on_with_the_clients_trace_and_its_span_arrives_at_the_co
     let (endpoint, sent) = collector().await;
     let (upstream, address, listening) = Upstream::start().await;
     let tracer = Tracer::sending(Some(&endpoint), &Handle::current()).unwrap();
-    let bed = Bed::changed(LiveSet::default(), upstream, address, listening, |proxy| proxy.tracer = tracer).await;
+    let bed =
+        Bed::changed(LiveSet::default(), upstream, address, listening, |proxy| proxy.tracer = Arc::new(tracer)).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
     let request = bed
         .request("/mcp?secret=x")

@@ -1,0 +1,11 @@
+/// The request headers that clients in browsers send wherever they ask.
+pub const REQUEST_HEADERS: [&str; 8] = [
+    "authorization",
+    "content-type",
+    "accept",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "mcp-method",
+    "mcp-name",
+    "last-event-id",
+];

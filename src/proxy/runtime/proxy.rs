@@ -1,0 +1,188 @@
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
+use tokio::runtime::Handle;
+
+use super::super::{
+    authorization_server::{AuthorizationServer, ClientDocuments},
+    clock::Clock,
+    identity_provider::Issuer,
+    observability::{
+        metrics::{Metrics, Observed},
+        traces::Tracer,
+    },
+    resource_server::{ResourceServer, SharedTokens},
+    secrets::Secrets,
+    sessions::{SessionStore, Sessions},
+};
+use crate::{access::Rules, api::PublicUrl, config::ProxyConfig, oauth::resource::Resources, session::RecordKeys};
+
+/// Everything that a running proxy is made of. Background jobs work on it; the two servers get the parts that they use.
+pub struct Proxy {
+    pub config: ProxyConfig,
+    /// The issuer of our tokens.
+    pub public_url: PublicUrl,
+    /// The MCP endpoints.
+    pub resources: Resources,
+    /// The OpenID Connect issuer that people log in at.
+    pub issuer: Arc<Issuer>,
+    pub documents: Arc<ClientDocuments>,
+    /// The mounted Secrets, as last read.
+    pub secrets: Arc<ArcSwap<Secrets>>,
+    pub sessions: Arc<Sessions>,
+    /// Its calls run on `control`.
+    pub store: Arc<dyn SessionStore>,
+    /// The runtime for everything that is not the request path.
+    pub control: Handle,
+    /// The keys of session records; they follow those of `secrets`.
+    pub record_keys: RecordKeys,
+    pub rules: Arc<Rules>,
+    /// Access tokens that the request path has verified.
+    pub verified: SharedTokens,
+    pub tracer: Arc<Tracer>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+}
+
+/// The rules of a configuration, for a process that started at `started`.
+pub fn access_rules(config: &ProxyConfig, started: Timestamp) -> Rules {
+    let (verified, not_before) = (config.identity_provider.email_verified, config.sessions.not_before);
+    Rules::new(config.access.clone(), verified, not_before, started)
+}
+
+impl Proxy {
+    /// The authorization server's part.
+    pub fn authorization_server(&self) -> AuthorizationServer {
+        AuthorizationServer {
+            config: self.config.clone(),
+            public_url: self.public_url.clone(),
+            resources: self.resources.clone(),
+            issuer: self.issuer.clone(),
+            documents: self.documents.clone(),
+            secrets: self.secrets.clone(),
+            store: self.store.clone(),
+            control: self.control.clone(),
+            sessions: self.sessions.clone(),
+            rules: self.rules.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// The resource server's part.
+    pub fn resource_server(&self) -> ResourceServer {
+        ResourceServer {
+            public_url: self.public_url.clone(),
+            resources: self.resources.clone(),
+            trusted_proxies: self.config.trusted_proxies.clone(),
+            secrets: self.secrets.clone(),
+            sessions: self.sessions.clone(),
+            verified: self.verified.clone(),
+            tracer: self.tracer.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// The longest life of a session.
+    pub fn max_ttl(&self) -> SignedDuration {
+        self.config.sessions.max_ttl.signed()
+    }
+
+    /// All metrics in the `OpenMetrics` text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string.
+    pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.text(Observed {
+            sessions: self.sessions.live().len(),
+            last_contact: self.store.last_contact(),
+            cached_tokens: self.verified.len(),
+            issuer: &self.issuer.asked(),
+            max_sessions: self.config.sessions.max as usize,
+        })
+    }
+
+    /// The time by the proxy's clock.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    use super::super::super::{
+        resource_server::VerifiedTokens,
+        secrets::EncryptionKey,
+        sessions::{LiveSet, SqliteStore},
+    };
+    use super::*;
+    use crate::{crypto::SigningKeys, http_client::HttpClient, proxy::clock::wall_clock, session::tests::keys};
+
+    /// This moment, in whole seconds.
+    pub fn wall() -> Timestamp {
+        wall_clock()()
+    }
+
+    /// The configuration of a proxy at https://mcp.example.com before `upstream`, with SQLite and files in a folder that ends
+    /// with it.
+    pub fn config(upstream: &str) -> (tempfile::TempDir, ProxyConfig) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let signing = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
+        for (file, text) in [
+            ("OAUTH_CLIENT_ID", "client"),
+            ("OAUTH_CLIENT_SECRET", "secret"),
+            ("ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+            ("keys.json", &signing.to_json().unwrap()),
+        ] {
+            std::fs::write(at.join(file), text).unwrap();
+        }
+        let config: ProxyConfig = serde_yaml::from_str(&format!(
+            "
+publicURL: https://mcp.example.com
+workers: 1
+identityProvider: {{issuerURL: https://accounts.google.com}}
+credentials: {{directory: {0}}}
+signingKeys: {0}/keys.json
+access: {{domains: [example.com]}}
+upstream: {{url: '{upstream}'}}
+sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
+",
+            at.display()
+        ))
+        .unwrap();
+        (directory, config)
+    }
+
+    /// A proxy of that configuration.
+    pub async fn proxy(upstream: &str, live: LiveSet, clock: Clock) -> (tempfile::TempDir, Proxy) {
+        let (directory, config) = config(upstream);
+        let at = directory.path();
+        let secrets = Secrets::load(&config, EncryptionKey::Current).unwrap();
+        let record_keys = keys();
+        let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());
+        let public_url = config.public_url().unwrap();
+        let http = HttpClient::new(config.issuer_url().unwrap().is_https(), None).unwrap();
+        let rules = Arc::new(access_rules(&config, Timestamp::MAX));
+        let proxy = Proxy {
+            issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),
+            documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),
+            resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
+            public_url,
+            secrets: Arc::new(ArcSwap::from_pointee(secrets)),
+            sessions: Arc::new(Sessions::new(Arc::new(live), store.clone(), Handle::current(), rules.clone())),
+            rules,
+            store,
+            control: Handle::current(),
+            record_keys,
+            verified: VerifiedTokens::shared(),
+            tracer: Arc::default(),
+            metrics: Arc::default(),
+            clock,
+            config,
+        };
+        (directory, proxy)
+    }
+}

@@ -37,8 +37,7 @@ fn write_kind(page: &mut String, definition: &Value) {
     let (names, version) = (&definition["names"], &definition["versions"][0]);
     let schema = &version["schema"]["openAPIV3Schema"];
     push(page, format_args!("\n## {}\n\n{}\n", text(&names["kind"]), cell(&schema["description"])));
-    let short_names: Vec<String> =
-        strings(&names["shortNames"]).map(|name| format!("`{name}`")).collect();
+    let short_names: Vec<String> = strings(&names["shortNames"]).map(|name| format!("`{name}`")).collect();
     push(
         page,
         format_args!(
@@ -144,7 +143,8 @@ fn kind(field: &Value) -> String {
     match field["type"].as_str() {
         Some("array") => {
             let items = field["items"]["type"].as_str().unwrap_or("object");
-            number("maxItems").map_or_else(|| format!("list of {items}"), |max| format!("list of {items}, at most {max}"))
+            number("maxItems")
+                .map_or_else(|| format!("list of {items}"), |max| format!("list of {items}, at most {max}"))
         }
         Some("object") if field["additionalProperties"].is_object() => {
             format!("map of {}", field["additionalProperties"]["type"].as_str().unwrap_or("object"))
@@ -155,8 +155,9 @@ fn kind(field: &Value) -> String {
             (None, Some(max)) => format!("integer, at most {max}"),
             (None, None) => "integer".to_owned(),
         },
-        Some("string") => number("maxLength")
-            .map_or_else(|| "string".to_owned(), |max| format!("string, at most {max} characters")),
+        Some("string") => {
+            number("maxLength").map_or_else(|| "string".to_owned(), |max| format!("string, at most {max} characters"))
+        }
         Some(other) => other.to_owned(),
         None => "integer or string".to_owned(),
     }

@@ -40,6 +40,10 @@ enum Command {
         /// Write a file for each into this folder instead
         #[arg(long)]
         directory: Option<PathBuf>,
+
+        /// Write the reference of all fields, as Markdown, to this file
+        #[arg(long)]
+        reference: Option<PathBuf>,
     },
 
     /// Serve an McpOAuthProxy on this machine, without a cluster and without a real issuer
@@ -90,8 +94,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Controller(options) => run_controller(options, &self.log),
-            Command::Crds { directory: None } => print_crds(),
-            Command::Crds { directory: Some(directory) } => write_crds(&directory),
+            Command::Crds { directory, reference } => crds(directory.as_deref(), reference.as_deref()),
             Command::Dev(options) => run_dev(options, &self.log),
             Command::Keys { directory, rotate: false } => make_keys(&directory),
             Command::Keys { directory, rotate: true } => rotate_keys(&directory),
@@ -178,6 +181,17 @@ fn until_signal() -> Result<CancellationToken, String> {
         cancelled.cancel();
     });
     Ok(token)
+}
+
+fn crds(directory: Option<&Path>, reference: Option<&Path>) -> Result<(), String> {
+    if let Some(directory) = directory {
+        write_crds(directory)?;
+    }
+    if let Some(path) = reference {
+        let page = crate::api::reference().map_err(text)?;
+        fs::write(path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    if directory.is_none() && reference.is_none() { print_crds() } else { Ok(()) }
 }
 
 fn print_crds() -> Result<(), String> {

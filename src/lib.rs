@@ -4,7 +4,7 @@ mod access;
 pub mod api;
 pub mod cli;
 pub mod config;
-mod crypto;
+pub mod crypto;
 pub mod dev;
 mod http1;
 mod http_client;

@@ -8,9 +8,7 @@ mod signing_keys;
 pub use access_token::{AccessClaims, now_seconds};
 pub use keyring::{InvalidEncryptionKey, Keyring, Purpose, random_bytes, random_token};
 pub use signing::SigningRing;
-#[cfg(test)]
-pub use signing_keys::SIGNS_FOR;
-pub use signing_keys::{SigningKeys, SigningKeysError};
+pub use signing_keys::{SIGNS_FOR, SigningKeys, SigningKeysError};
 
 #[cfg(test)]
 pub mod testing {

@@ -8,7 +8,7 @@ use e2e::{
     stage::{ENCRYPTION_KEY, NAMESPACE, Stage, credentials_name},
 };
 use jiff::{SignedDuration, Timestamp};
-use mcp_oauth_operator::proxy::config::{SIGNS_FOR, SigningKeys};
+use mcp_oauth_operator::crypto::{SIGNS_FOR, SigningKeys};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

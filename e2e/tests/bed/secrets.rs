@@ -8,7 +8,7 @@ use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS, program},
     stage::{CLIENT_SECRET, ENCRYPTION_KEY, NAMESPACE},
 };
-use mcp_oauth_operator::{api::proxy::RecheckOnRefresh, proxy::config::SigningKeys};
+use mcp_oauth_operator::{api::proxy::RecheckOnRefresh, crypto::SigningKeys};
 
 use crate::support::{Scripted, sessions, stage};
 

@@ -2,6 +2,8 @@
 //!
 //! Test modules and test support are left out: they may build whatever they need.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -21,8 +21,7 @@ use crate::api::{
     proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
 };
 use crate::{
-    crypto::SigningKeys,
-    crypto::{Keyring, Purpose, SigningRing},
+    crypto::{Keyring, Purpose, SigningKeys, SigningRing},
     http1::{Head, WireError, read_head},
     oauth::{
         authorize::{self, Query, Refusal},

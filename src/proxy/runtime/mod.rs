@@ -5,7 +5,7 @@ mod drain;
 mod health;
 pub(super) mod proxy;
 mod reload;
-mod server;
+pub(super) mod server;
 
 use std::{
     net::{SocketAddr, TcpListener},

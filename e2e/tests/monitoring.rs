@@ -12,7 +12,8 @@ use std::{
 use e2e::{
     forward::free_port,
     image::workspace,
-    peers::{dev::Dev, http, program},
+    peers::{dev::Dev, http},
+    program,
 };
 use serde_json::{Value, json};
 

@@ -10,11 +10,16 @@ use std::{
 use anyhow::Result;
 use serde_json::json;
 
-use super::{MEASURED, OTHER, login, logins, measure::resident_kib};
+use super::{
+    cores::{LOAD_CORE, MEASURED_CORE},
+    login, logins,
+    measure::resident_kib,
+};
 use crate::{
     forward::free_port,
     image::{MALLOC, static_binary},
-    peers::{http, program},
+    peers::http,
+    program,
     progress::Progress,
     run::Run,
 };
@@ -46,9 +51,9 @@ impl Bed {
         let nginx = program::find("nginx", "nginx-light")?;
         program::find("wrk", "wrk")?;
         let (port, peer) = (free_port()?, free_port()?);
-        let pid = start_nginx(run, &nginx, "upstream", OTHER, &answering(port)).await?;
+        let pid = start_nginx(run, &nginx, "upstream", LOAD_CORE, &answering(port)).await?;
         let upstream = Process { pid, port };
-        let pid = start_nginx(run, &nginx, "nginx", MEASURED, &forwarding(peer, port)).await?;
+        let pid = start_nginx(run, &nginx, "nginx", MEASURED_CORE, &forwarding(peer, port)).await?;
         let nginx = Process { pid, port: peer };
         progress.say("building the static binary that is shipped");
         let binary = static_binary("release")?;
@@ -120,7 +125,7 @@ pub async fn start_dev(run: &Run, binary: &Path, name: &str, upstream: u16) -> R
     )?;
     let port = free_port()?;
     let mut command = Command::new("taskset");
-    command.args(["-c", MEASURED]).arg(binary).arg("dev").arg("--file").arg(resource);
+    command.args(["-c", MEASURED_CORE]).arg(binary).arg("dev").arg("--file").arg(resource);
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--state"]).arg(folder.join("state"));
     let process = Process { pid: run.spawn(name, &mut command)?, port };
     let ready = format!("{}/.well-known/oauth-authorization-server", url(process));
@@ -149,7 +154,7 @@ pub async fn start_proxy(run: &Run, binary: &Path, name: &str, login: Process, u
     let file = run.directory().join(format!("{name}.yaml"));
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     let mut command = Command::new("taskset");
-    command.args(["-c", MEASURED]).arg(binary).args(["proxy", "--config"]).arg(&file);
+    command.args(["-c", MEASURED_CORE]).arg(binary).args(["proxy", "--config"]).arg(&file);
     let process = Process { pid: run.spawn(name, command.env(MALLOC.0, MALLOC.1))?, port };
     http::wait_until_ready(run, name, &format!("http://127.0.0.1:{health}/readyz"), Duration::from_secs(10)).await?;
     Ok(process)

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     login::{self, Tokens},
     logins::PEOPLE,
-    paced::Latency,
+    measure::Latency,
 };
 
 /// Live sessions, as many as a proxy has at most.

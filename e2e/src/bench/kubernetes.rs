@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::{
-    MEASURED,
+    cores::MEASURED_CORE,
     kill_switch::{self, Ends},
     login, logins,
     measure::{Rate, resident_kib},
@@ -108,7 +108,7 @@ async fn in_cluster(
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     let start = async || -> Result<i32> {
         let mut command = Command::new("taskset");
-        command.args(["-c", MEASURED]).arg(binary).args(["proxy", "--config"]).arg(&file);
+        command.args(["-c", MEASURED_CORE]).arg(binary).args(["proxy", "--config"]).arg(&file);
         let pid = run.spawn("kubernetes", command.env("KUBECONFIG", cluster.kubeconfig()))?;
         let ready = format!("http://127.0.0.1:{health}/readyz");
         http::wait_until_ready(run, "kubernetes", &ready, Duration::from_secs(30)).await?;

@@ -15,7 +15,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::{runtime, task::spawn_blocking};
 
 use super::{
-    OTHER, login,
+    cores::LOAD_CORE,
+    login,
     measure::{Rate, cpu_ticks},
 };
 
@@ -92,7 +93,7 @@ where
 {
     let people = thread::spawn(move || -> Result<Rate> {
         let mut cores = CpuSet::new();
-        cores.set(OTHER.parse()?);
+        cores.set(LOAD_CORE.parse()?);
         sched_setaffinity(None, &cores)?;
         runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let done = Arc::new(Done { begun: Instant::now(), count: AtomicU64::new(0) });

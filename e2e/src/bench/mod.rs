@@ -2,12 +2,14 @@
 //! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
 
 mod bed;
+mod cores;
 mod kill_switch;
 mod kubernetes;
 pub mod login;
 mod logins;
 mod measure;
 mod paced;
+mod report;
 pub mod soak;
 mod start;
 mod streams;
@@ -25,16 +27,10 @@ use crate::{
     run::Run,
 };
 use bed::{Bed, Process, start_proxy};
-use measure::{Figures, Load, Sample, Tokens, cpu_ticks, resident_kib, wrk};
-use paced::Latency;
+use cores::LOAD_CORE;
+use measure::{Latency, Load, ROUNDS, Sample, Tokens, cpu_ticks, resident_kib, wrk};
+use report::Figures;
 use undisturbed::undisturbed;
-
-/// Interleaved rounds, each of every contender.
-const ROUNDS: usize = 15;
-
-/// The one core of those who are measured; load and upstream have the other.
-const MEASURED: &str = "0";
-const OTHER: &str = "1";
 
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -108,7 +104,7 @@ impl Contender {
     fn measure(&mut self) -> Result<()> {
         stop_if_interrupted()?;
         let before = cpu_ticks(self.pid)?;
-        let requests = wrk(OTHER, &self.load)?;
+        let requests = wrk(LOAD_CORE, &self.load)?;
         self.samples.push(Sample::new(requests, cpu_ticks(self.pid)? - before));
         Ok(())
     }
@@ -173,28 +169,28 @@ async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
     let bed = Bed::up(run, &progress).await?;
     let mut report = String::new();
     if parts.iter().any(|part| [Part::Forwarding, Part::Unseen, Part::Memory].contains(part)) {
-        report += &measure::forwarding(&forwarding(run, &bed, &progress)?);
+        report += &report::forwarding(&forwarding(run, &bed, &progress)?);
     }
     if parts.contains(&Part::Memory) {
-        report += &measure::memory(bed.idle, resident_kib(bed.proxy.pid)?);
+        report += &report::memory(bed.idle, resident_kib(bed.proxy.pid)?);
     }
     if parts.contains(&Part::Unseen) {
-        report += &measure::unseen(&with_unseen_tokens(run, &bed)?);
+        report += &report::unseen(&with_unseen_tokens(run, &bed)?);
     }
     if parts.contains(&Part::Latency) {
-        report += &measure::latencies(&latencies(run, &bed).await?);
+        report += &report::latencies(&latencies(run, &bed).await?);
     }
     if parts.contains(&Part::Streams) {
         let (events, streaming) = before_streams(run, &bed).await?;
-        report += &measure::latencies(&lateness(run, &bed, events, streaming).await?);
+        report += &report::latencies(&lateness(run, &bed, events, streaming).await?);
         run.stop("streaming")?;
     }
     if parts.contains(&Part::IdleStreams) {
         let (_, streaming) = before_streams(run, &bed).await?;
-        report += &measure::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
+        report += &report::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
     }
     if parts.contains(&Part::Size) {
-        report += &format!("the binary: {:.1} MiB\n", measure::mib(fs::metadata(&bed.binary)?.len() / 1024));
+        report += &format!("the binary: {:.1} MiB\n", report::mib(fs::metadata(&bed.binary)?.len() / 1024));
     }
     Ok(report)
 }
@@ -224,7 +220,7 @@ async fn measure(run: &Run) -> Result<String> {
     let kubernetes = kubernetes::measure(run, &bed.binary, &login, &Bed::state(run)).await?;
     progress.say("logins and refreshes with sessions in Kubernetes");
     let starts = start::starts(run, &bed.binary).await?;
-    Ok(measure::report(&Figures {
+    Ok(report::report(&Figures {
         forwarding,
         unseen,
         logins,

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 
-use super::{OTHER, bed::Bed};
+use super::{bed::Bed, cores::LOAD_CORE, measure::Latency};
 use crate::progress::stop_if_interrupted;
 
 /// Requests a second.
@@ -25,27 +25,6 @@ pub const ROUNDS: usize = 15;
 
 /// How long a round lasts.
 const DURATION: Duration = Duration::from_secs(1);
-
-/// Milliseconds that half, and that 99 of 100 requests take at most.
-#[derive(Clone, Copy, Debug)]
-pub struct Latency {
-    pub p50: f64,
-    pub p99: f64,
-}
-
-impl Latency {
-    pub fn of(mut milliseconds: Vec<f64>) -> Self {
-        milliseconds.sort_by(f64::total_cmp);
-        let at = |share: usize| milliseconds.get(milliseconds.len() * share / 100).copied().unwrap_or_default();
-        Self { p50: at(50), p99: at(99) }
-    }
-
-    /// The median of the rounds', of each figure.
-    pub fn median(rounds: &[Self]) -> Self {
-        let median = |figure: fn(&Self) -> f64| Self::of(rounds.iter().map(figure).collect()).p50;
-        Self { p50: median(|round| round.p50), p99: median(|round| round.p99) }
-    }
-}
 
 /// The upstream's, nginx's and the proxy's.
 pub fn latencies(bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
@@ -88,7 +67,7 @@ fn round(port: u16, request: &[u8]) -> Result<Vec<f64>> {
 
 fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> Result<Vec<f64>> {
     let mut core = CpuSet::new();
-    core.set(OTHER.parse()?);
+    core.set(LOAD_CORE.parse()?);
     sched_setaffinity(None, &core)?;
     set_current_timer_slack(NonZeroU64::new(1))?;
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;

@@ -11,11 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{
-    forward::free_port,
-    peers::{http, program},
-    run::Run,
-};
+use crate::{forward::free_port, peers::http, program, run::Run};
 
 /// How often it is started.
 const STARTS: usize = 15;

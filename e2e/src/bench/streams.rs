@@ -22,7 +22,7 @@ use tokio::{
     time::interval,
 };
 
-use super::{measure::resident_kib, paced::Latency};
+use super::measure::{Latency, resident_kib};
 
 /// Interleaved rounds of P4, each with and without the proxy.
 pub const ROUNDS: usize = 5;

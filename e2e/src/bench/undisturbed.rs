@@ -4,11 +4,11 @@ use std::process::{self, Command};
 
 use anyhow::{Context, Result};
 
-use super::{MEASURED, OTHER};
-use crate::{peers::program, run::Run};
+use super::cores::{LOAD_CORE, MEASURED_CORE};
+use crate::{program, run::Run};
 
 /// What keeps a core awake.
-const AWAKE: [(&str, &str); 2] = [(MEASURED, "awake-0"), (OTHER, "awake-1")];
+const AWAKE: [(&str, &str); 2] = [(MEASURED_CORE, "awake-0"), (LOAD_CORE, "awake-1")];
 
 /// Measures what these processes and this one do before all else.
 pub async fn undisturbed<T>(run: &Run, pids: &[i32], measured: impl AsyncFnOnce() -> Result<T>) -> Result<T> {

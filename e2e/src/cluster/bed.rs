@@ -1,35 +1,26 @@
 //! The bed's own cluster: one node, all components as processes in the run's network namespace.
 
-use std::{
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Kubectl, cgroup, control_plane, dns, kubeconfig, needs, network, node, pki::Pki, tools::Tools, undo};
+use super::{
+    cgroup, control_plane, dns, kubeconfig,
+    kubeconfig::outside_kubeconfig,
+    kubectl::Kubectl,
+    needs, network, node,
+    pki::Pki,
+    setup::{API_PORT, NODE, Setup},
+    tools::Tools,
+    undo,
+};
 use crate::{
     forward::free_port,
     image,
-    progress::{Progress, catch_interrupts, tail, wait_until},
+    progress::{Progress, catch_interrupts},
     run::{NODE_ADDRESS, Run},
 };
-
-/// The node's name.
-pub const NODE: &str = "bed";
-/// The API server's port in the namespace.
-pub const API_PORT: u16 = 6443;
-
-/// All that a cluster's components have in common while it is brought up.
-pub struct Bed<'a> {
-    pub run: &'a Run,
-    pub tools: Tools,
-    pub pki: Pki,
-    pub progress: Progress,
-}
 
 /// Brings the cluster up. One that is up already stays; one that half is, or whose makers were killed, is undone first.
 pub fn up(run: &Run) -> Result<()> {
@@ -48,8 +39,8 @@ pub fn up(run: &Run) -> Result<()> {
     }
     let run = &Run::open(run.name())?;
     let pki = Pki::at(run.directory().join("pki"));
-    let bed = Bed { run, tools, pki, progress };
-    let Err(error) = bed.bring_up() else { return Ok(()) };
+    let setup = Setup { run, tools, pki, progress };
+    let Err(error) = setup.bring_up() else { return Ok(()) };
     progress.say("this failed: undoing what was made");
     if let Err(second) = undo::keeping_logs(run) {
         progress.say(format!("could not undo all of it: {second:#}"));
@@ -93,7 +84,7 @@ pub const COMPONENTS: &[&str] = &[
     "coredns",
 ];
 
-impl Bed<'_> {
+impl Setup<'_> {
     fn bring_up(&self) -> Result<()> {
         self.progress.say(format!("run {}: logs are in {}", self.run.name(), self.run.logs().display()));
         let pause = image::pause()?;
@@ -125,41 +116,6 @@ impl Bed<'_> {
         Ok(())
     }
 
-    /// A file or folder of the run.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.run.directory().join(name)
-    }
-
-    /// The kubeconfig of a component, for use in the namespace.
-    pub fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.path(&format!("kubeconfig-{user}"))
-    }
-
-    /// Writes a configuration file of a component. JSON is YAML too.
-    pub fn configure(&self, name: &str, config: &Value) -> Result<PathBuf> {
-        let path = self.path(name);
-        fs::write(&path, serde_json::to_string_pretty(config)?)?;
-        Ok(path)
-    }
-
-    /// Starts a component in the namespace.
-    pub fn start(&self, component: &str, program: impl AsRef<OsStr>, arguments: &[String]) -> Result<()> {
-        self.run.spawn(component, self.run.command(program).args(arguments))?;
-        Ok(())
-    }
-
-    /// Waits for something that components do, and fails at once if one of them ends.
-    pub fn wait(&self, components: &[&str], what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
-        let waited = wait_until(what, Duration::from_secs(120), || {
-            if let Some(ended) = components.iter().find(|component| self.run.running(component).is_none()) {
-                let log = self.run.log(ended);
-                bail!("{ended} ended; the last lines of {}:{}", log.display(), tail(&log));
-            }
-            look()
-        });
-        waited.with_context(|| format!("while {} should work", components.join(", ")))
-    }
-
     fn write_kubeconfigs(&self) -> Result<()> {
         let inside = format!("https://{NODE_ADDRESS}:{API_PORT}");
         for user in ["admin", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"] {
@@ -177,28 +133,9 @@ impl Bed<'_> {
         let port = server.and_then(|server| server.rsplit_once(':')).context("the kubeconfig has no port")?.1;
         Ok(port.parse()?)
     }
-
-    fn context(&self) -> String {
-        format!("mcp-oauth-{}", self.run.name())
-    }
-}
-
-/// The kubeconfig for the person outside.
-pub fn outside_kubeconfig(run: &Run) -> PathBuf {
-    run.directory().join("kubeconfig")
-}
-
-/// The kubeconfig for programs in the run's network namespace.
-pub fn inside_kubeconfig(run: &Run) -> PathBuf {
-    run.directory().join("kubeconfig-admin")
 }
 
 fn node_is_ready(kubectl: &Kubectl) -> Result<bool> {
     let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
     Ok(kubectl.output(&["get", "node", NODE, "--output", path])?.trim() == "True")
-}
-
-/// Text of a path for a flag or a configuration file.
-pub fn text(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::{
-    bed::{API_PORT, Bed, text},
     network::SERVICE_RANGE,
+    setup::{API_PORT, Setup, text},
 };
 use crate::run::NODE_ADDRESS;
 
@@ -13,23 +13,23 @@ const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 
 /// Starts etcd and the API server, which waits for it.
-pub fn start_storage_and_api(bed: &Bed<'_>) -> Result<()> {
-    start_etcd(bed)?;
-    start_api_server(bed)
+pub fn start_storage_and_api(setup: &Setup<'_>) -> Result<()> {
+    start_etcd(setup)?;
+    start_api_server(setup)
 }
 
 /// Starts the controller manager and the scheduler. They end themselves if there is no API server yet.
-pub fn start_controllers(bed: &Bed<'_>) -> Result<()> {
-    start_controller_manager(bed)?;
-    start_scheduler(bed)
+pub fn start_controllers(setup: &Setup<'_>) -> Result<()> {
+    start_controller_manager(setup)?;
+    start_scheduler(setup)
 }
 
-fn start_etcd(bed: &Bed<'_>) -> Result<()> {
-    bed.start(
+fn start_etcd(setup: &Setup<'_>) -> Result<()> {
+    setup.start(
         "etcd",
-        bed.tools.etcd(),
+        setup.tools.etcd(),
         &[
-            format!("--data-dir={}", text(&bed.path("etcd"))),
+            format!("--data-dir={}", text(&setup.path("etcd"))),
             format!("--listen-client-urls={ETCD}"),
             format!("--advertise-client-urls={ETCD}"),
             format!("--listen-peer-urls={ETCD_PEER}"),
@@ -42,11 +42,11 @@ fn start_etcd(bed: &Bed<'_>) -> Result<()> {
     )
 }
 
-fn start_api_server(bed: &Bed<'_>) -> Result<()> {
-    let pki = &bed.pki;
-    bed.start(
+fn start_api_server(setup: &Setup<'_>) -> Result<()> {
+    let pki = &setup.pki;
+    setup.start(
         "kube-apiserver",
-        bed.tools.kubernetes("kube-apiserver"),
+        setup.tools.kubernetes("kube-apiserver"),
         &[
             format!("--etcd-servers={ETCD}"),
             format!("--secure-port={API_PORT}"),
@@ -70,9 +70,9 @@ fn start_api_server(bed: &Bed<'_>) -> Result<()> {
     )
 }
 
-fn start_controller_manager(bed: &Bed<'_>) -> Result<()> {
-    let pki = &bed.pki;
-    let mut arguments = controller_arguments(bed, "kube-controller-manager");
+fn start_controller_manager(setup: &Setup<'_>) -> Result<()> {
+    let pki = &setup.pki;
+    let mut arguments = controller_arguments(setup, "kube-controller-manager");
     arguments.extend([
         format!("--service-account-private-key-file={}", text(&pki.key("service-accounts"))),
         format!("--root-ca-file={}", text(&pki.certificate("ca"))),
@@ -80,16 +80,16 @@ fn start_controller_manager(bed: &Bed<'_>) -> Result<()> {
         format!("--cluster-signing-cert-file={}", text(&pki.certificate("ca"))),
         format!("--cluster-signing-key-file={}", text(&pki.key("ca"))),
     ]);
-    bed.start("kube-controller-manager", bed.tools.kubernetes("kube-controller-manager"), &arguments)
+    setup.start("kube-controller-manager", setup.tools.kubernetes("kube-controller-manager"), &arguments)
 }
 
-fn start_scheduler(bed: &Bed<'_>) -> Result<()> {
-    let arguments = controller_arguments(bed, "kube-scheduler");
-    bed.start("kube-scheduler", bed.tools.kubernetes("kube-scheduler"), &arguments)
+fn start_scheduler(setup: &Setup<'_>) -> Result<()> {
+    let arguments = controller_arguments(setup, "kube-scheduler");
+    setup.start("kube-scheduler", setup.tools.kubernetes("kube-scheduler"), &arguments)
 }
 
-fn controller_arguments(bed: &Bed<'_>, user: &str) -> Vec<String> {
-    let kubeconfig = text(&bed.kubeconfig(user));
+fn controller_arguments(setup: &Setup<'_>, user: &str) -> Vec<String> {
+    let kubeconfig = text(&setup.kubeconfig(user));
     vec![
         format!("--kubeconfig={kubeconfig}"),
         format!("--authentication-kubeconfig={kubeconfig}"),

@@ -4,14 +4,17 @@ use std::{fs, path::Path};
 
 use anyhow::Result;
 
-use super::bed::{Bed, inside_kubeconfig, text};
+use super::{
+    kubeconfig::inside_kubeconfig,
+    setup::{Setup, text},
+};
 use crate::run::NODE_ADDRESS;
 
 /// Starts CoreDNS on the node's address.
-pub fn start(bed: &Bed<'_>) -> Result<()> {
-    let file = bed.path("Corefile");
-    fs::write(&file, corefile(&inside_kubeconfig(bed.run)))?;
-    bed.start("coredns", bed.tools.coredns(), &["-conf".to_owned(), text(&file)])
+pub fn start(setup: &Setup<'_>) -> Result<()> {
+    let file = setup.path("Corefile");
+    fs::write(&file, corefile(&inside_kubeconfig(setup.run)))?;
+    setup.start("coredns", setup.tools.coredns(), &["-conf".to_owned(), text(&file)])
 }
 
 /// `*.localhost` is the node: a browser takes such a name for its own machine (RFC 6761 §6.3), where a forwarder listens,

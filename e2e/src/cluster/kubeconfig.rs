@@ -1,11 +1,15 @@
 //! Kubeconfig files: one for each component in the namespace, one for the person outside.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::pki::Pki;
+use crate::run::Run;
 
 /// Writes a kubeconfig for the owner of a certificate. The file names certificate and key by their paths.
 pub fn write(file: &Path, pki: &Pki, user: &str, server: &str, context: &str) -> Result<()> {
@@ -24,4 +28,14 @@ pub fn write(file: &Path, pki: &Pki, user: &str, server: &str, context: &str) ->
         "contexts": [{ "name": context, "context": { "cluster": context, "user": user } }],
     });
     fs::write(file, serde_yaml::to_string(&config)?).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The kubeconfig for the person outside.
+pub fn outside_kubeconfig(run: &Run) -> PathBuf {
+    run.directory().join("kubeconfig")
+}
+
+/// The kubeconfig for programs in the run's network namespace.
+pub fn inside_kubeconfig(run: &Run) -> PathBuf {
+    run.directory().join("kubeconfig-admin")
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{bed, tools::Tools};
+use super::{kubeconfig::outside_kubeconfig, tools::Tools};
 use crate::run::Run;
 
 /// How to call kubectl for one cluster.
@@ -22,7 +22,7 @@ pub struct Kubectl {
 impl Kubectl {
     /// For the bed's own cluster.
     pub(super) fn of_run(run: &Run, tools: &Tools) -> Self {
-        Self { program: tools.kubernetes("kubectl"), kubeconfig: bed::outside_kubeconfig(run), context: None }
+        Self { program: tools.kubernetes("kubectl"), kubeconfig: outside_kubeconfig(run), context: None }
     }
 
     /// The command, to be run as the caller likes.

@@ -12,6 +12,7 @@ mod network;
 mod node;
 mod outside;
 mod pki;
+mod setup;
 mod tools;
 mod undo;
 
@@ -102,7 +103,7 @@ impl Cluster {
     /// The kubeconfig for the person, and for programs, outside of the run's network namespace.
     pub fn kubeconfig(&self) -> PathBuf {
         match &self.place {
-            Place::Bed => bed::outside_kubeconfig(&self.run),
+            Place::Bed => kubeconfig::outside_kubeconfig(&self.run),
             Place::Foreign(foreign) => foreign.kubeconfig.clone(),
         }
     }
@@ -110,7 +111,7 @@ impl Cluster {
     /// The kubeconfig for programs started by [`Run::command`].
     pub fn kubeconfig_inside(&self) -> PathBuf {
         match &self.place {
-            Place::Bed => bed::inside_kubeconfig(&self.run),
+            Place::Bed => kubeconfig::inside_kubeconfig(&self.run),
             Place::Foreign(foreign) => foreign.kubeconfig.clone(),
         }
     }

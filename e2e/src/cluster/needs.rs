@@ -4,8 +4,8 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-use super::Foreign;
-use crate::peers::program;
+use super::foreign::Foreign;
+use crate::program;
 
 /// A program, and the Debian package that brings it.
 type Need = (&'static str, &'static str);

@@ -10,20 +10,20 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{
-    bed::{Bed, NODE, text},
     needs::CNI_PLUGINS,
     network::POD_RANGE,
+    setup::{NODE, Setup, text},
 };
 use crate::run::{NODE_ADDRESS, Run, runs_directory};
 
 /// Starts containerd with the image that every pod's sandbox runs.
-pub fn start_containerd(bed: &Bed<'_>, sandbox_image: &str) -> Result<()> {
-    let state = bed.path("containerd");
-    fs::create_dir_all(bed.path("cni"))?;
+pub fn start_containerd(setup: &Setup<'_>, sandbox_image: &str) -> Result<()> {
+    let state = setup.path("containerd");
+    fs::create_dir_all(setup.path("cni"))?;
     fs::create_dir_all(&state)?;
     let network = json!({
         "cniVersion": "0.4.0",
-        "name": bed.run.machine_name(),
+        "name": setup.run.machine_name(),
         "plugins": [{
             "type": "bridge",
             "bridge": "cni0",
@@ -33,20 +33,20 @@ pub fn start_containerd(bed: &Bed<'_>, sandbox_image: &str) -> Result<()> {
             "ipam": {
                 "type": "host-local",
                 // By default in /var/lib, under the network's name.
-                "dataDir": bed.path("cni-addresses"),
+                "dataDir": setup.path("cni-addresses"),
                 "ranges": [[{ "subnet": POD_RANGE }]],
                 "routes": [{ "dst": "0.0.0.0/0" }],
             },
         }],
     });
-    bed.configure("cni/bed.conflist", &network)?;
+    setup.configure("cni/bed.conflist", &network)?;
     let config = state.join("config.toml");
-    fs::write(&config, containerd_config(bed, sandbox_image))?;
-    bed.start("containerd", "containerd", &[format!("--config={}", text(&config))])
+    fs::write(&config, containerd_config(setup, sandbox_image))?;
+    setup.start("containerd", "containerd", &[format!("--config={}", text(&config))])
 }
 
-fn containerd_config(bed: &Bed<'_>, sandbox_image: &str) -> String {
-    let path = |name: &str| text(&bed.path(name));
+fn containerd_config(setup: &Setup<'_>, sandbox_image: &str) -> String {
+    let path = |name: &str| text(&setup.path(name));
     format!(
         r#"version = 2
 root = "{root}"
@@ -72,7 +72,7 @@ Root = "{runc}"
 "#,
         root = path("containerd/root"),
         state = path("containerd/state"),
-        socket = text(&socket(bed.run)),
+        socket = text(&socket(setup.run)),
         opt = path("containerd/opt"),
         cni = path("cni"),
         runc = path("runc"),
@@ -80,9 +80,9 @@ Root = "{runc}"
 }
 
 /// Waits until containerd answers.
-pub fn wait_for_containerd(bed: &Bed<'_>) -> Result<()> {
-    bed.wait(&["containerd"], "containerd to answer", || {
-        Ok(socket(bed.run).exists() && ctr(bed.run).arg("version").output()?.status.success())
+pub fn wait_for_containerd(setup: &Setup<'_>) -> Result<()> {
+    setup.wait(&["containerd"], "containerd to answer", || {
+        Ok(socket(setup.run).exists() && ctr(setup.run).arg("version").output()?.status.success())
     })
 }
 
@@ -106,7 +106,7 @@ pub fn import_image(run: &Run, archive: &Path) -> Result<()> {
 ///
 /// A kubelet that starts removes the socket of device plugins and makes it anew, at a path of the whole machine that no
 /// setting changes; two that do so in the same moment end with "address already in use".
-pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<File> {
+pub fn start_kubelet(setup: &Setup<'_>, cgroup: &str) -> Result<File> {
     let alone = File::create(runs_directory()?.join(".kubelet.lock"))?;
     alone.lock()?;
     let config = json!({
@@ -114,7 +114,7 @@ pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<File> {
         "kind": "KubeletConfiguration",
         "address": NODE_ADDRESS,
         "healthzBindAddress": "127.0.0.1",
-        "containerRuntimeEndpoint": format!("unix://{}", text(&socket(bed.run))),
+        "containerRuntimeEndpoint": format!("unix://{}", text(&socket(setup.run))),
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": cgroup,
         "failCgroupV1": false,
@@ -122,32 +122,32 @@ pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<File> {
         "authentication": {
             "anonymous": { "enabled": false },
             "webhook": { "enabled": true },
-            "x509": { "clientCAFile": bed.pki.certificate("ca") },
+            "x509": { "clientCAFile": setup.pki.certificate("ca") },
         },
         "authorization": { "mode": "Webhook" },
-        "tlsCertFile": bed.pki.certificate("kubelet"),
-        "tlsPrivateKeyFile": bed.pki.key("kubelet"),
+        "tlsCertFile": setup.pki.certificate("kubelet"),
+        "tlsPrivateKeyFile": setup.pki.key("kubelet"),
         "resolvConf": "",
         "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
         // Changed Secrets are in the pods after this at the latest.
         "syncFrequency": "10s",
         "configMapAndSecretChangeDetectionStrategy": "Watch",
-        "podLogsDir": bed.run.logs().join("pods"),
-        "volumePluginDir": bed.path("volume-plugins"),
+        "podLogsDir": setup.run.logs().join("pods"),
+        "volumePluginDir": setup.path("volume-plugins"),
         // The machine's disk may well be nearly full.
         "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         "imageGCHighThresholdPercent": 100,
     });
-    let config = bed.configure("kubelet.yaml", &config)?;
-    bed.start(
+    let config = setup.configure("kubelet.yaml", &config)?;
+    setup.start(
         "kubelet",
-        bed.tools.kubernetes("kubelet"),
+        setup.tools.kubernetes("kubelet"),
         &[
             format!("--config={}", text(&config)),
-            format!("--kubeconfig={}", text(&bed.kubeconfig("kubelet"))),
-            format!("--root-dir={}", text(&bed.path("kubelet"))),
-            format!("--cert-dir={}", text(&bed.path("kubelet-pki"))),
+            format!("--kubeconfig={}", text(&setup.kubeconfig("kubelet"))),
+            format!("--root-dir={}", text(&setup.path("kubelet"))),
+            format!("--cert-dir={}", text(&setup.path("kubelet-pki"))),
             format!("--hostname-override={NODE}"),
             format!("--node-ip={NODE_ADDRESS}"),
         ],
@@ -156,21 +156,21 @@ pub fn start_kubelet(bed: &Bed<'_>, cgroup: &str) -> Result<File> {
 }
 
 /// Starts kube-proxy.
-pub fn start_kube_proxy(bed: &Bed<'_>) -> Result<()> {
+pub fn start_kube_proxy(setup: &Setup<'_>) -> Result<()> {
     let config = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "nftables",
         "bindAddress": NODE_ADDRESS,
-        "clientConnection": { "kubeconfig": bed.kubeconfig("kube-proxy") },
+        "clientConnection": { "kubeconfig": setup.kubeconfig("kube-proxy") },
         "clusterCIDR": POD_RANGE,
         "hostnameOverride": NODE,
         // These are the whole machine's settings.
         "conntrack": { "maxPerCore": 0, "min": 0 },
         "nftables": { "minSyncPeriod": "100ms" },
     });
-    let config = bed.configure("kube-proxy.yaml", &config)?;
-    bed.start("kube-proxy", bed.tools.kubernetes("kube-proxy"), &[format!("--config={}", text(&config))])
+    let config = setup.configure("kube-proxy.yaml", &config)?;
+    setup.start("kube-proxy", setup.tools.kubernetes("kube-proxy"), &[format!("--config={}", text(&config))])
 }
 
 fn socket(run: &Run) -> std::path::PathBuf {

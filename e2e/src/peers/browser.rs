@@ -17,8 +17,8 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use url::Url;
 
-use super::{certificates::Certificates, program};
-use crate::{forward::free_port, run::Run};
+use super::certificates::Certificates;
+use crate::{forward::free_port, program, run::Run};
 
 /// The consent page's button. The forms are known by what a person sees on them.
 const APPROVE: &str = "button[name=decision][value=approve]";

@@ -11,9 +11,9 @@ use super::{
     certificates::Certificates,
     json_lines::Person,
     node::Node,
-    program, stored,
+    stored,
 };
-use crate::run::Run;
+use crate::{program, run::Run};
 
 /// The name under which it knows the server.
 const SERVER: &str = "e2e";

@@ -6,8 +6,11 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{certificates::Certificates, nginx, program};
-use crate::run::{NODE_ADDRESS, Run};
+use super::{certificates::Certificates, nginx};
+use crate::{
+    program,
+    run::{NODE_ADDRESS, Run},
+};
 
 const NAME: &str = "document-host";
 

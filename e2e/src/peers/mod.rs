@@ -24,7 +24,6 @@ mod nginx;
 pub mod node;
 pub mod one_password;
 mod outside;
-pub mod program;
 pub mod provider;
 pub mod python;
 pub mod scenarios;

@@ -4,8 +4,8 @@ use std::{fs, time::Duration};
 
 use anyhow::Result;
 
-use super::{http, program};
-use crate::{forward::free_port, run::Run};
+use super::http;
+use crate::{forward::free_port, program, run::Run};
 
 /// Starts it in the run's network under this name, with what stands within `http { }`, and waits until it answers. Relative
 /// paths are those of the run's folder of this name.

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{cached, kept, program};
-use crate::run::Run;
+use super::{cached, kept};
+use crate::{program, run::Run};
 
 const PACKAGE: &str = include_str!("../../js/package.json");
 const LOCK: &str = include_str!("../../js/package-lock.json");

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{cached, program};
+use super::cached;
+use crate::program;
 
 /// The installer, which is many times as fast as pip.
 const UV: &str = "uv==0.13.9";

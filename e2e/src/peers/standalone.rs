@@ -6,9 +6,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::{certificates::Certificates, document_host::DocumentHost, http, program};
+use super::{certificates::Certificates, document_host::DocumentHost, http};
 use crate::{
     forward::{free_port, this_program},
+    program,
     progress::wait_until,
     run::Run,
 };

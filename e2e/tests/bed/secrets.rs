@@ -5,7 +5,8 @@ use std::process::Command;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use e2e::{
     operator,
-    peers::{browser::Browser, context_forge::MEMBERS, program},
+    peers::{browser::Browser, context_forge::MEMBERS},
+    program,
     stage::{CLIENT_SECRET, ENCRYPTION_KEY, NAMESPACE},
 };
 use mcp_oauth_operator::{api::proxy::RecheckOnRefresh, crypto::SigningKeys};

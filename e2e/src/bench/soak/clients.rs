@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Tally, upstream::LARGE};
+use super::{tally::Tally, upstream::LARGE};
 use crate::bench::login::{self, Tokens};
 
 /// What a client knows.

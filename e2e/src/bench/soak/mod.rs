@@ -2,21 +2,19 @@
 //! answered, and the proxy's memory and open files must not grow. Writes bench/SOAK.md.
 
 mod clients;
+mod tally;
 mod upstream;
 
 use std::{
-    collections::BTreeMap,
     fs,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use tokio::{task::JoinSet, time::sleep};
 
+use self::tally::Tally;
 use super::{
     bed::{start_dev, url},
     measure,
@@ -32,9 +30,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 
 /// Memory may differ by this share from the second third of the time to the last.
 const FLAT: f64 = 0.05;
-
-/// Complaints that are kept; more say nothing new.
-const KEPT: usize = 20;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -60,34 +55,6 @@ impl Args {
         verdict.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
         fs::remove_dir_all(run.directory())?;
         Ok(())
-    }
-}
-
-/// What the clients have seen.
-#[derive(Default)]
-pub struct Tally {
-    over: AtomicBool,
-    seen: Mutex<BTreeMap<&'static str, u64>>,
-    complaints: Mutex<Vec<String>>,
-}
-
-impl Tally {
-    /// One more of a kind.
-    pub fn count(&self, kind: &'static str) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
-    }
-
-    /// Whether clients shall stop.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-
-    fn complain(&self, complaint: String) {
-        self.count("FAILED");
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaints.len() < KEPT {
-            complaints.push(complaint);
-        }
     }
 }
 

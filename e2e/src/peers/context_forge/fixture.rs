@@ -7,8 +7,13 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{MEMBERS, STRANGER, settings::ADMINISTRATOR};
+use super::settings::ADMINISTRATOR;
 use crate::peers::http;
+
+/// In the team that sees the tool.
+pub const MEMBERS: [&str; 2] = ["alice@example.com", "carol@example.com"];
+/// Known to Context Forge, but in no team.
+pub const STRANGER: &str = "bob@example.com";
 
 /// Accepted by its password policy; nobody ever uses it.
 const PASSWORD: &str = "Qw7!rTk9#LmPz2vB";

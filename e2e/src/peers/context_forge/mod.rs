@@ -11,6 +11,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+pub use self::fixture::{MEMBERS, STRANGER};
 use super::{cached, http, inside::inside, kept, node::Node, python};
 use crate::{
     forward::free_port,
@@ -24,11 +25,6 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// The tool to call: it answers `Echo: <message>`.
 pub const TOOL: &str = "everything-echo";
-/// In the team that sees the tool.
-pub const MEMBERS: [&str; 2] = ["alice@example.com", "carol@example.com"];
-/// Known to Context Forge, but in no team.
-pub const STRANGER: &str = "bob@example.com";
-
 /// The running Context Forge.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ContextForge {

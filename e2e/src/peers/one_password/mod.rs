@@ -1,12 +1,12 @@
 //! A stand-in for 1Password's operator, which needs an account: it turns `OnePasswordItem` objects into Secrets as the real
 //! one does (reference/deployment-and-users.md §4), from a file of items in the vault's place.
 
+mod items;
 mod operator;
 
 use std::{
-    collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+use self::items::read;
+pub use self::items::{Item, Items};
 use super::kept;
 use crate::{
     cluster::Cluster,
@@ -25,18 +27,6 @@ use crate::{
 };
 
 const NAME: &str = "one-password";
-
-/// An item of a vault.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Item {
-    /// Grows with each change.
-    pub version: u64,
-    /// By label.
-    pub fields: BTreeMap<String, String>,
-}
-
-/// All items, by `vaults/<vault>/items/<item>`.
-pub type Items = BTreeMap<String, Item>;
 
 /// The running stand-in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -94,11 +84,6 @@ impl OnePassword {
         fs::write(&new, serde_json::to_vec_pretty(items)?)?;
         Ok(fs::rename(new, &self.items)?)
     }
-}
-
-fn read(file: &Path) -> Result<Items> {
-    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not right", file.display()))
 }
 
 /// `e2e one-password`

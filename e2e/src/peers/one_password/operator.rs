@@ -30,7 +30,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::interval;
 
-use super::{Item, read};
+use super::items::{Item, read};
 
 const CRD: &str = include_str!("crd.yaml");
 const FINALIZER: &str = "onepassword.com/finalizer.secret";

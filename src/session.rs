@@ -8,7 +8,7 @@ use crate::{
     crypto::{Keyring, Purpose},
 };
 
-/// A session's name: 128 bits in lower-case hex, an HMAC of the login's nonce, so that one login makes one session.
+/// Name of a session: 128 bits as lower-case hex. It is an HMAC of the login nonce, so one login creates one session.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionId([u8; 16]);
 
@@ -17,7 +17,7 @@ pub struct SessionId([u8; 16]);
 pub struct InvalidSessionId;
 
 impl SessionId {
-    /// The session of the login with this nonce.
+    /// Derives the id from the login nonce.
     pub fn of_nonce(keyring: &Keyring, nonce: &str) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&keyring.mac(Purpose::SessionName, &[nonce.as_bytes()])[..16]);
@@ -54,38 +54,32 @@ impl FromStr for SessionId {
     }
 }
 
-/// One login of one person with one MCP client.
+/// One login of one user with one MCP client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    /// Its name.
     pub id: SessionId,
-    /// Who logged in.
     pub user: SessionUser,
-    /// The client they logged in with.
     pub client: SessionClient,
-    /// The granted scopes.
     pub scopes: Vec<String>,
-    /// The MCP endpoint that the tokens are for.
+    /// URL of the MCP endpoint, the audience of the session's tokens.
     pub resource: String,
-    /// When the person logged in.
     pub created_at: Timestamp,
-    /// Pending until the code has been redeemed.
+    /// Pending until the authorization code is redeemed.
     pub phase: SessionPhase,
-    /// The generation of the newest refresh token; 0 while pending.
+    /// Generation of the current refresh token; 0 while pending.
     pub rotation: u64,
-    /// When that generation was made.
+    /// Issue time of the current generation.
     pub rotated_at: Timestamp,
-    /// When the session ends by itself.
     pub expires_at: Timestamp,
-    /// What the access rules read.
+    /// Input of the access rules.
     pub claims: SessionClaims,
-    /// The issuer's refresh token, sealed.
+    /// Encrypted refresh token of the issuer.
     pub upstream_token: Option<String>,
-    /// Until when whoever is asking the issuer does so alone.
+    /// End of the exclusive lease of the replica that refreshes at the issuer.
     pub leased_until: Option<Timestamp>,
 }
 
-/// Turns sessions into records and back. A record whose MAC does not fit is no session. Clones use the same keys.
+/// Converts sessions to authenticated records and back. Clones share the keys.
 #[derive(Clone, Debug)]
 pub struct RecordKeys {
     keyring: Arc<ArcSwap<Keyring>>,
@@ -93,17 +87,17 @@ pub struct RecordKeys {
 }
 
 impl RecordKeys {
-    /// For the sessions of the proxy of that name.
+    /// `proxy` is the name of the proxy resource.
     pub fn new(keyring: Arc<Keyring>, proxy: impl Into<String>) -> Self {
         Self { keyring: Arc::new(ArcSwap::new(keyring)), proxy: proxy.into() }
     }
 
-    /// Goes on with other keys.
+    /// Replaces the keys of this value and all its clones.
     pub fn use_keyring(&self, keyring: Arc<Keyring>) {
         self.keyring.store(keyring);
     }
 
-    /// The record of a session, with its MAC.
+    /// Returns the record of a session, including its MAC.
     pub fn record(&self, session: &Session) -> McpOAuthSessionSpec {
         let mut spec = McpOAuthSessionSpec {
             proxy: self.proxy.clone(),
@@ -125,7 +119,7 @@ impl RecordKeys {
         spec
     }
 
-    /// The session of a record; `None` if it was not written by us, or for another proxy, or has been changed since.
+    /// Returns the session of a record; `None` if the MAC is invalid, a field does not parse or the proxy differs.
     pub fn session(&self, id: SessionId, spec: &McpOAuthSessionSpec) -> Option<Session> {
         let mut unsigned = spec.clone();
         let mac = std::mem::take(&mut unsigned.mac);
@@ -151,11 +145,11 @@ impl RecordKeys {
         })
     }
 
-    /// Whether a record that is no session would be over at `now` if it were one, and has been for an hour: replicas of two
-    /// configurations may run side by side for a while, and what is dead to one lives for the other.
+    /// Whether an unreadable record expired at least one hour before `now`. The hour covers a rollout: a replica with
+    /// another configuration may still accept the record.
     pub(super) fn is_over(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
         let time = |text: &str| text.parse::<Timestamp>().unwrap_or(Timestamp::MIN);
-        // What the record says of its end may have been edited.
+        // `expires_at` is not authenticated here and may have been edited.
         let longest = time(&spec.created_at).saturating_add(max_ttl).unwrap_or(Timestamp::MAX);
         let over = time(&spec.expires_at).min(longest);
         over.saturating_add(SignedDuration::from_hours(1)).is_ok_and(|over| over <= now)
@@ -167,8 +161,8 @@ impl RecordKeys {
         self.keyring.load().mac_text(Purpose::SessionRecord, &parts)
     }
 
-    /// What is authenticated: the name and each field in the order of the type. JSON of a field that is a struct is
-    /// stable, because its fields are written in their order.
+    /// MAC input: the id and each field in declaration order. The JSON of a struct is stable because serde writes its
+    /// fields in declaration order.
     fn parts(&self, id: &SessionId, spec: &McpOAuthSessionSpec) -> Vec<Vec<u8>> {
         let McpOAuthSessionSpec {
             proxy,
@@ -201,7 +195,7 @@ impl RecordKeys {
             expires_at.clone().into_bytes(),
             json(serde_json::to_vec(claims)),
         ];
-        // Only where there is something: a record without them is the same as before there were such fields.
+        // Omitted when both are absent: records from before these fields existed keep their MAC.
         if upstream_token.is_some() || leased_until.is_some() {
             parts.push(json(serde_json::to_vec(&(upstream_token, leased_until))));
         }
@@ -250,7 +244,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_id_is_read_as_it_is_written() {
+    fn session_id_round_trips() {
         let id = SessionId::of_nonce(&keyring(), "nonce");
         assert_eq!(id.to_string().parse(), Ok(id));
         for bad in ["", "abc", &"G".repeat(32), &"A".repeat(32), &"0".repeat(33)] {
@@ -259,13 +253,13 @@ pub mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
+    fn session_record_round_trips() {
         let session = session("nonce");
         assert_eq!(keys().session(session.id, &keys().record(&session)), Some(session));
     }
 
     #[test]
-    fn a_record_with_any_field_changed_is_no_session() {
+    fn record_with_any_changed_field_is_rejected() {
         let session = session("nonce");
         let record = serde_json::to_value(keys().record(&session)).unwrap();
         let mut leaves = 0;
@@ -294,7 +288,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_record_under_another_name_is_no_session() {
+    fn record_under_another_name_is_rejected() {
         let session = session("nonce");
         let other = SessionId::of_nonce(&keyring(), "other");
         assert_eq!(keys().session(other, &keys().record(&session)), None);

@@ -1,22 +1,21 @@
 use serde::{Deserialize, Serialize};
 
-/// What a pod says of itself at `/status` of its health port, for the operator's conditions.
+/// JSON body of `/status` on a pod's health port; the operator derives conditions from it.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
-    /// Whether the issuer can be asked at refreshes.
     #[serde(default)]
     pub recheck: RecheckStatus,
 }
 
-/// Whether the issuer gives the refresh tokens that it is asked with later.
+/// Whether the issuer returns refresh tokens at login. The recheck at refresh requires one.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecheckStatus {
-    /// When a login last came with one, in seconds since 1970; 0 if none has.
+    /// Time of the last login with a refresh token, in seconds since 1970; 0 if there was none.
     #[serde(default)]
     pub given: i64,
-    /// When a login was last refused because it came without.
+    /// Time of the last login refused for lack of a refresh token, in seconds since 1970; 0 if there was none.
     #[serde(default)]
     pub missing: i64,
 }

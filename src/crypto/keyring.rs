@@ -286,14 +286,14 @@ pub mod tests {
     }
 
     #[test]
-    fn purposes_are_listed_in_their_order() {
+    fn purposes_are_listed_in_declaration_order() {
         for (position, (purpose, _)) in PURPOSES.iter().enumerate() {
             assert_eq!(*purpose as usize, position);
         }
     }
 
     #[test]
-    fn a_sealed_value_opens_for_its_purpose_and_issuer_only() {
+    fn sealed_value_opens_for_its_purpose_and_issuer_only() {
         let keyring = keyring();
         let sealed = keyring.seal(Purpose::Code, &"value").unwrap();
         assert_eq!(keyring.open::<String>(Purpose::Code, &sealed).as_deref(), Some("value"));
@@ -303,7 +303,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_changed_byte_opens_nothing() {
+    fn sealed_value_with_changed_byte_does_not_open() {
         let keyring = keyring();
         for text in [keyring.seal(Purpose::Code, &"value").unwrap(), keyring.sign(Purpose::Code, &"value").unwrap()] {
             let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).unwrap();
@@ -322,7 +322,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_key_before_goes_on_opening_what_it_made_and_makes_nothing_new() {
+    fn previous_key_opens_existing_values_and_seals_nothing() {
         const ISSUER: &str = "https://mcp.example.com";
         let other_key = STANDARD.encode([7; 32]);
         let (before, parts) = (keyring(), [&b"part"[..]]);
@@ -344,13 +344,13 @@ pub mod tests {
     }
 
     #[test]
-    fn parts_of_a_mac_do_not_run_together() {
+    fn mac_parts_are_delimited() {
         let keyring = keyring();
         assert_ne!(keyring.mac(Purpose::Code, &[b"ab", b"c"]), keyring.mac(Purpose::Code, &[b"a", b"bc"]));
     }
 
     #[test]
-    fn an_encryption_key_of_another_length_is_refused_with_the_command_that_makes_one() {
+    fn encryption_key_of_wrong_length_is_refused_with_generating_command() {
         for bad in ["", "short", "AAAA", "not base64 at all, but forty-four characters"] {
             let error = Keyring::new(bad, "https://mcp.example.com").unwrap_err();
             assert!(error.to_string().contains("openssl rand -base64 32"));
@@ -360,7 +360,7 @@ pub mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_opens_and_with_any_one_character_changed_does_not(
+        fn sealed_text_with_any_changed_character_does_not_open(
             value in ".{0,60}",
             at in any::<prop::sample::Index>(),
             to in "[A-Za-z0-9_-]",

@@ -166,7 +166,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_was_signed_verifies_until_it_expires() {
+    fn signed_token_verifies_until_expiry() {
         let ring = ring();
         let token = ring.sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
         // Whatever was in there before.
@@ -177,7 +177,7 @@ pub mod tests {
     }
 
     #[test]
-    fn another_ring_or_type_or_algorithm_is_refused() {
+    fn token_of_other_ring_type_or_algorithm_is_refused() {
         let ring = ring();
         let other = self::ring().sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(check(&ring, &other, 1_500), Err(InvalidAccessToken::Signature));
@@ -195,7 +195,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_key_signs_only_when_its_time_has_come_but_verifies_before() {
+    fn key_signs_from_its_start_time_but_verifies_earlier() {
         let now = Timestamp::UNIX_EPOCH;
         let later = now + jiff::SignedDuration::from_mins(5);
         let mut keys = SigningKeys::generate(now).unwrap();
@@ -208,7 +208,7 @@ pub mod tests {
         assert!(!ring.jwks().to_string().contains("\"d\""));
     }
     #[test]
-    fn no_token_is_refused_while_two_replicas_read_rotated_keys_at_different_times() {
+    fn tokens_verify_while_replicas_load_rotated_keys_at_different_times() {
         let (step, late) = (jiff::SignedDuration::from_mins(3), jiff::SignedDuration::from_mins(9));
         let begin = Timestamp::UNIX_EPOCH;
         let mut secret = SigningKeys::generate(begin).unwrap();

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_generated_key_survives_its_file() {
+    fn generated_key_round_trips_through_its_file() {
         let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
         let read = SigningKeys::parse(keys.to_json().unwrap().as_bytes()).unwrap();
         assert_eq!(read.keys[0].decode().unwrap(), keys.keys[0].decode().unwrap());
@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_signs_in_the_second_in_which_it_was_made() {
+    fn first_key_signs_in_the_second_of_its_creation() {
         let now: Timestamp = "2026-11-24T12:00:00.9Z".parse().unwrap();
         let second: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
         assert_eq!(SigningKeys::generate(now).unwrap().keys[0].use_from, second);
     }
 
     #[test]
-    fn a_successor_is_published_before_it_signs_and_retires_its_predecessor_when_no_token_is_left() {
+    fn successor_key_is_published_before_signing_and_predecessor_retires_after_last_token() {
         let begin = Timestamp::UNIX_EPOCH;
         let first = SigningKeys::generate(begin).unwrap();
         let due = begin + SIGNS_FOR;
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_long_absence_the_old_key_signs_until_the_new_one_is_known() {
+    fn old_key_signs_after_long_downtime_until_new_key_is_published() {
         let first = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
         let late = Timestamp::UNIX_EPOCH + SIGNS_FOR * 10;
         let two = first.rotated(late).unwrap().unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_right_is_not_repeated() {
+    fn invalid_key_file_content_is_not_in_error() {
         for file in [r#"{"keys": ["MARKER"]}"#, r#"{"keys": [{"kid": "MARKER", "privateKey": 1}]}"#, r#"{"MARKER": 1}"#]
         {
             let error = SigningKeys::parse(file.as_bytes()).unwrap_err();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_private_key_is_not_in_debug_output() {
+    fn private_key_is_absent_from_debug_output() {
         let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
         assert!(!format!("{keys:?}").contains(&keys.keys[0].private_key));
     }

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn head_keeps_no_hop_by_hop_header_and_none_that_the_filter_drops() {
+    fn response_head_drops_hop_by_hop_and_filtered_headers() {
         let head = "HTTP/1.1 200 OK\r\nServer: uvicorn\r\nConnection: keep-alive, X-Hop, Content-Length\r\nX-Hop: 1\r\n\
             Keep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-Other: a\r\nX-Other: b\r\nContent-Length: 2\r\n\r\nok";
         let mut bytes = Bytes::from(head);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn content_ends_where_rfc_9112_says() {
+    fn content_length_follows_rfc_9112() {
         assert_eq!(framing("Content-Length: 7\r\n"), Framing::Length(7));
         assert_eq!(framing("Content-Length: 7\r\ncontent-length: 7\r\n"), Framing::Length(7));
         assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::CHUNKED);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_used_again_only_if_both_sides_are_sure_where_it_is() {
+    fn connection_is_reused_only_after_unambiguous_framing() {
         for (head, again) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n", false),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_understood_in_two_ways_is_refused() {
+    fn ambiguous_response_head_is_refused() {
         for (head, what) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "two lengths"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\n", "length"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_when_all_of_it_is_there_and_has_its_limits() {
+    fn response_head_is_parsed_when_complete_and_within_limits() {
         let text =
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 202 Accepted\r\n\r\n";
         for end in 0..text.len() {

@@ -210,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn content_of_a_known_length_ends_there_and_what_follows_stays() {
+    fn content_of_known_length_leaves_following_bytes_unread() {
         let (data, framing, rest) = content(Framing::Length(5), &[b"he", b"llo!"]).unwrap();
         assert_eq!((&data[..], framing.is_over(), &rest[..]), (&b"hello"[..], true, &b"!"[..]));
     }
 
     #[test]
-    fn content_that_ends_with_its_connection_is_all_there_and_no_other_is() {
+    fn only_close_delimited_content_may_end_with_connection() {
         let (data, mut framing, _) = content(Framing::Closed, &[b"he", b"llo"]).unwrap();
         assert_eq!((&data[..], framing.is_over()), (&b"hello"[..], false));
         assert!(framing.close().is_ok() && framing.is_over());
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_known_with_the_last_content() {
+    fn framing_ends_with_last_content() {
         let (mut framing, mut read) = (CHUNKED, Bytes::from_static(b"2\r\nab\r\n0\r\n\r\nnext"));
         assert_eq!(framing.next(&mut read).unwrap(), Some(Bytes::from_static(b"ab")));
         assert_eq!((framing.is_over(), framing.left(), &read[..]), (true, Some(0), &b"next"[..]));
     }
 
     #[test]
-    fn chunks_are_read_as_rfc_9112_has_them_and_nothing_else_is() {
+    fn only_rfc_9112_chunks_are_accepted() {
         let good: [&[u8]; 4] = [
             b"3\r\nabc\r\n0\r\n\r\n",
             b"0003;name=value\r\nabc\r\n0;x\r\n\r\n",
@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_say_the_same_however_they_arrive(
+        fn chunk_decoding_is_independent_of_read_boundaries(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
             cuts in prop::collection::vec(1..20_usize, 1..30),
         ) {
@@ -298,7 +298,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_is_an_error_or_part_of_what_came(bytes in prop::collection::vec(prop::sample::select(b"0123aF;\r\n x".to_vec()), 0..60)) {
+        fn arbitrary_input_yields_error_or_subset_of_input(bytes in prop::collection::vec(prop::sample::select(b"0123aF;\r\n x".to_vec()), 0..60)) {
             if let Ok((data, _, rest)) = content(CHUNKED, &[&bytes]) {
                 prop_assert!(data.len() + rest.len() <= bytes.len() && bytes.ends_with(&rest));
             }

@@ -8,11 +8,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// How much is read at once at most.
+/// Maximum bytes per read.
 const SIZE: usize = 64 * 1024;
 
-/// Where a worker's connections, to clients and to the upstream, read to, one after the other: so one over which nothing comes holds
-/// no buffer.
+/// Read buffer shared by all client and upstream connections of a worker. An idle connection holds no buffer.
 pub struct Scratch(RefCell<Box<[u8]>>);
 
 impl Default for Scratch {
@@ -22,10 +21,10 @@ impl Default for Scratch {
 }
 
 impl Scratch {
-    /// Appends what is there, up to `most` bytes, to what was `read` before; none at the end of the stream.
+    /// Appends up to `most` available bytes to `read` and returns their number; 0 at the end of the stream.
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// The I/O error of the stream.
     pub fn poll_read(
         &self,
         stream: &mut (impl AsyncRead + Unpin),

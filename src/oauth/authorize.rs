@@ -197,7 +197,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_good_request_is_understood() {
+    fn valid_authorization_request_is_parsed() {
         let request = check(&query(&[])).unwrap();
         assert_eq!(request.redirect_uri, "http://localhost:1234/callback");
         assert_eq!(request.resource, "https://mcp.example.com/mcp");
@@ -205,7 +205,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a8_nobody_is_redirected_to_an_uri_that_is_not_the_clients() {
+    fn a8_unregistered_redirect_uri_is_never_redirected_to() {
         for changes in [
             [("client_id", None)],
             [("redirect_uri", Some("https://evil.example.com/"))],
@@ -216,7 +216,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_listed_clients_redirect_uri_is_not_held_against_the_rules() {
+    fn listed_client_redirect_uri_is_exempt_from_redirect_rules() {
         let elsewhere = Client { redirect_uris: vec!["https://chat.internal/callback".to_owned()], ..client() };
         let query = query(&[("redirect_uri", Some("https://chat.internal/callback"))]);
         let check = |asking| super::check(&Query::new(&query), &asking, &Redirects::default(), &resources());
@@ -225,7 +225,7 @@ pub mod tests {
     }
 
     #[test]
-    fn other_errors_go_back_to_the_client_with_its_state() {
+    fn authorization_errors_are_redirected_to_client_with_state() {
         for (changes, expected) in [
             ([("response_type", Some("token"))], ErrorCode::UnsupportedResponseType),
             ([("response_type", None)], ErrorCode::InvalidRequest),
@@ -248,7 +248,7 @@ pub mod tests {
     }
 
     #[test]
-    fn without_a_resource_it_is_the_first_path() {
+    fn missing_resource_defaults_to_first_path() {
         assert_eq!(check(&query(&[("resource", None)])).unwrap().resource, "https://mcp.example.com/mcp");
     }
 }

@@ -229,7 +229,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_registration_lives_in_its_id() {
+    fn client_id_contains_the_registration() {
         let keyring = keyring();
         let client = register(&json!({
             "client_name": "MCP CLI Proxy",
@@ -250,7 +250,7 @@ pub mod tests {
     }
 
     #[test]
-    fn cursor_registers_three_uris_at_once() {
+    fn cursor_registers_three_redirect_uris() {
         let client = register(&json!({"redirect_uris": [
             "cursor://anysphere.cursor-mcp/oauth/callback",
             "https://www.cursor.com/agents/mcp/oauth/callback",
@@ -263,7 +263,7 @@ pub mod tests {
     }
 
     #[test]
-    fn without_a_method_the_client_gets_a_secret_that_works() {
+    fn registration_without_auth_method_gets_a_valid_secret() {
         let keyring = keyring();
         let client = register(&json!({"redirect_uris": ["http://127.0.0.1/"]})).unwrap();
         let id = client.id(&keyring).unwrap();
@@ -278,7 +278,7 @@ pub mod tests {
     }
 
     #[test]
-    fn bad_registrations_get_the_codes_of_the_rfc() {
+    fn invalid_registrations_return_rfc_7591_error_codes() {
         for (body, code) in [
             (json!({}), ErrorCode::InvalidRedirectUri),
             (json!({"redirect_uris": []}), ErrorCode::InvalidRedirectUri),
@@ -300,7 +300,7 @@ pub mod tests {
     }
 
     #[test]
-    fn b3_a_name_cannot_turn_the_page_around() {
+    fn b3_client_name_contains_no_bidi_controls() {
         let client = register(&json!({
             "client_name": format!("\u{202e}evil\u{0007}\n{}", "x".repeat(100)),
             "redirect_uris": ["http://localhost/"],

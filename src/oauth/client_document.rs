@@ -123,7 +123,7 @@ pub mod tests {
     }
 
     #[test]
-    fn claude_codes_document_lets_it_come_back_on_any_port() {
+    fn claude_code_metadata_document_allows_any_loopback_port() {
         let client = read(&document()).unwrap();
         assert_eq!(
             (client.name.as_str(), client.refreshes, client.auth_method),
@@ -133,7 +133,7 @@ pub mod tests {
     }
 
     #[test]
-    fn b1_only_a_plain_address_of_a_host_that_may_be_asked_is_one() {
+    fn b1_document_url_must_be_canonical_https_on_allowed_host() {
         let code = |id: &str, rules: &Clients| DocumentUrl::parse(id, rules).map(drop).map_err(|error| error.code);
         let (known, any) =
             (Clients::default(), Clients { metadata_documents: MetadataDocuments::Any, ..Clients::default() });
@@ -179,7 +179,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_document_that_is_not_its_own_is_refused() {
+    fn document_with_mismatched_client_id_is_refused() {
         for (member, value, expected) in [
             ("client_id", json!("https://claude.ai/oauth/another"), ErrorCode::InvalidClientMetadata),
             ("client_id", json!(null), ErrorCode::InvalidClientMetadata),

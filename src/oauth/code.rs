@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a12_every_field_must_be_that_of_the_request() {
+    fn a12_redemption_must_match_every_field_of_the_request() {
         let (keyring, now) = (keyring(), Timestamp::UNIX_EPOCH);
         let id = session("a").id;
         let code = Code::new(id, &request(), now).seal(&keyring).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a11_the_second_redemption_is_lost_and_a_late_one_is_a_replay() {
+    fn a11_second_redemption_is_lost_and_late_one_is_replay() {
         let pending = session("a");
         let now = pending.created_at;
         let Activation::First(active) = activate(&pending, now, HOUR, HOUR * 2) else { panic!("the first wins") };
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_never_outlives_its_maximum() {
+    fn session_never_outlives_its_maximum() {
         let pending = session("a");
         let Activation::First(active) = activate(&pending, pending.created_at, HOUR * 3, HOUR) else { panic!() };
         assert_eq!(active.expires_at, pending.created_at + HOUR);

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_description_has_only_the_characters_of_the_rfc() {
+    fn error_description_contains_only_rfc_6749_characters() {
         let error = OAuthError::invalid_request("a \"quote\", a \\ and a line\nof ünïcode");
         assert_eq!(error.description, "a ?quote?, a ? and a line?of ?n?code");
     }

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn basic_and_body_may_both_name_the_client_if_they_agree() {
+    fn client_id_in_basic_auth_and_body_must_match() {
         let (keyring, listed, rules) = (keyring(), listed(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
         let id = register(&json!({"redirect_uris": ["http://127.0.0.1/"]})).unwrap().id(&keyring).unwrap();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_client_is_known_by_what_is_typed_in_and_by_nothing_else() {
+    fn listed_client_authenticates_with_its_configured_credentials_only() {
         let (keyring, listed, rules) = (keyring(), listed(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
         let Ok(Found::Client(Asking::Listed(client))) = known.find("typed-in") else { panic!("it is listed") };
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_named_by_an_address_of_a_known_host_and_has_no_secret() {
+    fn metadata_document_client_has_known_host_and_no_secret() {
         let (keyring, listed, rules) = (keyring(), ListedClients::default(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
         assert!(matches!(known.find(DOCUMENT), Ok(Found::Document(url)) if url.as_str() == DOCUMENT));

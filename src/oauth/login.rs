@@ -155,7 +155,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a5_a_form_is_good_in_the_browser_it_was_shown_in_and_for_ten_minutes() {
+    fn a5_form_is_valid_for_its_browser_and_ten_minutes() {
         let (keyring, now) = (keyring(), Timestamp::UNIX_EPOCH);
         let (form, binding) = ConsentForm::new(request(), now).seal(&keyring, "browser").unwrap();
         let open = |binding: &str, browser: &str, at| ConsentForm::open(&form, binding, browser, &keyring, at);
@@ -166,7 +166,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_login_ends_after_ten_minutes() {
+    fn login_expires_after_ten_minutes() {
         let (keyring, now) = (keyring(), Timestamp::UNIX_EPOCH);
         let login = Login::new(request(), "s".to_owned(), "n".to_owned(), "v".to_owned(), now);
         let cookie = login.seal(&keyring).unwrap();
@@ -175,7 +175,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_a_cookie_is_known_beforehand() {
+    fn oversized_login_cookie_is_detected_in_advance() {
         let keyring = keyring();
         let sized = |length| AuthorizationRequest { state: Some("x".repeat(length)), ..request() };
         assert!(Login::fits(&sized(512)));

@@ -62,7 +62,7 @@ mod tests {
 
     /// mcp-remote once gave what it read here to a shell (CVE-2025-6514).
     #[test]
-    fn c18_every_address_in_the_metadata_is_below_our_own_and_plain() {
+    fn c18_metadata_urls_are_below_public_url_and_contain_only_safe_characters() {
         let public_url: PublicUrl = "https://mcp.example.com".parse().unwrap();
         let clients = Clients::default();
         let documents = [

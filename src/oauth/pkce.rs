@@ -43,7 +43,7 @@ mod tests {
     const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
     #[test]
-    fn the_example_of_the_rfc_verifies_and_nothing_else() {
+    fn only_matching_verifier_of_rfc_7636_example_is_accepted() {
         assert!(verifies(VERIFIER, CHALLENGE));
         assert!(!verifies(&VERIFIER.to_lowercase(), CHALLENGE));
         assert!(!verifies("", CHALLENGE));

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn known_clients_listed_hosts_and_this_machine_are_let_in() {
+    fn redirects_to_known_clients_listed_hosts_and_loopback_are_allowed() {
         for uri in [
             "https://claude.ai/api/mcp/auth_callback",
             "https://claude.com/api/mcp/auth_callback",
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a6_tricks_are_refused() {
+    fn a6_malicious_redirect_uris_are_refused() {
         let any = Redirects { policy: RedirectPolicy::Any, hosts: vec![] };
         for uri in [
             "http://claude.ai/callback",
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_port_of_a_loopback_uri_may_differ() {
+    fn loopback_redirect_uri_may_differ_in_port_only() {
         for (registered, requested) in [
             ("http://127.0.0.1/", "http://127.0.0.1:4711/"),
             ("http://localhost:1/callback", "http://localhost:65535/callback"),
@@ -201,13 +201,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_other_string_than_the_registered_is_refused(requested in ".{0,80}") {
+        fn redirect_uri_must_equal_registered_string(requested in ".{0,80}") {
             let registered = "https://claude.ai/api/mcp/auth_callback";
             prop_assert_eq!(matches(registered, &requested), requested == registered);
         }
 
         #[test]
-        fn what_matches_a_loopback_uri_goes_to_loopback(port in "[0-9a-zA-Z@.:/?#-]{0,20}") {
+        fn match_for_loopback_redirect_uri_is_loopback(port in "[0-9a-zA-Z@.:/?#-]{0,20}") {
             let requested = format!("http://localhost:{port}/callback");
             if matches("http://localhost/callback", &requested) {
                 let url = Url::parse(&requested);

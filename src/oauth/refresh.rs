@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_its_session_and_generation() {
+    fn refresh_token_contains_session_and_generation() {
         let session = at_generation(7);
         let token = RefreshToken::current(&session, &keyring()).unwrap();
         assert_eq!(RefreshToken::open(&token, &keyring()), Some((session.id, 7)));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a12_a_refresh_is_for_the_sessions_client_and_resource_while_it_lives() {
+    fn a12_refresh_requires_matching_client_and_resource_and_live_session() {
         let session = at_generation(1);
         let (client, resource, now) = (session.client.id_hash.as_str(), session.resource.as_str(), session.rotated_at);
         assert_eq!(check(&session, client, None, now), Ok(()));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_current_generation_is_replaced_and_the_session_lives_on() {
+    fn current_generation_rotates_and_session_is_extended() {
         let session = at_generation(3);
         let after = SignedDuration::from_mins(5);
         let Refresh::Rotate(next) = decide_after(&session, 3, after) else { panic!() };
@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_is_repeated_however_late() {
+    fn lost_refresh_response_is_repeated_at_any_time() {
         assert_eq!(decide_after(&at_generation(3), 2, SignedDuration::from_hours(20)), Refresh::Repeat);
     }
 
     #[test]
-    fn a13_refresh_after_grace_ends_the_session() {
+    fn a13_refresh_token_replay_after_grace_ends_session() {
         let session = at_generation(3);
         assert_eq!(decide_after(&session, 1, GRACE), Refresh::Repeat);
         assert!(matches!(decide_after(&session, 1, GRACE + SignedDuration::from_secs(1)), Refresh::End(_)));
@@ -169,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_ahead_of_the_record_ends_the_session() {
+    fn generation_ahead_of_record_ends_session() {
         assert!(matches!(decide_after(&at_generation(3), 4, SignedDuration::ZERO), Refresh::End(_)));
     }
 
     #[test]
-    fn no_refresh_outlives_the_maximum() {
+    fn refresh_never_extends_session_beyond_maximum() {
         let session = at_generation(3);
         let Refresh::Rotate(next) = decide_after(&session, 3, MAX - SignedDuration::from_mins(1)) else { panic!() };
         assert_eq!(next.expires_at, session.created_at + MAX);

@@ -86,7 +86,7 @@ pub mod tests {
     }
 
     #[test]
-    fn each_path_is_a_resource_of_its_own() {
+    fn each_path_is_a_separate_resource() {
         for (resource, audience) in [
             (None, "https://mcp.example.com/mcp"),
             (Some("https://mcp.example.com/mcp"), "https://mcp.example.com/mcp"),
@@ -101,7 +101,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_foreign_resource_is_invalid_target_and_says_ours() {
+    fn foreign_resource_is_invalid_target_and_error_names_default_endpoint() {
         for resource in [
             "https://mcp.example.com",
             "https://mcp.example.com/other",

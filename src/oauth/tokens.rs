@@ -1,4 +1,4 @@
-//! The answer of the token endpoint (RFC 6749 §5.1): an access token and, for clients that refresh, a refresh token.
+//! The response of the token endpoint (RFC 6749 §5.1): an access token and, for clients that refresh, a refresh token.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -9,21 +9,21 @@ use crate::{
     session::Session,
 };
 
-/// What tokens are made with.
+/// Issues access and refresh tokens.
 pub struct Mint<'a> {
     /// Signs access tokens.
     pub signing: &'a SigningRing,
     /// Seals refresh tokens.
     pub keyring: &'a Keyring,
-    /// Our public URL, the issuer.
+    /// Public URL of this server, the `iss` claim.
     pub issuer: &'a str,
-    /// How long an access token is good, in seconds.
+    /// Lifetime of an access token in seconds.
     pub access_ttl: u64,
 }
 
 impl Mint<'_> {
-    /// The tokens of a session as it will be written: made first, so that a code or refresh token is used up only when its
-    /// answer is at hand. `jti` tells two tokens of one second apart.
+    /// Builds the token response for a session before the session is stored. A code or refresh token is thus consumed
+    /// only if its response exists. `jti` distinguishes tokens issued in the same second.
     ///
     /// # Errors
     /// `temporarily_unavailable` when no key may sign yet.
@@ -37,7 +37,7 @@ impl Mint<'_> {
     ) -> Result<Value, OAuthError> {
         let unavailable = || OAuthError::temporarily_unavailable("no token can be signed now");
         let issued = now_seconds(now);
-        // A token that outlives its session would be refused before its time.
+        // A token is refused after its session ends, so it must not claim a later expiry.
         let expires = (issued + self.access_ttl).min(now_seconds(session.expires_at));
         let scope = session.scopes.join(" ");
         let claims = AccessClaims {
@@ -79,7 +79,7 @@ mod tests {
     };
 
     #[test]
-    fn an_access_token_never_outlives_its_session() {
+    fn access_token_never_outlives_its_session() {
         let (signing, keyring) = (ring(), keyring());
         let issuer = "https://mcp.example.com";
         let mint = Mint { signing: &signing, keyring: &keyring, issuer, access_ttl: 3600 };
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_refresh_gets_no_refresh_token() {
+    fn client_without_refresh_grant_gets_no_refresh_token() {
         let (signing, keyring) = (ring(), keyring());
         let mint = Mint { signing: &signing, keyring: &keyring, issuer: "https://mcp.example.com", access_ttl: 3600 };
         let session = session("a");

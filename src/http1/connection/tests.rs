@@ -32,7 +32,7 @@ async fn read(upstream: &mut DuplexStream, text: &str) {
 }
 
 #[tokio::test]
-async fn an_exchange_needs_nobody_else_and_is_followed_by_another() {
+async fn connection_serves_consecutive_exchanges_without_a_task() {
     let (mut connection, mut upstream) = pair();
     for number in 0..3 {
         let text = format!("answer {number}");
@@ -63,7 +63,7 @@ async fn an_exchange_needs_nobody_else_and_is_followed_by_another() {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_woken_by_what_arrives_and_not_when_others_have_the_connection() {
+async fn waiting_task_is_woken_by_its_own_data_only() {
     let (mut connection, mut upstream) = pair();
     let wakes = Arc::new(Wakes::default());
     let waker = wakes.clone().into();
@@ -105,7 +105,7 @@ async fn is_ready_after(parts: [&str; 2]) -> bool {
 }
 
 #[tokio::test]
-async fn an_upstream_that_says_more_than_its_answer_is_not_asked_again() {
+async fn connection_with_excess_response_bytes_is_not_reused() {
     const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     assert!(is_ready_after([ANSWER, ""]).await);
     assert!(!is_ready_after([&ANSWER.repeat(2), ""]).await);
@@ -114,7 +114,7 @@ async fn an_upstream_that_says_more_than_its_answer_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn what_was_sent_into_a_closed_connection_comes_back() {
+async fn request_sent_on_closed_connection_is_returned() {
     let (mut connection, upstream) = pair();
     drop(upstream);
     assert!(matches!(send(&mut connection).await, Err(WireError::Io(_))));
@@ -130,7 +130,7 @@ async fn what_was_sent_into_a_closed_connection_comes_back() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_may_have_read_does_not_come_back() {
+async fn request_that_upstream_may_have_read_is_not_returned() {
     let (mut connection, mut upstream) = pair();
     let exchange = async { send(&mut connection).await.unwrap_err() };
     let answering = async move { read(&mut upstream, "POST").await };
@@ -139,7 +139,7 @@ async fn what_the_upstream_may_have_read_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn a_request_whose_body_fails_does_not_come_back_either() {
+async fn request_with_failed_body_is_not_returned() {
     let (mut connection, _upstream) = pair();
     let (_more, request) = begun(Err("the client is gone".into()));
     let sent = connection.send(request).await;
@@ -148,7 +148,7 @@ async fn a_request_whose_body_fails_does_not_come_back_either() {
 }
 
 #[tokio::test]
-async fn answers_without_content_are_followed_by_others() {
+async fn responses_without_content_leave_connection_reusable() {
     let (mut connection, mut upstream) = pair::<Full<Bytes>>();
     for (method, answer, left) in [
         (Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", Some(0)),
@@ -179,7 +179,7 @@ fn begun(part: Result<&'static str, BoxError>) -> (Parts, Outgoing<impl Body<Dat
 const BEGUN: &str = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
 
 #[tokio::test]
-async fn an_answer_before_the_whole_request_leaves_a_connection_that_is_not_ready() {
+async fn early_response_leaves_connection_not_ready() {
     let (mut connection, mut upstream) = pair();
     let (_more, request) = begun(Ok("a"));
     let exchange = async {
@@ -195,7 +195,7 @@ async fn an_answer_before_the_whole_request_leaves_a_connection_that_is_not_read
 }
 
 #[tokio::test]
-async fn a_request_goes_on_while_its_answer_does() {
+async fn request_body_continues_while_response_streams() {
     let (mut connection, mut upstream) = pair();
     let (more, request) = begun(Ok("a"));
     let exchange = async {
@@ -236,7 +236,7 @@ impl AsyncWrite for Failing {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_no_more_is_heard_all_the_same_and_not_asked_again() {
+async fn early_response_is_read_after_write_failure_and_connection_is_not_reused() {
     let (ours, mut upstream) = duplex(1024);
     let mut connection = Connection::new(tokio::io::join(ours, Failing::default()), Rc::default(), |_| true);
     upstream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -246,7 +246,7 @@ async fn an_upstream_that_takes_no_more_is_heard_all_the_same_and_not_asked_agai
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_breaks_the_answer() {
+async fn broken_connection_fails_the_response() {
     for (answer, whole) in [
         ("", false),
         ("HTTP/1.1 200 OK\r\ncontent-le", false),

@@ -44,7 +44,7 @@ fn parts(given: &[&'static str]) -> (mpsc::UnboundedSender<Result<Frame<Bytes>, 
 }
 
 #[tokio::test]
-async fn a_request_says_how_long_its_body_is_where_one_is_expected() {
+async fn request_declares_body_length_where_a_body_is_expected() {
     const HEAD: &str = "/mcp?a=b HTTP/1.1\r\nhost: gateway\r\naccept: */*\r\n";
     for method in [Method::GET, Method::DELETE, Method::HEAD] {
         let text = sent(Outgoing::new(head(method.clone()), Empty::new())).await.unwrap();
@@ -85,7 +85,7 @@ impl AsyncWrite for Stalling {
 }
 
 #[tokio::test]
-async fn a_long_body_arrives_whole_and_is_taken_as_the_peer_takes_it() {
+async fn long_body_arrives_complete_under_backpressure() {
     let (more, mut body) = parts(&[]);
     let part = Bytes::from("0123456789".repeat(500));
     (0..20).for_each(|_| more.unbounded_send(Ok(Frame::data(part.clone()))).unwrap());
@@ -139,7 +139,7 @@ impl Body for Lying {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_as_long_as_it_says_is_no_request() {
+async fn body_of_wrong_length_fails_the_request() {
     for text in ["ab", "abcd"] {
         assert!(matches!(sent(Outgoing::new(head(Method::POST), Lying(text))).await, Err(WireError::Body(_))));
     }
@@ -147,7 +147,7 @@ async fn a_body_that_is_not_as_long_as_it_says_is_no_request() {
 }
 
 #[tokio::test]
-async fn a_request_has_begun_when_something_of_its_body_is_there() {
+async fn request_starts_when_body_data_is_available() {
     let (more, body) = parts(&[]);
     let mut request = Outgoing::new(head(Method::POST), body);
     assert!(request.poll_begun(&mut cx()).is_pending());

@@ -19,7 +19,7 @@ use crate::{
     untrusted_text::deceives,
 };
 
-/// Puts MCP servers behind real logins.
+/// OAuth 2.1 login for MCP servers
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
@@ -32,12 +32,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the operator: make a proxy of each McpOAuthProxy in the cluster
+    /// Run the operator: deploy a proxy for each McpOAuthProxy in the cluster
     Controller(operator::Options),
 
-    /// Print the custom resource definitions, as YAML
+    /// Print the custom resource definitions as YAML
     Crds {
-        /// Write a file for each into this folder instead
+        /// Write one file per definition into this directory instead
         #[arg(long)]
         directory: Option<PathBuf>,
 
@@ -46,40 +46,40 @@ enum Command {
         reference: Option<PathBuf>,
     },
 
-    /// Serve an McpOAuthProxy on this machine, without a cluster and without a real issuer
+    /// Run an McpOAuthProxy locally, without a cluster and with a built-in test issuer
     #[command(after_help = "Example: mcp-oauth-operator dev -f config/samples/mcp-oauth-proxy.yaml --upstream demo")]
     Dev(dev::Options),
 
-    /// Make an encryption key and a signing key for a proxy outside a cluster; those that are there are kept
+    /// Generate an encryption key and a signing key for a standalone proxy; existing keys are kept
     #[command(
-        after_help = "Example: mcp-oauth-operator keys secrets\n\ndocs/standalone.md says what else belongs there."
+        after_help = "Example: mcp-oauth-operator keys secrets\n\ndocs/standalone.md lists the other files of this directory."
     )]
     Keys {
-        /// The folder for ENCRYPTION_KEY and signing-keys.json
+        /// Directory of ENCRYPTION_KEY and signing-keys.json
         directory: PathBuf,
 
-        /// Instead, rotate the signing keys that are there, if it is time; run it once a day
+        /// Rotate the existing signing keys if rotation is due; run it once a day
         #[arg(long)]
         rotate: bool,
     },
 
-    /// Log in to an MCP server: keep the login, print its access token, or pass a program's messages on with it
+    /// Log in to an MCP server: store the login, print an access token, or bridge a stdio client to the server
     #[command(after_help = login::EXAMPLES)]
     Login(login::Options),
 
-    /// Serve MCP endpoints behind a login, from a configuration file
+    /// Run the proxy from a configuration file
     #[command(
-        after_help = "The operator's pods run this. docs/standalone.md has a configuration for a proxy outside a cluster."
+        after_help = "The proxy pods run this command. docs/standalone.md shows a configuration for a standalone proxy."
     )]
     Proxy {
-        /// The configuration (docs/standalone.md)
+        /// Configuration file (see docs/standalone.md)
         #[arg(long)]
         config: PathBuf,
     },
 
-    /// Print every object that an McpOAuthProxy becomes, without asking a cluster
+    /// Print the Kubernetes objects of an McpOAuthProxy, without access to a cluster
     Render {
-        /// The file with the McpOAuthProxy; - is standard input
+        /// File with the McpOAuthProxy; - reads standard input
         #[arg(short, long)]
         file: PathBuf,
 
@@ -89,7 +89,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Does what the arguments say, to its end.
+    /// Runs the selected command to completion.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = match self.command {
@@ -149,25 +149,25 @@ fn run_login(options: login::Options, log: &LogOptions) -> Result<(), String> {
     install_crypto_provider()?;
     let runtime = control_runtime()?;
     let result = runtime.block_on(async { login::run(options, until_signal()?).await.map_err(harmless) });
-    // A name that is still being looked up would keep the process for as long as that takes.
+    // A pending DNS lookup would otherwise delay the exit.
     runtime.shutdown_background();
     result
 }
 
-/// One thread, this one: the request path has threads of its own, and the operator waits for its API server. tokio's other runtime
-/// would be another scheduler in the binary, and each task compiled for both.
+/// A single-threaded runtime: the request path has its own threads, and the operator mostly waits for the API server.
+/// tokio's multi-threaded runtime would add a second scheduler to the binary.
 fn control_runtime() -> Result<tokio::runtime::Runtime, String> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)
 }
 
-/// TLS everywhere in this process is done by aws-lc-rs; without this, the first connection would have to guess.
+/// Selects aws-lc-rs as the process-wide TLS provider, which rustls requires before the first connection.
 fn install_crypto_provider() -> Result<(), String> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
-        .map_err(|_| "another crypto provider has been installed already".to_owned())
+        .map_err(|_| "another crypto provider is already installed".to_owned())
 }
 
-/// Is cancelled when somebody asks the process to end: SIGTERM, or Ctrl-C.
+/// Returns a token that SIGTERM or SIGINT (Ctrl-C) cancels.
 fn until_signal() -> Result<CancellationToken, String> {
     let token = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(text)?;
@@ -220,12 +220,12 @@ fn render(file: &Path, settings: &operator::Settings) -> Result<(), String> {
     print(&operator::render(&resource, settings).map_err(text)?)
 }
 
-/// Not `print!`, which panics when the reader of a pipe has gone.
+/// Writes to standard output. `print!` would panic when the reader of a pipe has closed it.
 fn print(output: &str) -> Result<(), String> {
     std::io::stdout().lock().write_all(output.as_bytes()).map_err(text)
 }
 
-/// An error that repeats what a server says: nothing in it moves a terminal's cursor.
+/// Formats an error that may contain server text: removes terminal control characters and limits the length.
 fn harmless(error: impl Display) -> String {
     error.to_string().chars().filter(|character| *character == '\n' || !deceives(*character)).take(2_000).collect()
 }

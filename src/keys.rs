@@ -1,4 +1,4 @@
-//! `keys`: makes the secrets that a proxy outside a cluster needs and that nobody else gives.
+//! The `keys` command: generates and rotates the encryption key and the signing keys of a standalone proxy.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,44 +16,30 @@ use crate::{
     crypto::{SigningKeys, SigningKeysError},
 };
 
-/// The file with the encryption key.
+/// File name of the encryption key.
 pub const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
 
-/// The file with the signing keys.
+/// File name of the signing keys.
 pub const SIGNING_KEYS: &str = "signing-keys.json";
 
-/// Why keys could not be made.
+/// Failure to generate or rotate keys.
 #[derive(Debug, Error)]
 pub enum KeysError {
-    /// The system gave no randomness.
-    #[error("the system gives no randomness")]
+    #[error("the system's random number generator failed")]
     NoRandomness,
-    /// No signing key.
     #[error(transparent)]
     SigningKeys(#[from] SigningKeysError),
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}; `mcp-oauth-operator keys` without --rotate makes it", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file cannot be written.
+    #[error("cannot read {}: {source}; `mcp-oauth-operator keys` without --rotate creates it", .path.display())]
+    Read { path: PathBuf, source: std::io::Error },
     #[error("cannot write {}: {source}", .path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
+    Write { path: PathBuf, source: std::io::Error },
 }
 
-/// Writes an encryption key and a signing key into `directory`, readable by their owner only. What is there already is
-/// kept: another key would log everyone out. Returns the files that are new.
+/// Writes an encryption key and a signing key into `directory`, readable by their owner only. Existing files are kept:
+/// a new key would log everyone out. Returns the files it created.
 ///
 /// # Errors
-/// Which file cannot be written.
+/// A file cannot be written, or key generation fails.
 pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
     fs::create_dir_all(directory).map_err(|source| KeysError::Write { path: directory.to_owned(), source })?;
     let encryption_key = STANDARD.encode(random_bytes::<32>().ok_or(KeysError::NoRandomness)?);
@@ -68,16 +54,16 @@ pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
     Ok(new)
 }
 
-/// Rotates the signing keys in `directory`, if it is time: run it from a timer, once a day. Says whether they have changed.
-/// A proxy that runs takes them over by itself.
+/// Rotates the signing keys in `directory` if rotation is due; run it once a day. Returns whether the keys changed.
+/// A running proxy reloads them.
 ///
 /// # Errors
-/// When there are none, or they cannot be read or written.
+/// The signing keys do not exist, are invalid, or cannot be read or written.
 pub fn rotate(directory: &Path, now: Timestamp) -> Result<bool, KeysError> {
     let path = directory.join(SIGNING_KEYS);
     let text = fs::read(&path).map_err(|source| KeysError::Read { path: path.clone(), source })?;
     let Some(rotated) = SigningKeys::parse(&text)?.rotated(now)? else { return Ok(false) };
-    // Beside, then in its place: a proxy that reads meanwhile sees the one or the other.
+    // Write to a second file, then rename: a proxy that reads concurrently sees either the old or the new file.
     let new = path.with_extension("new");
     let write = || {
         let _ = fs::remove_file(&new);
@@ -88,7 +74,7 @@ pub fn rotate(directory: &Path, now: Timestamp) -> Result<bool, KeysError> {
     Ok(true)
 }
 
-/// Writes a secret file unless it is there; says whether it was written.
+/// Writes a secret file unless it exists. Returns whether it was written.
 pub(crate) fn write_new(path: &Path, content: &str) -> std::io::Result<bool> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(mut file) => file.write_all(content.as_bytes()).map(|()| true),
@@ -105,7 +91,7 @@ mod tests {
     use crate::crypto::SIGNS_FOR;
 
     #[test]
-    fn keys_are_private_and_never_replaced() {
+    fn keys_are_owner_readable_and_never_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let made = make(folder.path()).unwrap();
         assert_eq!(made.len(), 2);
@@ -116,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn rotation_adds_a_key_when_it_is_time_and_keeps_the_file_private() {
+    fn rotation_adds_key_when_due_and_keeps_file_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SIGNING_KEYS);
         assert!(rotate(folder.path(), Timestamp::now()).unwrap_err().to_string().contains("without --rotate"));
         make(folder.path()).unwrap();
-        // Not before: a second may have passed.
+        // Taken after `make`, so that `now + SIGNS_FOR` is past the key's signing period.
         let now = Timestamp::now();
         assert!(!rotate(folder.path(), now).unwrap());
         assert!(rotate(folder.path(), now + SIGNS_FOR).unwrap());

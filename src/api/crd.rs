@@ -4,22 +4,22 @@ use serde_json::{Map, Value};
 
 use super::{McpOAuthProxy, McpOAuthSession};
 
-/// One of our custom resource definitions, ready to be written out.
+/// A custom resource definition of this project, ready to be written to a file.
 #[derive(Clone, Debug)]
 pub struct CustomResource {
     /// `<plural>.<group>`, also the file name in `crds/`.
     pub name: String,
-    /// The definition in the spelling in which an API server keeps it.
+    /// The definition in the form in which an API server stores it.
     pub definition: Value,
 }
 
-/// As controller-gen writes it for every `resource.Quantity`.
+/// The pattern that controller-gen generates for `resource.Quantity`.
 const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
 
-/// The custom resource definitions of this version, in the order in which they are to be applied.
+/// The custom resource definitions of this version, in the order to apply them.
 ///
 /// # Errors
-/// When a definition cannot be turned into JSON, which no input can cause.
+/// A definition cannot be serialized to JSON; no input can cause this.
 pub fn crds() -> Result<Vec<CustomResource>, serde_json::Error> {
     [McpOAuthProxy::crd(), McpOAuthSession::crd()].into_iter().map(render).collect()
 }
@@ -28,7 +28,7 @@ fn render(crd: CustomResourceDefinition) -> Result<CustomResource, serde_json::E
     let name = crd.metadata.name.clone().unwrap_or_default();
     let mut definition = serde_json::to_value(crd)?;
     normalise(&mut definition);
-    // As the Gateway API does: a resource that no operator has seen yet says so, instead of looking finished.
+    // As in the Gateway API: a resource that no operator has reconciled yet is not Ready.
     if let Some(status) = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
         status["default"] = serde_json::json!({"conditions": [{
             "type": "Ready",
@@ -41,27 +41,27 @@ fn render(crd: CustomResourceDefinition) -> Result<CustomResource, serde_json::E
     Ok(CustomResource { name, definition })
 }
 
-/// Spells the schema as an API server stores it, so that `GitOps` tools see no difference:
-/// bounds are whole numbers (schemars writes `0.0`), and an absent field is absent rather than `nullable`.
+/// Normalises the schema to the form in which an API server stores it, so that `GitOps` tools report no difference:
+/// bounds are integers (schemars writes `0.0`), and optional fields are not `nullable`.
 fn normalise(value: &mut Value) {
     match value {
         Value::Object(object) => {
             object.remove("nullable");
-            // Formats of Rust's integer types mean nothing to the API server, which warns of them.
+            // The API server does not know the formats of Rust's integer types and warns about them.
             if object.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
                 object.remove("format");
             }
-            // Without the pattern the API server would only notice in the Deployment, and answer 500.
+            // Without the pattern, an invalid quantity would be rejected only in the Deployment, with status 500.
             let is_quantity = object
                 .get("description")
                 .and_then(Value::as_str)
                 .is_some_and(|description| description.starts_with("Quantity is a fixed-point"));
             if is_quantity && object.contains_key("x-kubernetes-int-or-string") {
-                object.insert("description".to_owned(), "An amount, such as 100m or 128Mi.".into());
+                object.insert("description".to_owned(), "Kubernetes quantity, such as 100m or 128Mi.".into());
                 object.insert("pattern".to_owned(), QUANTITY.into());
                 object.insert("anyOf".to_owned(), serde_json::json!([{"type": "integer"}, {"type": "string"}]));
             }
-            // Claims name members of the pod's resourceClaims, which we do not have.
+            // Claims refer to the pod's resourceClaims, which this CRD does not expose.
             if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut)
                 && properties.contains_key("limits")
                 && properties.contains_key("requests")
@@ -93,7 +93,7 @@ fn is_condition(schema: &Map<String, Value>) -> bool {
     ["lastTransitionTime", "reason", "status", "type"].into_iter().all(has)
 }
 
-/// The checks that kubebuilder writes for `metav1.Condition`.
+/// Adds the validation that kubebuilder generates for `metav1.Condition`.
 fn check_condition(schema: &mut Map<String, Value>) {
     let checks = [
         (
@@ -139,14 +139,14 @@ mod tests {
         }
     }
 
-    /// What is inside Kubernetes' own types, whose bounds are Kubernetes' own.
+    /// Whether the field belongs to a Kubernetes type, whose bounds Kubernetes defines.
     fn is_kubernetes_type(path: &str) -> bool {
         let types = ["resources.", "tolerations[]", "affinity.", "topologySpreadConstraints[]", "imagePullSecrets[]"];
         path.split_once(".spec.pod.").is_some_and(|(_, field)| types.iter().any(|own| field.starts_with(own)))
     }
 
     #[test]
-    fn every_field_is_described() {
+    fn every_field_has_a_description() {
         for (name, schema) in schemas() {
             visit(&name, &schema, &mut |path, schema| {
                 let is_field = path.contains('.') && path != name && !path.ends_with(']') && !is_kubernetes_type(path);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_that_nobody_has_seen_is_not_ready() {
+    fn new_resource_defaults_to_ready_unknown() {
         let schemas = schemas();
         let status = |index: usize| &schemas[index].1["properties"]["status"];
         assert_eq!(status(0)["default"]["conditions"][0]["status"], "Unknown");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_whole_numbers_and_nothing_is_nullable() {
+    fn bounds_are_integers_and_no_field_is_nullable() {
         for (_, schema) in schemas() {
             let text = schema.to_string();
             assert!(!text.contains("nullable"));

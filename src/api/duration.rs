@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A length of time in the form of GEP-2257 (`1h`, `90s`, `2h30m`, `500ms`), kept as it was written.
+/// A GEP-2257 duration (`1h`, `90s`, `2h30m`, `500ms`). Keeps the original text.
 ///
 /// Source: <https://gateway-api.sigs.k8s.io/geps/gep-2257/>.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -13,13 +13,13 @@ pub struct Duration {
     length: std::time::Duration,
 }
 
-/// What was written is not a GEP-2257 duration.
+/// The text is not a GEP-2257 duration.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("{0:?} is not a duration: write up to four numbers with a unit h, m, s or ms, such as 1h, 90s or 2h30m")]
 pub struct InvalidDuration(String);
 
 impl Duration {
-    /// The pattern of GEP-2257, for the schema.
+    /// The pattern of GEP-2257, for the CRD schema.
     pub(super) const PATTERN: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
     /// The same for arithmetic with timestamps.
@@ -27,25 +27,22 @@ impl Duration {
         jiff::SignedDuration::try_from(self.get()).unwrap_or(jiff::SignedDuration::MAX)
     }
 
-    /// A duration of whole seconds.
     #[must_use]
     pub fn from_secs(seconds: u64) -> Self {
         Self { written: format!("{seconds}s"), length: std::time::Duration::from_secs(seconds) }
     }
 
-    /// A duration of whole hours.
     #[must_use]
     pub fn from_hours(hours: u64) -> Self {
         Self { written: format!("{hours}h"), length: std::time::Duration::from_secs(hours * 3600) }
     }
 
-    /// The length.
     #[must_use]
     pub const fn get(&self) -> std::time::Duration {
         self.length
     }
 
-    /// The length in whole seconds, for `expires_in` and cookies.
+    /// Whole seconds, rounded down, for `expires_in` and cookies.
     #[must_use]
     pub const fn as_secs(&self) -> u64 {
         self.length.as_secs()
@@ -124,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gep_2257_forms_are_read() {
+    fn gep_2257_durations_parse_and_keep_their_text() {
         for (written, milliseconds) in
             [("1h", 3_600_000), ("90s", 90_000), ("2h30m", 9_000_000), ("500ms", 500), ("1m1ms", 60_001)]
         {
@@ -135,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_the_forms_to_write() {
+    fn invalid_duration_error_shows_valid_examples() {
         for written in ["", "1", "h", "1d", "1.5h", "-1s", "123456s", "1h1h1h1h1h", "1 h", "١h"] {
             let error = written.parse::<Duration>().unwrap_err().to_string();
             assert!(error.contains("such as 1h, 90s or 2h30m"), "{written}: {error}");

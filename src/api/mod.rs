@@ -1,6 +1,6 @@
-//! The custom resources that people write, the foreign kind we create, and the value types they share.
+//! The custom resources, the 1Password resource that the operator creates, and the value types they share.
 //!
-//! Nothing here talks to anybody: no client, no clock, no files. Both `operator` and `proxy` build on these types.
+//! Pure types: no client, no clock, no file access. Both `operator` and `proxy` use them.
 
 mod crd;
 mod duration;
@@ -20,5 +20,5 @@ pub use session::{McpOAuthSession, McpOAuthSessionSpec, SessionClaims, SessionCl
 pub use size::{InvalidSize, Size};
 pub use url::{InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl, is_loopback_host};
 
-/// The API group of our resources.
+/// API group of the custom resources.
 pub const GROUP: &str = "mcp.jomcgi.dev";

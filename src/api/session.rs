@@ -5,8 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-// Everything is in the spec: a status subresource would cost a second write a login.
-/// The login. Times are RFC 3339 strings in UTC.
+// All fields are in the spec: a status subresource would require a second write per login.
+/// State of the session. Times are RFC 3339 strings in UTC.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "mcp.jomcgi.dev",
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     category = "mcp",
     namespaced,
     derive = "PartialEq",
-    doc = "One login of one person with one MCP client. Delete it to log that client out: the next request is refused. It is written by the proxy's pods; a changed one counts as ended.",
+    doc = "Session of one person with one MCP client. Delete it to log that client out: its next request is rejected. Only the proxy's pods write sessions; a session modified by anyone else is invalid.",
     selectable = ".spec.user.email",
     selectable = ".spec.proxy",
     printcolumn(name = "User", type_ = "string", json_path = ".spec.user.email"),
@@ -31,102 +31,102 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.proxy == oldSelf.proxy && self.user == oldSelf.user && self.client == oldSelf.client && self.scopes == oldSelf.scopes && self.resource == oldSelf.resource && self.createdAt == oldSelf.createdAt")
-        .message("whose session it is cannot be changed: delete the session, the person logs in again")
+        .message("proxy, user, client, scopes, resource and createdAt are immutable: delete the session, and the person logs in again")
 )]
 pub struct McpOAuthSessionSpec {
-    /// Name of the McpOAuthProxy of this namespace that the person logged in at.
+    /// Name of the McpOAuthProxy in this namespace that created the session.
     #[schemars(length(max = 52))]
     pub proxy: String,
-    /// Who logged in.
+    /// Person who logged in.
     pub user: SessionUser,
-    /// The MCP client they logged in with.
+    /// MCP client of the session.
     pub client: SessionClient,
-    /// The scopes that the client was granted.
+    /// Scopes granted to the client.
     #[schemars(length(max = 16), inner(length(max = 64)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub scopes: Vec<String>,
-    /// The MCP endpoint that the tokens are for (RFC 8707).
+    /// URL of the MCP endpoint for which the tokens are valid (RFC 8707).
     #[schemars(length(max = 1024))]
     pub resource: String,
-    /// When the person logged in.
+    /// Time of the login.
     #[schemars(length(max = 40))]
     pub created_at: String,
-    /// Pending until the client has fetched its tokens, then Active.
+    /// Pending until the client has exchanged its authorization code for tokens, then Active.
     pub phase: SessionPhase,
-    /// The generation of the newest refresh token.
+    /// Generation of the current refresh token: incremented at each rotation.
     #[schemars(range(min = 0))]
     pub rotation: i64,
-    /// When the newest refresh token was made.
+    /// Time at which the current refresh token was issued.
     #[schemars(length(max = 40))]
     pub rotated_at: String,
-    /// When the session ends unless the client refreshes before.
+    /// Time at which the session expires unless the client refreshes its tokens.
     #[schemars(length(max = 40))]
     pub expires_at: String,
-    /// What the issuer said of the person, as far as the access rules read it.
+    /// Claims from the issuer that the access rules evaluate.
     pub claims: SessionClaims,
-    /// The issuer's refresh token, encrypted: with it the issuer is asked whether the person is still there.
+    /// Encrypted refresh token of the issuer, used to check that the account still exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub upstream_token: Option<String>,
-    /// Until when a pod that is asking the issuer does so alone.
+    /// End of the lease of the pod that is currently checking the account at the issuer. Other pods wait until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub leased_until: Option<String>,
-    /// Authenticates all other fields, and the name; a session whose mac does not fit is ended.
+    /// Message authentication code over the name and all other fields. A session with an invalid code is ended.
     #[schemars(length(max = 128))]
     pub mac: String,
 }
 
-/// Who logged in. Issuer and subject identify a person; the e-mail is what the upstream is told.
+/// Person who logged in, identified by issuer and subject. The e-mail address is sent to the upstream.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionUser {
-    /// The OpenID Connect issuer.
+    /// OpenID Connect issuer.
     #[schemars(length(max = 512))]
     pub issuer: String,
-    /// The issuer's own stable identifier of the person (sub).
+    /// Stable identifier of the person at the issuer (sub claim).
     #[schemars(length(max = 255))]
     pub subject: String,
-    /// The verified e-mail address, lower-cased.
+    /// Verified e-mail address in lower case.
     #[schemars(length(max = 320))]
     pub email: String,
 }
 
-/// The MCP client of a session.
+/// MCP client of the session.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionClient {
-    /// The name the client gave itself when it registered.
+    /// Self-declared name of the client.
     #[schemars(length(max = 128))]
     pub name: String,
-    /// SHA-256 of the client id, base64url.
+    /// SHA-256 of the client ID, base64url.
     #[schemars(length(max = 64))]
     pub id_hash: String,
-    /// The host that the person's browser was sent back to.
+    /// Host of the client's redirect URI.
     #[schemars(length(max = 255))]
     pub redirect_host: String,
 }
 
-/// How far a login has come.
+/// Phase of the session.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum SessionPhase {
-    /// The person has logged in; the client has not yet fetched its tokens.
+    /// The person has logged in; the client has no tokens yet.
     Pending,
     /// The client has its tokens.
     Active,
 }
 
-/// What the issuer said of the person, as far as the access rules read it.
+/// Claims from the issuer that the access rules evaluate.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionClaims {
-    /// Google's hd: the Workspace domain that vouches for the account.
+    /// Workspace domain of the account (Google's hd claim).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub hosted_domain: Option<String>,
-    /// Whether the issuer says that the address is the person's.
+    /// Whether the issuer has verified the e-mail address (email_verified claim).
     pub email_verified: bool,
-    /// The person's groups, if access.groups asks for them.
+    /// Groups of the person, limited to what access.groups requires.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 256)))]
     pub groups: Vec<String>,

@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A number of bytes as Kubernetes writes amounts of memory (`64Ki`, `16Mi`), between 1Ki and 1Gi, kept as it was written.
+/// A size in bytes in the notation of Kubernetes (`64Ki`, `16Mi`), 1Ki to 1Gi. Keeps the original text.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Size {
@@ -11,22 +11,20 @@ pub struct Size {
     bytes: u64,
 }
 
-/// What was written is not such a number.
+/// The text is not a valid size.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("{0:?} is not a size: write a number of Ki or Mi, such as 512Ki or 16Mi, 1Gi at most")]
 pub struct InvalidSize(String);
 
 impl Size {
-    /// The pattern, for the schema. A number that is larger is written with the next unit.
+    /// The pattern for the CRD schema. Larger numbers use the next unit.
     pub(super) const PATTERN: &str = "^([1-9][0-9]{0,3}Ki|[1-9][0-9]{0,2}Mi|1Gi)$";
 
-    /// A number of Mi.
     #[must_use]
     pub fn from_mebibytes(mebibytes: u32) -> Self {
         Self { written: format!("{mebibytes}Mi"), bytes: u64::from(mebibytes) << 20 }
     }
 
-    /// In bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -91,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_kubernetes_reads_them() {
+    fn sizes_parse_as_kubernetes_quantities() {
         for (written, bytes) in [("1Ki", 1024), ("9999Ki", 9999 * 1024), ("16Mi", 16 << 20), ("1Gi", 1 << 30)] {
             let size: Size = written.parse().unwrap();
             assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, written));
@@ -100,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_to_write() {
+    fn invalid_size_error_shows_valid_examples() {
         for written in
             ["", "Mi", "0Mi", "01Mi", "1", "1024", "10000Ki", "1000Mi", "2Gi", "1M", "-1Mi", "1.5Mi", "1 Mi", "١Mi"]
         {

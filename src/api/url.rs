@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::{Host, Url};
 
-/// An address or path that a field does not take; the message says what to write instead.
+/// An invalid URL or path; the message states the expected form.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("{message} (it says {written:?})")]
 pub struct InvalidUrl {
@@ -18,8 +18,8 @@ impl InvalidUrl {
     }
 }
 
-/// Whether a host, as [`Url::host`] gives it, can only be this machine: `127.0.0.0/8`, `::1`, `localhost` and the
-/// names under it (RFC 6761 §6.3).
+/// Whether a host from [`Url::host`] is a loopback host: `127.0.0.0/8`, `::1`, `localhost` and its subdomains
+/// (RFC 6761 §6.3).
 #[must_use]
 pub fn is_loopback_host(host: &Host<&str>) -> bool {
     match host {
@@ -29,7 +29,7 @@ pub fn is_loopback_host(host: &Host<&str>) -> bool {
     }
 }
 
-/// https, or http where nobody is in between.
+/// https, or http to a loopback host.
 fn is_secure(url: &Url) -> bool {
     match url.scheme() {
         "https" => url.host().is_some(),
@@ -50,7 +50,7 @@ macro_rules! checked_string {
         pub struct $name(String);
 
         impl $name {
-            /// What was written, byte for byte.
+            /// The original text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -89,33 +89,33 @@ macro_rules! checked_string {
 }
 
 checked_string!(
-    /// The address clients know us by: the issuer of RFC 8414, byte for byte. An origin without path or slash.
+    /// The proxy's public origin, without path or trailing slash. It is the issuer identifier (RFC 8414).
     PublicUrl,
     check_public_url
 );
 
 checked_string!(
-    /// The OpenID Connect issuer that people log in at.
+    /// URL of the OpenID Connect issuer at which people log in.
     IssuerUrl,
     check_issuer_url
 );
 
 checked_string!(
-    /// Where requests are forwarded to: an http or https address; a path in it is put before each forwarded path.
+    /// URL of the upstream, http or https. Its path is prepended to each forwarded path.
     UpstreamUrl,
     check_upstream_url
 );
 
 checked_string!(
-    /// A path that is forwarded; `*` stands for exactly one segment.
+    /// A forwarded path; `*` matches exactly one segment.
     PathPattern,
     check_path_pattern
 );
 
 fn check_public_url(written: &str) -> Result<(), &'static str> {
-    const MESSAGE: &str = "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, and without the port that goes without saying, :443 (http only for localhost)";
+    const MESSAGE: &str = "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, no default port (:443) (http only for localhost)";
     let url = Url::parse(written).map_err(|_| MESSAGE)?;
-    // Clients compare the issuer byte for byte, so only the one spelling that a URL parser leaves alone will do.
+    // Clients compare the issuer byte for byte, so only the normalised form is accepted.
     if is_secure(&url) && has_nothing_but_path(&url) && url.origin().ascii_serialization() == written {
         Ok(())
     } else {
@@ -140,11 +140,11 @@ fn check_upstream_url(written: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The paths that are ours at the public URL; an upstream path may be none of these, nor lie below one.
+/// Paths of the proxy's own endpoints; an upstream path must not equal one or lie below one.
 const OWN_PATHS: [&str; 8] =
     ["/.well-known", "/authorize", "/callback", "/consent", "/jwks", "/register", "/revoke", "/token"];
 
-/// The longest segment that a `*` stands for, in bytes: the resource's URL becomes part of codes, cookies and records.
+/// Maximum length in bytes of a segment that `*` matches: the resource's URL is part of codes, cookies and session records.
 const MAX_SEGMENT: usize = 128;
 
 fn check_path_pattern(written: &str) -> Result<(), &'static str> {
@@ -174,13 +174,13 @@ impl IssuerUrl {
 }
 
 impl PublicUrl {
-    /// Whether browsers reach us over TLS: then cookies are `Secure` and have the `__Host-` prefix.
+    /// Whether browsers connect over TLS. Cookies are then `Secure` and have the `__Host-` prefix.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.starts_with("https://")
     }
 
-    /// The address of one of our paths; `path` begins with a slash.
+    /// The URL of `path`, which begins with a slash.
     #[must_use]
     pub fn join(&self, path: &str) -> String {
         format!("{}{path}", self.0)
@@ -188,14 +188,14 @@ impl PublicUrl {
 }
 
 impl PathPattern {
-    /// Whether it names one path rather than a family of them.
+    /// Whether the pattern contains no `*`.
     #[must_use]
     pub fn is_literal(&self) -> bool {
         !self.0.contains('*')
     }
 
-    /// Whether `path`, which must have no slash at its end, is one of those meant. Nothing is decoded: what is not
-    /// spelled plainly does not match.
+    /// Whether `path`, without trailing slash, matches the pattern. Nothing is percent-decoded: an encoded path does not
+    /// match.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         if self.is_literal() {
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn public_url_is_an_origin_in_its_one_spelling() {
+    fn public_url_is_a_normalised_origin() {
         for good in
             ["https://mcp.example.com", "https://mcp.example.com:8443", "http://localhost:8080", "http://[::1]:1"]
         {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn http_issuers_are_for_loopback_only() {
+    fn http_issuer_is_accepted_for_loopback_only() {
         assert!("http://login.localhost:9000".parse::<IssuerUrl>().is_ok());
         assert!("https://login.microsoftonline.com/tenant/v2.0".parse::<IssuerUrl>().is_ok());
         assert!("http://idp.example.com".parse::<IssuerUrl>().is_err());
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_one_plain_segment() {
+    fn star_matches_exactly_one_unencoded_segment() {
         let pattern: PathPattern = "/servers/*/mcp".parse().unwrap();
         assert!(pattern.matches("/servers/0f3a/mcp"));
         for path in [
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn own_endpoints_cannot_be_shadowed() {
+    fn upstream_path_cannot_shadow_own_endpoints() {
         for bad in
             ["/token", "/token/x", "/.well-known/mcp", "/*", "/*/mcp", "mcp", "/mcp/", "/a*b", "/a//b", "/a/../b"]
         {
@@ -284,9 +284,9 @@ mod tests {
     }
 
     proptest! {
-        /// Nobody reads what we take in another way: it is what a URL parser makes of it, and of one spelling.
+        /// An accepted URL has one interpretation: the URL parser's, in normalised form.
         #[test]
-        fn what_is_taken_for_an_origin_is_one_and_in_its_one_spelling(
+        fn accepted_origin_equals_its_normalised_form(
             text in prop_oneof![".*", "https?://[a-zA-Z0-9.@:/?#\\\\\\[\\]%-]{0,40}"],
         ) {
             if let Ok(origin) = text.parse::<PublicUrl>() {
@@ -302,7 +302,7 @@ mod tests {
         }
 
         #[test]
-        fn a_path_that_matches_has_nothing_to_decode_or_to_climb(path in "/servers/[a-z0-9./%;\\\\#?~_-]{0,20}/mcp") {
+        fn matching_path_has_no_encoding_and_no_dot_segments(path in "/servers/[a-z0-9./%;\\\\#?~_-]{0,20}/mcp") {
             let pattern: PathPattern = "/servers/*/mcp".parse().unwrap();
             if pattern.matches(&path) {
                 prop_assert_eq!(path.matches('/').count(), 3);

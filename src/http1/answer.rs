@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn content_length_follows_rfc_9112() {
+    fn content_framing_follows_rfc_9112() {
         assert_eq!(framing("Content-Length: 7\r\n"), Framing::Length(7));
         assert_eq!(framing("Content-Length: 7\r\ncontent-length: 7\r\n"), Framing::Length(7));
         assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::CHUNKED);

@@ -52,10 +52,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
         ),
         (|spec| spec.upstream.limits.concurrency = 0, "spec.upstream.limits.concurrency"),
         (|spec| spec.upstream.limits.streams = Some(0), "spec.upstream.limits.streams"),
-        (
-            |spec| spec.public_url = "https://mcp.example.com:443".to_owned(),
-            "without the port that goes without saying",
-        ),
+        (|spec| spec.public_url = "https://mcp.example.com:443".to_owned(), "no default port (:443)"),
         (|spec| spec.credentials.keys.client_id = "..".to_owned(), "does not begin with .."),
         (|spec| spec.trusted_proxies = vec!["10.0.0.1".to_owned()], "a range of addresses, such as 10.42.0.0/16"),
         (|spec| spec.clients.origins = vec!["https://a.example/".to_owned()], "no slash at the end"),

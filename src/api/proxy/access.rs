@@ -2,10 +2,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether some list is not empty.
+/// CEL: at least one of the allow lists is not empty.
 const LISTED: &str = "[has(self.emails) && size(self.emails) > 0, has(self.domains) && size(self.domains) > 0, has(self.groups) && size(self.groups) > 0].exists(listed, listed)";
 
-/// Who may log in. The rules are applied at each login and each refresh, and to all sessions when they change.
+/// Access rules: which people may log in. The proxy evaluates them at each login and each token refresh, and for all
+/// existing sessions when they change.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -15,11 +16,12 @@ const LISTED: &str = "[has(self.emails) && size(self.emails) > 0, has(self.domai
         .message("policy AnyUser lets everyone in, whatever is listed: remove emails, domains and groups, or write policy: Listed")
 )]
 pub struct Access {
-    /// Listed lets in who is in one of the lists; AnyUser everyone whom the issuer knows.
+    /// Access policy. Listed (default): a person must match emails, domains or groups. AnyUser: everyone who can log in at
+    /// the issuer is allowed.
     #[serde(default)]
     pub policy: AccessPolicy,
 
-    /// E-mail addresses, compared without regard to case.
+    /// Allowed e-mail addresses, such as ada@example.com. Case-insensitive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), inner(length(min = 3, max = 320)))]
     #[x_kube(
@@ -29,8 +31,8 @@ pub struct Access {
     )]
     pub emails: Vec<String>,
 
-    /// Domains, such as example.com: with Google the Workspace domain that vouches for the account (hd), with other
-    /// issuers the part of the verified address behind the @.
+    /// Allowed domains, such as example.com. With Google: the Workspace domain of the account (hd claim). With other
+    /// issuers: the domain of the verified e-mail address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 253)))]
     #[x_kube(
@@ -40,13 +42,14 @@ pub struct Access {
     )]
     pub domains: Vec<String>,
 
-    /// Groups of the issuer, as identityProvider.groupsClaim names them.
+    /// Allowed groups, as listed in the claim that identityProvider.groupsClaim names. Requires identityProvider.groupsClaim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 256)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub groups: Vec<String>,
 
-    /// E-mail addresses that are refused, and logged out at once, whatever else holds.
+    /// Denied e-mail addresses. They take precedence over all other access rules; existing sessions of these people end at
+    /// once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), inner(length(min = 3, max = 320)))]
     #[x_kube(
@@ -57,12 +60,12 @@ pub struct Access {
     pub blocked: Vec<String>,
 }
 
-/// Whether the lists decide who may log in.
+/// Access policy: whether the allow lists apply.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum AccessPolicy {
-    /// Who is in one of the lists.
+    /// People who match at least one of the lists.
     #[default]
     Listed,
-    /// Everyone whom the issuer knows.
+    /// Everyone who can log in at the issuer.
     AnyUser,
 }

@@ -4,53 +4,55 @@ use serde::{Deserialize, Serialize};
 
 use super::SecretKeyReference;
 
-/// Which MCP clients may connect.
+/// MCP clients: how they register, and which of them may connect.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Clients {
-    /// Whether clients may register themselves (RFC 7591). Nothing is stored for a registration.
+    /// Dynamic client registration (RFC 7591): Enabled (default) or Disabled. Registrations are stateless: the proxy stores
+    /// nothing for them.
     #[serde(default)]
     pub dynamic_registration: DynamicRegistration,
 
-    /// Which clients may name themselves by the address of a metadata document, as Claude and VS Code do, instead of
-    /// registering. The proxy fetches the document.
+    /// Client ID metadata documents: which clients may use the URL of a metadata document as their client ID, as Claude and
+    /// VS Code do, instead of registering. The proxy fetches the document. Known (default), Any or Disabled.
     #[serde(default)]
     pub metadata_documents: MetadataDocuments,
 
-    /// Where a person's browser may be sent back to.
+    /// Allowed redirect URIs of clients that are not listed in static.
     #[serde(default)]
     pub redirects: Redirects,
 
-    /// Clients that want an id typed in by hand, such as the advanced settings of a connector in claude.ai.
+    /// Preregistered clients: clients whose client ID is configured by hand, for example in the advanced settings of a
+    /// connector in claude.ai.
     #[serde(default, rename = "static", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["clientID".into()]))]
     pub listed: Vec<StaticClient>,
 
-    /// Web pages that may call an MCP endpoint from a browser, besides our own, those of the well-known MCP clients and of
-    /// redirects.hosts, and this machine's (localhost), such as https://tools.example.com. Programs that are not web pages need
-    /// no entry.
+    /// Additional browser origins that may call the MCP endpoints, such as https://tools.example.com. Always allowed: the
+    /// proxy's own origin, localhost, well-known MCP clients and the hosts in redirects.hosts. Clients that do not run in a
+    /// browser need no entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50), inner(length(min = 1, max = 300)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(origin, origin.matches('^[a-z][a-z0-9+.-]*://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|[[][0-9a-f:.]+[]])(:[0-9]{1,5})?$') && !origin.matches('^(https:.*:443|http:.*:80)$'))")
-            .message("each of clients.origins must be an origin as browsers send it: scheme and host in lower case, a port only where it does not go without saying, no path and no slash at the end, such as https://tools.example.com")
+            .message("each of clients.origins must be an origin as browsers send it: scheme and host in lower case, no default port, no path and no slash at the end, such as https://tools.example.com")
     )]
     pub origins: Vec<String>,
 }
 
 impl Clients {
-    /// Checks of `origins` what the CRD's rule checks for a resource.
+    /// Applies the CRD's rule for `origins` to a configuration file.
     ///
     /// # Errors
-    /// What to write instead.
+    /// An invalid origin; the message states the expected form.
     pub fn check_origins(&self) -> Result<(), &'static str> {
         if self.origins.iter().all(|origin| is_origin(origin)) {
             return Ok(());
         }
         Err(
-            "each of clients.origins must be an origin as browsers send it: scheme and host in lower case, a port only where it does not go without saying, no path and no slash at the end, such as https://tools.example.com",
+            "each of clients.origins must be an origin as browsers send it: scheme and host in lower case, no default port, no path and no slash at the end, such as https://tools.example.com",
         )
     }
 }
@@ -78,33 +80,33 @@ fn is_origin(text: &str) -> bool {
         })
 }
 
-/// Whether clients may register themselves.
+/// Whether dynamic client registration (RFC 7591) is available.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum DynamicRegistration {
-    /// POST /register answers with a client id.
+    /// POST /register issues a client ID.
     #[default]
     Enabled,
-    /// There is no /register. Clients that registered before go on working.
+    /// The /register endpoint is not available. Clients that registered earlier continue to work.
     Disabled,
 }
 
-/// Which clients may name themselves by the address of a metadata document.
+/// Which hosts may serve client ID metadata documents.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum MetadataDocuments {
-    /// Those whose document lies at a well-known MCP client's host (claude.ai, vscode.dev, ...) or one of redirects.hosts.
+    /// Hosts of well-known MCP clients (claude.ai, vscode.dev, ...) and redirects.hosts.
     #[default]
     Known,
-    /// Those of every public https host: anybody can then make the proxy fetch a document from the internet.
+    /// Every public https host. Anyone can then make the proxy fetch a document from the internet.
     Any,
-    /// None.
+    /// No host: metadata documents are not accepted.
     Disabled,
 }
 
-/// A client that is known by an id typed in by hand.
+/// A preregistered client.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaticClient {
-    /// The id to type in, such as claude-ai.
+    /// Client ID to configure in the client, such as claude-ai.
     #[serde(rename = "clientID")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(
@@ -113,12 +115,12 @@ pub struct StaticClient {
     )]
     pub client_id: String,
 
-    /// Where the client's secret is. Without it the client is a public one, which PKCE alone protects.
+    /// Reference to the client secret. Without it the client is a public client, protected by PKCE only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyReference>,
 
-    /// Where a person's browser may be sent back to, compared byte for byte but for the port of a loopback address. What is
-    /// listed here need not be let in by redirects.
+    /// Allowed redirect URIs, such as https://claude.ai/api/mcp/auth_callback. Compared byte for byte, except for the port of
+    /// a loopback address. The rules in redirects do not apply to them.
     #[serde(rename = "redirectURIs")]
     #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 512)))]
     #[x_kube(
@@ -130,10 +132,10 @@ pub struct StaticClient {
 }
 
 impl StaticClient {
-    /// Checks what the CRD's rules check for a resource.
+    /// Applies the CRD's rules to a configuration file.
     ///
     /// # Errors
-    /// What to write instead.
+    /// The first invalid field; the message states the expected form.
     pub fn check(&self) -> Result<(), &'static str> {
         let of_an_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
         if !self.client_id.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -142,7 +144,7 @@ impl StaticClient {
         {
             return Err("each clients.static[].clientID is made of letters, digits and . _ ~ -, such as claude-ai");
         }
-        // They become a file's path.
+        // Name and key become part of a file path.
         let is_name = |name: &str| !name.is_empty() && !name.contains('/') && !name.starts_with("..") && name != ".";
         if self.secret_ref.as_ref().is_some_and(|secret| !is_name(&secret.name) || !is_name(&secret.key)) {
             return Err("clients.static[].secretRef must name a Secret and one of its keys");
@@ -167,7 +169,7 @@ fn may_be_listed(uri: &str) -> bool {
     }
 }
 
-/// Where a person's browser may be sent back to after a login.
+/// Allowed redirect URIs: where the browser may be redirected after a login.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -175,12 +177,12 @@ fn may_be_listed(uri: &str) -> bool {
         .message("policy Any takes every https host, whatever is listed: remove hosts, or write policy: Known")
 )]
 pub struct Redirects {
-    /// Known: well-known MCP clients' hosts (claude.ai, vscode.dev, ...), this machine (localhost), and hosts. Any: every
-    /// https host.
+    /// Redirect policy. Known (default): hosts of well-known MCP clients (claude.ai, vscode.dev, ...), localhost and hosts.
+    /// Any: every https host and localhost.
     #[serde(default)]
     pub policy: RedirectPolicy,
 
-    /// Further hosts that clients may be sent back to, such as chat.example.com.
+    /// Additional redirect hosts with policy Known, such as chat.example.com.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 253)))]
     #[x_kube(
@@ -191,12 +193,12 @@ pub struct Redirects {
     pub hosts: Vec<String>,
 }
 
-/// Which hosts a browser may be sent back to.
+/// Which hosts are allowed in redirect URIs.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum RedirectPolicy {
-    /// Well-known MCP clients' hosts, loopback, and those listed.
+    /// Hosts of well-known MCP clients, loopback addresses and the listed hosts.
     #[default]
     Known,
-    /// Every https host and loopback.
+    /// Every https host and loopback addresses.
     Any,
 }

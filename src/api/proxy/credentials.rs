@@ -1,7 +1,7 @@
 use kube::{KubeSchema, core::Rule};
 use serde::{Deserialize, Serialize};
 
-/// Where the client id, the client secret and the encryption key come from: exactly one source.
+/// Source of the client ID, the client secret and the encryption key. Exactly one of onePassword and secretRef.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -9,24 +9,24 @@ use serde::{Deserialize, Serialize};
         .message("credentials needs exactly one source: write either onePassword or secretRef")
 )]
 pub struct Credentials {
-    /// A 1Password item. The 1Password operator makes a Secret with this resource's name from it.
+    /// 1Password item that holds the credentials. The 1Password operator creates a Secret with this resource's name from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_password: Option<OnePasswordSource>,
 
-    /// A Secret of this namespace.
+    /// Secret in this namespace that holds the credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretReference>,
 
-    /// The names of the keys in the Secret, for items that call them otherwise.
+    /// Key names in the Secret. Set them if the Secret or item does not use the default names.
     #[serde(default)]
     pub keys: CredentialKeys,
 }
 
-/// An item of a 1Password vault.
+/// An item in a 1Password vault.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OnePasswordSource {
-    /// vaults/VAULT/items/ITEM, each by its title or id.
+    /// Path of the item: vaults/VAULT/items/ITEM. VAULT and ITEM are titles or IDs.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
         validation = Rule::new("self.matches('^vaults/[^/]+/items/[^/]+$')")
@@ -35,11 +35,11 @@ pub struct OnePasswordSource {
     pub item_path: String,
 }
 
-/// A Secret of the same namespace.
+/// A Secret in the same namespace.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretReference {
-    /// The Secret's name.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
@@ -48,11 +48,11 @@ pub struct SecretReference {
     pub name: String,
 }
 
-/// One key of a Secret of the same namespace.
+/// A key of a Secret in the same namespace.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyReference {
-    /// The Secret's name.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
@@ -60,42 +60,44 @@ pub struct SecretKeyReference {
     )]
     pub name: String,
 
-    /// The key in the Secret.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = key_rule())]
     pub key: String,
 }
 
-/// A Secret's keys are file names in the pods.
+/// Keys of a Secret are file names in the pods.
 fn key_rule() -> Rule {
     Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')")
         .message("a Secret's key is made of letters, digits and -._, and does not begin with ..")
 }
 
-/// The names of the keys in the credentials' Secret.
+/// Key names in the credentials Secret.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialKeys {
-    /// Holds the client id that the issuer gave us.
+    /// Key of the client ID at the issuer. Default: OAUTH_CLIENT_ID.
     #[serde(default = "default_client_id", rename = "clientID")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = key_rule())]
     pub client_id: String,
 
-    /// Holds the client secret that the issuer gave us.
+    /// Key of the client secret at the issuer. Default: OAUTH_CLIENT_SECRET.
     #[serde(default = "default_client_secret")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = key_rule())]
     pub client_secret: String,
 
-    /// Holds 32 random bytes in base64 (openssl rand -base64 32): seals client ids, codes and refresh tokens. Who changes
-    /// it keeps the former one under previousEncryptionKey; otherwise everybody has to log in again.
+    /// Key of the encryption key: 32 random bytes in base64 (openssl rand -base64 32). It encrypts client IDs, authorization
+    /// codes and refresh tokens. When you rotate it, keep the old value under previousEncryptionKey; otherwise everyone has
+    /// to log in again. Default: ENCRYPTION_KEY.
     #[serde(default = "default_encryption_key")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = key_rule())]
     pub encryption_key: String,
 
-    /// Holds the encryption key before the present one, and may be absent: what it has sealed goes on being good.
+    /// Key of the previous encryption key. Optional in the Secret. Data encrypted with it remains valid. Default:
+    /// PREVIOUS_ENCRYPTION_KEY.
     #[serde(default = "default_previous_encryption_key")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = key_rule())]

@@ -4,11 +4,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The OpenID Connect issuer that people log in at.
+/// OpenID Connect issuer at which people log in.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IdentityProvider {
-    /// The issuer's address as its discovery document spells it, such as https://accounts.google.com.
+    /// Issuer URL, exactly as in the issuer's discovery document, such as https://accounts.google.com.
     #[serde(rename = "issuerURL")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
@@ -17,7 +17,7 @@ pub struct IdentityProvider {
     )]
     pub issuer_url: String,
 
-    /// The scopes asked of the issuer. openid and email are needed to know who logs in.
+    /// Scopes requested from the issuer. Must include openid and email. Default: openid, email, profile.
     #[serde(default = "default_scopes")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
     #[x_kube(
@@ -27,19 +27,19 @@ pub struct IdentityProvider {
     )]
     pub scopes: Vec<String>,
 
-    /// The claim that names a person's groups, such as groups: looked for in the ID token, then at the issuer's userinfo
-    /// endpoint. access.groups needs it.
+    /// Name of the claim that lists a person's groups, such as groups. Read from the ID token, then from the issuer's userinfo
+    /// endpoint. Required by access.groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub groups_claim: Option<String>,
 
-    /// Whether the issuer is asked at each refresh if the person is still there: who is gone there is gone here within
-    /// tokens.accessTTL. People are then asked for consent at each login, at Google and at issuers that name the scope
-    /// offline_access, because otherwise these give no refresh token.
+    /// Whether each token refresh checks at the issuer that the account still exists. Disabled by default. If Enabled, a
+    /// deleted account loses access within tokens.accessTTL. Google and issuers that support the scope offline_access then
+    /// request consent at each login, because they issue no refresh token otherwise.
     #[serde(default)]
     pub recheck_on_refresh: RecheckOnRefresh,
 
-    /// Parameters that are added to the issuer's authorize address, such as prompt: select_account.
+    /// Additional parameters of the authorization request to the issuer, such as prompt: select_account.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16), inner(length(max = 512)))]
     #[x_kube(
@@ -48,26 +48,27 @@ pub struct IdentityProvider {
     )]
     pub authorize_parameters: BTreeMap<String, String>,
 
-    /// A ConfigMap of this namespace with certificates (PEM) that the issuer's is checked against, beside the public ones.
+    /// CA certificates (PEM) in a ConfigMap of this namespace, trusted for connections to the issuer in addition to the
+    /// public CAs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_ref: Option<ConfigMapKeyReference>,
 
-    /// Whether the issuer has to say that an address is verified. TrustIssuer is for issuers whose addresses are
-    /// all their own and that leave the claim out or always say false (Entra, authentik).
+    /// Whether the ID token must contain email_verified: true. Required (default), or TrustIssuer for issuers that control all
+    /// their e-mail addresses and omit the claim or always set it to false (Entra, authentik).
     #[serde(default)]
     pub email_verified: EmailVerified,
 }
 
 impl IdentityProvider {
-    /// Whether the issuer is asked at each refresh.
+    /// Whether each token refresh checks the account at the issuer.
     pub fn rechecks(&self) -> bool {
         self.recheck_on_refresh == RecheckOnRefresh::Enabled
     }
 
-    /// Checks what the CRD's rules check for a resource.
+    /// Applies the CRD's rule for `authorizeParameters` to a configuration file.
     ///
     /// # Errors
-    /// What to write instead.
+    /// A reserved or malformed parameter name; the message states what is allowed.
     pub(crate) fn check_parameters(&self) -> Result<(), &'static str> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         let may_be_added =
@@ -81,7 +82,7 @@ impl IdentityProvider {
     }
 }
 
-/// The parameters that the proxy sends to the issuer's authorize address by itself, or that would speak for those.
+/// Parameters of the authorization request that the proxy sets itself, or that would override those it sets.
 const OURS: [&str; 12] = [
     "client_id",
     "client_secret",
@@ -97,21 +98,21 @@ const OURS: [&str; 12] = [
     "request_uri",
 ];
 
-/// Whether the issuer is asked at each refresh.
+/// Whether each token refresh checks the account at the issuer.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum RecheckOnRefresh {
-    /// The issuer is asked at logins alone.
+    /// The issuer is contacted only at login.
     #[default]
     Disabled,
-    /// A refresh needs the issuer's word that the person is still there. Logins need a refresh token from it.
+    /// A token refresh fails unless the issuer confirms the account. A login fails unless the issuer issues a refresh token.
     Enabled,
 }
 
-/// One key of a ConfigMap of the same namespace.
+/// A key of a ConfigMap in the same namespace.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigMapKeyReference {
-    /// The ConfigMap's name.
+    /// Name of the ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')")
@@ -119,7 +120,7 @@ pub struct ConfigMapKeyReference {
     )]
     pub name: String,
 
-    /// The key in the ConfigMap, such as ca.crt.
+    /// Key in the ConfigMap, such as ca.crt.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')")
@@ -128,13 +129,13 @@ pub struct ConfigMapKeyReference {
     pub key: String,
 }
 
-/// Whether an address has to be verified.
+/// Whether the e-mail address must be verified.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum EmailVerified {
-    /// Only an account whose ID token says email_verified: true may log in.
+    /// The ID token must contain email_verified: true.
     #[default]
     Required,
-    /// Every address that the issuer names is believed.
+    /// The e-mail claim is trusted without email_verified.
     TrustIssuer,
 }
 

@@ -3,11 +3,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Duration;
 
-/// How long tokens live.
+/// Lifetimes of tokens.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tokens {
-    /// How long an access token is good for, 2m to 24h. Clients refresh it without asking anybody.
+    /// Lifetime of an access token, 2m to 24h. Clients refresh it without user interaction. Default: 1h.
     #[serde(default = "default_access_ttl", rename = "accessTTL")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('2m') && duration(self) <= duration('24h')")
@@ -15,15 +15,16 @@ pub struct Tokens {
     )]
     pub access_ttl: Duration,
 
-    /// How long a refresh token that has been replaced, and whose successor has been used, is still answered: for
-    /// clients that lost an answer or run as several processes. 5m at most.
+    /// Grace period, 5m at most, during which a rotated refresh token is accepted after its successor has been used: for
+    /// clients that lost a response or run as several processes. Default: 60s.
     #[serde(default = "default_refresh_grace")]
     #[x_kube(
         validation = Rule::new("duration(self) <= duration('5m')").message("refreshGrace may be 5m at most")
     )]
     pub refresh_grace: Duration,
 
-    /// How long a stream may go on after the access token that opened it, 24h at most. Clients open it anew.
+    /// How long a stream may stay open after the access token that opened it has expired, 24h at most. Clients then reconnect.
+    /// Default: 300s.
     #[serde(default = "default_stream_grace")]
     #[x_kube(
         validation = Rule::new("duration(self) <= duration('24h')").message("streamGrace may be 24h at most")
@@ -41,7 +42,7 @@ impl Default for Tokens {
     }
 }
 
-/// How long a login lasts.
+/// Lifetimes and number of sessions.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -49,32 +50,33 @@ impl Default for Tokens {
         .message("idleTTL may not be longer than maxTTL")
 )]
 pub struct Sessions {
-    /// How long a client may go without refreshing before the person has to log in again, 5m at least.
+    /// Idle timeout of a session: it ends if the client does not refresh its tokens for this long. 5m at least. Default: 720h
+    /// (30 days).
     #[serde(default = "default_idle_ttl", rename = "idleTTL")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('5m')").message("idleTTL must be 5m or longer")
     )]
     pub idle_ttl: Duration,
 
-    /// How long a login lasts at most, 8784h (a year) or less.
+    /// Maximum lifetime of a session, 8784h (a year) at most. Default: 2160h (90 days).
     #[serde(default = "default_max_ttl", rename = "maxTTL")]
     #[x_kube(
         validation = Rule::new("duration(self) <= duration('8784h')").message("maxTTL may be 8784h (a year) at most")
     )]
     pub max_ttl: Duration,
 
-    /// How many sessions one person may have. At one more, the one that has gone longest without a refresh ends.
+    /// Maximum number of sessions per person. A further login ends the session with the oldest refresh. Default: 20.
     #[serde(default = "default_max_per_user")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_per_user: u32,
 
-    /// How many sessions there may be in all. Beyond it nobody new can log in.
+    /// Maximum number of sessions of this proxy. When it is reached, new logins are refused. Default: 10000.
     #[serde(default = "default_max")]
     #[schemars(range(min = 1, max = 10000))]
     pub max: u32,
 
-    /// Sessions begun before this time (such as 2026-11-23T00:00:00Z) end at once, and everybody logs in again: also for
-    /// after a restore from a backup, which brings ended sessions back.
+    /// Sessions created before this time, such as 2026-11-23T00:00:00Z, end at once. Set it to log everyone out, for example
+    /// after restoring a backup, which restores ended sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     #[x_kube(
@@ -118,7 +120,7 @@ fn default_access_ttl() -> Duration {
     Duration::from_hours(1)
 }
 
-/// Enough for a tool that was called just before.
+/// Long enough to finish a tool call that started before the token expired.
 fn default_stream_grace() -> Duration {
     Duration::from_secs(300)
 }

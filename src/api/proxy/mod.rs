@@ -1,4 +1,4 @@
-//! `McpOAuthProxy`: one OAuth front door for one MCP server, a file for each part of its spec.
+//! `McpOAuthProxy`: an OAuth proxy in front of one MCP server. One file per section of its spec.
 
 #![expect(clippy::doc_markdown, reason = "these comments are the descriptions of the CRD, where backticks are noise")]
 
@@ -26,7 +26,7 @@ pub use traffic::{Limits, Timeouts};
 pub use upstream::{Identity, IdentityHeaders, IdentityType, Upstream};
 pub use workload::{Pod, Service, ServiceType};
 
-/// What an `McpOAuthProxy` asks for.
+/// Desired state of the resource.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "mcp.jomcgi.dev",
@@ -38,7 +38,7 @@ pub use workload::{Pod, Service, ServiceType};
     namespaced,
     status = "McpOAuthProxyStatus",
     derive = "PartialEq",
-    doc = "An OAuth 2.1 front door for an MCP server: people log in at an OpenID Connect issuer, their MCP client gets tokens, and each request reaches the upstream with the caller's identity.",
+    doc = "An OAuth 2.1 proxy for an MCP server. People log in at an OpenID Connect issuer, their MCP client receives tokens, and the proxy forwards each request to the upstream with the caller's identity.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -62,43 +62,44 @@ pub use workload::{Pod, Service, ServiceType};
         .message("tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then")
 )]
 pub struct McpOAuthProxySpec {
-    /// The address at which clients reach this proxy, such as https://mcp.example.com: the OAuth issuer, compared byte
-    /// for byte. An origin in lower case without path or slash at the end; http only for localhost.
+    /// Public URL at which clients reach this proxy, such as https://mcp.example.com. It is the OAuth issuer identifier, which
+    /// clients compare byte for byte: a lower-case origin without path or trailing slash, no default port (:443). http only
+    /// for localhost.
     #[serde(rename = "publicURL")]
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
         validation = Rule::new("self.matches('^https://[a-z0-9.-]+(:[1-9][0-9]{0,4})?$') && !self.endsWith(':443') || self.matches('^http://(localhost|[a-z0-9.-]+[.]localhost|127[.][0-9.]+|[\\\\[]::1[\\\\]])(:[1-9][0-9]{0,4})?$') && !self.endsWith(':80')")
-            .message("publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, and without the port that goes without saying, :443 (http only for localhost)")
+            .message("publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, no default port (:443) (http only for localhost)")
     )]
     pub public_url: String,
 
-    /// Where people log in.
+    /// OpenID Connect issuer at which people log in.
     pub identity_provider: IdentityProvider,
 
-    /// The client id and secret that the issuer gave us, and our own encryption key.
+    /// Client ID and client secret at the issuer, and the proxy's encryption key.
     pub credentials: Credentials,
 
-    /// Who may log in.
+    /// Access rules: which people may log in.
     pub access: Access,
 
-    /// The MCP server that requests are forwarded to.
+    /// MCP server to which requests are forwarded.
     pub upstream: Upstream,
 
-    /// Which MCP clients may connect.
+    /// MCP clients: how they register, and which of them may connect.
     #[serde(default)]
     pub clients: Clients,
 
-    /// How long tokens live.
+    /// Lifetimes of tokens.
     #[serde(default)]
     pub tokens: Tokens,
 
-    /// How long a login lasts.
+    /// Lifetimes and number of sessions.
     #[serde(default)]
     pub sessions: Sessions,
 
-    /// The addresses of the proxies in front of this one (a tunnel, an ingress), such as 10.42.0.0/16: only what these say of
-    /// a client's address is believed. Without them the address of a client is not known, and requests are limited for all
-    /// clients together instead of for each.
+    /// CIDR ranges of the proxies in front of this one (tunnel, ingress), such as 10.42.0.0/16. X-Forwarded-For is honoured
+    /// only from these. Without them client IPs are unknown, and rate limits apply to all clients together instead of per
+    /// client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 4, max = 64)))]
     #[x_kube(
@@ -108,12 +109,12 @@ pub struct McpOAuthProxySpec {
     )]
     pub trusted_proxies: Vec<String>,
 
-    /// How many pods serve it.
+    /// Number of pods, 0 to 100. Default: 2.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
 
-    /// The proxy's container image, with a tag other than latest or a digest. By default the operator's own image.
+    /// Container image of the proxy, with a digest or a tag other than latest. Default: the operator's own image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
@@ -122,11 +123,11 @@ pub struct McpOAuthProxySpec {
     )]
     pub image: Option<String>,
 
-    /// Additions to the pods.
+    /// Additional settings of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
 
-    /// The Service in front of the pods.
+    /// Service in front of the pods.
     #[serde(default)]
     pub service: Service,
 }

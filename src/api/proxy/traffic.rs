@@ -3,12 +3,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Duration, Size};
 
-/// How long is waited, for the upstream and for clients.
+/// Timeouts of the upstream and of clients.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
-    /// How long connecting to the upstream may take, 100ms to 1m. The client gets 502; when it has failed five times in a row,
-    /// 503 at once until a connection is made again.
+    /// Timeout for connecting to the upstream, 100ms to 1m. The client receives 502. After five consecutive failures clients
+    /// receive 503 immediately until a connection succeeds. Default: 5s.
     #[serde(default = "default_connect")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('1m')")
@@ -16,7 +16,8 @@ pub struct Timeouts {
     )]
     pub connect: Duration,
 
-    /// How long the upstream may take to begin its answer, and pause in one that is no stream, 1s to 1h. The client gets 504.
+    /// Timeout for the upstream's response head, and for pauses in a response that is not a stream, 1s to 1h. The client
+    /// receives 504. Default: 300s.
     #[serde(default = "default_response_head")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')")
@@ -24,7 +25,8 @@ pub struct Timeouts {
     )]
     pub response_head: Duration,
 
-    /// How long the upstream may say nothing in a stream, 1s to 24h. Then it is ended, and the client opens another.
+    /// Idle timeout of a stream: the proxy closes it if the upstream sends nothing for this long, 1s to 24h. The client then
+    /// reconnects. Default: 1h.
     #[serde(default = "default_stream_idle")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
@@ -32,8 +34,8 @@ pub struct Timeouts {
     )]
     pub stream_idle: Duration,
 
-    /// How long a client may pause within the body of a request, 1s to 10m: then it gets 408. Who takes nothing of an answer
-    /// for as long is disconnected.
+    /// Timeout for pauses in a request body, 1s to 10m. The client receives 408. A client that reads nothing of a response
+    /// for this long is disconnected. Default: 30s.
     #[serde(default = "default_request_body")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('10m')")
@@ -41,7 +43,7 @@ pub struct Timeouts {
     )]
     pub request_body: Duration,
 
-    /// How long answers and streams that are open when a pod has to end may go on, 1h at most.
+    /// How long responses and streams in flight may continue during graceful shutdown of a pod, 1h at most. Default: 25s.
     #[serde(default = "default_drain")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h')").message("timeouts.drain may be 1h at most"))]
     pub drain: Duration,
@@ -60,7 +62,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The rules of the schema, for a configuration that met no API server.
+    /// Applies the CRD's rules to a configuration file.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let Self { connect, response_head, stream_idle, request_body, drain } = self;
         let lies_between = |duration: &Duration, least: u64, most: u64| {
@@ -78,26 +80,27 @@ impl Timeouts {
     }
 }
 
-/// How much is let through. What is too much is refused at once and never waits. All but requestBody hold for each pod.
+/// Limits on requests and streams. Requests beyond a limit are rejected immediately, not queued. All limits except
+/// requestBody apply per pod.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limits {
-    /// The most bytes that the body of a request may have, such as 512Ki or 16Mi, 1Gi at most. A larger one gets 413.
+    /// Maximum size of a request body, such as 512Ki, 1Gi at most. Larger requests receive 413. Default: 16Mi.
     #[serde(default = "default_request_size")]
     pub request_body: Size,
 
-    /// How many requests may be under way, streams apart; one user may have half of them. One more gets 503.
+    /// Maximum number of concurrent requests, streams excluded. One user may use half of it. Further requests receive 503.
+    /// Default: 500.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 100000))]
     pub concurrency: u32,
 
-    /// How many streams (GET) may be open. One more gets 503. By default as many as there is memory for: one for each 64Ki
-    /// of the pod's limit.
+    /// Maximum number of open streams (GET). Further streams receive 503. Default: one per 64Ki of the pod's memory limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000000))]
     pub streams: Option<u32>,
 
-    /// How many streams one user may have open. One more gets 503.
+    /// Maximum number of open streams per user. Further streams receive 503. Default: 100.
     #[serde(default = "default_streams_per_user")]
     #[schemars(range(min = 1, max = 1000000))]
     pub streams_per_user: u32,
@@ -115,7 +118,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The rules of the schema, for a configuration that met no API server.
+    /// Applies the CRD's rules to a configuration file.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let Self { request_body: _, concurrency, streams, streams_per_user } = self;
         let rules = [
@@ -141,7 +144,7 @@ fn default_connect() -> Duration {
     Duration::from_secs(5)
 }
 
-/// Tools may take their time; what is before us is mostly less patient.
+/// Tool calls can be slow. Load balancers in front of the proxy usually have shorter timeouts.
 fn default_response_head() -> Duration {
     Duration::from_secs(300)
 }

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Limits, Timeouts};
 
-/// The MCP server that requests are forwarded to.
+/// MCP server to which requests are forwarded.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Upstream {
-    /// Its address, http or https. A path in it is put before each forwarded path.
+    /// URL of the MCP server, http or https, such as http://my-server:8000. Its path is prepended to each forwarded path.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
         validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')")
@@ -16,8 +16,8 @@ pub struct Upstream {
     )]
     pub url: String,
 
-    /// The paths that are forwarded; * stands for one whole segment. Everything else is 404. Each path is a resource of
-    /// its own: a token for one is refused at another.
+    /// Forwarded paths; * matches one whole segment. Other paths receive 404. Each path is a separate OAuth resource: a token
+    /// for one path is rejected at another. Default: /mcp and /servers/*/mcp.
     #[serde(default = "default_paths")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 2, max = 255)))]
     #[x_kube(
@@ -31,15 +31,15 @@ pub struct Upstream {
     )]
     pub paths: Vec<String>,
 
-    /// How the upstream is told who calls.
+    /// How the caller's identity is passed to the upstream.
     #[serde(default)]
     pub identity: Identity,
 
-    /// How long is waited, for the upstream and for clients.
+    /// Timeouts of the upstream and of clients.
     #[serde(default)]
     pub timeouts: Timeouts,
 
-    /// How much is let through.
+    /// Limits on requests and streams.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -48,7 +48,7 @@ fn default_paths() -> Vec<String> {
     ["/mcp", "/servers/*/mcp"].map(str::to_owned).to_vec()
 }
 
-/// How the upstream is told who calls.
+/// How the caller's identity is passed to the upstream.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -56,17 +56,17 @@ fn default_paths() -> Vec<String> {
         .message("identity.headers goes with type: Headers only; remove it or change the type")
 )]
 pub struct Identity {
-    /// Headers: the caller's e-mail in request headers. None: the upstream is told nothing.
+    /// Headers (default): the caller's e-mail address is sent in request headers. None: no identity is sent.
     #[serde(default, rename = "type")]
     pub kind: IdentityType,
 
-    /// The names of the headers, with type Headers.
+    /// Names of the identity headers. Only with type Headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<IdentityHeaders>,
 }
 
 impl Identity {
-    /// The rules of the schema, for a configuration that met no API server.
+    /// Applies the CRD's rules to a configuration file.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let Some(headers) = &self.headers else { return Ok(()) };
         if self.kind != IdentityType::Headers {
@@ -92,7 +92,7 @@ impl Identity {
     }
 }
 
-/// Headers that cannot carry an identity.
+/// Headers with a meaning in HTTP or MCP, which cannot carry an identity.
 const RESERVED_HEADERS: [&str; 16] = [
     "authorization",
     "cookie",
@@ -112,18 +112,18 @@ const RESERVED_HEADERS: [&str; 16] = [
     "x-forwarded-proto",
 ];
 
-/// The way of telling the upstream who calls.
+/// How the caller's identity is passed to the upstream.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum IdentityType {
-    /// In request headers.
+    /// The identity is sent in request headers.
     #[default]
     Headers,
-    /// Not at all.
+    /// No identity is sent.
     None,
 }
 
-/// The request headers that carry the caller's verified e-mail address, lower-cased. What a client sends under these
-/// names never arrives.
+/// Request headers that carry the caller's verified e-mail address in lower case. The proxy removes headers with these
+/// names from client requests.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -135,12 +135,12 @@ pub enum IdentityType {
         .message("user and email are the same header; name another for one of them, such as X-Forwarded-Email")
 )]
 pub struct IdentityHeaders {
-    /// Named as what many upstreams read as the user's name.
+    /// Header that many upstreams read as the user name. Its value is the e-mail address. Default: X-Forwarded-User.
     #[serde(default = "default_user_header")]
     #[schemars(length(min = 1, max = 64))]
     pub user: String,
 
-    /// Named as what many upstreams read as the user's address.
+    /// Header that many upstreams read as the e-mail address. Default: X-Forwarded-Email.
     #[serde(default = "default_email_header")]
     #[schemars(length(min = 1, max = 64))]
     pub email: String,
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identity_headers_are_two_that_mean_nothing_else() {
+    fn identity_headers_are_distinct_and_not_reserved() {
         let check = |user: &str, email: &str| {
             let headers = IdentityHeaders { user: user.to_owned(), email: email.to_owned() };
             Identity { kind: IdentityType::Headers, headers: Some(headers) }.check()

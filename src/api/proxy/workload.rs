@@ -14,71 +14,71 @@ use serde::{
 };
 use serde_json::Value;
 
-/// Additions to the pods. What makes them safe (user, capabilities, read-only root) is not for changing.
+/// Additional settings of the pods. The security context (user, capabilities, read-only root file system) is fixed.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pod {
-    /// Requests and limits of the container. By default requests of 10m and 32Mi and a limit of 128Mi.
+    /// Resource requests and limits of the container. Default: requests of 10m CPU and 32Mi memory, a limit of 128Mi memory.
     #[serde(default, deserialize_with = "kubernetes", skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 
-    /// Further labels. Those that the operator sets cannot be changed.
+    /// Additional labels. Labels that the operator sets cannot be overridden.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
     #[x_kube(validation = names("a label's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub labels: BTreeMap<String, String>,
 
-    /// Further annotations.
+    /// Additional annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
     #[x_kube(validation = names("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub annotations: BTreeMap<String, String>,
 
-    /// Labels of the nodes that the pods may run on.
+    /// Node selector: labels of the nodes on which the pods may run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
     #[x_kube(validation = names("a label's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
     pub node_selector: BTreeMap<String, String>,
 
-    /// Taints that the pods tolerate.
+    /// Tolerations of the pods.
     #[serde(default, deserialize_with = "kubernetes", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
 
-    /// Where the pods prefer to run.
+    /// Affinity of the pods.
     #[serde(default, deserialize_with = "kubernetes", skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
-    /// How the pods spread over nodes and zones. Without a labelSelector a constraint counts the pods of this proxy.
+    /// Topology spread constraints of the pods. The default labelSelector of a constraint matches the pods of this proxy.
     #[serde(default, deserialize_with = "kubernetes", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
 
-    /// Secrets that the image is pulled with.
+    /// Image pull secrets of the pods.
     #[serde(default, deserialize_with = "kubernetes", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
 
-    /// The pods' priority class.
+    /// Priority class of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
 }
 
-/// The Service in front of the pods.
+/// Service in front of the pods.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Service {
-    /// The kind of Service.
+    /// Type of the Service. Default: ClusterIP.
     #[serde(default, rename = "type")]
     pub kind: ServiceType,
 
-    /// The port it listens on.
+    /// Port of the Service. Default: 8080.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
 
-    /// Further annotations, for load balancers.
+    /// Additional annotations, for example for load balancers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
     #[x_kube(validation = names("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
@@ -91,25 +91,25 @@ impl Default for Service {
     }
 }
 
-/// How the Service can be reached.
+/// Type of the Service.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ServiceType {
-    /// From inside the cluster.
+    /// Reachable inside the cluster only.
     #[default]
     ClusterIP,
-    /// At a port of every node.
+    /// Reachable at a port of every node.
     NodePort,
-    /// Through the cloud's load balancer.
+    /// Reachable through the cloud provider's load balancer.
     LoadBalancer,
 }
 
-/// A type of Kubernetes' own, by way of a value: so it is compiled once, and not for each format that a resource comes in. Those
-/// five have more fields than all else that is in a resource.
+/// Deserializes a Kubernetes type through `serde_json::Value`, so that its large deserializer is compiled once instead of
+/// once per input format.
 fn kubernetes<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(Kubernetes(PhantomData))
 }
 
-/// Reads while it visits, so that the format knows of which field an error is, and on which line.
+/// Converts inside the visitor, so that the format's error names the field and the line.
 struct Kubernetes<T>(PhantomData<T>);
 
 impl<'de, T: DeserializeOwned> Visitor<'de> for Kubernetes<T> {
@@ -136,13 +136,13 @@ fn read<T: DeserializeOwned, E: Error>(value: Value) -> Result<T, E> {
     serde_json::from_value(value).map_err(E::custom)
 }
 
-/// The names of labels and annotations.
+/// Rule for the keys of labels and annotations.
 fn names(message: &str) -> Rule {
     Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
         .message(message)
 }
 
-/// Labels as the API server takes them, so that it refuses a wrong one here and not in the Deployment.
+/// Labels with the API server's own limits: an invalid label is rejected here and not when the Deployment is applied.
 fn label_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kubernetes_own_types_are_read_as_kubernetes_reads_them() {
+    fn kubernetes_types_deserialize_from_yaml_and_json() {
         let text = "
 resources: {limits: {cpu: 1, memory: 64Mi}}
 tolerations: [{key: spot, operator: Exists, tolerationSeconds: 30}]
@@ -191,7 +191,7 @@ imagePullSecrets: [{name: registry}]
     }
 
     #[test]
-    fn what_is_wrong_with_one_is_told_with_its_line() {
+    fn invalid_kubernetes_type_error_names_field_and_line() {
         let text = "priorityClassName: high\naffinity: null\ntolerations:\n- tolerationSeconds: soon\n";
         let error = serde_yaml::from_str::<Pod>(text).unwrap_err().to_string();
         assert_eq!(error, "tolerations: invalid type: string \"soon\", expected i64 at line 4 column 1");

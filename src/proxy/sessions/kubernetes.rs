@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn contact_is_what_the_watch_hears_and_not_what_else_the_api_server_answers() {
+    async fn only_watch_and_list_responses_count_as_contact() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let store = KubernetesStore::at(api_server().await, keys(), "namespace", "mcp", "uid").unwrap();
         let session = session("a");
@@ -337,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     #[ignore = "needs an API server with our CRDs: `make test` brings one and runs it"]
-    async fn it_keeps_the_contract() {
+    async fn kubernetes_store_passes_the_contract() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = Client::try_default().await.unwrap();
         let namespace = format!("store-contract-{}", std::process::id());

@@ -280,7 +280,7 @@ mod tests {
     use crate::session::tests::{keys, session};
 
     #[tokio::test]
-    async fn it_keeps_the_contract() {
+    async fn sqlite_store_passes_the_contract() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
         contract::run(Arc::new(store)).await;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn c19_what_a_person_or_client_is_called_is_only_ever_text() {
+    async fn c19_user_and_client_names_are_never_interpreted_as_sql() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
         let bystander = session("bystander");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_deleted_or_edited_by_another_program_ends_the_session() {
+    async fn row_deleted_or_edited_by_another_program_ends_its_session() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
         let store = SqliteStore::open(&path, keys()).await.unwrap();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_session_is_deleted_when_it_would_be_over() {
+    async fn expired_records_are_deleted_even_if_they_do_not_verify() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
         let (lives, session) = (session("lives"), session("dead"));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_cannot_be_opened_is_named() {
+    async fn open_error_names_the_database() {
         let missing = Path::new("/nonexistent/folder/sessions.db");
         let error = SqliteStore::open(missing, keys()).await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent/folder/sessions.db") && error.contains("folder must exist"), "{error}");

@@ -34,7 +34,7 @@ async fn log_in_for_ever(path: &Path) {
 }
 
 #[test]
-fn a_code_that_was_redeemed_stays_so_however_often_the_process_is_killed() {
+fn redeemed_code_survives_a_kill_of_the_process() {
     if let Some(path) = env::var_os(DATABASE) {
         return log_in_for_ever(Path::new(&path));
     }
@@ -71,7 +71,7 @@ fn a_code_that_was_redeemed_stays_so_however_often_the_process_is_killed() {
 }
 
 #[tokio::test]
-async fn a_disk_that_takes_no_more_loses_nothing_and_is_no_reason_to_start_again() {
+async fn full_or_read_only_disk_loses_no_session_and_needs_no_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
     let (before, mut events) = (session("before"), store.watch());

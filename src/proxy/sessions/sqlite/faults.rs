@@ -23,7 +23,7 @@ async fn redeem(store: &SqliteStore, pending: &Session) -> Result<(), StoreError
 
 /// Creates and activates sessions until the process is killed; prints each one whose write has completed.
 #[tokio::main(flavor = "current_thread")]
-async fn log_in_for_ever(path: &Path) {
+async fn redeem_codes_until_killed(path: &Path) {
     let store = SqliteStore::open(path, keys()).await.unwrap();
     for number in 0.. {
         let pending = session(&format!("{} {number}", std::process::id()));
@@ -36,7 +36,7 @@ async fn log_in_for_ever(path: &Path) {
 #[test]
 fn redeemed_code_survives_a_kill_of_the_process() {
     if let Some(path) = env::var_os(DATABASE) {
-        return log_in_for_ever(Path::new(&path));
+        return redeem_codes_until_killed(Path::new(&path));
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sessions.db");

@@ -218,7 +218,7 @@ mod tests {
 
     /// RUSTSEC-2025-0055: a terminal did what a logged name told it.
     #[test]
-    fn c15_what_somebody_calls_themselves_makes_no_second_line_and_moves_no_cursor() {
+    fn c15_untrusted_names_cannot_break_log_lines_or_move_the_cursor() {
         let error = io::Error::other(SAID);
         let source: &(dyn std::error::Error + 'static) = &error;
         for format in [LogFormat::Text, LogFormat::Json] {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_when_how_grave_where_and_what() {
+    fn log_line_has_time_level_target_and_message() {
         let log = || tracing::warn!(target: "audit", session = %"a1", user = "ada@example.com", "logged in");
         let text = logged(LogFormat::Text, log);
         let (time, rest) = text.split_once(' ').unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_levels_by_target() {
+    fn filter_sets_levels_per_target() {
         let log = |filter| {
             let (said, _listening) = Log::listen(filter, LogFormat::Text);
             tracing::error!(target: "audit", "one");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_is_said() {
+    fn invalid_filter_is_explained() {
         for (filter, says) in [
             ("info,hyper=loud", "--log takes a level such as info, or levels by module"),
             ("hyper=info=debug", "too many '='"),

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_deceives_is_written_out_and_all_else_stays() {
+    fn deceptive_characters_are_escaped_and_others_kept() {
         let mut text = String::new();
         write!(Escaping(&mut text), "a\u{1b}[2J\nünï\u{202e}\r").unwrap();
         assert_eq!(text, "a\\u{1b}[2J\\u{a}ünï\\u{202e}\\u{d}");

@@ -40,53 +40,50 @@ use crate::{
     proxy::observability::metrics::{Counts, IssuerAnswer},
 };
 
-/// How long a discovery document and its keys are used before they are fetched again.
+/// Lifetime of the cached discovery document and keys.
 const METADATA_VALID: Duration = Duration::from_secs(3600);
 
-/// How soon they may be fetched again because a key is unknown: the issuer has rotated, or somebody makes us ask.
+/// Minimum interval between fetches caused by an unknown key ID: a key rotation, or a forged token.
 const REFETCH_AFTER: Duration = Duration::from_secs(10);
 
-/// How long a failure to fetch them is answered without another try: who logs in meanwhile does not queue.
+/// How long a failed fetch is cached, so that logins meanwhile fail at once instead of queueing.
 const FAILURE_VALID: Duration = Duration::from_secs(5);
 
-/// Why a login at the issuer came to nothing.
+/// Why a login at the issuer failed.
 #[derive(Clone, Debug, Error)]
 pub enum LoginError {
-    /// The issuer cannot be reached or does not speak OpenID Connect: a matter of time, or of configuration.
-    #[error("the identity provider cannot be used: {0}")]
+    /// The issuer is unreachable, or its metadata or keys are invalid.
+    #[error("the identity provider is unavailable: {0}")]
     Unavailable(String),
-    /// It does not accept us as its client: a matter of configuration.
-    #[error("the identity provider does not accept the client id and secret that this proxy has for it: {0}")]
+    /// The issuer rejects this proxy as a client.
+    #[error("the identity provider rejects the proxy's client id or secret: {0}")]
     Misconfigured(String),
-    /// The configuration wants the issuer asked at each refresh, and it gives us nothing to ask with: a matter of
-    /// configuration.
+    /// The recheck is configured, but the issuer returned no refresh token.
     #[error(
-        "identityProvider.recheckOnRefresh needs a refresh token, and the identity provider gave none: let it give this client refresh tokens, or add what it wants to see to scopes (offline_access) and authorizeParameters"
+        "identityProvider.recheckOnRefresh needs a refresh token, and the identity provider returned none: enable refresh tokens for this client, or add what the provider requires to scopes (offline_access) and authorizeParameters"
     )]
     NoRefreshToken,
-    /// It answered, and the answer is not good.
-    #[error("the identity provider's answer was refused: {0}")]
+    /// The issuer's response is invalid or an error.
+    #[error("the identity provider's response was rejected: {0}")]
     Refused(String),
 }
 
-/// The client id and secret that the issuer gave us.
+/// The proxy's client credentials at the issuer.
 pub struct Credentials<'a> {
-    /// Public.
     pub client_id: &'a str,
-    /// Secret.
     pub client_secret: &'a SecretString,
 }
 
-/// The issuer that people log in at. Nothing is fetched before the first login.
+/// The OpenID Connect issuer. Nothing is fetched before the first login.
 #[derive(Debug)]
 pub struct Issuer {
     url: IssuerUrl,
     scopes: Vec<Scope>,
     redirect: RedirectUrl,
     groups_claim: Option<String>,
-    /// The groups that the access rules ask for.
+    /// The groups named in the access rules.
     groups: Vec<String>,
-    /// The issuer is asked at refreshes.
+    /// `recheckOnRefresh`.
     rechecks: bool,
     parameters: BTreeMap<String, String>,
     http: ArcSwap<IssuerClient>,
@@ -95,15 +92,13 @@ pub struct Issuer {
     missing: AtomicI64,
 }
 
-/// Who has logged in.
 pub struct LoggedIn {
-    /// The person.
     pub person: Person,
-    /// With what the issuer is asked later whether the person is still there; only if the configuration wants that.
+    /// The issuer's refresh token, for rechecks; `None` if rechecks are disabled.
     pub refresh_token: Option<SecretString>,
 }
 
-/// What is known of the issuer.
+/// Cached metadata, and the last failure to fetch it.
 #[derive(Debug, Default)]
 struct Known {
     metadata: Option<(Instant, Arc<OidcProviderMetadata>)>,
@@ -111,17 +106,17 @@ struct Known {
 }
 
 impl Issuer {
-    /// The issuer of a configuration; people come back to `/callback` of `public_url`.
+    /// The redirect URI is `/callback` of `public_url`.
     ///
     /// # Errors
-    /// When an address is not one.
+    /// If the issuer URL or the redirect URI is not a valid URL.
     pub fn new(config: &ProxyConfig, public_url: &PublicUrl, http: HttpClient) -> Result<Self, url::ParseError> {
         let groups = config.access.groups.clone();
         let config = &config.identity_provider;
         Ok(Self {
             groups,
             url: IssuerUrl::new(config.issuer_url.clone())?,
-            // openid is asked for by the library itself.
+            // The library adds the scope openid.
             scopes: config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new).collect(),
             redirect: RedirectUrl::new(public_url.join("/callback"))?,
             groups_claim: config.groups_claim.clone(),
@@ -134,25 +129,25 @@ impl Issuer {
         })
     }
 
-    /// Goes on with another client, which trusts other roots.
+    /// Replaces the HTTP client, for example when the trusted root certificates change. Its counters continue.
     pub fn use_client(&self, http: HttpClient) {
         self.http.store(Arc::new(IssuerClient::new(http, self.asked())));
     }
 
-    /// What it has answered.
+    /// Counts of the issuer's responses.
     pub fn asked(&self) -> Arc<Counts<IssuerAnswer>> {
         self.http.load().responses()
     }
 
-    /// Whether it gives refresh tokens, as far as logins have shown.
+    /// When a login last returned a refresh token, and when one was last missing.
     pub fn recheck_status(&self) -> RecheckStatus {
         RecheckStatus { given: self.given.load(Ordering::Relaxed), missing: self.missing.load(Ordering::Relaxed) }
     }
 
-    /// Where the browser goes to log in for `login`.
+    /// The authorization request URL of `login`.
     ///
     /// # Errors
-    /// [`LoginError::Unavailable`] when the issuer's metadata cannot be had.
+    /// [`LoginError::Unavailable`] if the issuer's metadata cannot be fetched.
     pub async fn login_url(&self, login: &Login, credentials: &Credentials<'_>) -> Result<String, LoginError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
@@ -163,12 +158,12 @@ impl Issuer {
             .add_scopes(self.scopes.iter().cloned())
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
         let mut parameters = self.parameters.clone();
-        for (name, value) in self.for_a_refresh_token(&metadata) {
+        for (name, value) in self.refresh_token_parameters(&metadata) {
             match name {
                 "scope" => request = request.add_scope(Scope::new(value.to_owned())),
                 name => {
                     let configured = parameters.entry(name.to_owned()).or_default();
-                    // A prompt is a list (OIDC Core §3.1.2.1), and consent is what the token depends on.
+                    // A prompt is a list (OIDC Core §3.1.2.1), and the refresh token requires consent in it.
                     if configured.is_empty() {
                         value.clone_into(configured);
                     } else if name == "prompt" && !configured.split(' ').any(|word| word == value) {
@@ -183,9 +178,9 @@ impl Issuer {
         Ok(request.url().0.into())
     }
 
-    /// What the issuer has to be sent so that it gives a refresh token: Google has a parameter of its own and, like OpenID
-    /// Connect (Core §11), wants consent each time; others have a scope, or need nothing.
-    fn for_a_refresh_token(&self, metadata: &OidcProviderMetadata) -> Vec<(&'static str, &'static str)> {
+    /// Parameters that make the issuer return a refresh token: Google has its own parameter and, like OpenID Connect (Core
+    /// §11), requires consent each time; others use the scope `offline_access` or need nothing.
+    fn refresh_token_parameters(&self, metadata: &OidcProviderMetadata) -> Vec<(&'static str, &'static str)> {
         let offered = || metadata.scopes_supported().is_some_and(|all| all.iter().any(|s| **s == OFFLINE_ACCESS));
         if !self.rechecks {
             Vec::new()
@@ -202,7 +197,7 @@ impl Issuer {
     /// the login's nonce.
     ///
     /// # Errors
-    /// Which side is at fault.
+    /// A [`LoginError`] that tells an outage from a configuration error and an invalid response.
     pub async fn finish(
         &self,
         code: String,
@@ -214,15 +209,13 @@ impl Issuer {
         let client = self.client(&metadata, credentials);
         let answer = client
             .exchange_code(AuthorizationCode::new(code))
-            .map_err(|error| LoginError::Unavailable(format!("its metadata names no token endpoint: {error}")))?
+            .map_err(|error| LoginError::Unavailable(format!("its metadata has no token endpoint: {error}")))?
             .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()))
             .request_async(&*self.http.load_full())
             .await
-            .map_err(refused)?;
-        let id_token = answer
-            .extra_fields()
-            .id_token()
-            .ok_or_else(|| LoginError::Refused("there is no ID token in it".to_owned()))?;
+            .map_err(token_error)?;
+        let id_token =
+            answer.extra_fields().id_token().ok_or_else(|| LoginError::Refused("it has no ID token".to_owned()))?;
         let nonce = Nonce::new(login.nonce.clone());
         let claims = self.verify(id_token, &client, credentials, &nonce).await?;
         let groups = match self.groups_claim.as_ref().filter(|_| !self.groups.is_empty()) {
@@ -247,7 +240,7 @@ impl Issuer {
         Ok(LoggedIn { person, refresh_token: self.refresh_token(&answer, now)? })
     }
 
-    /// The refresh token of a login's answer, if the configuration wants one.
+    /// The refresh token of a login's token response, if rechecks are enabled.
     fn refresh_token(&self, answer: &OidcTokens, now: Timestamp) -> Result<Option<SecretString>, LoginError> {
         if !self.rechecks {
             return Ok(None);
@@ -260,7 +253,7 @@ impl Issuer {
         Ok(Some(token.secret().clone().into()))
     }
 
-    /// Verifies an ID token; when it is signed with a key that is not known yet, with the issuer's keys of now.
+    /// Verifies an ID token. If its key ID is unknown, the issuer's keys are fetched again, at most once per [`REFETCH_AFTER`].
     async fn verify<N: NonceVerifier + Copy>(
         &self,
         id_token: &OidcIdToken,
@@ -276,10 +269,10 @@ impl Issuer {
             let metadata = self.metadata(REFETCH_AFTER).await?;
             claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), nonce).cloned();
         }
-        claims.map_err(|error| LoginError::Refused(format!("its ID token is not good: {error}")))
+        claims.map_err(|error| LoginError::Refused(format!("its ID token is invalid: {error}")))
     }
 
-    /// What the userinfo endpoint says (OIDC Core §5.3); `None` if there is none.
+    /// The userinfo response (OIDC Core §5.3); `None` if the issuer has no such endpoint.
     async fn userinfo(
         &self,
         client: &OidcClient,
@@ -289,7 +282,7 @@ impl Issuer {
         let Ok(request) = client.user_info(token.clone(), Some(subject.clone())) else { return Ok(None) };
         let answer = request.request_async(&*self.http.load_full()).await.map_err(|error| match error {
             UserInfoError::Request(error) => LoginError::Unavailable(describe(&error)),
-            error => LoginError::Refused(format!("its userinfo is not good: {}", describe(&error))),
+            error => LoginError::Refused(format!("its userinfo response is invalid: {}", describe(&error))),
         })?;
         Ok(Some(answer))
     }
@@ -304,7 +297,7 @@ impl Issuer {
     }
 
     async fn metadata(&self, valid: Duration) -> Result<Arc<OidcProviderMetadata>, LoginError> {
-        // Held during the fetch: a hundred logins at once ask the issuer once.
+        // Held during the fetch, so that concurrent logins fetch once.
         let mut known = self.metadata.lock().await;
         if let Some((fetched, metadata)) = &known.metadata
             && fetched.elapsed() < valid
@@ -328,15 +321,15 @@ impl Issuer {
                 if known.failure.as_ref().is_none_or(|(failed, _)| failed.elapsed() >= FAILURE_VALID) {
                     known.failure = Some((Instant::now(), error.clone()));
                 }
-                // Keys and endpoints that were right an hour ago are better than no login.
+                // Stale keys and endpoints are better than no login.
                 old.ok_or(error)
             }
         }
     }
 }
 
-/// What a refusal of the token endpoint means, at a login and at a refresh.
-fn refused(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>) -> LoginError {
+/// Classifies an error of the token endpoint, at a login and at a refresh.
+fn token_error(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>) -> LoginError {
     match error {
         RequestTokenError::ServerResponse(answer) => match answer.error() {
             code @ (CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient) => {
@@ -345,11 +338,11 @@ fn refused(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorRe
             code => LoginError::Refused(format!("its token endpoint refused the request: {}", code.as_ref())),
         },
         RequestTokenError::Request(error) => LoginError::Unavailable(describe(&error)),
-        _ => LoginError::Unavailable("its token endpoint gave something else than a token".to_owned()),
+        _ => LoginError::Unavailable("its token endpoint returned no token response".to_owned()),
     }
 }
 
-/// An error with its causes: the outermost alone says little.
+/// The error with its chain of causes.
 fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

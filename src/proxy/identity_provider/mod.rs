@@ -1,4 +1,4 @@
-//! The login at the OpenID Connect issuer.
+//! OpenID Connect client of the issuer: discovery, login and recheck.
 
 mod issuer;
 

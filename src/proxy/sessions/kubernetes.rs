@@ -32,27 +32,27 @@ use super::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
 use crate::session::{RecordKeys, Session, SessionId};
 
-/// How long the API server may take for one answer: a client that waits for its tokens is told to come back instead.
+/// Timeout of one API call; after it the client gets a 503 and retries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer of the API server may take to come to its end. Longer than a watch lasts: one that has not ended then
-/// is held up somewhere, or lags behind, and is given up, however busily it flows. All sessions are listed then, so that one
-/// which has ended is let through for 15 s at most while the API server can be asked.
-const WHOLE_ANSWER: Duration = Duration::from_secs(12);
+/// Deadline for a whole response body of the API server. It is longer than a watch lasts: a watch still open by then is
+/// stalled or lagging and is closed even if data arrives. All sessions are listed again then, so that an ended session is
+/// admitted for at most 15 s while the API server is reachable.
+const RESPONSE_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// Sessions as `McpOAuthSession` objects: for any number of replicas.
+/// Stores sessions as `McpOAuthSession` objects, for any number of replicas.
 #[derive(Clone)]
 pub struct KubernetesStore {
     api: Api<McpOAuthSession>,
-    /// The same, for the watch alone, of which it is noted when it is answered.
+    /// Used by the watch alone; successful responses update `contact`.
     watched: Api<McpOAuthSession>,
     keys: RecordKeys,
     owner: Owner,
     recorder: Recorder,
-    /// When the watch was last answered, in seconds since 1970. It is renewed often, so that is never long ago.
+    /// Unix time in seconds of the watch's last response. The watch is renewed often, so this stays recent.
     contact: Arc<AtomicI64>,
 }
 
@@ -72,7 +72,7 @@ impl Owner {
             name: self.name.clone(),
             uid: self.uid.clone(),
             controller: None,
-            // Thousands of sessions must not hold up the deletion of their proxy.
+            // Thousands of sessions must not block the deletion of their proxy.
             block_owner_deletion: Some(false),
         }
     }
@@ -90,26 +90,25 @@ impl Owner {
 }
 
 impl KubernetesStore {
-    /// For the sessions of the `McpOAuthProxy` of that name and uid, at the API server that this process belongs to.
+    /// Connects to the API server of the current cluster or kubeconfig, for the sessions of the `McpOAuthProxy` `proxy`.
     ///
     /// # Errors
-    /// When there is no cluster around us.
+    /// If no Kubernetes configuration is found.
     pub async fn connect(keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
         let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
         Self::at(config, keys, namespace, proxy, uid)
     }
 
-    /// The same, at the API server that `config` leads to.
     fn at(mut config: kube::Config, keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
-        // kube would repeat a write whose answer was lost, and take its own first try for somebody else's.
+        // kube would retry a write whose response was lost, and its first attempt would look like a concurrent write.
         config.default_retry = false;
-        config.read_timeout = Some(WHOLE_ANSWER);
+        config.read_timeout = Some(RESPONSE_DEADLINE);
         let timed = MapResponseLayer::new(|response: Response<Box<DynBody>>| {
-            response.map(|body| Timed::new(body, WHOLE_ANSWER))
+            response.map(|body| Timed::new(body, RESPONSE_DEADLINE))
         });
         let client = ClientBuilder::try_from(config)?.with_layer(&timed).build();
         let contact = Arc::new(AtomicI64::default());
-        let watching = noting(client.clone(), contact.clone(), namespace);
+        let watching = recording_contact(client.clone(), contact.clone(), namespace);
         let reporter =
             Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
         Ok(Self {
@@ -126,7 +125,7 @@ impl KubernetesStore {
         ListParams::default().fields(&format!("spec.proxy={}", self.owner.name)).limit(PAGE)
     }
 
-    /// Deletes this very object, if it is still there and, with `version`, as it was read. Says whether it did.
+    /// Deletes the object with this UID and, if given, this `version`. Returns whether it did.
     async fn delete(&self, name: &str, uid: Option<String>, version: Option<String>) -> Result<bool, StoreError> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions { uid, resource_version: version }),
@@ -140,8 +139,8 @@ impl KubernetesStore {
     }
 }
 
-/// The same client, which notes when an answer comes that is no refusal.
-fn noting(client: Client, contact: Arc<AtomicI64>, namespace: &str) -> Client {
+/// A client that records the time of each successful response in `contact`.
+fn recording_contact(client: Client, contact: Arc<AtomicI64>, namespace: &str) -> Client {
     let service = service_fn(move |request: Request<client::Body>| {
         let (client, contact) = (client.clone(), contact.clone());
         async move {
@@ -155,7 +154,7 @@ fn noting(client: Client, contact: Arc<AtomicI64>, namespace: &str) -> Client {
     Client::new(service, namespace)
 }
 
-/// What an object says: `None` if its name is not one that we give; the session is `None` if it has ended.
+/// Decodes an object: `None` if its name is no session id; the session is `None` if it has ended or does not verify.
 fn read(keys: &RecordKeys, owner: &Owner, object: &McpOAuthSession) -> Option<(SessionId, Option<Session>)> {
     let id = SessionId::from_str(object.metadata.name.as_deref()?).ok()?;
     let owned = object.owner_references().iter().any(|reference| reference.uid == owner.uid);
@@ -210,7 +209,7 @@ impl SessionStore for KubernetesStore {
 
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError> {
         let record = self.keys.record(new);
-        // Only what changes, so that a field which a newer replica has added stays.
+        // Only the fields that change, so that a field added by a newer replica is kept.
         let patch = json!({
             "metadata": {"resourceVersion": old.version, "uid": old.uid},
             "spec": {
@@ -218,7 +217,7 @@ impl SessionStore for KubernetesStore {
                 "rotation": record.rotation,
                 "rotatedAt": record.rotated_at,
                 "expiresAt": record.expires_at,
-                // Each null where there is nothing: in a merge patch that takes the field away.
+                // Absent values are null, which removes the field in a merge patch.
                 "claims": {
                     "hostedDomain": record.claims.hosted_domain,
                     "emailVerified": record.claims.email_verified,
@@ -249,7 +248,7 @@ impl SessionStore for KubernetesStore {
                 secondary: None,
             };
             if let Err(error) = in_time(self.recorder.publish(&event, &self.owner.object())).await? {
-                tracing::warn!(%error, "the event could not be written");
+                tracing::warn!(%error, "publishing the Kubernetes event failed");
             }
         }
         Ok(deleted)
@@ -302,7 +301,7 @@ mod tests {
     use super::*;
     use crate::session::tests::{keys, session};
 
-    /// An API server for one session, which it keeps for ever.
+    /// An API server that stores one session and never deletes it.
     async fn api_server() -> kube::Config {
         let kept = Arc::new(Mutex::new(Value::Null));
         let answer = move |method: Method, uri: Uri, body: Bytes| {
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn contact_is_what_the_watch_hears_and_not_what_else_the_api_server_answers() {
+    async fn only_watch_and_list_responses_count_as_contact() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let store = KubernetesStore::at(api_server().await, keys(), "namespace", "mcp", "uid").unwrap();
         let session = session("a");
@@ -337,14 +336,14 @@ mod tests {
 
     #[tokio::test]
     #[ignore = "needs an API server with our CRDs: `make test` brings one and runs it"]
-    async fn it_keeps_the_contract() {
+    async fn kubernetes_store_passes_the_contract() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = Client::try_default().await.unwrap();
         let namespace = format!("store-contract-{}", std::process::id());
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let new = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         namespaces.create(&PostParams::default(), &new).await.unwrap();
-        // Their owner must be there, or the garbage collector takes the sessions.
+        // Without an owner, the garbage collector would delete the sessions.
         let proxies: Api<McpOAuthProxy> = Api::namespaced(client.clone(), &namespace);
         let proxy = serde_json::from_value(json!({
             "metadata": {"name": "mcp"},

@@ -15,38 +15,37 @@ use crate::api::SessionPhase;
 use crate::proxy::observability::audit::Caller;
 use crate::session::{Session, SessionId};
 
-/// How many names of ended sessions are remembered, so that their tokens are refused without asking the store.
+/// Capacity of the cache of ended sessions, whose tokens are rejected without a look-up.
 const REMEMBERED_ENDS: usize = 10_000;
 
-/// How many people without a session may be remembered.
+/// How many users without a session may be kept in memory before they are removed.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
-/// The sessions that are live, kept by the store's watch alone. Asking it costs a read lock and no I/O.
+/// The live sessions. Only the store's watch changes the members. A read takes a read lock and no I/O.
 #[derive(Debug)]
 pub struct LiveSet {
     known: RwLock<Known>,
-    // A name is an HMAC of a login's nonce: what has ended under it does not come back. (Unless from a backup; then the
-    // watch shows it, and members come first.)
+    // A session id is an HMAC of a login's nonce, so an ended session does not reappear, except from a restored backup. Then
+    // the watch shows it, and members take precedence.
     ended: Cache<SessionId, ()>,
-    /// How many complete lists there have been.
+    /// Number of complete lists so far.
     lists: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     members: HashMap<SessionId, Arc<LiveSession>>,
-    /// Read from the store before the watch has shown them. No members, but whoever holds one shall see it end.
+    /// Sessions read from the store before the watch has shown them. They are not members, but their end is signalled to holders.
     looked_up: HashMap<SessionId, Weak<LiveSession>>,
-    /// What each person has open, as long as a session of theirs is held.
+    /// Open requests and streams of each user, kept while a session of the user is held.
     people: HashMap<Arc<str>, Weak<Open>>,
 }
 
-/// What one person has open at this replica, over all their sessions. Counted by the request path.
+/// Open requests and streams of one user at this replica, over all their sessions. The request path counts them.
 #[derive(Debug, Default)]
 pub struct Open {
-    /// Requests that are not answered to their end.
+    /// Requests in flight.
     pub requests: AtomicU32,
-    /// Streams.
     pub streams: AtomicU32,
 }
 
@@ -56,18 +55,16 @@ impl Default for LiveSet {
     }
 }
 
-/// What the request path needs to know of a session. Whoever holds one sees it end.
+/// The part of a session that the request path needs. An end of the session is visible to every holder.
 #[derive(Debug)]
 pub struct LiveSession {
-    /// The session's name.
     pub id: SessionId,
-    /// The person's verified e-mail address, ready to be sent; empty if it cannot be put in a header.
+    /// The user's verified e-mail address as a header value; empty if it is not a valid one.
     pub email: HeaderValue,
-    /// What the client calls itself.
+    /// The client's name, chosen by the client.
     pub client: Box<str>,
-    /// The issuer and its identifier of the person, for binding things to them.
+    /// Issuer and subject, to which tokens and upstream sessions are bound.
     pub user: Arc<str>,
-    /// What this person has open.
     pub open: Arc<Open>,
     active: AtomicBool,
     ended: AtomicBool,
@@ -90,7 +87,6 @@ impl LiveSession {
         }
     }
 
-    /// The same e-mail address as text.
     pub fn email(&self) -> &str {
         str::from_utf8(self.email.as_bytes()).unwrap_or_default()
     }
@@ -100,19 +96,19 @@ impl LiveSession {
         Caller { session: self.id, email: self.email(), client: &self.client }
     }
 
-    /// Whether requests of this session are answered at `now`.
+    /// Whether requests of this session are admitted at `now`.
     pub fn admits(&self, now: Timestamp) -> bool {
         !self.is_over()
             && self.active.load(Ordering::Acquire)
             && now.as_second() < self.expires_at.load(Ordering::Acquire)
     }
 
-    /// Whether it has ended, or was let go ([`LiveSet::let_go`]).
+    /// Whether it has ended or was released ([`LiveSet::let_go`]).
     pub fn is_over(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// A session that is active does not become pending again: such news is older than what is known.
+    /// An active session does not become pending again: such an event is older than the current state.
     fn update(&self, session: &Session) {
         if session.phase == SessionPhase::Pending && self.active.load(Ordering::Acquire) {
             return;
@@ -132,38 +128,38 @@ fn user(session: &Session) -> String {
 }
 
 impl LiveSet {
-    /// Whether there has been a first complete list. Before, the absence of a session means nothing.
+    /// Whether a complete list has arrived. Before that, a missing session may still exist.
     pub fn is_complete(&self) -> bool {
         self.lists() > 0
     }
 
-    /// How many complete lists there have been: whether one has come since the store was asked.
+    /// Number of complete lists so far, to detect one that arrived during a look-up.
     pub fn lists(&self) -> u64 {
         self.lists.load(Ordering::Acquire)
     }
 
-    /// The session of that name, if the watch has shown it.
+    /// The session `id`, if the watch has shown it.
     pub fn get(&self, id: &SessionId) -> Option<Arc<LiveSession>> {
         self.read().members.get(id).cloned()
     }
 
-    /// Whether the session of that name is known to have ended.
+    /// Whether the session `id` is known to have ended.
     pub fn has_ended(&self, id: &SessionId) -> bool {
         self.ended.contains_key(id)
     }
 
-    /// Takes in what the store said of a session that the watch has not shown: `None` if it has ended. It does not become a
-    /// member, but will be told when the watch shows its end.
+    /// Applies the result of a look-up; returns `None` if the session has ended. The session does not become a member, but ends
+    /// when the watch shows its end.
     pub fn looked_up(&self, id: SessionId, session: Option<&Session>) -> Option<Arc<LiveSession>> {
         let mut known = self.write();
-        // Who holds it from an earlier look-up holds the only object of it that the watch will tell.
+        // Reuse the object of an earlier look-up: the watch updates one object per session.
         let held = known.looked_up.get(&id).and_then(Weak::upgrade);
         let Some(session) = session else {
             held.inspect(|held| held.end());
             self.ended.insert(id, ());
             return None;
         };
-        // A member: the watch was quicker than the answer, or the record is newer than what the watch has shown.
+        // Already known: the watch was faster than the look-up, or the record is newer than the watch's state.
         if let Some(live) = known.members.get(&id).cloned().or(held) {
             let newer = session.rotated_at.as_second() >= live.rotated_at.load(Ordering::Acquire);
             if newer && session.phase == SessionPhase::Active {
@@ -180,13 +176,12 @@ impl LiveSet {
         Some(live)
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.read().members.len()
     }
 
-    /// The sessions that a person has beyond `most`, counting `new`, which may not be among the members yet: those that have
-    /// gone longest without a refresh.
+    /// The user's sessions above the limit `most`, those without a refresh for the longest time. `new` counts but is never
+    /// returned; it may not be a member yet.
     pub fn surplus(&self, new: &Session, most: usize) -> Vec<SessionId> {
         let user = user(new);
         let known = self.read();
@@ -197,23 +192,22 @@ impl LiveSet {
         others.iter().take(surplus).map(|member| member.id).collect()
     }
 
-    /// The names of those whose time was over at `now`.
+    /// Ids of the sessions that had expired at `now`.
     pub fn expired(&self, now: Timestamp) -> Vec<SessionId> {
         let over = |session: &LiveSession| session.expires_at.load(Ordering::Acquire) <= now.as_second();
         self.read().members.values().filter(|session| over(session)).map(|session| session.id).collect()
     }
 
-    /// Ends what is held of a session that was only looked up, because nobody knows any more whether it lives. Whoever asks for
-    /// it asks the store again.
+    /// Ends the held object of a looked-up session whose state is unknown. The next request for it causes another look-up.
     pub fn let_go(&self, id: &SessionId) {
         if let Some(held) = self.write().looked_up.remove(id).and_then(|held| held.upgrade()) {
             held.end();
         }
     }
 
-    /// Takes in what the watch says. Returns the sessions that somebody holds from a look-up and that a list does not have: they
-    /// are newer than the list, or have ended before it was read. The store has to be asked, because the watch that follows the
-    /// list says no word of the latter.
+    /// Applies an event of the watch. Returns looked-up sessions that are held but missing from a list: either they are newer
+    /// than the list, or they ended before it was read. They need a look-up, because the watch reports no end that precedes its
+    /// list.
     pub fn apply(&self, event: SessionEvent) -> Vec<SessionId> {
         let mut unlisted = Vec::new();
         let mut known = self.write();
@@ -262,9 +256,8 @@ impl LiveSet {
 }
 
 impl Known {
-    /// The live form of a session just read.
     fn live_form(&mut self, session: &Session) -> Arc<LiveSession> {
-        // Now and then, or who was here once would be remembered for ever.
+        // Remove users without sessions from time to time, or the map would grow forever.
         if self.people.len() > 2 * self.members.len() + FORGOTTEN_AT_ONCE {
             self.people.retain(|_, open| open.strong_count() > 0);
         }
@@ -286,7 +279,7 @@ impl Known {
             member.update(session);
             return;
         }
-        // One object for one session: who holds it from a look-up sees what the watch says from now on.
+        // Reuse the object of a look-up, so that its holders see the events of the watch.
         let held = self.looked_up.remove(&session.id).and_then(|held| held.upgrade());
         let member = held.unwrap_or_else(|| self.live_form(session));
         member.update(session);

@@ -1,4 +1,4 @@
-//! Sessions: the record of a login, the store that remembers it, and the live set that answers on the request path.
+//! Session stores, the live set that serves the request path, and look-ups of sessions that the watch has not shown yet.
 //!
 //! The protocol core changes records; only a store writes them, and only a store's watch changes the live set.
 

@@ -27,10 +27,10 @@ use super::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
 use crate::api::McpOAuthSessionSpec;
 use crate::session::{RecordKeys, Session, SessionId};
 
-/// How often the file is looked at for changes by other programs (`sqlite3 sessions.db 'DELETE ...'`).
+/// Poll interval for changes that other programs make (`sqlite3 sessions.db 'DELETE ...'`).
 const FOREIGN_CHANGES: Duration = Duration::from_millis(200);
 
-/// Events that a slow watcher may be behind before it has to read everything again. The room for them is taken at the start.
+/// Events that a slow watcher may lag behind before it lists all sessions again. Their buffer is allocated at start.
 const BACKLOG: usize = 256;
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sessions (
@@ -49,31 +49,31 @@ pub struct OpenError {
     source: sqlx::Error,
 }
 
-/// Sessions as rows of an SQLite database: for one process, outside a cluster.
+/// Stores sessions as rows of an SQLite database, for one process outside a cluster.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     // One connection: then `PRAGMA data_version` changes only when another program has written.
     pool: SqlitePool,
     keys: RecordKeys,
-    // Shared, for an event takes 350 bytes, and most rooms are empty.
+    // `Arc`, because an event takes 350 bytes and most slots of the buffer are empty.
     events: broadcast::Sender<Arc<SessionEvent>>,
     contact: Arc<AtomicI64>,
-    /// Held from a write to its announcement: else the end of a session might be announced before an earlier change of it.
+    /// Held from a write to its event, so that events have the order of the writes.
     writing: Arc<Mutex<()>>,
 }
 
 impl SqliteStore {
-    /// Opens the database, making it (not its folder) if it is not there.
+    /// Opens the database and creates the file, but not its folder, if it does not exist.
     ///
     /// # Errors
-    /// When the file cannot be opened or is something else.
+    /// If the file cannot be opened or is not an SQLite database.
     pub async fn open(path: &Path, keys: RecordKeys) -> Result<Self, OpenError> {
         let cannot = |source| OpenError { path: path.to_owned(), source };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // A code that was redeemed must stay so, also after a power cut.
+            // A redeemed code must stay redeemed after a power failure.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
         let pool = SqlitePoolOptions::new()
@@ -88,7 +88,7 @@ impl SqliteStore {
     }
 
     fn announce(&self, event: SessionEvent) {
-        // Nobody may be watching yet.
+        // There may be no watcher yet.
         let _ = self.events.send(Arc::new(event));
     }
 
@@ -119,23 +119,23 @@ impl SqliteStore {
     }
 }
 
-/// Where a watch stands.
+/// State of one watch.
 struct Watch {
     store: SqliteStore,
     events: broadcast::Receiver<Arc<SessionEvent>>,
     foreign_version: Option<i64>,
-    // Ticks also while our own events keep coming.
-    looks: Interval,
+    // Ticks even while this process's own events keep arriving.
+    poll: Interval,
 }
 
 impl Watch {
     async fn next(&mut self) -> SessionEvent {
         loop {
             if self.foreign_version.is_none() {
-                match self.begin().await {
+                match self.list().await {
                     Ok(all) => return all,
                     Err(error) => {
-                        tracing::warn!(%error, "sessions cannot be listed");
+                        tracing::warn!(%error, "listing sessions failed, retrying");
                         tokio::time::sleep(FOREIGN_CHANGES).await;
                         continue;
                     }
@@ -144,10 +144,10 @@ impl Watch {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Ok(event) => return Arc::unwrap_or_clone(event),
-                    // Fell behind: begin anew.
+                    // Lagged behind: list all sessions again.
                     Err(_) => self.foreign_version = None,
                 },
-                _ = self.looks.tick() => {
+                _ = self.poll.tick() => {
                     if self.store.foreign_version().await.ok() != self.foreign_version {
                         self.foreign_version = None;
                     }
@@ -156,8 +156,8 @@ impl Watch {
         }
     }
 
-    async fn begin(&mut self) -> Result<SessionEvent, StoreError> {
-        // Subscribed before the list is read: what is written in between comes twice rather than never.
+    async fn list(&mut self) -> Result<SessionEvent, StoreError> {
+        // Subscribe before the list is read: a write in between is reported twice rather than never.
         self.events = self.store.events.subscribe();
         let version = self.store.foreign_version().await?;
         let all = self.store.all().await?;
@@ -242,10 +242,10 @@ impl SessionStore for SqliteStore {
     ) -> Result<(), StoreError> {
         let rows = sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await;
         for row in rows.map_err(StoreError::unavailable)? {
-            let may_not_go_on = self.decode(&row).is_some_and(|stored| is_over(&stored.session));
+            let must_end = self.decode(&row).is_some_and(|stored| is_over(&stored.session));
             let record: Option<McpOAuthSessionSpec> =
                 row.try_get::<String, _>("record").ok().and_then(|text| serde_json::from_str(&text).ok());
-            if may_not_go_on || record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
+            if must_end || record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
                 let id: String = row.try_get("id").map_err(StoreError::unavailable)?;
                 let delete = sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id).execute(&self.pool).await;
                 delete.map_err(StoreError::unavailable)?;
@@ -259,9 +259,9 @@ impl SessionStore for SqliteStore {
     }
 
     fn watch(&self) -> BoxStream<'static, SessionEvent> {
-        let mut looks = interval(FOREIGN_CHANGES);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let watch = Watch { store: self.clone(), events: self.events.subscribe(), foreign_version: None, looks };
+        let mut poll = interval(FOREIGN_CHANGES);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watch = Watch { store: self.clone(), events: self.events.subscribe(), foreign_version: None, poll };
         stream::unfold(watch, |mut watch| async move {
             let event = watch.next().await;
             Some((event, watch))
@@ -280,7 +280,7 @@ mod tests {
     use crate::session::tests::{keys, session};
 
     #[tokio::test]
-    async fn it_keeps_the_contract() {
+    async fn sqlite_store_passes_the_contract() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
         contract::run(Arc::new(store)).await;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn c19_what_a_person_or_client_is_called_is_only_ever_text() {
+    async fn c19_user_and_client_names_are_never_interpreted_as_sql() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
         let bystander = session("bystander");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_deleted_or_edited_by_another_program_ends_the_session() {
+    async fn row_deleted_or_edited_by_another_program_ends_its_session() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
         let store = SqliteStore::open(&path, keys()).await.unwrap();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_session_is_deleted_when_it_would_be_over() {
+    async fn expired_records_are_deleted_even_if_they_do_not_verify() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
         let (lives, session) = (session("lives"), session("dead"));
@@ -353,7 +353,7 @@ mod tests {
         let fine = |_: &Session| false;
         store.delete_dead(session.expires_at, hour * 100, &fine).await.unwrap();
         assert_eq!(rows().await, 2);
-        // Over for an hour, and in no live set: deleted, whether it is a session or not.
+        // Expired for an hour: deleted, whether the record verifies or not.
         store.delete_dead(session.expires_at + hour, hour * 100, &fine).await.unwrap();
         assert_eq!(rows().await, 0);
         store.create(&lives).await.unwrap();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_cannot_be_opened_is_named() {
+    async fn open_error_names_the_database() {
         let missing = Path::new("/nonexistent/folder/sessions.db");
         let error = SqliteStore::open(missing, keys()).await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent/folder/sessions.db") && error.contains("folder must exist"), "{error}");

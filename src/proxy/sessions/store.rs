@@ -5,54 +5,51 @@ use thiserror::Error;
 
 use crate::session::{Session, SessionId};
 
-/// A session as a store gave it, with what a compare-and-swap needs.
+/// A session as read from a store, with what a compare-and-swap needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
-    /// The session.
     pub session: Session,
     /// Changes with every write.
     pub version: String,
-    /// Tells two objects of one name apart.
+    /// UID of the Kubernetes object, which differs between two objects of the same name; empty in SQLite.
     pub uid: String,
 }
 
-/// What a store's watch says.
+/// An event of a store's watch.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and read at once")]
+#[expect(clippy::large_enum_variant, reason = "events are short-lived and handled one at a time")]
 pub enum SessionEvent {
-    /// These are all there were when it was read: whatever was there before and is missing has ended.
+    /// The complete list: a session that was known before and is missing here has ended.
     All(Vec<Session>),
-    /// This one is there, new or changed.
+    /// The session is new or has changed.
     Is(Session),
-    /// This one has ended: deleted, or no longer what we wrote.
+    /// The session was deleted, or its record no longer verifies.
     Ended(SessionId),
 }
 
-/// Why a session is to end.
+/// Why a session is deleted.
 #[derive(Clone, Copy, Debug)]
 pub enum Ending<'a> {
-    /// Its time was over when it was read: it ends only if it has not been refreshed since.
+    /// It had expired when it was read: it is deleted only if its version is unchanged.
     Expired,
-    /// Whatever has become of it, and nobody needs to look into it: a log-out, or a rule.
+    /// Unconditionally and without an event: a logout, or an access rule.
     Quietly,
-    /// Whatever has become of it, for a reason that somebody should look into: it becomes an event.
+    /// Unconditionally, with the reason published as a Kubernetes event.
     Because(&'a str),
 }
 
-/// Why a store did not do what was asked.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// A session of that name is there already.
-    #[error("the session exists already")]
+    #[error("the session already exists")]
     Exists,
-    /// Somebody else wrote, or deleted, in between.
-    #[error("the session has been changed in between")]
+    /// Compare-and-swap failed.
+    #[error("the session was changed or deleted concurrently")]
     Conflict,
-    /// The record is not one that can be kept: trying again changes nothing.
-    #[error("the session store refuses the record: {0}")]
+    /// The store rejects the record as invalid: a retry does not help.
+    #[error("the session store rejected the record: {0}")]
     Refused(String),
-    /// The store cannot be reached or is broken; nothing is known.
-    #[error("the session store cannot be reached: {0}")]
+    /// The state of the session is unknown.
+    #[error("the session store is unavailable: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -62,41 +59,38 @@ impl StoreError {
     }
 }
 
-/// Whether a session may not go on.
+/// Whether a session must end.
 pub type IsOver<'a> = &'a (dyn Fn(&Session) -> bool + Send + Sync);
 
-/// Remembers sessions. Both stores pass the one contract test.
+/// Persistent storage of sessions. Both implementations pass [`contract`].
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
-    /// Writes a new session.
     async fn create(&self, session: &Session) -> Result<(), StoreError>;
 
-    /// Reads a session as it is now (a quorum read). `None` if it is gone, was changed by somebody else, or is on its way
-    /// out.
+    /// Reads a session (a quorum read). `None` if it does not exist, its record does not verify, or it is being deleted.
     async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError>;
 
-    /// Replaces what `old` was read as; [`StoreError::Conflict`] if it has been changed or deleted since.
+    /// Replaces `old` by compare-and-swap; [`StoreError::Conflict`] if it was changed or deleted since it was read.
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError>;
 
-    /// Ends a session, and says whether it did: it is fine if it is gone already.
+    /// Deletes a session. Returns whether it did; a session that no longer exists is not an error.
     async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError>;
 
-    /// Deletes what nobody else would, because it is in no live set: what is no session of ours (sealed with another key, or
-    /// edited) once it would be over for an hour at `now` if it were; sessions that have been over for so long; and those of
-    /// which `is_over` says so.
+    /// Deletes records that no live set holds: those that expired more than an hour before `now`, whether they verify or not
+    /// (sealed with another key, edited), and sessions for which `is_over` returns true.
     async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration, is_over: IsOver<'_>)
     -> Result<(), StoreError>;
 
-    /// When the watch, or a list of all sessions, last got an answer of the store, in seconds since 1970; 0 before the first time.
+    /// Unix time in seconds of the store's last response to a watch or a list of all sessions; 0 before the first one.
     fn last_contact(&self) -> i64;
 
-    /// All sessions, then every change. It heals itself: a stream that broke off begins with [`SessionEvent::All`] again.
+    /// All sessions, then every change. The stream reconnects on its own and then starts with [`SessionEvent::All`] again.
     fn watch(&self) -> BoxStream<'static, SessionEvent>;
 }
 
 #[cfg(test)]
 pub mod contract {
-    //! What every store must do. Each store's own test brings an empty store and calls [`run`].
+    //! The contract test of all stores. Each store's own test passes an empty store to [`run`].
 
     use std::sync::Arc;
 
@@ -109,13 +103,13 @@ pub mod contract {
     };
 
     pub async fn run(store: Arc<dyn SessionStore>) {
-        create_once(&store).await;
-        replace_compares(&store).await;
-        one_of_fifty_wins(&store).await;
-        watch_follows(&store).await;
+        create_rejects_duplicates(&store).await;
+        replace_is_compare_and_swap(&store).await;
+        concurrent_replaces_have_one_winner(&store).await;
+        watch_reports_every_change(&store).await;
     }
 
-    async fn create_once(store: &Arc<dyn SessionStore>) {
+    async fn create_rejects_duplicates(store: &Arc<dyn SessionStore>) {
         let session = session("create");
         assert!(store.get(session.id).await.unwrap().is_none());
         store.create(&session).await.unwrap();
@@ -123,7 +117,7 @@ pub mod contract {
         assert!(matches!(store.create(&session).await, Err(StoreError::Exists)));
     }
 
-    async fn replace_compares(store: &Arc<dyn SessionStore>) {
+    async fn replace_is_compare_and_swap(store: &Arc<dyn SessionStore>) {
         let pending = session("replace");
         store.create(&pending).await.unwrap();
         let read = store.get(pending.id).await.unwrap().unwrap();
@@ -140,7 +134,7 @@ pub mod contract {
         assert!(matches!(store.replace(&read, &active).await, Err(StoreError::Conflict)));
         let now = store.get(pending.id).await.unwrap().unwrap();
         assert_eq!(now.session, active);
-        // It was refreshed after it had been read as expired.
+        // The session was refreshed after it had been read as expired.
         assert!(!store.end(&read, Ending::Expired).await.unwrap());
         assert_eq!(store.get(pending.id).await.unwrap().unwrap().session, active);
         assert!(store.end(&now, Ending::Expired).await.unwrap());
@@ -149,7 +143,7 @@ pub mod contract {
         assert!(matches!(store.replace(&now, &active).await, Err(StoreError::Conflict)));
     }
 
-    async fn one_of_fifty_wins(store: &Arc<dyn SessionStore>) {
+    async fn concurrent_replaces_have_one_winner(store: &Arc<dyn SessionStore>) {
         let pending = session("race");
         store.create(&pending).await.unwrap();
         let read = store.get(pending.id).await.unwrap().unwrap();
@@ -159,11 +153,13 @@ pub mod contract {
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(()) | Err(StoreError::Conflict))));
     }
 
-    async fn watch_follows(store: &Arc<dyn SessionStore>) {
+    async fn watch_reports_every_change(store: &Arc<dyn SessionStore>) {
         let before = session("before");
         store.create(&before).await.unwrap();
         let mut events = store.watch();
-        let Some(SessionEvent::All(all)) = events.next().await else { panic!("a watch begins with all sessions") };
+        let Some(SessionEvent::All(all)) = events.next().await else {
+            panic!("the watch does not start with all sessions")
+        };
         assert!(all.contains(&before));
         let new = session("watched");
         store.create(&new).await.unwrap();

@@ -51,12 +51,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_range_is_one() {
+    fn every_range_parses() {
         assert_eq!(RANGES.len(), NOT_PUBLIC.len());
     }
 
     #[test]
-    fn b1_no_address_within_is_reached() {
+    fn b1_non_public_addresses_are_rejected() {
         for address in [
             "0.0.0.0",
             "0.1.2.3",
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn public_addresses_are() {
+    fn public_addresses_are_accepted() {
         for address in [
             "1.1.1.1",
             "8.8.8.8",

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b1_only_a_small_json_answer_is_a_document() {
+    async fn b1_only_a_small_json_response_is_a_document() {
         let json = [("content-type", "application/json; charset=utf-8")];
         assert!(answered(answer(200, &json, MAX_DOCUMENT)).await.is_ok());
         assert!(answered(answer(200, &[("content-type", "application/oauth-client+json")], 1)).await.is_ok());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b6_a_document_is_fresh_as_its_headers_say() {
+    async fn b6_document_freshness_follows_its_http_headers() {
         let json = ("content-type", "application/json");
         for (control, seconds) in
             [("max-age=3600", 3600), ("private, max-age=60", 60), ("no-store", 0), ("no-cache, max-age=3600", 0)]
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b1_a_name_with_an_inner_address_is_connected_to_by_its_public_ones_alone() {
+    async fn b1_only_public_addresses_of_a_host_are_connected_to() {
         let resolver = |addresses: &'static [&'static str]| {
             PublicOnly(tower::service_fn(move |_: Name| async move {
                 Ok::<_, io::Error>(addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)))
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b1_localhost_by_name_is_not_asked() {
+    async fn b1_localhost_is_never_fetched() {
         let rules = serde_json::from_value(serde_json::json!({"metadataDocuments": "Any"})).unwrap();
         let url = DocumentUrl::parse("https://localhost/client.json", &rules).unwrap();
         let error = Fetcher::new().unwrap().fetch(&url, Timestamp::now()).await.err().unwrap();

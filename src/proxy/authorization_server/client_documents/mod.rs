@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b6_a_hundred_logins_at_once_ask_for_a_document_once() {
+    async fn b6_concurrent_logins_fetch_a_document_once() {
         let (documents, asked, url) = (documents(), AtomicUsize::new(0), document_url());
         let asking = join_all((0..100).map(|_| {
             documents.client_by(&url, Timestamp::UNIX_EPOCH, || async {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b6_a_document_is_fresh_as_long_as_it_says_within_bounds() {
+    async fn b6_document_freshness_is_clamped() {
         let (url, begin) = (document_url(), Timestamp::UNIX_EPOCH);
         for (says, fresh) in [
             (SignedDuration::ZERO, FRESH_AT_LEAST),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_is_down_keeps_nobody_out_who_came_in_yesterday_and_is_not_asked_at_each_login() {
+    async fn cached_document_survives_host_outage_and_failures_are_cached() {
         let (documents, url, begin) = (documents(), document_url(), Timestamp::UNIX_EPOCH);
         let asked = AtomicUsize::new(0);
         let refused = async |after| {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b6_made_up_addresses_cost_their_host_little_and_us_a_bounded_cache() {
+    async fn b6_fabricated_document_urls_are_rate_limited_and_the_cache_is_bounded() {
         let (documents, asked) = (documents(), AtomicUsize::new(0));
         // Also when each has failed before, and long enough ago.
         for (number, round) in (0..2_000).flat_map(|number| [(number, 0), (number % 20, number)]) {

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_persons_groups_those_are_kept_that_the_rules_ask_for() {
+    fn only_groups_in_the_access_rules_are_kept() {
         let asked = ["a".to_owned(), "c".to_owned()];
         let groups = |claims: Value| {
             serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups", &asked)

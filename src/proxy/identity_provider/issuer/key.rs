@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a17_each_algorithm_is_verified_with_its_own_kind_of_key_and_no_other() {
+    fn a17_signature_verifies_only_with_the_key_type_of_its_algorithm() {
         let rsa = KeyPair::generate(KeySize::Rsa2048).unwrap();
         let rsa = AsDer::<Pkcs8V1Der<'_>>::as_der(&rsa).unwrap();
         // What jsonwebtoken takes is inside of that (RFC 5958 §2), behind 26 bytes.
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_none_is_refused_and_a_secret_does_not_show() {
+    fn invalid_key_is_rejected_and_debug_output_hides_secrets() {
         for key in [
             serde_json::json!({"kty": "EC", "crv": "P-256", "x": "AA"}),
             serde_json::json!({"kty": "RSA", "n": "!", "e": "AQAB"}),

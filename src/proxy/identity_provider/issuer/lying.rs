@@ -118,7 +118,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn a17_an_id_token_that_is_not_for_this_login_is_refused() {
+async fn a17_id_token_of_another_login_is_rejected() {
     let bed = Bed::new().await;
     let person = bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
     assert_eq!((person.subject.as_str(), person.email_verified), ("ada", true));
@@ -141,7 +141,7 @@ async fn a17_an_id_token_that_is_not_for_this_login_is_refused() {
 }
 
 #[tokio::test]
-async fn a16_only_a_true_that_is_one_verifies_an_address() {
+async fn a16_only_boolean_true_marks_an_email_as_verified() {
     let bed = Bed::new().await;
     for (value, verified) in [(json!(true), true), (json!(false), false), (Value::Null, false), (json!("yes"), false)] {
         let mut claims = bed.claims();
@@ -152,7 +152,7 @@ async fn a16_only_a_true_that_is_one_verifies_an_address() {
 }
 
 #[tokio::test]
-async fn a17_a_signature_that_is_none_or_another_algorithms_is_refused() {
+async fn a17_id_token_without_a_valid_signature_is_rejected() {
     let bed = Bed::new().await;
     let good = bed.lies.sign(&bed.claims());
     let (_, rest) = good.split_once('.').unwrap();
@@ -179,7 +179,7 @@ async fn a17_a_signature_that_is_none_or_another_algorithms_is_refused() {
 }
 
 #[tokio::test]
-async fn a17_a_key_that_is_not_known_makes_us_look_once_and_not_at_each_forgery() {
+async fn a17_unknown_key_id_refetches_keys_within_the_rate_limit() {
     let bed = Bed::new().await;
     bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
     assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 1);
@@ -197,7 +197,7 @@ async fn a17_a_key_that_is_not_known_makes_us_look_once_and_not_at_each_forgery(
 }
 
 #[tokio::test]
-async fn a_recheck_that_comes_to_nothing_keeps_the_refresh_token_that_it_was_given() {
+async fn failed_recheck_keeps_the_rotated_refresh_token() {
     let bed = Bed::new().await;
     let secret = SecretString::from("secret");
     let credentials = Credentials { client_id: "client", client_secret: &secret };

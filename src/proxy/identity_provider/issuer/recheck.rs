@@ -1,4 +1,4 @@
-//! Asks the issuer, with the refresh token of a login, whether the person is still there (OIDC Core §12).
+//! Checks with the issuer's refresh token whether the user still exists (OIDC Core §12).
 
 use openidconnect::{
     Nonce, OAuth2TokenResponse, RefreshToken, RequestTokenError, TokenResponse, core::CoreErrorResponseType,
@@ -6,30 +6,28 @@ use openidconnect::{
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::{Credentials, Issuer, LoginError, METADATA_VALID, OidcProviderMetadata, OidcTokens, refused};
+use super::{Credentials, Issuer, LoginError, METADATA_VALID, OidcProviderMetadata, OidcTokens, token_error};
 use crate::access::Person;
 
-/// What the issuer says now.
 pub struct Rechecked {
-    /// The person, as the issuer describes them now.
+    /// The user with the issuer's current claims.
     pub person: Person,
-    /// With what it is asked next time, if no longer with the same.
+    /// The new refresh token, if the issuer rotated it.
     pub refresh_token: Option<SecretString>,
 }
 
-/// Why the issuer does not say that the person is still there.
+/// Why a recheck did not confirm the user.
 #[derive(Debug, Error)]
 pub enum RecheckError {
-    /// It has said that the login is no more.
+    /// The issuer rejected the refresh token (`invalid_grant`).
     #[error("the identity provider no longer knows the login")]
     Gone,
-    /// It has said nothing about the person.
+    /// The issuer gave no usable response about the user.
     #[error("{error}")]
     Failed {
-        /// Why.
         #[source]
         error: LoginError,
-        /// With what it is asked next time, if it has got so far as to change that.
+        /// The new refresh token, if the issuer rotated it before the failure.
         refresh_token: Option<SecretString>,
     },
 }
@@ -41,10 +39,10 @@ impl From<LoginError> for RecheckError {
 }
 
 impl Issuer {
-    /// Asks with the refresh token of the login of `before`.
+    /// Redeems the refresh token and updates `before` from the response.
     ///
     /// # Errors
-    /// Whether the person is gone, or the issuer, or we.
+    /// [`RecheckError::Gone`] if the issuer ended the login, else [`RecheckError::Failed`].
     pub async fn recheck(
         &self,
         refresh_token: &SecretString,
@@ -62,25 +60,25 @@ impl Issuer {
                 RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
                     RecheckError::Gone
                 }
-                error => refused(error).into(),
+                error => token_error(error).into(),
             })?;
         let refresh_token = answer.refresh_token().map(|token| token.secret().clone().into());
-        match self.describe_anew(before, &answer, &metadata, credentials).await {
+        match self.updated_person(before, &answer, &metadata, credentials).await {
             Ok(person) => Ok(Rechecked { person, refresh_token }),
             Err(error) => Err(RecheckError::Failed { error, refresh_token }),
         }
     }
 
-    /// Fetches what is needed to ask, if it is not known yet.
+    /// Fetches the issuer's metadata, if it is not cached.
     ///
     /// # Errors
-    /// When the issuer's metadata cannot be had.
+    /// If it cannot be fetched.
     pub async fn prepare(&self) -> Result<(), LoginError> {
         self.metadata(METADATA_VALID).await.map(drop)
     }
 
-    /// The person by the ID token of a refresh, which issuers may leave out, and what it lacks by the userinfo endpoint.
-    async fn describe_anew(
+    /// Claims come from the ID token, which is optional in a refresh, and missing ones from the userinfo endpoint.
+    async fn updated_person(
         &self,
         before: Person,
         answer: &OidcTokens,
@@ -95,7 +93,7 @@ impl Issuer {
         if let Some(id_token) = answer.id_token() {
             let claims = self.verify(id_token, &client, credentials, any_nonce).await?;
             if *claims.subject() != subject {
-                return Err(LoginError::Refused("its ID token is about somebody else".to_owned()));
+                return Err(LoginError::Refused("its ID token has another subject".to_owned()));
             }
             if let Some(email) = claims.email() {
                 has_email = true;
@@ -116,7 +114,7 @@ impl Issuer {
             groups =
                 groups.or_else(|| groups_claim.and_then(|claim| info.additional_claims().groups(claim, &self.groups)));
         }
-        // Who is in no group any more may have no claim either; but an answer without an ID token says nothing of that.
+        // A missing claim in an ID token means no groups; a response without an ID token leaves the groups unchanged.
         if groups_claim.is_some() && (answer.id_token().is_some() || groups.is_some()) {
             person.groups = groups.unwrap_or_default();
         }

@@ -82,7 +82,7 @@ impl Metrics {
     /// Never in practice: writing to a string.
     pub fn text(&self, observed: Observed<'_>) -> Result<String, fmt::Error> {
         let mut page = Page::default();
-        page.info("build", "The version that runs.", vec![("version", env!("CARGO_PKG_VERSION"))]);
+        page.info("build", "Version of the running proxy.", vec![("version", env!("CARGO_PKG_VERSION"))]);
         self.add_requests(&mut page, observed);
         self.add_logins(&mut page, observed);
         page.text(PREFIX)
@@ -90,7 +90,11 @@ impl Metrics {
 
     fn add_requests(&self, page: &mut Page, observed: Observed<'_>) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        page.counters("requests", "Requests for MCP endpoints.", sum(workers.iter().map(|worker| &worker.requests)));
+        page.counters(
+            "requests",
+            "Requests to MCP endpoints, by outcome.",
+            sum(workers.iter().map(|worker| &worker.requests)),
+        );
         let mut buckets: Vec<_> =
             BOUNDS.iter().map(|nanos| seconds(*nanos)).chain([f64::INFINITY]).map(|bound| (bound, 0)).collect();
         for worker in &workers {
@@ -101,48 +105,61 @@ impl Metrics {
         let nanos = workers.iter().map(|worker| worker.response_head.sum.load(Relaxed)).sum();
         page.seconds(
             "response_head",
-            "From the head of a request that was forwarded to the head of the upstream's answer.",
+            "Time from the head of a forwarded request to the head of the upstream's response.",
             seconds(nanos),
             buckets,
         );
         let open = workers.iter().map(|worker| worker.open_streams.load(Relaxed)).sum();
-        page.gauge("open_streams", "Event streams to clients that are open.", None, open);
+        page.gauge("open_streams", "Open event streams to clients.", None, open);
         let ended = sum(workers.iter().map(|worker| &worker.ended_streams));
-        page.counters("ended_streams", "Event streams to clients that are no longer open.", ended);
+        page.counters("ended_streams", "Ended event streams to clients, by reason.", ended);
         let cut = sum(workers.iter().map(|worker| &worker.cut_answers));
-        page.counters("cut_answers", "Answers but event streams that clients did not get to their end.", cut);
+        page.counters(
+            "cut_answers",
+            "Responses other than event streams that were cut before their end, by reason.",
+            cut,
+        );
         let lookups = sum(workers.iter().map(|worker| &worker.token_cache));
-        page.counters("token_cache_lookups", "Tokens that were looked for among those verified before.", lookups);
-        page.gauge("token_cache_entries", "Verified tokens that are remembered.", None, number(observed.cached_tokens));
+        page.counters("token_cache_lookups", "Look-ups in the cache of verified access tokens, by result.", lookups);
+        page.gauge(
+            "token_cache_entries",
+            "Access tokens in the cache of verified tokens.",
+            None,
+            number(observed.cached_tokens),
+        );
         let connections = workers.iter().map(|worker| worker.upstream_connections.load(Relaxed)).sum();
-        page.gauge("upstream_connections", "Connections to the upstream that are open.", None, connections);
+        page.gauge("upstream_connections", "Open connections to the upstream.", None, connections);
         let idle = workers.iter().map(|worker| worker.upstream_idle.load(Relaxed)).sum();
-        page.gauge("upstream_idle_connections", "Those of them that wait for a request.", None, number(idle));
+        page.gauge("upstream_idle_connections", "Idle upstream connections.", None, number(idle));
         let connects = sum(workers.iter().map(|worker| &worker.upstream_connects));
-        page.counters("upstream_connects", "Connections to the upstream that were tried.", connects);
+        page.counters("upstream_connects", "Connection attempts to the upstream, by outcome.", connects);
     }
 
     fn add_logins(&self, page: &mut Page, observed: Observed<'_>) {
-        page.counters("consents", "Consent pages that were answered.", one(&self.consents));
-        page.counters("logins", "Logins that came back from the issuer.", one(&self.logins));
+        page.counters("consents", "Submitted consent pages, by outcome.", one(&self.consents));
+        page.counters("logins", "Callbacks from the issuer after a login, by outcome.", one(&self.logins));
         let tokens = self.tokens.iter().zip(Grant::all()).flat_map(|(answers, grant)| {
             one(answers).map(move |(mut labels, count)| {
                 labels.insert(0, (Grant::NAME, grant.text()));
                 (labels, count)
             })
         });
-        page.counters("token_requests", "Requests for tokens.", tokens);
-        page.counters("registrations", "Clients that registered.", one(&self.registrations));
-        page.counters("revocations", "Requests to revoke a token.", one(&self.revocations));
+        page.counters("token_requests", "Requests to the token endpoint, by grant type and outcome.", tokens);
+        page.counters("registrations", "Client registration requests, by outcome.", one(&self.registrations));
+        page.counters("revocations", "Token revocation requests, by outcome.", one(&self.revocations));
         let limited = [(Labels::new(), self.rate_limited.load(Relaxed))];
-        page.counters("rate_limited_requests", "Requests to the authorization server that came too often.", limited);
-        page.counters("issuer_requests", "Requests to the issuer.", one(observed.issuer));
+        page.counters(
+            "rate_limited_requests",
+            "Requests to the authorization server rejected by the rate limit (429).",
+            limited,
+        );
+        page.counters("issuer_requests", "Requests to the issuer, by outcome.", one(observed.issuer));
         page.gauge("sessions", "Live sessions.", None, number(observed.sessions));
-        page.gauge("sessions_max", "How many there may be.", None, number(observed.max_sessions));
-        page.counters("ended_sessions", "Sessions that this replica has ended.", one(&self.ended_sessions));
+        page.gauge("sessions_max", "Limit of live sessions.", None, number(observed.max_sessions));
+        page.counters("ended_sessions", "Sessions that this replica has ended, by reason.", one(&self.ended_sessions));
         page.gauge(
             "session_watch_contact_timestamp",
-            "When the session store was last heard of, since 1970: without contact, an ended session lives as long as its access token.",
+            "Unix time of the last response from the session store; without contact, an ended session remains valid until its access token expires.",
             Some(Unit::Seconds),
             observed.last_contact,
         );

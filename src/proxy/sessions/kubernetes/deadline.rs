@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use kube::client::DynBody;
 use tokio::time::{Sleep, sleep};
 
-/// A body that fails if it has not come to its end in time, however busily it flows.
+/// A body that fails if it is not complete by a deadline, even if data keeps arriving.
 pub struct Timed {
     body: Box<DynBody>,
     deadline: Pin<Box<Sleep>>,
@@ -16,7 +16,7 @@ pub struct Timed {
 }
 
 impl Timed {
-    /// The whole of `body` must have come `limit` from now.
+    /// `body` must be complete within `limit` from now.
     pub fn new(body: Box<DynBody>, limit: Duration) -> Self {
         Self { body, deadline: Box::pin(sleep(limit)), limit }
     }
@@ -28,7 +28,7 @@ impl Body for Timed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(format!("no end after {} s", self.limit.as_secs()).into())));
+            return Poll::Ready(Some(Err(format!("response not complete after {} s", self.limit.as_secs()).into())));
         }
         Pin::new(&mut *self.body).poll_frame(cx)
     }

@@ -9,33 +9,33 @@ use kube::runtime::{WatchStreamExt, utils::Backoff, watcher};
 use super::{KubernetesStore, PAGE, read};
 use crate::{api::McpOAuthSession, proxy::sessions::SessionEvent, session::Session};
 
-/// How long a watch lasts before it is renewed, in seconds, so that one that was cut without a word is noticed.
+/// Seconds until a watch is renewed, so that a silently dropped connection is noticed.
 const WATCH_SECONDS: u32 = 10;
 
-/// How soon a watch that broke is begun again: soon, because until then ended sessions go on living here.
-const WATCH_AGAIN: Duration = Duration::from_secs(1);
+/// Delay before a failed watch is restarted. Short, because ended sessions stay live here until then.
+const WATCH_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A watch that breaks is followed by a list, unless the last list is more recent than this: ten thousand sessions are 15 MB.
-const LIST_AGAIN: Duration = Duration::from_secs(5);
+/// Minimum interval between lists after failed watches: a list of 10,000 sessions is 15 MB.
+const MIN_RELIST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Begins a watch again after the same time, however often it broke.
-struct Again;
+/// Restarts a watch after the same delay each time.
+struct ConstantBackoff;
 
-impl Iterator for Again {
+impl Iterator for ConstantBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        Some(WATCH_AGAIN)
+        Some(WATCH_RETRY_DELAY)
     }
 }
 
-impl Backoff for Again {
+impl Backoff for ConstantBackoff {
     fn reset(&mut self) {}
 }
 
-/// What happens to the sessions of a store, for ever.
+/// The endless stream of events of a store's sessions.
 pub fn watch(store: KubernetesStore) -> BoxStream<'static, SessionEvent> {
-    let watch = Watch { objects: objects(&store), listed: Vec::new(), complete: Instant::now(), store };
+    let watch = Watch { objects: objects(&store), listed: Vec::new(), last_list: Instant::now(), store };
     stream::unfold(watch, |mut watch| async move {
         loop {
             if let Some(event) = watch.read_next().await? {
@@ -46,26 +46,26 @@ pub fn watch(store: KubernetesStore) -> BoxStream<'static, SessionEvent> {
     .boxed()
 }
 
-/// A list and then a watch, whose events come one by one, errors among them.
+/// The events of a list and of the watch that follows it, including errors.
 fn objects(store: &KubernetesStore) -> BoxStream<'static, watcher::Result<watcher::Event<McpOAuthSession>>> {
     let config = watcher::Config::default()
         .fields(&format!("spec.proxy={}", store.owner.name))
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
-    watcher(store.watched.clone(), config).backoff(Again).boxed()
+    watcher(store.watched.clone(), config).backoff(ConstantBackoff).boxed()
 }
 
 struct Watch {
     objects: BoxStream<'static, watcher::Result<watcher::Event<McpOAuthSession>>>,
-    /// The sessions of a list that is not complete yet.
+    /// Sessions of the incomplete list.
     listed: Vec<Session>,
-    /// When the last complete list was.
-    complete: Instant,
+    /// Time of the last complete list.
+    last_list: Instant,
     store: KubernetesStore,
 }
 
 impl Watch {
-    /// What the next event says, if it says something; `None` at the end, which does not come.
+    /// Reads one event; `Some(None)` if it changes nothing. `None` would be the end of the stream, which does not end.
     async fn read_next(&mut self) -> Option<Option<SessionEvent>> {
         let KubernetesStore { keys, owner, .. } = &self.store;
         Some(match self.objects.next().await? {
@@ -78,7 +78,7 @@ impl Watch {
                 None
             }
             Ok(watcher::Event::InitDone) => {
-                self.complete = Instant::now();
+                self.last_list = Instant::now();
                 Some(SessionEvent::All(std::mem::take(&mut self.listed)))
             }
             Ok(watcher::Event::Apply(object)) => read(keys, owner, &object)
@@ -86,10 +86,10 @@ impl Watch {
             Ok(watcher::Event::Delete(object)) => read(keys, owner, &object).map(|(id, _)| SessionEvent::Ended(id)),
             Err(error) => {
                 let reason = brief(&error);
-                tracing::warn!(error = reason, "the watch of sessions broke off and is begun again");
-                // Whatever holds one watch up may hold up the next; a list shows what has ended all the same.
+                tracing::warn!(error = reason, "session watch failed, retrying");
+                // The next watch may stall as well; a list shows ended sessions in any case.
                 let lists = matches!(error, watcher::Error::InitialListFailed(_));
-                if !lists && self.complete.elapsed() >= LIST_AGAIN {
+                if !lists && self.last_list.elapsed() >= MIN_RELIST_INTERVAL {
                     self.objects = objects(&self.store);
                 }
                 None
@@ -98,7 +98,7 @@ impl Watch {
     }
 }
 
-/// What the API server said; kube prints its whole answer, twice.
+/// The API server's message alone: kube prints the whole response, twice.
 fn brief(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))

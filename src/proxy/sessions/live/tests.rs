@@ -10,7 +10,7 @@ fn before_expiry(session: &Session) -> Timestamp {
 }
 
 #[test]
-fn what_a_person_has_open_is_one_for_all_their_sessions_and_forgotten_after_the_last() {
+fn open_counts_are_shared_by_all_sessions_of_a_user_and_dropped_with_the_last() {
     let live = LiveSet::default();
     let mut other = active("c");
     other.user.subject = "somebody else".to_owned();
@@ -37,7 +37,7 @@ fn what_a_person_has_open_is_one_for_all_their_sessions_and_forgotten_after_the_
 }
 
 #[test]
-fn a_pending_session_admits_nobody_until_it_is_active() {
+fn pending_session_is_not_admitted_until_active() {
     let set = LiveSet::default();
     let pending = session("a");
     set.apply(SessionEvent::Is(pending.clone()));
@@ -48,9 +48,9 @@ fn a_pending_session_admits_nobody_until_it_is_active() {
     assert!(!held.admits(pending.expires_at));
 }
 
-/// A request was cut because the watch told of the login after a look-up had told of what came of it.
+/// Regression: a request was cut because the watch event of the login arrived after a look-up had returned the active session.
 #[test]
-fn what_the_watch_says_late_of_the_login_does_not_take_an_active_session_back() {
+fn late_pending_event_does_not_deactivate_a_session() {
     let set = LiveSet::default();
     let session = active("a");
     let held = set.looked_up(session.id, Some(&session)).unwrap();
@@ -59,7 +59,7 @@ fn what_the_watch_says_late_of_the_login_does_not_take_an_active_session_back() 
 }
 
 #[test]
-fn who_holds_a_session_sees_it_end() {
+fn held_session_ends_with_its_watch_event() {
     let set = LiveSet::default();
     let session = active("a");
     set.apply(SessionEvent::Is(session.clone()));
@@ -70,7 +70,7 @@ fn who_holds_a_session_sees_it_end() {
 }
 
 #[test]
-fn a_complete_list_ends_what_is_missing_and_keeps_what_is_there() {
+fn complete_list_ends_missing_sessions_and_keeps_the_others() {
     let set = LiveSet::default();
     assert!(!set.is_complete());
     let (stays, goes) = (active("stays"), active("goes"));
@@ -84,7 +84,7 @@ fn a_complete_list_ends_what_is_missing_and_keeps_what_is_there() {
 }
 
 #[test]
-fn a_session_that_comes_back_does_not_revive_what_ended() {
+fn recreated_session_does_not_revive_an_ended_one() {
     let set = LiveSet::default();
     let session = active("a");
     set.apply(SessionEvent::Is(session.clone()));
@@ -96,7 +96,7 @@ fn a_session_that_comes_back_does_not_revive_what_ended() {
 }
 
 #[test]
-fn who_holds_a_session_that_was_only_looked_up_sees_it_end_and_it_is_no_member() {
+fn looked_up_session_is_no_member_and_ends_with_its_watch_event() {
     let set = LiveSet::default();
     let session = active("a");
     let held = set.looked_up(session.id, Some(&session)).unwrap();
@@ -104,12 +104,12 @@ fn who_holds_a_session_that_was_only_looked_up_sees_it_end_and_it_is_no_member()
     assert!(set.get(&session.id).is_none());
     set.apply(SessionEvent::Ended(session.id));
     assert!(!held.admits(before_expiry(&session)));
-    // An answer that was on its way when it ended.
+    // A response that was in flight when the session ended.
     assert!(set.looked_up(session.id, Some(&session)).is_none());
 }
 
 #[test]
-fn whoever_holds_a_session_from_any_of_its_look_ups_sees_it_end() {
+fn session_held_from_several_look_ups_ends_for_every_holder() {
     let set = LiveSet::default();
     for (nonce, end) in [("a", true), ("b", false)] {
         let session = active(nonce);
@@ -126,7 +126,7 @@ fn whoever_holds_a_session_from_any_of_its_look_ups_sees_it_end() {
 }
 
 #[test]
-fn the_watch_makes_a_member_of_what_was_looked_up() {
+fn watch_turns_a_looked_up_session_into_a_member() {
     let set = LiveSet::default();
     let session = active("a");
     let held = set.looked_up(session.id, Some(&session)).unwrap();
@@ -137,7 +137,7 @@ fn the_watch_makes_a_member_of_what_was_looked_up() {
 }
 
 #[test]
-fn what_was_looked_up_and_is_in_no_list_is_named_as_long_as_somebody_holds_it() {
+fn unlisted_looked_up_session_is_reported_while_held() {
     let set = LiveSet::default();
     let (held, left, listed) = (active("held"), active("left"), active("listed"));
     let look = |session: &Session| set.looked_up(session.id, Some(session)).unwrap();
@@ -145,18 +145,18 @@ fn what_was_looked_up_and_is_in_no_list_is_named_as_long_as_somebody_holds_it() 
     drop(look(&left));
     let list = || SessionEvent::All(vec![listed.clone()]);
     assert_eq!(set.apply(list()), [held.id]);
-    assert_eq!(set.apply(list()), [held.id], "as long as nothing speaks for it");
+    assert_eq!(set.apply(list()), [held.id], "reported until it is listed or released");
     assert!(of_held.admits(before_expiry(&held)));
     set.let_go(&held.id);
     assert!(!of_held.admits(before_expiry(&held)) && !set.has_ended(&held.id));
     assert_eq!(set.apply(list()), []);
-    // What the watch has shown is let go by the watch alone.
+    // Only the watch ends a session that it has shown.
     set.let_go(&listed.id);
     assert!(of_listed.admits(before_expiry(&listed)));
 }
 
 #[test]
-fn what_the_store_does_not_have_is_remembered_as_ended() {
+fn session_missing_from_the_store_is_cached_as_ended() {
     let set = LiveSet::default();
     let session = active("a");
     assert!(set.looked_up(session.id, None).is_none() && set.has_ended(&session.id));
@@ -166,7 +166,7 @@ fn what_the_store_does_not_have_is_remembered_as_ended() {
 }
 
 #[test]
-fn beyond_the_cap_the_longest_idle_sessions_of_the_same_person_are_surplus() {
+fn longest_idle_sessions_of_a_user_are_surplus_above_the_cap() {
     let set = LiveSet::default();
     let at = |nonce: &str, minutes: i64| {
         let base = active(nonce);
@@ -182,13 +182,13 @@ fn beyond_the_cap_the_longest_idle_sessions_of_the_same_person_are_surplus() {
 }
 
 #[test]
-fn a_member_that_is_behind_its_record_is_brought_up_to_it() {
+fn look_up_updates_a_stale_member() {
     let set = LiveSet::default();
     let pending = session("a");
     set.apply(SessionEvent::All(vec![pending.clone()]));
     let looked_up = set.looked_up(pending.id, Some(&active("a"))).unwrap();
     assert!(looked_up.admits(before_expiry(&pending)));
-    // An answer that is older than what the watch has shown changes nothing.
+    // A response older than the watch's state changes nothing.
     let refreshed = Session {
         rotated_at: pending.rotated_at + jiff::SignedDuration::from_mins(1),
         expires_at: pending.expires_at + jiff::SignedDuration::from_mins(1),

@@ -1,4 +1,4 @@
-//! What a process that is killed, and a disk that takes no more, do to the sessions.
+//! Sessions survive a killed process and a full or read-only disk.
 
 use std::{
     env,
@@ -12,18 +12,18 @@ use crate::{
     session::tests::{keys, session},
 };
 
-/// Where the process that is killed keeps its sessions; set for that one alone.
+/// Database path of the child process that is killed; set only for that process.
 const DATABASE: &str = "SESSIONS_OF_THE_KILLED";
 
-/// As when a code is redeemed.
+/// Writes what `/token` writes when a code is redeemed.
 async fn redeem(store: &SqliteStore, pending: &Session) -> Result<(), StoreError> {
     let read = store.get(pending.id).await?.ok_or(StoreError::Conflict)?;
     store.replace(&read, &Session { phase: SessionPhase::Active, ..pending.clone() }).await
 }
 
-/// Logs in and redeems codes until it is killed, and says of which it is sure.
+/// Creates and activates sessions until the process is killed; prints each one whose write has completed.
 #[tokio::main(flavor = "current_thread")]
-async fn log_in_for_ever(path: &Path) {
+async fn redeem_codes_until_killed(path: &Path) {
     let store = SqliteStore::open(path, keys()).await.unwrap();
     for number in 0.. {
         let pending = session(&format!("{} {number}", std::process::id()));
@@ -34,9 +34,9 @@ async fn log_in_for_ever(path: &Path) {
 }
 
 #[test]
-fn a_code_that_was_redeemed_stays_so_however_often_the_process_is_killed() {
+fn redeemed_code_survives_a_kill_of_the_process() {
     if let Some(path) = env::var_os(DATABASE) {
-        return log_in_for_ever(Path::new(&path));
+        return redeem_codes_until_killed(Path::new(&path));
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sessions.db");
@@ -48,7 +48,7 @@ fn a_code_that_was_redeemed_stays_so_however_often_the_process_is_killed() {
         let mut process = command.spawn().unwrap();
         let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut told = |line: &str| line.strip_prefix("redeemed ").map(|id| redeemed.push(id.parse().unwrap()));
-        // One to seven of them, and somewhere in the next.
+        // Killed after one to seven redeemed codes, in the middle of the next one.
         let mut left = 1 + round % 7;
         while left > 0 {
             left -= usize::from(told(&said.next().unwrap().unwrap()).is_some());
@@ -71,19 +71,19 @@ fn a_code_that_was_redeemed_stays_so_however_often_the_process_is_killed() {
 }
 
 #[tokio::test]
-async fn a_disk_that_takes_no_more_loses_nothing_and_is_no_reason_to_start_again() {
+async fn full_or_read_only_disk_loses_no_session_and_needs_no_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
     let (before, mut events) = (session("before"), store.watch());
     store.create(&before).await.unwrap();
     for (full, free) in [
-        // It is full, and it is read-only.
+        // A full disk, then a read-only one.
         ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000"),
         ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
     ] {
         sqlx::query(full).execute(&store.pool).await.unwrap();
         let mut refused = Vec::new();
-        // A page has room for a few.
+        // The last page may still have space for some records.
         while refused.is_empty() {
             let more = session(&format!("{full} {}", store.all().await.unwrap().len()));
             if let Err(error) = store.create(&more).await {

@@ -163,6 +163,7 @@ test-steps: claim-target
 	@echo "[3/5] unit and integration tests"
 	cargo test --workspace --lib --bins
 	cargo test --package mcp-oauth-operator --test '*'
+	cargo test --package e2e --test architecture
 	cargo test --package mcp-oauth-operator --lib --features opentelemetry traces
 	@echo "[4/5] components of the test bed: built and downloaded once, 10 minutes the first time"
 	@$(E2E) prepare

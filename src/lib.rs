@@ -14,6 +14,7 @@ pub mod login;
 mod oauth;
 pub mod operator;
 pub mod proxy;
+mod reasons;
 mod session;
 pub mod telemetry;
 mod untrusted_text;

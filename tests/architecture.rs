@@ -29,7 +29,7 @@ const ROWS: &[&[&str]] = &[
     &["access"],
     &["session"],
     &["crypto"],
-    &["untrusted_text"],
+    &["reasons", "untrusted_text"],
     &["api"],
 ];
 

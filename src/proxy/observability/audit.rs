@@ -6,8 +6,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::metrics::{Grant, Label, SessionEnd, StreamEnd};
+use super::metrics::{Grant, Label};
 use crate::api::SessionClient;
+use crate::reasons::{SessionEnd, StreamEnd};
 use crate::{
     oauth::OAuthError,
     session::{Session, SessionId},
@@ -117,7 +118,7 @@ pub fn session_end(session: &Session, why: SessionEnd, detail: &str, from: Optio
                 user = brief(&session.user.email),
                 client = brief(&session.client.name),
                 client_host = brief(&session.client.redirect_host),
-                reason = why.text(),
+                reason = why.as_str(),
                 detail = brief(detail),
                 from = address(from),
                 $message
@@ -163,7 +164,7 @@ pub fn stream_end(caller: Caller<'_>, why: StreamEnd, took: Duration, from: IpAd
         session = %caller.session,
         user = brief(caller.email),
         client = brief(caller.client),
-        reason = why.text(),
+        reason = why.as_str(),
         seconds = took.as_secs_f64(),
         from = %from,
         "stream ended"

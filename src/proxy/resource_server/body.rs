@@ -18,12 +18,10 @@ use super::{
     watched::{Cut, Watched},
 };
 use crate::proxy::{
-    observability::{
-        audit,
-        metrics::{AnswerCut, StreamEnd, WorkerMetrics},
-    },
+    observability::{audit, metrics::WorkerMetrics},
     sessions::LiveSession,
 };
+use crate::reasons::{AnswerCut, StreamEnd};
 
 /// What a body may fail with.
 pub use crate::http1::BoxError;

@@ -32,7 +32,8 @@ use super::{
     request_body::RequestBody,
 };
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
-use crate::proxy::observability::metrics::{AnswerCut, Connect, Held, WorkerMetrics};
+use crate::proxy::observability::metrics::{Connect, Held, WorkerMetrics};
+use crate::reasons::AnswerCut;
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 512;

@@ -2,12 +2,10 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::reasons::SessionEnd;
 use crate::{
     crypto::random_bytes,
-    proxy::{
-        observability::{audit, metrics::SessionEnd},
-        runtime::proxy::Proxy,
-    },
+    proxy::{observability::audit, runtime::proxy::Proxy},
 };
 use crate::{
     proxy::sessions::{Ending, LiveSet, SessionStore, StoreError},

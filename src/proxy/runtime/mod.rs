@@ -29,7 +29,7 @@ use super::{
     identity_provider::Issuer,
     observability::{
         audit,
-        metrics::{Metrics, SessionEnd},
+        metrics::Metrics,
         traces::{TraceError, Tracer},
     },
     resource_server::VerifiedTokens,
@@ -37,6 +37,7 @@ use super::{
     sessions::{Ending, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore},
 };
 use crate::access::Verdict;
+use crate::reasons::SessionEnd;
 use crate::{api::InvalidUrl, listener};
 use crate::{
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},

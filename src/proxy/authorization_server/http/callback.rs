@@ -14,6 +14,7 @@ use super::{
     respond::{login_failed, page, page_error, redirect_error, redirect_to_client},
     stored::{end, read},
 };
+use crate::reasons::SessionEnd;
 use crate::{
     access::check_email,
     api::{SessionClaims, SessionUser},
@@ -22,10 +23,7 @@ use crate::{
     proxy::{
         authorization_server::AuthorizationServer,
         identity_provider::{Credentials, LoggedIn, LoginError},
-        observability::{
-            audit,
-            metrics::{Answer, SessionEnd},
-        },
+        observability::{audit, metrics::Answer},
         sessions::StoreError,
     },
     session::{Session, SessionId},

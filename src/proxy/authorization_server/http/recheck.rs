@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::stored::{end, read, replace};
+use crate::reasons::SessionEnd;
 use crate::{
     access::{Person, check_email},
     api::SessionClaims,
@@ -18,7 +19,6 @@ use crate::{
     proxy::{
         authorization_server::AuthorizationServer,
         identity_provider::{Credentials, LoginError, RecheckError},
-        observability::metrics::SessionEnd,
         secrets::Secrets,
         sessions::Stored,
     },

@@ -11,15 +11,13 @@ use super::{
     respond::no_store,
     stored::{end, read},
 };
+use crate::reasons::SessionEnd;
 use crate::{
     crypto::now_seconds,
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
     proxy::{
         authorization_server::AuthorizationServer,
-        observability::{
-            audit,
-            metrics::{Answer, SessionEnd},
-        },
+        observability::{audit, metrics::Answer},
         secrets::Secrets,
     },
     session::SessionId,

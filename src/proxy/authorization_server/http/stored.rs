@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use crate::reasons::SessionEnd;
 use crate::{
     oauth::OAuthError,
     proxy::{
         authorization_server::AuthorizationServer,
-        observability::{audit, metrics::SessionEnd},
+        observability::audit,
         sessions::{Ending, StoreError, Stored},
     },
     session::{Session, SessionId},

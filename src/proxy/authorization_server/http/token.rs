@@ -15,6 +15,7 @@ use super::{
     respond::no_store,
     stored::{end, read, replace},
 };
+use crate::reasons::SessionEnd;
 use crate::{
     access::Verdict,
     crypto::random_bytes,
@@ -28,7 +29,7 @@ use crate::{
         authorization_server::AuthorizationServer,
         observability::{
             audit,
-            metrics::{Answer, Grant, SessionEnd},
+            metrics::{Answer, Grant},
         },
         secrets::Secrets,
         sessions::Stored,

@@ -2,7 +2,10 @@
 
 use std::{fmt::Debug, sync::atomic::AtomicU64};
 
-use crate::oauth::ErrorCode;
+use crate::{
+    oauth::ErrorCode,
+    reasons::{AnswerCut, SessionEnd, StreamEnd},
+};
 
 /// The values of one label.
 pub trait Label: Copy + Debug + Send + Sync + 'static {
@@ -51,6 +54,31 @@ macro_rules! labels {
     )+};
 }
 
+/// The label `reason` of what ends.
+macro_rules! reason_labels {
+    ($($reason:ident),+) => {$(
+        impl Label for $reason {
+            const NAME: &'static str = "reason";
+
+            type Numbers = [AtomicU64; $reason::ALL.len()];
+
+            fn all() -> impl Iterator<Item = Self> {
+                Self::ALL.into_iter()
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn text(self) -> &'static str {
+                self.as_str()
+            }
+        }
+    )+};
+}
+
+reason_labels!(SessionEnd, StreamEnd, AnswerCut);
+
 labels! {
     /// What became of a request for an MCP endpoint.
     enum Outcome: "outcome" {
@@ -74,38 +102,6 @@ labels! {
         Broken = "broken",
         /// The client had gone before there was an answer.
         ClientGone = "client_gone",
-    }
-
-    /// Why a client did not get an answer, one that is no event stream, to its end.
-    enum AnswerCut: "reason" {
-        /// The upstream broke off.
-        UpstreamFailed = "upstream_failed",
-        /// The session has ended.
-        SessionEnded = "session_ended",
-        /// The access token has been over for `tokens.streamGrace`.
-        TokenEnded = "token_ended",
-        /// The upstream has said nothing for `upstream.timeouts.responseHead`.
-        Silent = "silent",
-        /// This process ends.
-        Leaving = "leaving",
-    }
-
-    /// Why an event stream to a client is no longer open.
-    enum StreamEnd: "reason" {
-        /// The upstream has said all.
-        Finished = "finished",
-        /// The client has gone.
-        ClientGone = "client_gone",
-        /// The upstream broke off.
-        UpstreamFailed = "upstream_failed",
-        /// Its session has ended.
-        SessionEnded = "session_ended",
-        /// The access token that asked for it has been over for `tokens.streamGrace`.
-        TokenEnded = "token_ended",
-        /// The upstream has said nothing for `upstream.timeouts.streamIdle`.
-        Silent = "silent",
-        /// This process ends.
-        Leaving = "leaving",
     }
 
     /// Whether a token had been verified before.
@@ -160,22 +156,6 @@ labels! {
         Unreachable = "unreachable",
         /// It took too long.
         Timeout = "timeout",
-    }
-
-    /// Why this replica has ended a session.
-    enum SessionEnd: "reason" {
-        /// Its client has logged out.
-        LoggedOut = "logged_out",
-        /// A code or refresh token was used that had been used, or is of a later time than the record.
-        Replay = "replay",
-        /// The rules no longer let the person in, or `sessions.notBefore` has gone past it.
-        Rules = "rules",
-        /// The issuer no longer knows the person, or not as they were.
-        Issuer = "issuer",
-        /// The person has logged in more often than `sessions.maxPerUser`.
-        Surplus = "surplus",
-        /// Its time was over.
-        Expired = "expired",
     }
 }
 

@@ -5,6 +5,7 @@ mod export;
 mod labels;
 mod numbers;
 
+use crate::reasons::SessionEnd;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering::Relaxed},
@@ -17,9 +18,7 @@ use self::{
     numbers::BOUNDS,
 };
 pub use self::{
-    labels::{
-        Answer, AnswerCut, CacheLookup, Connect, Consent, Grant, IssuerAnswer, Label, Outcome, SessionEnd, StreamEnd,
-    },
+    labels::{Answer, CacheLookup, Connect, Consent, Grant, IssuerAnswer, Label, Outcome},
     numbers::{Counts, Held, WorkerMetrics},
 };
 

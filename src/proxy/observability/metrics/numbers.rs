@@ -1,11 +1,12 @@
 //! What counting costs on the request path: one addition to a number that no other thread writes to.
 
+use crate::reasons::{AnswerCut, StreamEnd};
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-use super::labels::{AnswerCut, CacheLookup, Connect, Label, Outcome, StreamEnd};
+use super::labels::{CacheLookup, Connect, Label, Outcome};
 
 /// A counter for each value of a label.
 #[derive(Debug)]

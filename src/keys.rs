@@ -1,9 +1,7 @@
 //! The `keys` command: generates and rotates the encryption key and the signing keys of a standalone proxy.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use thiserror::Error;
 
+use crate::private_file::{write_if_absent, write_new};
 use crate::{
     crypto::random_bytes,
     crypto::{SigningKeys, SigningKeysError},
@@ -47,7 +46,9 @@ pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
     let mut new = Vec::new();
     for (name, content) in [(ENCRYPTION_KEY, encryption_key), (SIGNING_KEYS, signing_keys)] {
         let path = directory.join(name);
-        if write_new(&path, &content).map_err(|source| KeysError::Write { path: path.clone(), source })? {
+        if write_if_absent(&path, content.as_bytes())
+            .map_err(|source| KeysError::Write { path: path.clone(), source })?
+        {
             new.push(path);
         }
     }
@@ -67,20 +68,11 @@ pub fn rotate(directory: &Path, now: Timestamp) -> Result<bool, KeysError> {
     let new = path.with_extension("new");
     let write = || {
         let _ = fs::remove_file(&new);
-        write_new(&new, &rotated.to_json().map_err(std::io::Error::other)?)?;
+        write_new(&new, rotated.to_json().map_err(std::io::Error::other)?.as_bytes())?;
         fs::rename(&new, &path)
     };
     write().map_err(|source| KeysError::Write { path: path.clone(), source })?;
     Ok(true)
-}
-
-/// Writes a secret file unless it exists. Returns whether it was written.
-pub(crate) fn write_new(path: &Path, content: &str) -> std::io::Result<bool> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => file.write_all(content.as_bytes()).map(|()| true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

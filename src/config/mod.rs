@@ -43,7 +43,7 @@ pub struct ProxyConfig {
     /// How many threads forward requests. Default: the CPUs there are, two at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// How many clients' connections may be open. Default: one for each 48 KiB of the memory that this process may use.
+    /// How many clients' connections may be open. Default: one for each 80 KiB of the memory that this process may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<usize>,
     /// Where people log in.

@@ -21,7 +21,8 @@ use crate::{
         proxy::{Access, CredentialKeys, IdentityProvider, RecheckOnRefresh, Upstream},
     },
     config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
-    keys::{self, KeysError, write_new},
+    keys::{self, KeysError},
+    private_file::write_if_absent,
     proxy::{self, RunError},
 };
 
@@ -120,7 +121,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), De
         .map_err(|source| DevError::State { path: state.clone(), source })?;
     keys::make(&state)?;
     for file in ["OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"] {
-        write_new(&state.join(file), "dev").map_err(|source| DevError::State { path: state.join(file), source })?;
+        write_if_absent(&state.join(file), b"dev")
+            .map_err(|source| DevError::State { path: state.join(file), source })?;
     }
 
     // Open before anybody is told of it.
@@ -166,7 +168,7 @@ fn write_client_secrets(config: &ProxyConfig) -> Result<(), DevError> {
         };
         let folder = path.parent().unwrap_or(&path);
         fs::create_dir_all(folder)
-            .and_then(|()| write_new(&path, "dev"))
+            .and_then(|()| write_if_absent(&path, b"dev"))
             .map_err(|source| DevError::State { path: path.clone(), source })?;
         eprintln!("the secret of client {} is dev here", client.client_id);
     }

@@ -1,16 +1,12 @@
 //! The request that a person takes to the authorization server, and the check of the answer they come back with.
 
-use aws_lc_rs::{
-    constant_time::verify_slices_are_equal,
-    digest::{SHA256, digest},
-    rand,
-};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 use url::{Url, form_urlencoded};
 
 use super::{discovery::Server, tokens::said};
+use crate::{crypto::random_token, oauth::pkce};
 
 /// A login that waits for its answer.
 #[derive(Debug)]
@@ -59,12 +55,18 @@ impl Authorization {
     /// # Errors
     /// When the system gives no randomness.
     pub fn new(server: &Server, client_id: &str, port: u16) -> Result<Self, NoRandomness> {
-        Ok(Self::with(server, client_id, port, random()?, random()?))
+        Ok(Self::with(
+            server,
+            client_id,
+            port,
+            random_token().ok_or(NoRandomness)?,
+            random_token().ok_or(NoRandomness)?,
+        ))
     }
 
     fn with(server: &Server, client_id: &str, port: u16, state: String, verifier: String) -> Self {
         let redirect_uri = format!("http://127.0.0.1:{port}/callback");
-        let challenge = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()));
+        let challenge = pkce::challenge(&verifier);
         let mut url = server.authorization_endpoint.clone();
         url.query_pairs_mut()
             .append_pair("response_type", "code")
@@ -107,13 +109,6 @@ impl Authorization {
         }
         get("code").filter(|code| !code.is_empty()).map(SecretString::from).ok_or(AnswerError::NoCode)
     }
-}
-
-/// 256 bits, as RFC 7636 §4.1 wants them of a verifier: 43 characters.
-fn random() -> Result<String, NoRandomness> {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
-    Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }
 
 #[cfg(test)]
@@ -184,7 +179,7 @@ pub mod tests {
 
     #[test]
     fn state_and_verifier_are_new_each_time_and_not_in_debug_output() {
-        let (one, other) = (random().unwrap(), random().unwrap());
+        let (one, other) = (random_token().unwrap(), random_token().unwrap());
         assert!(one.len() == 43 && one != other);
         assert!(!format!("{:?}", authorization(1)).contains(VERIFIER));
     }

@@ -15,7 +15,7 @@ use hyper_util::{
 use thiserror::Error;
 use url::Url;
 
-use crate::api::is_loopback_host;
+use crate::{api::is_loopback_host, error_chain::error_chain};
 
 /// How long a server may take for an answer that is read to its end, and for a connection.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -116,7 +116,7 @@ impl Http {
     pub async fn open(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
         let host = host(&request);
         request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        self.0.request(request).await.map_err(|error| HttpError::Connection { host, cause: to_the_root(&error) })
+        self.0.request(request).await.map_err(|error| HttpError::Connection { host, cause: describe(&error) })
     }
 }
 
@@ -127,7 +127,7 @@ impl Http {
 pub async fn whole(body: Incoming, host: &str, limit: usize) -> Result<Bytes, HttpError> {
     let answer = |error: Box<dyn std::error::Error + Send + Sync>| HttpError::Answer {
         host: host.to_owned(),
-        cause: to_the_root(&*error),
+        cause: describe(&*error),
     };
     Ok(Limited::new(body, limit).collect().await.map_err(answer)?.to_bytes())
 }
@@ -163,16 +163,8 @@ fn host(request: &Request<Full<Bytes>>) -> String {
 }
 
 /// An error with those beneath it: "client error (Connect)" says nothing to anybody.
-fn to_the_root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error_chain(error);
     if text.contains("UnknownIssuer") {
         text += "; if its certificate is of your own authority, name that in SSL_CERT_FILE";
     }

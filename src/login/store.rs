@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -14,6 +14,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::tokens::Tokens;
+use crate::private_file::write_new;
 
 /// How long to wait before a lock is asked for again. Not a blocking wait: Ctrl-C must end it.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -120,7 +121,7 @@ impl Store {
             source: error.into(),
         })?;
         // Who holds the lock is alone with this name; what a killed process has left goes, with whatever mode it has.
-        let written = remove(&new).and_then(|()| write_private(&new, &text));
+        let written = remove(&new).and_then(|()| write_new(&new, &text));
         written.map_err(|source| StoreError::File { action: "write", path: new.clone(), source })?;
         fs::rename(&new, &path).map_err(|source| StoreError::File { action: "write", path, source })
     }
@@ -159,12 +160,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

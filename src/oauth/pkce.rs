@@ -26,12 +26,16 @@ pub fn check_challenge(challenge: Option<&str>, method: Option<&str>) -> Result<
     Ok(challenge.to_owned())
 }
 
+/// The S256 challenge of a verifier (RFC 7636 §4.2).
+pub fn challenge(verifier: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()))
+}
+
 /// Whether the verifier is the one that the challenge was made from.
 pub fn verifies(verifier: &str, challenge: &str) -> bool {
     let well_formed = (43..=128).contains(&verifier.len())
         && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
-    let computed = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()));
-    well_formed && verify_slices_are_equal(computed.as_bytes(), challenge.as_bytes()).is_ok()
+    well_formed && verify_slices_are_equal(self::challenge(verifier).as_bytes(), challenge.as_bytes()).is_ok()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use crate::login::{
     http::{bearer, whole},
     tokens::said,
 };
+use crate::media_type::has_media_type;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -380,6 +381,5 @@ impl Upstream {
 }
 
 fn is_stream(answer: &Response<Incoming>) -> bool {
-    let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(EVENT_STREAM))
+    has_media_type(answer.headers(), EVENT_STREAM)
 }

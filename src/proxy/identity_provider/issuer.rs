@@ -31,6 +31,7 @@ use self::client::IssuerClient;
 pub use self::recheck::RecheckError;
 use crate::{
     access::{GOOGLE, Person},
+    error_chain::error_chain,
     http_client::{HttpClient, HttpError},
 };
 use crate::{
@@ -281,8 +282,8 @@ impl Issuer {
     ) -> Result<Option<OidcUserInfo>, LoginError> {
         let Ok(request) = client.user_info(token.clone(), Some(subject.clone())) else { return Ok(None) };
         let answer = request.request_async(&*self.http.load_full()).await.map_err(|error| match error {
-            UserInfoError::Request(error) => LoginError::Unavailable(describe(&error)),
-            error => LoginError::Refused(format!("its userinfo response is invalid: {}", describe(&error))),
+            UserInfoError::Request(error) => LoginError::Unavailable(error_chain(&error)),
+            error => LoginError::Refused(format!("its userinfo response is invalid: {}", error_chain(&error))),
         })?;
         Ok(Some(answer))
     }
@@ -308,7 +309,7 @@ impl Issuer {
             Some((failed, error)) if failed.elapsed() < FAILURE_VALID => Err(error.clone()),
             _ => OidcProviderMetadata::discover_async(self.url.clone(), &*self.http.load_full())
                 .await
-                .map_err(|error| LoginError::Unavailable(describe(&error))),
+                .map_err(|error| LoginError::Unavailable(error_chain(&error))),
         };
         match (fetched, &known.metadata) {
             (Ok(metadata), _) => {
@@ -337,18 +338,7 @@ fn token_error(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErr
             }
             code => LoginError::Refused(format!("its token endpoint refused the request: {}", code.as_ref())),
         },
-        RequestTokenError::Request(error) => LoginError::Unavailable(describe(&error)),
+        RequestTokenError::Request(error) => LoginError::Unavailable(error_chain(&error)),
         _ => LoginError::Unavailable("its token endpoint returned no token response".to_owned()),
     }
-}
-
-/// The error with its chain of causes.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

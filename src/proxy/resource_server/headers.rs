@@ -2,7 +2,7 @@ use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONNECTION, CONTENT_TYPE, HOST, InvalidHeaderName,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONNECTION, HOST, InvalidHeaderName,
         InvalidHeaderValue,
     },
     uri::Authority,
@@ -14,6 +14,7 @@ use crate::api::{
     proxy::{Identity, IdentityType},
 };
 use crate::http1::{RequestHead, is_hop_by_hop, nominated, write_field};
+use crate::media_type::has_media_type;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -171,8 +172,7 @@ pub fn is_for_clients(name: &HeaderName) -> bool {
 
 /// Whether a response is a stream of events, which may end anywhere between two of them.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    media_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+    has_media_type(headers, "text/event-stream")
 }
 
 /// Lets web pages of any origin read a response. No cookie is ever looked at here, so this gives nothing away.

@@ -28,6 +28,7 @@ use jiff::{SignedDuration, Timestamp};
 use tower::Service;
 
 use super::addresses::is_public;
+use crate::media_type::media_type;
 use crate::oauth::{OAuthError, client_document::DocumentUrl};
 
 /// How long a host may take, from looking up its name to the document's last byte.
@@ -112,8 +113,7 @@ where
         }
         status => return Err(not_a_document(&format!("its host answers {}", status.as_u16()))),
     }
-    let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type(answer.headers()).to_ascii_lowercase();
     if media_type != "application/json" && !(media_type.starts_with("application/") && media_type.ends_with("+json")) {
         return Err(not_a_document("its media type is not application/json"));
     }

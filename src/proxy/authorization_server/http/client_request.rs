@@ -12,6 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use url::form_urlencoded;
 
 use super::respond::{json_error, unreadable};
+use crate::media_type::has_media_type;
 use crate::{
     oauth::{ErrorCode, OAuthError},
     proxy::{authorization_server::AuthorizationServer, client_ip::client_of, secrets::Secrets},
@@ -124,9 +125,7 @@ fn refusal(by_authorization: bool, error: &OAuthError) -> Response {
 
 /// The parameters of the body, each of which may be there once (RFC 6749 §3.2).
 pub fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthError> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    if !has_media_type(headers, "application/x-www-form-urlencoded") {
         return Err(OAuthError::invalid_request("the body must be application/x-www-form-urlencoded"));
     }
     let mut parameters = Parameters::new();

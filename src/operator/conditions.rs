@@ -9,9 +9,10 @@ use k8s_openapi::{
 };
 
 use super::{
-    apply::{Applied, LiveDeployment, Ownership, Taken},
+    apply::{Applied, LiveDeployment},
     build::label_selector,
     credentials::Credentials,
+    ownership::{NameConflict, Ownership},
     validate::ValidatedProxy,
 };
 use crate::api::{
@@ -113,7 +114,7 @@ impl Findings {
         Self { ready: Some(Verdict::is(false, reasons::APPLY_FORBIDDEN, message)), ..Self::default() }
     }
 
-    /// All that there is to know after a pass.
+    /// The findings of a completed reconcile.
     pub(super) fn of(proxy: &ValidatedProxy, credentials: &Credentials, applied: &Applied, pods: &[PodStatus]) -> Self {
         let mut findings = Self {
             url: Some(proxy.url.clone()),
@@ -124,9 +125,9 @@ impl Findings {
             ..Self::default()
         };
         match applied {
-            Applied::NamesTaken(taken) => {
+            Applied::NameConflicts(conflicts) => {
                 findings.credentials = Some(credentials_verdict(proxy, credentials, true));
-                findings.take_names_into_account(taken);
+                findings.add_name_conflicts(conflicts);
             }
             Applied::Everything { deployment, one_password_served, signing_keys_readable } => {
                 let credentials = credentials_verdict(proxy, credentials, *one_password_served);
@@ -154,16 +155,17 @@ impl Findings {
         findings
     }
 
-    fn take_names_into_account(&mut self, taken: &[Taken]) {
-        let foreign: Vec<String> = taken
+    fn add_name_conflicts(&mut self, conflicts: &[NameConflict]) {
+        let foreign: Vec<String> = conflicts
             .iter()
-            .filter_map(|taken| match &taken.by {
-                Ownership::Foreign { owner } => Some(format!("{} {} belongs to {owner}", taken.kind, taken.name)),
+            .filter_map(|conflict| match &conflict.owner {
+                Ownership::Foreign { owner } => Some(format!("{} {} belongs to {owner}", conflict.kind, conflict.name)),
                 Ownership::Ours | Ownership::Former => None,
             })
             .collect();
         if foreign.is_empty() {
-            let names: Vec<String> = taken.iter().map(|taken| format!("{} {}", taken.kind, taken.name)).collect();
+            let names: Vec<String> =
+                conflicts.iter().map(|conflict| format!("{} {}", conflict.kind, conflict.name)).collect();
             self.ready = Some(Verdict::is(
                 false,
                 reasons::FORMER_CHILDREN_TERMINATING,

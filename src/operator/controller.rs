@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
     runtime::{
@@ -23,11 +24,10 @@ use super::{
     backoff::Backoff,
     build::build,
     conditions::Findings,
-    credentials,
     error::Error,
+    fetch::fetch,
     health::Health,
     metrics::Metrics,
-    pods,
     status::{self, McpOAuthProxyRef},
     unread::Unread,
     validate::{ValidatedProxy, validate},
@@ -35,21 +35,21 @@ use super::{
 };
 use crate::api::McpOAuthProxy;
 
-/// How often pods are asked for what only they know.
-const ASK_PODS: Duration = Duration::from_secs(30);
+/// How often pods are queried for what only they know.
+const POD_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A settled resource is looked at again after this time, and up to a third more, whatever the watches say: Secrets are not
+/// A settled resource is reconciled again after this time and up to a third more, without any event: Secrets are not
 /// watched.
-const SAFETY_NET: Duration = Duration::from_secs(15 * 60);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
-/// Our own writes come back as events of children: those of one moment are one reason to look.
+/// Our own writes return as events of children; those of one moment trigger one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// A pass takes far less than a second. kube's requests have no time limit of their own, and one to an API server that went
-/// away without a word would never end.
-const PASS_TIMEOUT: Duration = Duration::from_secs(60);
+/// A reconcile takes far less than a second. kube's requests have no deadline, so one to an API server that disappeared
+/// without closing the connection would never end.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What every pass needs.
+/// What every reconcile needs.
 struct Context {
     client: Client,
     settings: Settings,
@@ -58,7 +58,7 @@ struct Context {
     recorder: Recorder,
 }
 
-/// Runs the controller until `shutdown`; passes that have begun are finished.
+/// Runs the controller until `shutdown`; reconciles in progress are finished.
 ///
 /// # Errors
 /// When there is no cluster to be found, or the health port cannot be opened.
@@ -85,7 +85,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         .reconcile_on(watch::children(&client, &metrics))
         .graceful_shutdown_on(async move {
             shutdown.cancelled().await;
-            tracing::info!("asked to stop: finishing what has begun");
+            tracing::info!("shutting down: finishing the reconciles in progress");
         })
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
@@ -100,69 +100,80 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     Ok(())
 }
 
-/// One pass, timed.
+/// One reconcile, with a deadline and timed.
 async fn reconcile(object: Arc<Unread>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
-    let result = tokio::time::timeout(PASS_TIMEOUT, pass(&object, &context)).await.unwrap_or(Err(Error::Timeout));
+    let deadline = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile_resource(&object, &context));
+    let result = deadline.await.unwrap_or(Err(Error::Timeout));
     context.metrics.reconciled(start.elapsed());
     result
 }
 
-/// validate -> build -> apply -> report
-async fn pass(object: &Unread, context: &Context) -> Result<Action, Error> {
-    // Owner references take the children along; whoever applies them now brings them back to life.
+/// validate -> fetch -> build -> apply -> `update_status`
+async fn reconcile_resource(object: &Unread, context: &Context) -> Result<Action, Error> {
+    // The garbage collector deletes the children; applying them now would recreate them.
     if object.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let proxy = match object.read() {
-        Ok(proxy) => validate(&proxy, &context.settings).map_err(|error| error.to_string()),
-        Err(error) => Err(format!("this version of the operator cannot read the resource: {error}")),
-    };
-    let proxy = match proxy {
+    let proxy = match read(object, &context.settings) {
         Ok(proxy) => proxy,
         Err(message) => {
-            report(object, &Findings::invalid(&message), context).await?;
+            update_status(object, &Findings::invalid(&message), context).await?;
             return Ok(Action::await_change());
         }
     };
-
-    let found = match settle(&proxy, context).await {
+    let findings = match reconcile_children(&proxy, context).await {
         Ok(findings) => findings,
-        Err(error) => {
-            if let Some(message) = error.refusal() {
-                report(object, &Findings::invalid(&message), context).await?;
-                // The same again would be refused again.
-                context.metrics.failed(error.category());
-                return Ok(Action::requeue(later(object)));
-            }
-            if let Some(message) = error.forbidden() {
-                report(object, &Findings::forbidden(&message), context).await?;
-            }
-            return Err(error);
-        }
+        Err(error) => return report_failure(object, error, context).await,
     };
-    report(object, &found, context).await?;
-
-    if found.needs_another_look() {
-        return Ok(Action::requeue(next(object, context)));
-    }
-    context.backoff.forget(object.meta().uid.as_deref().unwrap_or_default());
-    // Nothing tells us when a pod has something else to say.
-    let asks_pods = proxy.config.identity_provider.rechecks();
-    Ok(Action::requeue(if asks_pods { later(object).min(ASK_PODS) } else { later(object) }))
+    update_status(object, &findings, context).await?;
+    Ok(next_action(object, &proxy, &findings, context))
 }
 
-/// build -> apply
-async fn settle(proxy: &ValidatedProxy, context: &Context) -> Result<Findings, Error> {
-    let children = build(proxy)?;
-    let credentials = credentials::look(&context.client, proxy).await?;
-    let applied = apply(&context.client, proxy, &children, &credentials).await?;
-    let pods = pods::ask(&context.client, proxy).await;
-    Ok(Findings::of(proxy, &credentials, &applied, &pods))
+/// The validated resource, or what is wrong with it.
+fn read(object: &Unread, settings: &Settings) -> Result<ValidatedProxy, String> {
+    match object.read() {
+        Ok(proxy) => validate(&proxy, settings).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("this version of the operator cannot read the resource: {error}")),
+    }
+}
+
+/// fetch -> build -> apply
+async fn reconcile_children(proxy: &ValidatedProxy, context: &Context) -> Result<Findings, Error> {
+    let existing = fetch(&context.client, proxy).await?;
+    let children = build(proxy, &existing.signing_keys, Timestamp::now())?;
+    let applied = apply(&context.client, proxy, &children, &existing).await?;
+    Ok(Findings::of(proxy, &existing.credentials, &applied, &existing.pods))
+}
+
+/// Puts an error that the resource's author can mend into the status. Others are retried with backoff.
+async fn report_failure(object: &Unread, error: Error, context: &Context) -> Result<Action, Error> {
+    if let Some(message) = error.refusal() {
+        update_status(object, &Findings::invalid(&message), context).await?;
+        // The API server would refuse the same children again.
+        context.metrics.failed(error.category());
+        return Ok(Action::requeue(resync_interval(object)));
+    }
+    if let Some(message) = error.forbidden() {
+        update_status(object, &Findings::forbidden(&message), context).await?;
+    }
+    Err(error)
+}
+
+/// When to reconcile again if no watch says so earlier.
+fn next_action(object: &Unread, proxy: &ValidatedProxy, findings: &Findings, context: &Context) -> Action {
+    if findings.needs_another_look() {
+        return Action::requeue(next_retry(object, context));
+    }
+    context.backoff.forget(object.meta().uid.as_deref().unwrap_or_default());
+    let resync = resync_interval(object);
+    // No watch covers what pods report.
+    let queries_pods = proxy.config.identity_provider.rechecks();
+    Action::requeue(if queries_pods { resync.min(POD_QUERY_INTERVAL) } else { resync })
 }
 
 /// Writes the status, and an event when `Ready` has another reason than before.
-async fn report(object: &Unread, findings: &Findings, context: &Context) -> Result<(), Error> {
+async fn update_status(object: &Unread, findings: &Findings, context: &Context) -> Result<(), Error> {
     let meta = object.meta();
     let reference = McpOAuthProxyRef {
         namespace: object.namespace().unwrap_or_default(),
@@ -191,22 +202,22 @@ async fn report(object: &Unread, findings: &Findings, context: &Context) -> Resu
     Ok(())
 }
 
-/// When to look again at what is not finished.
-fn next(object: &Unread, context: &Context) -> Duration {
+/// The backoff of a resource that is not settled.
+fn next_retry(object: &Unread, context: &Context) -> Duration {
     let meta = object.meta();
     context.backoff.next(meta.uid.as_deref().unwrap_or_default(), meta.generation, Instant::now())
 }
 
-/// When to look again at what is finished: not at all resources in the same moment.
-fn later(object: &Unread) -> Duration {
+/// The resync interval of a settled resource, spread so that not all are due at once.
+fn resync_interval(object: &Unread) -> Duration {
     let spread = object.meta().uid.as_deref().unwrap_or_default().bytes().fold(0_u8, u8::wrapping_add);
-    SAFETY_NET + SAFETY_NET * u32::from(spread) / (3 * 256)
+    RESYNC_INTERVAL + RESYNC_INTERVAL * u32::from(spread) / (3 * 256)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn retry(object: Arc<Unread>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.category());
-    let wait = next(&object, &context);
-    tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, ?wait, "a pass failed and is repeated");
+    let wait = next_retry(&object, &context);
+    tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, ?wait, "reconcile failed, retrying");
     Action::requeue(wait)
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::api::proxy::{ConfigMapKeyReference, SecretKeyReference};
 
-/// What has become of the credentials' Secret. Its content stays in here.
+/// State of the Secrets that the pods mount. Their content never leaves this module.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Credentials {
     /// Every key is there.
@@ -25,12 +25,13 @@ pub(super) enum Credentials {
     Foreign,
 }
 
-/// Looks at the Secret: a single `get` by name, so that we need neither list nor watch Secrets.
-pub(super) async fn look(client: &Client, proxy: &ValidatedProxy) -> Result<Credentials, Error> {
+/// Reads the Secrets and the ConfigMap that the resource refers to: each by a `get` of its name, so that the operator needs
+/// neither `list` nor `watch` on Secrets.
+pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Credentials, Error> {
     let name = proxy.credentials_secret();
     let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);
     let get = async |name: &str| api.get_opt(name).await.map_err(Error::kube(format!("read Secret {name}")));
-    let found = judge(proxy, get(name).await?.as_ref());
+    let found = evaluate(proxy, get(name).await?.as_ref());
     if found != Credentials::Complete {
         return Ok(found);
     }
@@ -54,7 +55,7 @@ fn has(secret: &Secret, key: &str) -> bool {
     secret.data.as_ref().and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty())
 }
 
-fn judge(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
+fn evaluate(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
     let Some(secret) = secret else {
         return Credentials::NotFound;
     };
@@ -90,10 +91,10 @@ mod tests {
     #[test]
     fn a_missing_key_is_named() {
         let proxy = validated(&json!({}));
-        assert_eq!(judge(&proxy, None), Credentials::NotFound);
-        assert_eq!(judge(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Complete);
+        assert_eq!(evaluate(&proxy, None), Credentials::NotFound);
+        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Complete);
         assert_eq!(
-            judge(&proxy, Some(&secret(&json!({}), &["OAUTH_CLIENT_ID", "ENCRYPTION_KEY"]))),
+            evaluate(&proxy, Some(&secret(&json!({}), &["OAUTH_CLIENT_ID", "ENCRYPTION_KEY"]))),
             Credentials::KeysMissing(vec!["OAUTH_CLIENT_SECRET".to_owned()])
         );
     }
@@ -103,7 +104,7 @@ mod tests {
         let mut secret = secret(&json!({}), &ALL);
         secret.data.as_mut().unwrap().get_mut("ENCRYPTION_KEY").unwrap().0.clear();
         assert_eq!(
-            judge(&validated(&json!({})), Some(&secret)),
+            evaluate(&validated(&json!({})), Some(&secret)),
             Credentials::KeysMissing(vec!["ENCRYPTION_KEY".to_owned()])
         );
     }
@@ -112,15 +113,15 @@ mod tests {
     fn keys_may_have_other_names() {
         let proxy = validated(&json!({"credentials": {"secretRef": {"name": "login"},
             "keys": {"clientID": "id", "clientSecret": "secret", "encryptionKey": "key"}}}));
-        assert_eq!(judge(&proxy, Some(&secret(&json!({}), &["id", "secret", "key"]))), Credentials::Complete);
+        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &["id", "secret", "key"]))), Credentials::Complete);
     }
 
     #[test]
     fn a_secret_that_no_item_made_is_not_the_items() {
         let proxy = validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}));
-        assert_eq!(judge(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Foreign);
+        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Foreign);
         let owner = |name: &str| json!({"ownerReferences": [{"apiVersion": "onepassword.com/v1", "kind": "OnePasswordItem", "name": name, "uid": "u"}]});
-        assert_eq!(judge(&proxy, Some(&secret(&owner("another"), &ALL))), Credentials::Foreign);
-        assert_eq!(judge(&proxy, Some(&secret(&owner("mcp"), &ALL))), Credentials::Complete);
+        assert_eq!(evaluate(&proxy, Some(&secret(&owner("another"), &ALL))), Credentials::Foreign);
+        assert_eq!(evaluate(&proxy, Some(&secret(&owner("mcp"), &ALL))), Credentials::Complete);
     }
 }

@@ -1,7 +1,7 @@
 //! The controller: turns each `McpOAuthProxy` into a running proxy and says in its status what is missing.
 //!
-//! One pass over a resource is `validate -> build -> apply -> report`. `validate`, `build` and `conditions` are pure; only
-//! `apply`, `status` and the recorder of events write to the API server.
+//! A reconcile is `validate -> fetch -> build -> apply -> update_status` (`controller`). `fetch` does every read; `validate`,
+//! `build` and `conditions` are pure; only `apply`, `status` and the event recorder write to the API server.
 
 mod apply;
 mod backoff;
@@ -12,10 +12,12 @@ mod credentials;
 mod error;
 #[cfg(test)]
 mod fake_api;
+mod fetch;
 mod health;
 mod item_paths;
 mod metrics;
 mod mounts;
+mod ownership;
 mod pods;
 mod render;
 mod signing_keys;

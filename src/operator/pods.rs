@@ -30,8 +30,8 @@ const MAX_ANSWER: usize = 4096;
 /// How many pods are asked: one of many that has seen a login is enough.
 const ASKED: usize = 20;
 
-/// What the pods that answer say. Nobody is asked unless the resource wants something that only they know.
-pub(super) async fn ask(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatus> {
+/// The status of the pods that respond. No pod is queried unless the resource needs something that only pods know.
+pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatus> {
     if !proxy.config.identity_provider.rechecks() {
         return Vec::new();
     }

@@ -1,13 +1,12 @@
 use std::fmt::Write;
 
-use k8s_openapi::api::core::v1::Secret;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{
-    build::{Children, build, metadata, value},
+    build::{Children, key_secret, value, without_key_secret},
     error,
-    validate::{InvalidProxy, Settings, ValidatedProxy, validate},
+    validate::{InvalidProxy, Settings, validate},
 };
 use crate::api::McpOAuthProxy;
 
@@ -37,10 +36,12 @@ pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
     resource.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     resource.metadata.uid.get_or_insert_with(|| NO_UID.to_owned());
     let proxy = validate(&resource, settings)?;
-    let Children { service_account, role_binding, config_map, one_password_item, service, deployment } = build(&proxy)?;
+    // The keys are the controller's to generate, so none are built here.
+    let Children { key_secret: _, service_account, role_binding, config_map, one_password_item, service, deployment } =
+        without_key_secret(&proxy)?;
 
     let mut documents = String::new();
-    add(&mut documents, &key_secret(&proxy))?;
+    add(&mut documents, &key_secret::without_keys(&proxy))?;
     add(&mut documents, &service_account)?;
     add(&mut documents, &role_binding)?;
     add(&mut documents, &config_map)?;
@@ -50,14 +51,6 @@ pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
     add(&mut documents, &service)?;
     add(&mut documents, &deployment)?;
     Ok(documents)
-}
-
-fn key_secret(proxy: &ValidatedProxy) -> Secret {
-    Secret {
-        metadata: metadata(proxy, proxy.signing_keys_secret()),
-        type_: Some("Opaque".to_owned()),
-        ..Secret::default()
-    }
 }
 
 fn add(documents: &mut String, object: &impl Serialize) -> Result<(), RenderError> {

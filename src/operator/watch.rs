@@ -20,8 +20,8 @@ use kube::{
 };
 
 use super::{
-    apply::is_served,
     build::{MANAGED_BY, MANAGED_BY_US},
+    fetch::is_served,
     health::Health,
     metrics::Metrics,
     unread::Unread,

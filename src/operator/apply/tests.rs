@@ -1,10 +1,7 @@
+use jiff::Timestamp;
 use serde_json::json;
 
-use super::super::{
-    build::{build, metadata},
-    fake_api::FakeApi,
-    validate::tests::validated,
-};
+use super::super::{build::build, fake_api::FakeApi, fetch::fetch, validate::tests::validated};
 use super::*;
 
 const ITEM: &str = "/apis/onepassword.com/v1/namespaces/gateway/onepassworditems/mcp";
@@ -15,7 +12,10 @@ fn with_item() -> ValidatedProxy {
 }
 
 async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credentials) -> Applied {
-    apply(&api.client(), proxy, &build(proxy).unwrap(), credentials).await.unwrap()
+    let client = api.client();
+    let existing = Existing { credentials: credentials.clone(), ..fetch(&client, proxy).await.unwrap() };
+    let children = build(proxy, &existing.signing_keys, Timestamp::now()).unwrap();
+    apply(&client, proxy, &children, &existing).await.unwrap()
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_foreign_object_of_any_childs_name_stops_all_writing() {
         let api = FakeApi::default();
         api.put(path, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
         let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
-        assert!(matches!(&applied, Applied::NamesTaken(taken) if taken.len() == 1), "{path}: {applied:?}");
+        assert!(matches!(&applied, Applied::NameConflicts(taken) if taken.len() == 1), "{path}: {applied:?}");
         assert_eq!(api.writes(), [""; 0], "{path}");
     }
 }
@@ -74,7 +74,7 @@ async fn a_secret_that_no_item_made_is_never_handed_to_the_1password_operator() 
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
     let applied = applied_to(&api, &with_item(), &Credentials::Foreign).await;
-    assert!(matches!(applied, Applied::NamesTaken(_)));
+    assert!(matches!(applied, Applied::NameConflicts(_)));
     assert_eq!(api.writes(), [""; 0]);
 }
 
@@ -120,22 +120,4 @@ async fn an_item_of_somebody_else_stays() {
     api.put(ITEM, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
     applied_to(&api, &validated(&json!({})), &Credentials::Complete).await;
     assert!(api.get(ITEM).is_some());
-}
-
-#[test]
-fn an_object_is_ours_by_uid_and_not_by_name() {
-    let proxy = validated(&json!({}));
-    let ours = metadata(&proxy, "mcp");
-    assert_eq!(ownership(&proxy, &ours), Ownership::Ours);
-
-    let mut former = ours.clone();
-    former.owner_references.as_mut().unwrap()[0].uid = "another".to_owned();
-    assert_eq!(ownership(&proxy, &former), Ownership::Former);
-
-    let mut foreign = former.clone();
-    foreign.owner_references.as_mut().unwrap()[0].kind = "Application".to_owned();
-    assert_eq!(ownership(&proxy, &foreign), Ownership::Foreign { owner: "Application mcp".to_owned() });
-
-    let labelled_only = ObjectMeta { owner_references: None, ..ours };
-    assert!(matches!(ownership(&proxy, &labelled_only), Ownership::Foreign { .. }));
 }

@@ -16,7 +16,7 @@ pub(super) fn build(proxy: &ValidatedProxy, config: String) -> ConfigMap {
 mod tests {
     use serde_json::json;
 
-    use super::super::build;
+    use super::super::without_key_secret;
     use crate::{
         config::{ProxyConfig, StoreConfig},
         operator::validate::tests::validated,
@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn the_proxy_reads_back_what_the_resource_says() {
         let proxy = validated(&json!({"tokens": {"accessTTL": "30m"}, "sessions": {"idleTTL": "24h"}}));
-        let data = build(&proxy).unwrap().config_map.data.unwrap();
+        let data = without_key_secret(&proxy).unwrap().config_map.data.unwrap();
         let config: ProxyConfig = serde_yaml::from_str(&data["config.yaml"]).unwrap();
         config.validate().unwrap();
         assert_eq!(config.tokens.access_ttl.as_secs(), 1800);

@@ -222,7 +222,7 @@ fn files(proxy: &ValidatedProxy) -> Volume {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::build as build_all;
+    use super::super::without_key_secret as build_all;
     use super::*;
     use crate::operator::validate::tests::validated;
 

@@ -2,6 +2,7 @@
 
 mod config_map;
 mod deployment;
+pub(super) mod key_secret;
 mod labels;
 mod one_password_item;
 mod role_binding;
@@ -17,17 +18,23 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt, api::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
 pub(super) use labels::{MANAGED_BY, MANAGED_BY_US, label_selector, labels, selector};
 
-use super::{error::Error, validate::ValidatedProxy};
+pub(super) use key_secret::KeySecretChange;
+
+use super::{error::Error, signing_keys::KeySecret, validate::ValidatedProxy};
 use crate::api::OnePasswordItem;
 
 /// All children, in the order in which they are applied: what pods need first, the pods last.
 #[derive(Clone, Debug)]
 pub(super) struct Children {
+    /// `None`: the key Secret needs no change.
+    pub(super) key_secret: Option<KeySecretChange>,
     pub(super) service_account: ServiceAccount,
     pub(super) role_binding: RoleBinding,
     pub(super) config_map: ConfigMap,
@@ -36,10 +43,11 @@ pub(super) struct Children {
     pub(super) deployment: Deployment,
 }
 
-/// Makes all children. The key Secret is not among them: it is made once and never again (see `signing_keys`).
-pub(super) fn build(proxy: &ValidatedProxy) -> Result<Children, Error> {
+/// Builds all children. `keys` are the signing keys that exist.
+pub(super) fn build(proxy: &ValidatedProxy, keys: &KeySecret, now: Timestamp) -> Result<Children, Error> {
     let config = serde_yaml::to_string(&proxy.config).map_err(|error| Error::Serialize(error.into()))?;
     Ok(Children {
+        key_secret: key_secret::build(proxy, keys, now)?,
         service_account: service_account::build(proxy),
         role_binding: role_binding::build(proxy),
         one_password_item: one_password_item::build(proxy),
@@ -47,6 +55,32 @@ pub(super) fn build(proxy: &ValidatedProxy) -> Result<Children, Error> {
         deployment: deployment::build(proxy, &config),
         config_map: config_map::build(proxy, config),
     })
+}
+
+impl Children {
+    /// Kind and name of every child that is applied: names that must not belong to somebody else.
+    fn names(&self) -> Vec<(ApiResource, String)> {
+        fn of<K: Resource<DynamicType = ()>>(child: &K) -> (ApiResource, String) {
+            (ApiResource::erase::<K>(&()), child.name_any())
+        }
+        // The key Secret is checked where its keys are read.
+        let Self { key_secret: _, service_account, role_binding, config_map, one_password_item, service, deployment } =
+            self;
+        let mut names = vec![of(service_account), of(role_binding), of(config_map), of(service), of(deployment)];
+        names.extend(one_password_item.as_ref().map(of));
+        names
+    }
+}
+
+/// The children that depend on the resource alone: all but the key Secret.
+pub(super) fn without_key_secret(proxy: &ValidatedProxy) -> Result<Children, Error> {
+    // Unreadable keys need no change, so nothing is generated.
+    build(proxy, &KeySecret::Unreadable, Timestamp::UNIX_EPOCH)
+}
+
+/// Kind and name of every child that is applied.
+pub(super) fn names(proxy: &ValidatedProxy) -> Result<Vec<(ApiResource, String)>, Error> {
+    without_key_secret(proxy).map(|children| children.names())
 }
 
 /// An object as the API server gets it.
@@ -76,8 +110,15 @@ mod tests {
     #[test]
     fn every_child_is_owned_and_marked() {
         let proxy = validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}));
-        let Children { service_account, role_binding, config_map, one_password_item, service, deployment } =
-            build(&proxy).unwrap();
+        let Children {
+            key_secret: _,
+            service_account,
+            role_binding,
+            config_map,
+            one_password_item,
+            service,
+            deployment,
+        } = without_key_secret(&proxy).unwrap();
         for metadata in [
             service_account.metadata,
             role_binding.metadata,
@@ -101,7 +142,7 @@ mod tests {
         object.metadata.annotations =
             Some([("argocd.argoproj.io/tracking-id".to_owned(), "argo-app:x".to_owned())].into());
         let proxy = super::super::validate::validate(&object, &settings()).unwrap();
-        let children = format!("{:?}", build(&proxy).unwrap());
+        let children = format!("{:?}", without_key_secret(&proxy).unwrap());
         assert!(!children.contains("argo"), "{children}");
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn build(proxy: &ValidatedProxy) -> Service {
 mod tests {
     use serde_json::json;
 
-    use super::super::build as build_all;
+    use super::super::without_key_secret as build_all;
     use super::*;
     use crate::operator::validate::tests::validated;
 

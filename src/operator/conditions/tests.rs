@@ -103,8 +103,9 @@ fn a_missing_1password_operator_is_told_from_a_missing_secret() {
 
 #[test]
 fn a_foreign_name_stalls_and_a_former_one_does_not() {
-    let taken =
-        |by: Ownership| Applied::NamesTaken(vec![Taken { kind: "Service".to_owned(), name: "mcp".to_owned(), by }]);
+    let taken = |owner: Ownership| {
+        Applied::NameConflicts(vec![NameConflict { kind: "Service".to_owned(), name: "mcp".to_owned(), owner }])
+    };
     let foreign = find(&Credentials::Complete, &taken(Ownership::Foreign { owner: "Ingress x".to_owned() }));
     assert_eq!(ready(&foreign), ("False", "NameConflict"));
     assert!(foreign.ready.as_ref().unwrap().message.starts_with("Service mcp belongs to Ingress x"));

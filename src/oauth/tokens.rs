@@ -1,13 +1,31 @@
 //! The response of the token endpoint (RFC 6749 §5.1): an access token and, for clients that refresh, a refresh token.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{OAuthError, refresh::RefreshToken};
 use crate::{
     crypto::{AccessClaims, Keyring, SigningRing, now_seconds},
     session::Session,
 };
+
+/// The response to a token request (RFC 6749 §5.1).
+#[derive(Serialize)]
+pub struct TokenResponse {
+    pub access_token: String,
+    pub token_type: TokenType,
+    /// Lifetime of the access token in seconds.
+    pub expires_in: u64,
+    pub scope: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+}
+
+/// The only token type (RFC 6750).
+#[derive(Debug, Serialize)]
+pub enum TokenType {
+    Bearer,
+}
 
 /// Issues access and refresh tokens.
 pub struct Mint<'a> {
@@ -27,14 +45,14 @@ impl Mint<'_> {
     ///
     /// # Errors
     /// `temporarily_unavailable` when no key may sign yet.
-    pub fn answer(
+    pub fn issue(
         &self,
         session: &Session,
         client_id: &str,
         refreshes: bool,
         jti: String,
         now: Timestamp,
-    ) -> Result<Value, OAuthError> {
+    ) -> Result<TokenResponse, OAuthError> {
         let unavailable = || OAuthError::temporarily_unavailable("no token can be signed now");
         let issued = now_seconds(now);
         // A token is refused after its session ends, so it must not claim a later expiry.
@@ -55,16 +73,12 @@ impl Mint<'_> {
             tracing::error!(%error, "no token can be signed");
             unavailable()
         })?;
-        let mut answer = json!({
-            "access_token": access_token,
-            "token_type": "Bearer",
-            "expires_in": expires.saturating_sub(issued),
-            "scope": scope,
-        });
-        if refreshes {
-            answer["refresh_token"] = RefreshToken::current(session, self.keyring).ok_or_else(unavailable)?.into();
-        }
-        Ok(answer)
+        let refresh_token = match refreshes {
+            true => Some(RefreshToken::current(session, self.keyring).ok_or_else(unavailable)?),
+            false => None,
+        };
+        let expires_in = expires.saturating_sub(issued);
+        Ok(TokenResponse { access_token, token_type: TokenType::Bearer, expires_in, scope, refresh_token })
     }
 }
 
@@ -84,13 +98,13 @@ mod tests {
         let issuer = "https://mcp.example.com";
         let mint = Mint { signing: &signing, keyring: &keyring, issuer, access_ttl: 3600 };
         let session = session("a");
-        let at = |now| mint.answer(&session, "client", true, "jti".to_owned(), now).unwrap();
+        let at = |now| mint.issue(&session, "client", true, "jti".to_owned(), now).unwrap();
         let minute_before = session.expires_at - SignedDuration::from_mins(1);
-        assert_eq!(at(minute_before)["expires_in"], 60);
+        assert_eq!(at(minute_before).expires_in, 60);
         let answer = at(session.expires_at - SignedDuration::from_hours(2));
-        assert_eq!((&answer["expires_in"], &answer["scope"]), (&3600.into(), &"mcp".into()));
-        assert_eq!(RefreshToken::open(answer["refresh_token"].as_str().unwrap(), &keyring), Some((session.id, 0)));
-        let (token, mut room) = (answer["access_token"].as_str().unwrap(), Vec::new());
+        assert_eq!((answer.expires_in, &*answer.scope), (3600, "mcp"));
+        assert_eq!(RefreshToken::open(&answer.refresh_token.unwrap(), &keyring), Some((session.id, 0)));
+        let (token, mut room) = (&answer.access_token, Vec::new());
         let claims = signing.verify(token, issuer, now_seconds(minute_before) - 6000, &mut room).unwrap();
         assert_eq!((&*claims.sid, &*claims.aud), (&*session.id.to_string(), &*session.resource));
     }
@@ -100,7 +114,7 @@ mod tests {
         let (signing, keyring) = (ring(), keyring());
         let mint = Mint { signing: &signing, keyring: &keyring, issuer: "https://mcp.example.com", access_ttl: 3600 };
         let session = session("a");
-        let answer = mint.answer(&session, "client", false, "jti".to_owned(), session.created_at).unwrap();
-        assert_eq!(answer.get("refresh_token"), None);
+        let answer = mint.issue(&session, "client", false, "jti".to_owned(), session.created_at).unwrap();
+        assert_eq!(answer.refresh_token, None);
     }
 }

@@ -16,6 +16,10 @@
 
 mod client_documents;
 pub mod http;
+mod recheck;
+mod revocation;
+mod store;
+mod token;
 
 use std::sync::Arc;
 
@@ -23,7 +27,7 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 
-pub use self::client_documents::ClientDocuments;
+pub use self::{client_documents::ClientDocuments, revocation::RevocationRequest, token::TokenRequest};
 use super::{
     clock::Clock,
     identity_provider::Issuer,
@@ -32,11 +36,10 @@ use super::{
     sessions::{SessionStore, Sessions},
 };
 use crate::{
-    access::{Denied, Person, Rules, Verdict},
+    access::{Denied, Person, Rules},
     api::PublicUrl,
     config::ProxyConfig,
     oauth::{known_clients::KnownClients, resource::Resources},
-    session::Session,
 };
 
 /// What the endpoints of the authorization server work with.
@@ -89,11 +92,6 @@ impl AuthorizationServer {
     /// Why not.
     pub fn check_access(&self, person: &Person) -> Result<(), Denied> {
         self.rules.check(person)
-    }
-
-    /// Whether a session may continue under the current rules.
-    pub fn evaluate(&self, session: &Session) -> Verdict {
-        self.rules.evaluate(session)
     }
 
     /// Runs I/O on the control runtime. `None` if that is shutting down.

@@ -10,9 +10,7 @@ use url::form_urlencoded;
 use super::{
     client_request::From,
     cookies::Cookies,
-    recheck,
     respond::{login_failed, page, page_error, redirect_error, redirect_to_client},
-    stored::{end, read},
 };
 use crate::reasons::SessionEnd;
 use crate::{
@@ -201,10 +199,10 @@ async fn log_in(
 async fn make_room(proxy: Arc<AuthorizationServer>, new: Session) {
     let surplus = proxy.sessions.live().surplus(&new, proxy.config.sessions.max_per_user as usize);
     for id in surplus {
-        let ended = match read(&proxy, id).await {
+        let ended = match proxy.read(id).await {
             Ok(Some(stored)) => {
                 let why = "the person has more than sessions.maxPerUser";
-                end(&proxy, &stored, SessionEnd::Surplus, why, None).await
+                proxy.end(&stored, SessionEnd::Surplus, why, None).await
             }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
@@ -244,7 +242,7 @@ fn new_session(
     };
     let id = SessionId::of_nonce(keyring, &login.nonce);
     let upstream_token = match refresh_token {
-        Some(token) => Some(recheck::seal(id, &token, keyring).map_err(Failure::Page)?),
+        Some(token) => Some(super::super::recheck::seal(id, &token, keyring).map_err(Failure::Page)?),
         None => None,
     };
     Ok(Session { upstream_token, ..login.session(id, user, claims, proxy.now()) })

@@ -104,14 +104,6 @@ impl ClientRequest {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
     }
-
-    /// A parameter that must be there.
-    ///
-    /// # Errors
-    /// `invalid_request`.
-    pub fn required(&self, name: &str) -> Result<&str, OAuthError> {
-        self.get(name).ok_or_else(|| OAuthError::invalid_request(format!("{name} is missing")))
-    }
 }
 
 fn refusal(by_authorization: bool, error: &OAuthError) -> Response {

@@ -8,15 +8,13 @@ mod cookies;
 mod landing;
 mod limits;
 mod pages;
-mod recheck;
 mod register;
 mod respond;
 mod revoke;
 #[cfg(test)]
 mod seen;
-mod stored;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 mod token;
 mod well_known;
 
@@ -38,11 +36,24 @@ pub use self::{
     cookies::Cookies,
 };
 
-use crate::api::proxy::DynamicRegistration;
 use crate::proxy::{authorization_server::AuthorizationServer, cors::REQUEST_HEADERS};
+use crate::{api::proxy::DynamicRegistration, oauth::OAuthError};
 
 /// The largest request body that these endpoints read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
+
+/// Runs a use case of the service on the control runtime, to its end: a client that disconnects does not cancel it, so a
+/// token that the issuer has just given us is not lost.
+async fn run<T: Send + 'static, F>(
+    server: &Arc<AuthorizationServer>,
+    work: impl FnOnce(Arc<AuthorizationServer>) -> F,
+) -> Result<T, OAuthError>
+where
+    F: Future<Output = Result<T, OAuthError>> + Send + 'static,
+{
+    let finished = server.control.spawn(work(server.clone())).await;
+    finished.unwrap_or_else(|_| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
+}
 
 /// All endpoints except the MCP ones.
 pub fn router(proxy: Arc<AuthorizationServer>) -> Router {

@@ -9,67 +9,32 @@ use axum::{
 use super::{
     client_request::{ClientRequest, Rejected},
     respond::no_store,
-    stored::{end, read},
+    run,
 };
-use crate::reasons::SessionEnd;
-use crate::{
-    crypto::now_seconds,
-    oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
-    proxy::{
-        authorization_server::AuthorizationServer,
-        observability::{audit, metrics::Answer},
-        secrets::Secrets,
-    },
-    session::SessionId,
-};
+use crate::proxy::authorization_server::{AuthorizationServer, RevocationRequest};
 
-/// `POST /revoke` (RFC 7009): a client logs out. Either of its tokens ends the session, and so the other one too.
+/// `POST /revoke` (RFC 7009).
 pub async fn revoke(
-    State(proxy): State<Arc<AuthorizationServer>>,
+    State(server): State<Arc<AuthorizationServer>>,
     request: Result<ClientRequest, Rejected>,
 ) -> Response {
     let request = match request {
         Ok(request) => request,
         Err(rejected) => {
-            proxy.metrics.revocations.count(Answer(Some(rejected.error.code)));
-            audit::revocation_refused(None, &rejected.error, rejected.from);
+            server.revocation_rejected(&rejected.error, rejected.from);
             return rejected.into_response();
         }
     };
-    let ended = end_session(&proxy, &request.secrets, &request).await;
-    proxy.metrics.revocations.count(Answer::of(&ended));
-    match ended {
+    let parsed = RevocationRequest {
+        client_id: request.client_id.clone(),
+        token: request.get("token").map(str::to_owned),
+        secrets: request.secrets.clone(),
+        client_ip: request.from,
+    };
+    match run(&server, |server| async move { server.revoke(parsed).await }).await {
         Ok(()) => (StatusCode::OK, no_store()).into_response(),
-        Err(error) => {
-            audit::revocation_refused(Some(&client_id_hash(&request.client_id)), &error, request.from);
-            request.refuse(&error)
-        }
+        Err(error) => request.refuse(&error),
     }
-}
-
-/// A token that is not, or no longer, one of ours is as good as revoked (RFC 7009 §2.2).
-async fn end_session(
-    proxy: &Arc<AuthorizationServer>,
-    secrets: &Secrets,
-    request: &ClientRequest,
-) -> Result<(), OAuthError> {
-    let Some(id) = session_of(proxy, secrets, request.required("token")?) else { return Ok(()) };
-    let Some(stored) = read(proxy, id).await? else { return Ok(()) };
-    if stored.session.client.id_hash != client_id_hash(&request.client_id) {
-        return Err(OAuthError::invalid_grant("the token was issued to another client"));
-    }
-    end(proxy, &stored, SessionEnd::LoggedOut, "its client has logged out", request.from).await
-}
-
-/// The session of a refresh token, whatever its generation, or of an access token that is still good. The hint of RFC 7009
-/// is not needed: neither can be taken for the other.
-fn session_of(proxy: &AuthorizationServer, secrets: &Secrets, token: &str) -> Option<SessionId> {
-    if let Some((id, _)) = RefreshToken::open(token, &secrets.keyring) {
-        return Some(id);
-    }
-    let (issuer, now, mut room) = (proxy.public_url.as_str(), now_seconds(proxy.now()), Vec::new());
-    let claims = secrets.signing.verify(token, issuer, now, &mut room).ok()?;
-    claims.sid.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use super::super::{
 };
 use super::*;
 use crate::{api::SessionPhase, proxy::runtime::proxy::access_rules};
+use base64::Engine;
+use jiff::Timestamp;
 
 #[tokio::test]
 async fn a_code_gives_tokens_and_a_refresh_gives_the_next_ones() {

@@ -4,12 +4,12 @@
 //! lease into the session; the others wait for what comes of it. The issuer's new token and our new generation are written
 //! together. If the issuer is down, nothing is lost: the lease is given back, and the client is told to come again.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::stored::{end, read, replace};
+use super::AuthorizationServer;
 use crate::reasons::SessionEnd;
 use crate::{
     access::{Person, check_email},
@@ -17,7 +17,6 @@ use crate::{
     crypto::{Keyring, Purpose},
     oauth::{OAuthError, refresh},
     proxy::{
-        authorization_server::AuthorizationServer,
         identity_provider::{Credentials, LoginError, RecheckError},
         secrets::Secrets,
         sessions::Stored,
@@ -37,38 +36,8 @@ const LOOKS: usize = 30;
 const WRITES: usize = 3;
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Whether a token that is only repeated needs the issuer's word too: else somebody who has been shut out there could live
-/// on an older refresh token for as long as the newest is not used.
-pub fn is_due(proxy: &AuthorizationServer, session: &Session, now: Timestamp) -> bool {
-    proxy.config.identity_provider.rechecks() && now > session.rotated_at + proxy.refresh_grace()
-}
-
-/// Writes `next` over `stored`, with the issuer's word for it if the configuration wants that. `false` if somebody else was
-/// quicker: what they wrote decides.
-///
-/// # Errors
-/// `invalid_grant` when the person is gone or may no longer come in: the session has ended then.
-/// `temporarily_unavailable` when the issuer does not say, or the store cannot be reached.
-pub async fn write(
-    proxy: &Arc<AuthorizationServer>,
-    secrets: &Arc<Secrets>,
-    stored: Stored,
-    next: Session,
-    from: Option<IpAddr>,
-) -> Result<bool, OAuthError> {
-    if !proxy.config.identity_provider.rechecks() {
-        return replace(proxy, &stored, &next).await;
-    }
-    let (worker, secrets) = (proxy.clone(), secrets.clone());
-    // Apart from the request: a client that hangs up must not take the issuer's new token with it.
-    proxy
-        .on_control(async move { write_rechecked(&worker, &secrets, stored, next, from).await })
-        .await
-        .unwrap_or_else(|| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
-}
-
-/// The issuer's refresh token as it lies in a session's record. It is nothing in another session.
-pub fn seal(id: SessionId, token: &SecretString, keyring: &Keyring) -> Result<String, OAuthError> {
+/// The issuer's refresh token as a session's record holds it. It cannot be opened as that of another session.
+pub(super) fn seal(id: SessionId, token: &SecretString, keyring: &Keyring) -> Result<String, OAuthError> {
     keyring
         .seal(Purpose::UpstreamToken, &(id.to_string(), token.expose_secret()))
         .ok_or_else(|| OAuthError::temporarily_unavailable("this server has no randomness to give"))
@@ -79,120 +48,138 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
     (id == session.id.to_string()).then(|| token.into())
 }
 
-async fn write_rechecked(
-    proxy: &AuthorizationServer,
-    secrets: &Secrets,
-    stored: Stored,
-    next: Session,
-    from: Option<IpAddr>,
-) -> Result<bool, OAuthError> {
-    let now = proxy.now();
-    if stored.session.leased_until.is_some_and(|until| now < until) {
-        return wait(proxy, stored.session.id).await;
-    }
-    let Some(token) = open(&stored.session, &secrets.keyring) else {
-        let why =
-            "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
-        return finish(proxy, &stored, SessionEnd::Issuer, why, from).await;
-    };
-    proxy.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
-    let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
-    if !replace(proxy, &stored, &leased).await? {
-        return Ok(false);
-    }
-    // Its version, for the next write.
-    let Some(stored) = read(proxy, leased.id).await?.filter(|stored| stored.session == leased) else {
-        return Ok(false);
-    };
-    let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-    let rechecked = match proxy.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
-        Ok(rechecked) => rechecked,
-        Err(RecheckError::Gone) => {
-            let why = "the identity provider no longer knows the login";
-            return finish(proxy, &stored, SessionEnd::Issuer, why, from).await;
-        }
-        Err(RecheckError::Failed { error, refresh_token }) => {
-            let token = refresh_token.unwrap_or(token);
-            let upstream_token = Some(seal(stored.session.id, &token, &secrets.keyring)?);
-            let given_back = Session { leased_until: None, upstream_token, ..stored.session.clone() };
-            insist(proxy, &stored, &given_back).await?;
-            return Err(cannot_ask(&stored, &error));
-        }
-    };
-    let person = rechecked.person;
-    if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
-        let why = "the account has another address at the identity provider now";
-        return finish(proxy, &stored, SessionEnd::Issuer, why, from).await;
-    }
-    if let Err(denied) = proxy.check_access(&person) {
-        let why = format!("the access rules do not let this person in: {denied}");
-        return finish(proxy, &stored, SessionEnd::Rules, &why, from).await;
-    }
-    let token = rechecked.refresh_token.unwrap_or(token);
-    let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
-    let claims = SessionClaims {
-        hosted_domain: person.hosted_domain,
-        email_verified: person.email_verified,
-        groups: person.groups,
-    };
-    let next = Session { upstream_token, claims, leased_until: None, ..next };
-    insist(proxy, &stored, &next).await
-}
-
 fn cannot_ask(stored: &Stored, error: &LoginError) -> OAuthError {
     tracing::error!(%error, session = %stored.session.id, "a refresh waits: the identity provider cannot be asked");
     OAuthError::temporarily_unavailable("the identity provider cannot be asked: try again")
 }
 
-/// Writes what must not be lost for a moment's trouble at the store. `false` if somebody else was quicker.
-async fn insist(proxy: &AuthorizationServer, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
-    let mut tried = 1;
-    loop {
-        match replace(proxy, stored, new).await {
-            Err(_) if tried < WRITES => {
-                tried += 1;
-                tokio::time::sleep(WRITE_AGAIN).await;
-            }
-            written => return written,
-        }
+impl AuthorizationServer {
+    /// Whether a repeated response needs the issuer's word too. Without it, somebody who has been locked out at the issuer
+    /// could live on an older refresh token for as long as the newest is not used.
+    pub(super) fn recheck_is_due(&self, session: &Session, now: Timestamp) -> bool {
+        self.config.identity_provider.rechecks() && now > session.rotated_at + self.refresh_grace()
     }
-}
 
-/// Waits until whoever is asking has written what came of it.
-async fn wait(proxy: &AuthorizationServer, id: SessionId) -> Result<bool, OAuthError> {
-    for _ in 0..LOOKS {
-        tokio::time::sleep(LOOK).await;
-        let leased = read(proxy, id).await?.and_then(|stored| stored.session.leased_until);
-        if leased.is_none_or(|until| until <= proxy.now()) {
+    /// Writes `next` over `stored`, after the issuer has confirmed the person if the configuration demands that. `false` if
+    /// another writer was first: its record decides.
+    ///
+    /// # Errors
+    /// `invalid_grant` when the person is gone or no longer allowed; the session has ended then.
+    /// `temporarily_unavailable` when the issuer does not respond or the store cannot be reached.
+    pub(super) async fn write_rechecked(
+        &self,
+        secrets: &Secrets,
+        stored: Stored,
+        next: Session,
+        from: Option<IpAddr>,
+    ) -> Result<bool, OAuthError> {
+        if !self.config.identity_provider.rechecks() {
+            return self.replace(&stored, &next).await;
+        }
+        let now = self.now();
+        if stored.session.leased_until.is_some_and(|until| now < until) {
+            return self.wait_for_lease(stored.session.id).await;
+        }
+        let Some(token) = open(&stored.session, &secrets.keyring) else {
+            let why =
+                "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
+            return self.end_rechecked(&stored, SessionEnd::Issuer, why, from).await;
+        };
+        self.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
+        let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
+        if !self.replace(&stored, &leased).await? {
             return Ok(false);
         }
+        // Its version, for the next write.
+        let Some(stored) = self.read(leased.id).await?.filter(|stored| stored.session == leased) else {
+            return Ok(false);
+        };
+        let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+        let rechecked = match self.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
+            Ok(rechecked) => rechecked,
+            Err(RecheckError::Gone) => {
+                let why = "the identity provider no longer knows the login";
+                return self.end_rechecked(&stored, SessionEnd::Issuer, why, from).await;
+            }
+            Err(RecheckError::Failed { error, refresh_token }) => {
+                let token = refresh_token.unwrap_or(token);
+                let upstream_token = Some(seal(stored.session.id, &token, &secrets.keyring)?);
+                let given_back = Session { leased_until: None, upstream_token, ..stored.session.clone() };
+                self.insist(&stored, &given_back).await?;
+                return Err(cannot_ask(&stored, &error));
+            }
+        };
+        let person = rechecked.person;
+        if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
+            let why = "the account has another address at the identity provider now";
+            return self.end_rechecked(&stored, SessionEnd::Issuer, why, from).await;
+        }
+        if let Err(denied) = self.check_access(&person) {
+            let why = format!("the access rules do not let this person in: {denied}");
+            return self.end_rechecked(&stored, SessionEnd::Rules, &why, from).await;
+        }
+        let token = rechecked.refresh_token.unwrap_or(token);
+        let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
+        let claims = SessionClaims {
+            hosted_domain: person.hosted_domain,
+            email_verified: person.email_verified,
+            groups: person.groups,
+        };
+        let next = Session { upstream_token, claims, leased_until: None, ..next };
+        self.insist(&stored, &next).await
     }
-    Err(OAuthError::temporarily_unavailable("the identity provider is still being asked: try again"))
-}
 
-/// Ends the session, if it is still the one that was asked about: whoever was slower than their lease may find it asked anew.
-async fn finish(
-    proxy: &AuthorizationServer,
-    stored: &Stored,
-    why: SessionEnd,
-    detail: &str,
-    from: Option<IpAddr>,
-) -> Result<bool, OAuthError> {
-    let current = read(proxy, stored.session.id).await?;
-    if current.is_some_and(|current| current.version != stored.version) {
-        return Ok(false);
+    /// Writes what must survive a short failure of the store. `false` if another writer was first.
+    async fn insist(&self, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
+        let mut tried = 1;
+        loop {
+            match self.replace(stored, new).await {
+                Err(_) if tried < WRITES => {
+                    tried += 1;
+                    tokio::time::sleep(WRITE_AGAIN).await;
+                }
+                written => return written,
+            }
+        }
     }
-    end(proxy, stored, why, detail, from).await?;
-    Err(refresh::ended())
+
+    /// Waits until the holder of the lease has written the result.
+    async fn wait_for_lease(&self, id: SessionId) -> Result<bool, OAuthError> {
+        for _ in 0..LOOKS {
+            tokio::time::sleep(LOOK).await;
+            let leased = self.read(id).await?.and_then(|stored| stored.session.leased_until);
+            if leased.is_none_or(|until| until <= self.now()) {
+                return Ok(false);
+            }
+        }
+        Err(OAuthError::temporarily_unavailable("the identity provider is still being asked: try again"))
+    }
+
+    /// Ends the session if its record is still the one that the issuer was queried about: a holder that was slower than its
+    /// lease may find that another one has queried the issuer since.
+    async fn end_rechecked(
+        &self,
+        stored: &Stored,
+        why: SessionEnd,
+        detail: &str,
+        from: Option<IpAddr>,
+    ) -> Result<bool, OAuthError> {
+        let current = self.read(stored.session.id).await?;
+        if current.is_some_and(|current| current.version != stored.version) {
+            return Ok(false);
+        }
+        self.end(stored, why, detail, from).await?;
+        Err(refresh::ended())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{net::TcpListener, sync::Arc};
 
     use serde_json::Value;
 
-    use super::super::testing::{Bed, REFRESHES, error};
+    use super::super::http::testing::{Bed, REFRESHES, error};
     use super::*;
     use crate::{api::proxy::RecheckOnRefresh, http_client::HttpClient, proxy::identity_provider::Issuer};
 

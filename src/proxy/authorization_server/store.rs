@@ -1,0 +1,51 @@
+//! The session store as the service uses it: its errors become OAuth errors, and ended sessions are counted and audited.
+
+use std::net::IpAddr;
+
+use super::AuthorizationServer;
+use crate::{
+    oauth::OAuthError,
+    proxy::{
+        observability::audit,
+        sessions::{Ending, StoreError, Stored},
+    },
+    reasons::SessionEnd,
+    session::{Session, SessionId},
+};
+
+fn unavailable(error: &StoreError) -> OAuthError {
+    tracing::error!(%error, "the sessions cannot be reached");
+    OAuthError::temporarily_unavailable("the sessions cannot be reached: try again")
+}
+
+impl AuthorizationServer {
+    /// A session as the store has it now.
+    pub(super) async fn read(&self, id: SessionId) -> Result<Option<Stored>, OAuthError> {
+        self.store.get(id).await.map_err(|error| unavailable(&error))
+    }
+
+    /// Compare-and-swap. `false` if another writer was first.
+    pub(super) async fn replace(&self, old: &Stored, new: &Session) -> Result<bool, OAuthError> {
+        match self.store.replace(old, new).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::Conflict) => Ok(false),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    /// Ends a session; `detail` says why in words. A replay also becomes an event.
+    pub(super) async fn end(
+        &self,
+        stored: &Stored,
+        why: SessionEnd,
+        detail: &str,
+        from: Option<IpAddr>,
+    ) -> Result<(), OAuthError> {
+        let ending = if why == SessionEnd::Replay { Ending::Because(detail) } else { Ending::Quietly };
+        if self.store.end(stored, ending).await.map_err(|error| unavailable(&error))? {
+            self.metrics.ended_sessions.count(why);
+            audit::session_end(&stored.session, why, detail, from);
+        }
+        Ok(())
+    }
+}

@@ -70,13 +70,13 @@ mod tests {
         StoredKeys { metadata, keys: SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap() }
     }
 
-    fn change(keys: KeySecret, now: Timestamp) -> Option<KeySecretChange> {
-        build(&validated(&json!({})), &keys, now).unwrap()
+    fn change(keys: &KeySecret, now: Timestamp) -> Option<KeySecretChange> {
+        build(&validated(&json!({})), keys, now).unwrap()
     }
 
     #[test]
     fn absent_keys_are_created() {
-        let Some(KeySecretChange::Create(secret)) = change(KeySecret::Absent, Timestamp::UNIX_EPOCH) else { panic!() };
+        let Some(KeySecretChange::Create(secret)) = change(&KeySecret::Absent, Timestamp::UNIX_EPOCH) else { panic!() };
         let file = &secret.string_data.unwrap()["keys.json"];
         assert_eq!(SigningKeys::parse(file.as_bytes()).unwrap().keys.len(), 1);
     }
@@ -86,7 +86,9 @@ mod tests {
         let stored = stored();
         let kid = stored.keys.keys[0].kid.clone();
         let due = Timestamp::UNIX_EPOCH + SIGNS_FOR;
-        let Some(KeySecretChange::Rotate(secret)) = change(KeySecret::Present(Box::new(stored)), due) else { panic!() };
+        let Some(KeySecretChange::Rotate(secret)) = change(&KeySecret::Present(Box::new(stored)), due) else {
+            panic!()
+        };
         assert_eq!(secret.metadata.resource_version.as_deref(), Some("7"));
         let file = &secret.data.unwrap()["keys.json"];
         let kids: Vec<String> = SigningKeys::parse(&file.0).unwrap().keys.into_iter().map(|key| key.kid).collect();
@@ -99,7 +101,7 @@ mod tests {
         for keys in
             [KeySecret::Present(Box::new(stored())), KeySecret::Unreadable, KeySecret::Conflict(Ownership::Former)]
         {
-            assert!(change(keys, now).is_none());
+            assert!(change(&keys, now).is_none());
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The core of the authorization server: what a request means and what the answer is. No HTTP, no I/O, no clock and no
-//! randomness of its own (but for the nonces of sealed values); `endpoints` brings those.
+//! randomness of its own (but for the nonces of sealed values); `proxy::authorization_server` brings those.
 
 pub mod authorize;
 pub mod client;

@@ -1,21 +1,27 @@
-//! The authorization server: what MCP clients and people's browsers request before a client holds an access token.
+//! The authorization server: what MCP clients and browsers request before a client holds an access token.
+//!
+//! The service ([`AuthorizationServer`]) does what the endpoints are for: it reads and writes sessions, queries the issuer,
+//! counts and audits. `http/` parses a request, runs one function of the service on the control runtime and maps its result.
 //!
 //! ```text
-//! client / browser          http/                         this server                      identity provider
-//!   GET  /.well-known/...     well_known  RFC 8414, 9728    oauth::metadata
-//!   POST /register            register    RFC 7591          oauth::client (nothing is stored)
-//!   GET  /authorize           authorize   RFC 6749 4.1.1,   oauth::authorize: client, redirect URI,
-//!                                         7636, 8707        challenge, resource; consent page
-//!   POST /consent             consent                       sealed form and browser cookie      -> authorization request
-//!   GET  /callback            callback    OIDC Core 3.1.3   ID token, access rules, new session <- code
-//!                                         RFC 9207          back to the client: code, state, iss
-//!   POST /token               token       RFC 6749 4.1.3, 6 oauth::code, oauth::refresh; recheck -> refresh, userinfo
-//!   POST /revoke              revoke      RFC 7009          the session ends
-//!   GET  /jwks                well_known  RFC 7517          crypto::SigningRing
+//! request                  handler in http/   service and core                                      RFC
+//! GET  /.well-known/...    well_known         oauth::metadata                                       8414, 9728
+//! GET  /jwks               well_known         crypto::SigningRing::jwks                             7517
+//! POST /register           register           oauth::client::Client::register (nothing is stored)   7591
+//! GET  /authorize          authorize          oauth::authorize::check: client, redirect URI,        6749 4.1.1, 7636,
+//!                                             resource, challenge; shows the consent page           8707
+//! POST /consent            consent            approve: login sealed into a cookie, redirect to the  OpenID Connect
+//!                                             issuer with PKCE, nonce and state                     Core 3.1.2
+//! GET  /callback           callback           finish_login: code for ID token, access rules,        Core 3.1.3, 6749
+//!                                             session created, redirect with code, state and iss    4.1.2, 9207
+//! POST /token              token              token: code or refresh token for tokens; with         6749 4.1.3, 5.1, 6
+//!                                             recheckOnRefresh the issuer is queried first
+//! POST /revoke             revoke             revoke: the session ends                              7009
 //! ```
 
 mod client_documents;
 pub mod http;
+mod login;
 mod recheck;
 mod revocation;
 mod store;
@@ -27,7 +33,12 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 
-pub use self::{client_documents::ClientDocuments, revocation::RevocationRequest, token::TokenRequest};
+pub use self::{
+    client_documents::ClientDocuments,
+    login::{Approved, IssuerResponse, LoginFailure},
+    revocation::RevocationRequest,
+    token::TokenRequest,
+};
 use super::{
     clock::Clock,
     identity_provider::Issuer,
@@ -92,14 +103,6 @@ impl AuthorizationServer {
     /// Why not.
     pub fn check_access(&self, person: &Person) -> Result<(), Denied> {
         self.rules.check(person)
-    }
-
-    /// Runs I/O on the control runtime. `None` if that is shutting down.
-    pub async fn on_control<F>(&self, work: F) -> Option<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        self.control.spawn(work).await.ok()
     }
 
     /// Every way in which a client can be known.

@@ -11,6 +11,7 @@ use super::{
     cookies::Cookies,
     pages::{self, Consent},
     respond::{page_error, redirect_error},
+    run,
 };
 use crate::{
     crypto::random_token,
@@ -49,7 +50,9 @@ pub async fn authorize(
         }
     };
     if !Login::fits(&request) {
-        let error = OAuthError::invalid_request("state and redirect_uri are too long: 500 characters each will do");
+        let error = OAuthError::invalid_request(
+            "state and redirect_uri are too long: shorten state, the login does not fit in its cookie",
+        );
         return page_error(&headers, &error);
     }
     let cookies = Cookies::read(&headers, &proxy.public_url);
@@ -88,13 +91,9 @@ async fn who_asks(proxy: &Arc<AuthorizationServer>, secrets: &Secrets, query: &Q
         Found::Client(asking) => return Ok(asking),
         Found::Document(url) => url,
     };
-    let (documents, now) = (proxy.documents.clone(), proxy.now());
     let host = url.host().to_owned();
-    let client = proxy
-        .on_control(async move { documents.client(&url, now).await })
-        .await
-        .unwrap_or_else(|| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
-        .map_err(Refusal::Page)?;
+    let client = run(proxy, |server| async move { server.documents.client(&url, server.now()).await });
+    let client = client.await.map_err(Refusal::Page)?;
     Ok(Asking::Documented { host, client })
 }
 

@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use url::form_urlencoded;
 
-use super::respond::{json_error, unreadable};
+use super::respond::unreadable;
 use crate::media_type::has_media_type;
 use crate::{
     oauth::{ErrorCode, OAuthError},
@@ -107,7 +107,7 @@ impl ClientRequest {
 }
 
 fn refusal(by_authorization: bool, error: &OAuthError) -> Response {
-    let mut response = json_error(error);
+    let mut response = error.clone().into_response();
     // RFC 6749 §5.2: who tried by Authorization is told the scheme.
     if error.code == ErrorCode::InvalidClient && by_authorization {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));

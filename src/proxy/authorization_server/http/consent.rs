@@ -10,19 +10,15 @@ use serde::Deserialize;
 use super::{
     client_request::From,
     cookies::{Cookies, MAX_LOGINS},
-    respond::{login_failed, page, page_error, redirect, redirect_error},
+    respond::{page, page_error, redirect, redirect_error},
+    run,
 };
 use crate::{
-    crypto::{Keyring, random_token},
-    oauth::{
-        OAuthError,
-        authorize::AuthorizationRequest,
-        login::{ConsentForm, Login},
-    },
+    crypto::Keyring,
+    oauth::login::{ConsentForm, Login},
     proxy::{
-        authorization_server::AuthorizationServer,
-        identity_provider::{Credentials, LoginError},
-        observability::{audit, metrics::Consent},
+        authorization_server::{Approved, AuthorizationServer},
+        observability::metrics::Consent,
     },
 };
 
@@ -61,22 +57,13 @@ pub async fn consent(
         return refused("The page was shown in another browser, or too long ago.");
     };
     if submitted.decision != "approve" {
-        let error = OAuthError::access_denied("the person did not agree");
-        proxy.metrics.consents.count(Consent::Denied);
-        audit::login_refused(&request.session_client(), None, &error, from);
+        let error = proxy.deny(&request, from);
         return redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error);
     }
-    let client = request.session_client();
-    match approve(&proxy, request, &keyring).await {
-        Ok(approved) => {
-            proxy.metrics.consents.count(Consent::Approved);
-            send_to_issuer(&cookies, &keyring, &proxy, &approved)
-        }
-        Err(error) => {
-            proxy.metrics.consents.count(Consent::Failed);
-            audit::login_refused(&client, None, &error, from);
-            page_error(&headers, &error)
-        }
+    let sealing = keyring.clone();
+    match run(&proxy, |server| async move { server.approve(request, &sealing, from).await }).await {
+        Ok(approved) => send_to_issuer(&cookies, &keyring, &proxy, &approved),
+        Err(error) => page_error(&headers, &error),
     }
 }
 
@@ -85,37 +72,6 @@ fn is_same_origin(headers: &HeaderMap, public_url: &str) -> bool {
     let origin = headers.get(header::ORIGIN).is_none_or(|origin| origin == public_url);
     let site = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin");
     origin && site
-}
-
-/// A login that goes to the issuer.
-struct Approved {
-    state: String,
-    cookie: String,
-    url: String,
-}
-
-async fn approve(
-    proxy: &Arc<AuthorizationServer>,
-    request: AuthorizationRequest,
-    keyring: &Keyring,
-) -> Result<Approved, OAuthError> {
-    let no_randomness = || OAuthError::temporarily_unavailable("this server has no randomness to give");
-    let (Some(state), Some(nonce), Some(verifier)) = (random_token(), random_token(), random_token()) else {
-        return Err(no_randomness());
-    };
-    let login = Login::new(request, state, nonce, verifier, proxy.now());
-    let (worker, wanted) = (proxy.clone(), login.clone());
-    let url = proxy
-        .on_control(async move {
-            let secrets = worker.secrets.load_full();
-            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-            worker.issuer.login_url(&wanted, &credentials).await
-        })
-        .await
-        .unwrap_or_else(|| Err(LoginError::Unavailable("this server is shutting down".to_owned())))
-        .map_err(|error| login_failed(&error))?;
-    let cookie = login.seal(keyring).ok_or_else(no_randomness)?;
-    Ok(Approved { state: login.state, cookie, url })
 }
 
 fn send_to_issuer(

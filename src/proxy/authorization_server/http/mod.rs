@@ -44,15 +44,17 @@ pub const MAX_BODY: usize = 64 * 1024;
 
 /// Runs a use case of the service on the control runtime, to its end: a client that disconnects does not cancel it, so a
 /// token that the issuer has just given us is not lost.
-async fn run<T: Send + 'static, F>(
+async fn run<T, E, F>(
     server: &Arc<AuthorizationServer>,
     work: impl FnOnce(Arc<AuthorizationServer>) -> F,
-) -> Result<T, OAuthError>
+) -> Result<T, E>
 where
-    F: Future<Output = Result<T, OAuthError>> + Send + 'static,
+    T: Send + 'static,
+    E: std::convert::From<OAuthError> + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
 {
     let finished = server.control.spawn(work(server.clone())).await;
-    finished.unwrap_or_else(|_| Err(OAuthError::temporarily_unavailable("this server is shutting down")))
+    finished.unwrap_or_else(|_| Err(OAuthError::temporarily_unavailable("this server is shutting down").into()))
 }
 
 /// All endpoints except the MCP ones.

@@ -10,7 +10,7 @@ use axum::{
 
 use super::{
     client_request::From,
-    respond::{json_error, no_store, unreadable},
+    respond::{no_store, unreadable},
 };
 use crate::{
     oauth::{ErrorCode, client::Client},
@@ -43,7 +43,7 @@ pub async fn register(
         Ok(answer) => (StatusCode::CREATED, no_store(), Json(answer)).into_response(),
         Err(error) => {
             audit::registration_refused(&error, from);
-            json_error(&error)
+            error.into_response()
         }
     }
 }

@@ -10,10 +10,7 @@ use serde_json::json;
 use url::Url;
 
 use super::pages::{self, Message};
-use crate::{
-    oauth::{ErrorCode, OAuthError},
-    proxy::identity_provider::LoginError,
-};
+use crate::oauth::{ErrorCode, OAuthError};
 
 /// Seconds after which a client may try again when something was down.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -37,9 +34,11 @@ fn with_retry_after(mut response: Response, error: &OAuthError) -> Response {
 }
 
 /// An error for a program (RFC 6749 §5.2).
-pub fn json_error(error: &OAuthError) -> Response {
-    let body = json!({"error": error.code.as_str(), "error_description": error.description});
-    with_retry_after((status(error.code), no_store(), Json(body)).into_response(), error)
+impl IntoResponse for OAuthError {
+    fn into_response(self) -> Response {
+        let body = json!({"error": self.code.as_str(), "error_description": self.description});
+        with_retry_after((status(self.code), no_store(), Json(body)).into_response(), &self)
+    }
 }
 
 /// An error for a person; for a program that asks for JSON, JSON.
@@ -49,7 +48,7 @@ pub fn page_error(headers: &HeaderMap, error: &OAuthError) -> Response {
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("application/json") && !accept.contains("text/html"));
     if wants_json {
-        return json_error(error);
+        return error.clone().into_response();
     }
     let title = match error.code {
         ErrorCode::InvalidClient => "This server does not know the program",
@@ -71,33 +70,9 @@ pub fn page_error(headers: &HeaderMap, error: &OAuthError) -> Response {
 /// The answer to who asks too often (RFC 6585 §4): JSON, or for a page's headers a page.
 pub fn too_many_requests(headers: Option<&HeaderMap>) -> Response {
     let error = OAuthError::temporarily_unavailable("too many requests: wait a moment");
-    let mut response = headers.map_or_else(|| json_error(&error), |headers| page_error(headers, &error));
+    let mut response = headers.map_or_else(|| error.clone().into_response(), |headers| page_error(headers, &error));
     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
     response
-}
-
-/// What a person or client is told of a login that failed at the issuer; whoever runs this server finds the cause in the log.
-pub fn login_failed(error: &LoginError) -> OAuthError {
-    match error {
-        LoginError::Unavailable(_) => {
-            tracing::error!(%error, "nobody can log in");
-            OAuthError::temporarily_unavailable("the identity provider cannot be reached")
-        }
-        LoginError::Misconfigured(_) => {
-            tracing::error!(%error, "nobody can log in");
-            OAuthError::server_error("the identity provider does not accept this server")
-        }
-        LoginError::NoRefreshToken => {
-            tracing::error!(%error, "nobody can log in");
-            OAuthError::server_error(
-                "the identity provider gave nothing by which this server could ask for the account later",
-            )
-        }
-        LoginError::Refused(_) => {
-            tracing::warn!(%error, "a login failed");
-            OAuthError::invalid_request("the identity provider's answer was not accepted")
-        }
-    }
 }
 
 /// A page with a message.

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a16_with_google_only_hd_speaks_for_a_domain() {
+    fn a16_google_domain_rule_uses_the_hd_claim() {
         let check = |hd| check_access(&access(), &person(GOOGLE, "eve@example.com", hd));
         assert_eq!(check(Some("example.com")), Ok(()));
         assert_eq!(check(None), Err(Denied::NotListed));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a16_tricky_addresses_are_no_addresses() {
+    fn a16_malformed_email_addresses_are_rejected() {
         for email in [
             "a@evil.com@example.com",
             "@example.com",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_people_and_domains_come_in_and_nobody_else() {
+    fn only_listed_emails_and_domains_are_allowed() {
         let idp = "https://idp.example.net";
         assert_eq!(check_access(&access(), &person(idp, "ada@other.example", None)), Ok(()));
         assert_eq!(check_access(&access(), &person(idp, "bob@example.com", None)), Ok(()));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_lets_in_whoever_is_in_it() {
+    fn group_rule_allows_its_members() {
         let access: Access = serde_json::from_str(r#"{"groups": ["gateway-users"]}"#).unwrap();
         let outside = person("https://idp.example.net", "bob@any.example", None);
         assert_eq!(check_access(&access, &outside), Err(Denied::NotListed));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_blocked_stays_out_whatever_else_holds() {
+    fn blocked_email_overrides_every_other_rule() {
         for access in [
             r#"{"policy": "AnyUser", "blocked": ["Bob@example.com"]}"#,
             r#"{"emails": ["bob@example.com"], "blocked": ["bob@example.com"]}"#,
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_that_is_trusted_need_not_say_verified() {
+    fn trust_issuer_accepts_unverified_emails() {
         let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
         let silent = Person { email_verified: false, ..person("https://idp.example.net", "bob@example.com", None) };
         assert_eq!(super::check_access(&any, EmailVerified::TrustIssuer, &silent), Ok(()));

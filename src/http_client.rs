@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_certificate_is_named() {
+    fn invalid_ca_is_explained() {
         for (ca, says) in [
             ("", "no certificate in it"),
             ("not PEM", "no certificate in it"),

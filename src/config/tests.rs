@@ -29,7 +29,7 @@ fn rendering_and_reading_give_the_same() {
 }
 
 #[test]
-fn a_broken_rule_is_named() {
+fn validation_names_the_broken_rule() {
     for (from, to, says) in [
         ("https://mcp.example.com", "https://mcp.example.com/x", "publicURL"),
         ("https://accounts.google.com", "http://idp.example.com", "issuerURL"),

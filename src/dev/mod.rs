@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_in_the_second_document_is_told_with_its_line() {
+    fn error_in_second_document_names_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("objects.yaml");
         let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n---\n";

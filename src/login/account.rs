@@ -330,7 +330,7 @@ mod tests {
     use super::{super::authorization::tests::authorization, *};
 
     #[test]
-    fn an_address_is_pasted_whole_or_in_part() {
+    fn redirect_can_be_pasted_whole_or_in_part() {
         let login = authorization(4711);
         let query = "code=good&state=the-state&iss=https%3A%2F%2Fas.example.com";
         for line in [query.to_owned(), format!("http://127.0.0.1:4711/callback?{query}"), format!("?{query}#fragment")]

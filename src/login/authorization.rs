@@ -134,7 +134,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_request_has_what_oauth_2_1_and_mcp_ask_for() {
+    fn authorization_request_has_the_parameters_of_oauth_2_1_and_mcp() {
         let url = authorization(4711).url;
         let pairs: Vec<_> = url.query_pairs().into_owned().collect();
         let expected = [
@@ -152,7 +152,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_code_is_taken_with_our_state_from_our_server_alone() {
+    fn code_is_accepted_only_with_matching_state_and_issuer() {
         let login = authorization(1);
         let code = login.code("code=c&state=the-state&iss=https%3A%2F%2Fas.example.com").unwrap();
         assert_eq!(code.expose_secret(), "c");
@@ -169,7 +169,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_error_is_told_in_the_servers_words() {
+    fn server_error_description_is_shown() {
         let query = "error=access_denied&error_description=not+you%1B&state=the-state&iss=https%3A%2F%2Fas.example.com";
         let refused = authorization(1).code(query).unwrap_err();
         assert_eq!(refused.to_string(), "the login was refused: access_denied (not you)");
@@ -178,7 +178,7 @@ pub mod tests {
     }
 
     #[test]
-    fn state_and_verifier_are_new_each_time_and_not_in_debug_output() {
+    fn state_and_verifier_are_random_and_hidden_from_debug() {
         let (one, other) = (random_token().unwrap(), random_token().unwrap());
         assert!(one.len() == 43 && one != other);
         assert!(!format!("{:?}", authorization(1)).contains(VERIFIER));

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn browser_names_commands_and_without_it_or_a_screen_none_is_started() {
+    fn browser_variable_selects_command_and_no_display_means_no_browser() {
         assert_eq!(candidates(Some("a %s:b"), false), ["a %s", "b"]);
         if cfg!(target_os = "linux") {
             assert_eq!(candidates(None, true), ["xdg-open"]);
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_one_argument_whatever_is_in_it() {
+    fn url_is_passed_as_one_argument() {
         let url = "https://as.example.com/authorize?a=1&b=$(id);x";
         assert_eq!(
             arguments("firefox --new-window", url),

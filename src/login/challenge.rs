@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bearer_challenge_is_found_among_others() {
+    fn bearer_challenge_is_found_among_other_challenges() {
         let expected = Challenge {
             resource_metadata: Some("https://mcp.example.com/.well-known/oauth-protected-resource/mcp".to_owned()),
             scope: Some("mcp, a\"b".to_owned()),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_bearer_challenge_there_is_none() {
+    fn other_challenges_yield_no_bearer_challenge() {
         assert_eq!(read(&[]), None);
         assert_eq!(read(&["Basic scope=\"mcp\""]), None);
         assert_eq!(read(&["Bearer"]), Some(Challenge::default()));

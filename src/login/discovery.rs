@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_a_url_comes_after_the_well_known_name() {
+    fn well_known_url_inserts_the_name_before_the_path() {
         let places = |found: Vec<Url>| found.into_iter().map(String::from).collect::<Vec<_>>();
         assert_eq!(
             places(well_known(&url("https://mcp.example.com/servers/a/mcp"), "oauth-protected-resource", true)),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_covers_itself_and_what_is_below_it() {
+    fn resource_covers_itself_and_its_subpaths() {
         let endpoint = url("https://mcp.example.com/servers/a/mcp");
         for resource in [
             "https://mcp.example.com",
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_of_another_issuer_is_refused_also_by_one_byte() {
+    fn metadata_with_different_issuer_is_rejected() {
         assert!(check(metadata("https://as.example.com")).is_ok());
         for other in ["https://as.example.com/", "https://AS.example.com", "https://evil.example.com"] {
             assert!(matches!(check(metadata(other)), Err(DiscoveryError::Issuer { .. })), "{other}");
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_s256_is_refused() {
+    fn server_without_s256_is_rejected() {
         let found = ServerMetadata {
             code_challenge_methods_supported: vec!["plain".to_owned()],
             ..metadata("https://as.example.com")
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_without_tls_are_refused() {
+    fn endpoints_without_tls_are_rejected() {
         let found = ServerMetadata {
             token_endpoint: "http://as.example.com/".to_owned(),
             ..metadata("https://as.example.com")
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_access_is_asked_for_where_the_server_has_it() {
+    fn offline_access_is_requested_if_supported() {
         assert_eq!(check(metadata("https://as.example.com")).unwrap().scope.as_deref(), Some("mcp"));
         let found = ServerMetadata {
             scopes_supported: vec!["mcp".to_owned(), OFFLINE_ACCESS.to_owned()],

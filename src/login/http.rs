@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_this_machine_alone() {
+    fn plain_http_is_allowed_for_loopback_only() {
         for good in
             ["https://mcp.example.com/mcp", "http://127.0.0.1:8080/mcp", "http://localhost/mcp", "http://[::1]/"]
         {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_not_in_the_debug_output_of_a_request() {
+    fn request_debug_output_hides_the_token() {
         let request = Request::get("https://mcp.example.com/").header(header::AUTHORIZATION, bearer("secret").unwrap());
         assert!(!format!("{:?}", request.body(()).unwrap()).contains("secret"));
     }

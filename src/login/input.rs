@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lines_come_without_their_ends_and_the_last_needs_none() {
+    async fn input_lines_are_read_without_line_endings() {
         let mut lines = of(&b"one\r\n\n two \nthree"[..]);
         for expected in ["one", "two", "three"] {
             assert_eq!(lines.recv().await.as_deref(), Some(expected));

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_state_or_path_does_not_end_the_wait() {
+    async fn callback_with_wrong_state_or_path_is_ignored() {
         let listener = Listener::open(None).unwrap();
         let port = listener.port().unwrap();
         let mut waiting = listener.wait(Arc::new(authorization(port))).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_ends_the_wait_and_its_words_are_no_markup() {
+    async fn error_callback_ends_the_wait_and_is_escaped() {
         let listener = Listener::open(None).unwrap();
         let port = listener.port().unwrap();
         let mut waiting = listener.wait(Arc::new(authorization(port))).unwrap();

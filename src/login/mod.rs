@@ -167,7 +167,7 @@ mod tests {
     use super::{tokens::tests::tokens, *};
 
     #[test]
-    fn what_is_printed_of_a_login_has_no_token() {
+    fn printed_login_contains_no_token() {
         let line = until(&tokens("access-secret", 1_800_000_000));
         assert_eq!(line, "until 2027-01-15T08:00:00Z; it is renewed when it is used");
     }

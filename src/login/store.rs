@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_is_private_and_comes_back_as_it_was() {
+    async fn stored_login_is_private_and_round_trips() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().join("deep/er"), &url("https://mcp.example.com/mcp"));
         assert!(store.read().unwrap().is_none());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_lock_is_held_by_one() {
+    async fn lock_is_exclusive() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_owned(), &url("https://mcp.example.com/mcp"));
         let lock = store.lock().await.unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn each_endpoint_has_a_file_of_its_own_and_names_are_plain() {
+    fn each_endpoint_has_its_own_file_with_a_plain_name() {
         let name = |text: &str| Store::new(PathBuf::new(), &url(text)).name;
         assert_ne!(name("https://mcp.example.com/mcp"), name("https://mcp.example.com/servers/a/mcp"));
         assert_ne!(name("https://mcp.example.com/mcp"), name("https://mcp.example.com:8443/mcp"));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_a_login_is_named_and_not_repeated() {
+    fn invalid_login_file_is_named_without_its_content() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_owned(), &url("https://mcp.example.com/mcp"));
         fs::write(store.file("json"), r#"{"url":"secret"}"#).unwrap();

@@ -292,7 +292,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_token_is_used_until_a_minute_before_its_end() {
+    fn token_is_used_until_one_minute_before_expiry() {
         let tokens = tokens("a", NOW.as_second() + 100);
         let after = |seconds| NOW + SignedDuration::from_secs(seconds);
         assert!(tokens.last(NOW) && tokens.last(after(39)));
@@ -302,7 +302,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_answer_of_rfc_6749_is_read() {
+    fn token_response_of_rfc_6749_is_parsed() {
         let read =
             answer(200, r#"{"access_token":"a","token_type":"bearer","expires_in":1800,"refresh_token":"r"}"#).unwrap();
         assert_eq!(read.access_token.expose_secret(), "a");
@@ -311,7 +311,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_refused_and_its_words_are_not_repeated() {
+    fn invalid_token_response_is_rejected_without_quoting_it() {
         for body in [
             r#"{"access_token":"secret","token_type":"DPoP"}"#,
             r#"{"access_token":"sec ret","token_type":"Bearer"}"#,
@@ -326,7 +326,7 @@ pub mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart_and_cannot_move_the_cursor() {
+    fn token_errors_are_classified_and_escaped() {
         let refused = answer(400, r#"{"error":"invalid_grant","error_description":"gone\u001b[2J"}"#).unwrap_err();
         assert!(matches!(&refused, TokenError::InvalidGrant(words) if words == "invalid_grant: gone[2J"), "{refused}");
         assert!(matches!(answer(401, r#"{"error":"invalid_client"}"#), Err(TokenError::InvalidClient(_))));
@@ -334,7 +334,7 @@ pub mod tests {
     }
 
     #[test]
-    fn tokens_are_not_in_debug_output() {
+    fn token_debug_output_is_redacted() {
         let shown = format!("{:?}", tokens("access-secret", 0));
         assert!(
             !shown.contains("secret\"") && !shown.contains("access-secret") && !shown.contains("refresh-secret"),

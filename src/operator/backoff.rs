@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_with_the_time_to_a_bound_and_start_again_when_all_is_well() {
+    fn backoff_grows_to_a_limit_and_resets_on_success() {
         let (backoff, begun) = (Backoff::default(), Instant::now());
         let after = |seconds| backoff.next("a", Some(1), begun + Duration::from_secs(seconds)).as_secs();
         assert_eq!([0, 0, 0, 1, 5, 30, 100].map(after), [2, 2, 2, 2, 5, 30, 60]);
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_resource_is_looked_at_soon() {
+    fn changed_generation_resets_backoff() {
         let (backoff, begun) = (Backoff::default(), Instant::now());
         let later = begun + LONGEST;
         backoff.next("a", Some(1), begun);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn one_resource_does_not_slow_another_and_nothing_is_kept_of_those_that_are_gone() {
+    fn backoff_is_per_resource_and_forgets_deleted_ones() {
         let (backoff, begun) = (Backoff::default(), Instant::now());
         backoff.next("a", Some(1), begun);
         backoff.keep(|uid| uid != "a");

@@ -89,7 +89,7 @@ mod tests {
     const ALL: [&str; 3] = ["OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "ENCRYPTION_KEY"];
 
     #[test]
-    fn a_missing_key_is_named() {
+    fn missing_credential_key_is_named() {
         let proxy = validated(&json!({}));
         assert_eq!(evaluate(&proxy, None), Credentials::NotFound);
         assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Complete);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_a_missing_key() {
+    fn empty_credential_value_counts_as_missing() {
         let mut secret = secret(&json!({}), &ALL);
         secret.data.as_mut().unwrap().get_mut("ENCRYPTION_KEY").unwrap().0.clear();
         assert_eq!(
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_may_have_other_names() {
+    fn credential_keys_can_be_renamed() {
         let proxy = validated(&json!({"credentials": {"secretRef": {"name": "login"},
             "keys": {"clientID": "id", "clientSecret": "secret", "encryptionKey": "key"}}}));
         assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &["id", "secret", "key"]))), Credentials::Complete);
     }
 
     #[test]
-    fn a_secret_that_no_item_made_is_not_the_items() {
+    fn secret_not_created_by_an_item_is_foreign() {
         let proxy = validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}));
         assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Foreign);
         let owner = |name: &str| json!({"ownerReferences": [{"apiVersion": "onepassword.com/v1", "kind": "OnePasswordItem", "name": name, "uid": "u"}]});

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_follows_the_first_list_and_alive_does_not() {
+    fn readiness_requires_the_first_list_and_liveness_does_not() {
         let health = Health::new(Arc::default());
         assert_eq!(health.answer("/readyz").status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(health.answer("/healthz").status(), StatusCode::OK);

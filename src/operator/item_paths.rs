@@ -37,12 +37,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_setting_every_item_may_be_named() {
+    fn every_item_path_is_allowed_by_default() {
         assert!("".parse::<AllowedItemPaths>().unwrap().allow("a", "vaults/v/items/i"));
     }
 
     #[test]
-    fn with_one_only_what_is_listed_for_the_namespace() {
+    fn only_item_paths_listed_for_the_namespace_are_allowed() {
         let allowed: AllowedItemPaths = r#"{"a": ["vaults/v/items/i"], "b": ["vaults/v/items/*"]}"#.parse().unwrap();
         assert!(allowed.allow("a", "vaults/v/items/i") && !allowed.allow("a", "vaults/v/items/j"));
         assert!(allowed.allow("b", "vaults/v/items/j") && !allowed.allow("b", "vaults/vv/items/j"));
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_to_write() {
+    fn invalid_item_path_setting_is_explained() {
         let error = "vaults/v/items/i".parse::<AllowedItemPaths>().unwrap_err().to_string();
         assert!(error.contains("NAMESPACE"), "{error}");
     }

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_counted_by_category() {
+    fn reconcile_errors_are_counted_by_category() {
         let metrics = Metrics::default();
         metrics.failed("forbidden");
         metrics.reconciled(Duration::from_millis(3));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_alerts_and_dashboard_ask_for_is_there() {
+    fn alerts_and_dashboard_use_existing_metrics() {
         let metrics = Metrics::default();
         metrics.failed("forbidden");
         let text = metrics.encode();

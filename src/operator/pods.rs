@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_pods_with_an_address_of_their_own_are_asked() {
+    fn only_pods_with_their_own_ip_are_queried() {
         let address = |spec: Value, status: Value| {
             let pod = json!({"metadata": {"name": "mcp-0"}, "spec": spec, "status": status});
             address(&serde_json::from_value(pod).unwrap()).map(|address| address.to_string())

@@ -67,13 +67,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_becomes_these_objects() {
+    fn sample_renders_to_the_snapshot() {
         let sample = include_str!("../../config/samples/mcp-oauth-proxy.yaml");
         insta::assert_snapshot!(render(sample, &settings()).unwrap());
     }
 
     #[test]
-    fn a_broken_rule_is_named() {
+    fn render_names_the_broken_rule() {
         let sample = include_str!("../../config/samples/mcp-oauth-proxy.yaml").replace("https://mcp.", "https://MCP.");
         assert!(render(&sample, &settings()).unwrap_err().to_string().starts_with("publicURL must be"));
     }

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_findings_are_the_same_status_whatever_the_time() {
+    fn equal_findings_give_equal_status() {
         let findings = find(&Credentials::Complete, &running());
         let first = findings.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
         assert!(is_same(&first, &findings.status(&first, Some(1), at(99))));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_of_others_do_not_make_us_write() {
+    fn foreign_conditions_cause_no_write() {
         let findings = find(&Credentials::Complete, &running());
         let mut status = findings.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
         let ours = status.clone();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_pass_that_finds_the_same_writes_no_status() {
+    async fn unchanged_status_is_not_written() {
         let api = FakeApi::default();
         let path = "/apis/mcp.jomcgi.dev/v1alpha1/namespaces/gateway/mcpoauthproxies/mcp";
         let object = McpOAuthProxyRef {

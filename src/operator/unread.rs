@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_is_what_is_read() {
+    fn resource_is_parsed_from_the_received_json() {
         let sent = resource(&json!({"pod": {"priorityClassName": "high", "tolerations": [{"key": "spot"}]}}));
         let unread: Unread = serde_json::from_value(serde_json::to_value(&sent).unwrap()).unwrap();
         let read = unread.read().unwrap();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_that_cannot_be_read_still_has_a_name() {
+    fn unparsable_resource_keeps_its_metadata() {
         for (spec, says) in [
             (json!({"publicURL": 1}), "expected"),
             (json!({"of": "another version"}), "unknown field `of`"),

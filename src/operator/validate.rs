@@ -321,24 +321,24 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn url_is_the_first_path_without_a_star() {
+    fn status_url_is_the_first_literal_path() {
         let proxy = validated(&json!({"upstream": {"url": "http://g", "paths": ["/servers/*/mcp", "/one", "/two"]}}));
         assert_eq!(proxy.url, "https://mcp.example.com/one");
     }
 
     #[test]
-    fn service_url_follows_the_port() {
+    fn service_url_contains_the_port() {
         assert_eq!(validated(&json!({"service": {"port": 80}})).service_url, "http://mcp.gateway.svc.cluster.local:80");
     }
 
     #[test]
-    fn image_of_the_resource_comes_before_the_operators() {
+    fn resource_image_overrides_the_operators() {
         assert_eq!(validated(&json!({"image": "a/b:2"})).image, "a/b:2");
         assert_eq!(validated(&json!({})).image, "registry.example/proxy:1");
     }
 
     #[test]
-    fn what_the_crd_would_refuse_is_refused_again() {
+    fn validate_rejects_what_the_crd_rejects() {
         for (spec, says) in [
             (json!({"publicURL": "https://mcp.example.com/mcp"}), "publicURL"),
             (json!({"access": {}}), "lets nobody in"),
@@ -366,7 +366,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_image_has_a_tag_that_stays_or_a_digest() {
+    fn image_needs_a_fixed_tag_or_digest() {
         let digest = format!("a/b@sha256:{}", "0".repeat(64));
         for good in ["a/b:2", "localhost:5000/a:dev-1", &digest] {
             assert!(is_pinned(good), "{good}");
@@ -377,7 +377,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_namespace_names_only_the_items_it_may() {
+    fn namespace_can_name_only_its_allowed_items() {
         let allowed = r#"{"gateway": ["vaults/v/items/i"]}"#.parse().unwrap();
         let settings = Settings { one_password: allowed, ..settings() };
         let named =

@@ -128,13 +128,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_wakes_the_resource_that_controls_it() {
+    fn child_event_triggers_its_controller() {
         let metadata = build::metadata(&validated(&json!({})), "child");
         assert_eq!(owner(&metadata), Some(ObjectRef::new("mcp").within("gateway")));
     }
 
     #[test]
-    fn objects_of_others_wake_nobody() {
+    fn foreign_object_event_triggers_nothing() {
         let mut metadata = build::metadata(&validated(&json!({})), "child");
         metadata.owner_references.as_mut().unwrap()[0].controller = None;
         assert_eq!(owner(&metadata), None);

@@ -93,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn b7_who_is_not_a_trusted_proxy_says_nothing_of_its_address() {
+    fn b7_untrusted_peer_headers_are_ignored() {
         assert_eq!(address("192.0.2.1", &[("x-forwarded-for", "198.51.100.7")]), "192.0.2.1");
         assert_eq!(address("192.0.2.1", &[("cf-connecting-ip", "198.51.100.7")]), "192.0.2.1");
         assert_eq!(address("::ffff:192.0.2.1", &[]), "192.0.2.1");
     }
 
     #[test]
-    fn b7_the_right_most_hop_that_is_not_trusted_is_the_client() {
+    fn b7_rightmost_untrusted_hop_is_the_client() {
         for (forwarded, client) in [
             ("198.51.100.7", "198.51.100.7"),
             // The first is what the client has written itself.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn b7_cloudflares_header_counts_where_there_are_no_hops() {
+    fn b7_cf_connecting_ip_is_used_without_x_forwarded_for() {
         assert_eq!(address("10.9.9.9", &[("cf-connecting-ip", "198.51.100.7")]), "198.51.100.7");
         let both = [("cf-connecting-ip", "203.0.113.9"), ("x-forwarded-for", "198.51.100.7")];
         assert_eq!(address("10.9.9.9", &both), "198.51.100.7");

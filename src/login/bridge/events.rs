@@ -121,7 +121,7 @@ mod tests {
                           retry: 20\revent: ping\rdata: x\rid:2\r\rdata:last\n\ndata: never ended\n";
 
     #[test]
-    fn events_are_the_same_however_the_stream_is_cut() {
+    fn event_parsing_is_independent_of_chunk_boundaries() {
         let expected = [event("", Some("1")), event("{\"a\":\n1}", None), event("", Some("2")), event("last", None)];
         for size in 1..STREAM.len() {
             let mut parser = Parser::default();

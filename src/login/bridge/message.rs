@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_told_from_notifications_and_answers() {
+    fn messages_are_classified_as_request_notification_or_response() {
         let read = |line: &str| Message::read(line.to_owned()).map(|message| message.ids);
         assert_eq!(read(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), Some(vec![json!(1)]));
         assert_eq!(read(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Some(vec![]));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn from_2026_07_28_on_headers_repeat_what_a_message_is() {
+    fn protocol_2026_07_28_repeats_the_method_in_headers() {
         let read = |params: Value| {
             let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
             Message::read(line).unwrap().repeated
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_comes_on_one_line_and_unchanged_otherwise() {
+    fn server_message_is_printed_on_one_line_otherwise_unchanged() {
         let (line, answers) =
             from_server("{\n  \"id\": 3,\r\n  \"result\": {\"n\": 1.50, \"protocolVersion\": \"2025-11-25\"}\n}")
                 .unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_own_error_goes_on_under_our_id() {
+    fn server_error_is_passed_on_with_the_request_id() {
         let body = br#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"no"}}"#;
         let line = error_of(body, &json!(7)).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["id"], 7);

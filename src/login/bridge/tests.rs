@@ -203,7 +203,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn initialize_goes_first_and_alone_and_a_slow_call_does_not_hold_up_a_ping() {
+async fn initialize_is_sent_alone_and_slow_calls_do_not_block_others() {
     let mut bed = Bed::up("fresh", "good").await;
     bed.request(1, "initialize").await;
     bed.say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
@@ -218,7 +218,7 @@ async fn initialize_goes_first_and_alone_and_a_slow_call_does_not_hold_up_a_ping
 }
 
 #[tokio::test]
-async fn the_servers_own_messages_are_passed_on_and_its_session_is_ended_with_the_input() {
+async fn server_messages_are_passed_on_and_session_is_deleted_at_end_of_input() {
     let mut bed = Bed::up("fresh", "good").await;
     bed.initialize().await;
     assert_eq!(bed.hear().await["method"], "notifications/tools/list_changed");
@@ -227,7 +227,7 @@ async fn the_servers_own_messages_are_passed_on_and_its_session_is_ended_with_th
 }
 
 #[tokio::test]
-async fn what_is_under_way_when_the_input_ends_is_still_answered() {
+async fn requests_in_flight_at_end_of_input_are_answered() {
     let mut bed = Bed::up("fresh", "good").await;
     bed.request(1, "initialize").await;
     bed.request(2, "ping").await;
@@ -238,7 +238,7 @@ async fn what_is_under_way_when_the_input_ends_is_still_answered() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_server_has_lost_is_begun_anew_once_and_unnoticed() {
+async fn lost_session_is_reinitialized_once() {
     let mut bed = Bed::up("fresh", "good").await;
     bed.initialize().await;
     // The server speaks of its own accord once all of the beginning is over.
@@ -259,7 +259,7 @@ async fn a_session_that_the_server_has_lost_is_begun_anew_once_and_unnoticed() {
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_before_its_answer_is_taken_up_again() {
+async fn stream_without_response_is_resumed() {
     let mut bed = Bed::up("fresh", "good").await;
     bed.initialize().await;
     bed.request(4, "polled").await;
@@ -267,7 +267,7 @@ async fn a_stream_that_ends_before_its_answer_is_taken_up_again() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_renewed_once_and_without_a_login_the_error_says_what_to_run() {
+async fn rejected_token_is_refreshed_once_then_error_names_the_command() {
     let mut bed = Bed::up("stale", "good").await;
     bed.initialize().await;
     assert_eq!(bed.seen("initialize").len(), 2);
@@ -279,7 +279,7 @@ async fn a_refused_token_is_renewed_once_and_without_a_login_the_error_says_what
 }
 
 #[tokio::test]
-async fn whatever_goes_wrong_is_the_answer_to_the_request() {
+async fn failures_become_json_rpc_errors() {
     let mut bed = Bed::up("fresh", "good").await;
     bed.initialize().await;
     for (id, (method, words)) in [

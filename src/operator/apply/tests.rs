@@ -19,7 +19,7 @@ async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credent
 }
 
 #[tokio::test]
-async fn children_are_applied_with_the_pods_last() {
+async fn deployment_is_applied_last() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
     let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
@@ -39,7 +39,7 @@ async fn children_are_applied_with_the_pods_last() {
 }
 
 #[tokio::test]
-async fn signing_keys_are_made_once() {
+async fn signing_keys_are_created_once() {
     let api = FakeApi::default();
     let proxy = validated(&json!({}));
     applied_to(&api, &proxy, &Credentials::Complete).await;
@@ -51,7 +51,7 @@ async fn signing_keys_are_made_once() {
 }
 
 #[tokio::test]
-async fn a_foreign_object_of_any_childs_name_stops_all_writing() {
+async fn foreign_object_with_a_childs_name_prevents_all_writes() {
     for path in [
         "/api/v1/namespaces/gateway/serviceaccounts/mcp",
         "/apis/rbac.authorization.k8s.io/v1/namespaces/gateway/rolebindings/mcp",
@@ -70,7 +70,7 @@ async fn a_foreign_object_of_any_childs_name_stops_all_writing() {
 }
 
 #[tokio::test]
-async fn a_secret_that_no_item_made_is_never_handed_to_the_1password_operator() {
+async fn foreign_secret_is_never_handed_to_the_1password_operator() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
     let applied = applied_to(&api, &with_item(), &Credentials::Foreign).await;
@@ -79,7 +79,7 @@ async fn a_secret_that_no_item_made_is_never_handed_to_the_1password_operator() 
 }
 
 #[tokio::test]
-async fn without_the_1password_kind_all_else_is_applied() {
+async fn missing_1password_kind_does_not_block_other_children() {
     let api = FakeApi::default();
     let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
     assert!(matches!(applied, Applied::Everything { one_password_served: false, .. }));
@@ -89,7 +89,7 @@ async fn without_the_1password_kind_all_else_is_applied() {
 }
 
 #[tokio::test]
-async fn an_item_goes_when_the_secret_that_replaces_it_is_complete() {
+async fn item_is_pruned_once_its_replacement_secret_is_complete() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
     applied_to(&api, &with_item(), &Credentials::NotFound).await;
@@ -105,7 +105,7 @@ async fn an_item_goes_when_the_secret_that_replaces_it_is_complete() {
 }
 
 #[tokio::test]
-async fn an_item_stays_while_its_secret_is_the_one_in_use() {
+async fn item_is_kept_while_its_secret_is_in_use() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
     applied_to(&api, &with_item(), &Credentials::NotFound).await;
@@ -115,7 +115,7 @@ async fn an_item_stays_while_its_secret_is_the_one_in_use() {
 }
 
 #[tokio::test]
-async fn an_item_of_somebody_else_stays() {
+async fn foreign_item_is_never_pruned() {
     let api = FakeApi::default();
     api.put(ITEM, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
     applied_to(&api, &validated(&json!({})), &Credentials::Complete).await;

@@ -23,7 +23,7 @@ mod tests {
     };
 
     #[test]
-    fn the_proxy_reads_back_what_the_resource_says() {
+    fn config_map_round_trips_the_resource() {
         let proxy = validated(&json!({"tokens": {"accessTTL": "30m"}, "sessions": {"idleTTL": "24h"}}));
         let data = without_key_secret(&proxy).unwrap().config_map.data.unwrap();
         let config: ProxyConfig = serde_yaml::from_str(&data["config.yaml"]).unwrap();

@@ -235,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_not_killed_while_it_drains() {
+    fn termination_grace_period_covers_draining() {
         let grace = |spec| deployment(&spec)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].clone();
         assert_eq!(grace(json!({})), 40);
         assert_eq!(grace(json!({"upstream": {"url": "http://g", "timeouts": {"drain": "10m"}}})), 615);
     }
 
     #[test]
-    fn the_pod_has_no_rights_that_it_does_not_need() {
+    fn pod_security_context_is_restricted() {
         let deployment = deployment(&json!({}));
         let pod = &deployment["spec"]["template"]["spec"];
         assert_eq!(
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_configuration_replaces_the_pods_and_a_changed_scale_does_not() {
+    fn configuration_change_replaces_pods_and_scale_change_does_not() {
         let before = deployment(&json!({}));
         let changed = deployment(&json!({"tokens": {"accessTTL": "5m"}}));
         let scaled = deployment(&json!({"replicas": 5}));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_named_keys_of_a_secret_are_mounted() {
+    fn only_named_secret_keys_are_mounted() {
         let deployment =
             deployment(&json!({"credentials": {"secretRef": {"name": "login"}, "keys": {"clientID": "id"}}}));
         let sources = &deployment["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_clients_secret_is_mounted_where_the_proxy_looks_for_it() {
+    fn static_client_secret_is_mounted_at_the_configured_path() {
         let reference = json!({"name": "chat", "key": "secret"});
         let listed = json!({"clientID": "chat", "secretRef": reference, "redirectURIs": ["https://chat.example/cb"]});
         let proxy = validated(&json!({"clients": {"static": [listed]}}));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_issuers_certificates_are_mounted_where_the_proxy_looks_for_them() {
+    fn issuer_ca_is_mounted_at_the_configured_path() {
         let provider =
             json!({"issuerURL": "https://login.corp.example", "caRef": {"name": "corp-ca", "key": "ca.crt"}});
         let proxy = validated(&json!({"identityProvider": provider}));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_for_two_purposes_is_mounted_once() {
+    fn shared_key_is_mounted_once() {
         let deployment = deployment(
             &json!({"credentials": {"secretRef": {"name": "login"}, "keys": {"clientID": "id", "clientSecret": "id"}}}),
         );
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pod_field_arrives_and_unset_it_leaves_nothing() {
+    fn every_pod_field_is_applied_and_unset_fields_are_absent() {
         let unset = deployment(&json!({}));
         for (field, value, pointer) in pod_fields() {
             let set = deployment(&json!({"pod": {field: value}}));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pod_field_is_without_a_test() {
+    fn every_pod_field_has_a_test() {
         let schema = serde_json::to_value(schemars::schema_for!(crate::api::proxy::Pod)).unwrap();
         let mut fields: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
         fields.sort();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_spread_among_themselves_unless_it_is_said_otherwise() {
+    fn topology_spread_selects_own_pods_by_default() {
         let deployment = deployment(&json!({"pod": {"topologySpreadConstraints": [
             {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]}}));
         let spec = &deployment["spec"]["template"]["spec"]["topologySpreadConstraints"][0];
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_annotations_of_the_resource_cannot_take_the_place_of_ours() {
+    fn pod_labels_and_annotations_cannot_override_ours() {
         let plain = deployment(&json!({}));
         let deployment = deployment(&json!({"pod": {
             "labels": {"app.kubernetes.io/name": "other"},

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_child_is_owned_and_marked() {
+    fn every_child_has_owner_and_labels() {
         let proxy = validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}));
         let Children {
             key_secret: _,
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_annotations_of_the_resource_are_not_passed_on() {
+    fn resource_labels_and_annotations_are_not_copied_to_children() {
         let mut object = resource(&json!({}));
         object.metadata.labels = Some([("app.kubernetes.io/instance".to_owned(), "argo-app".to_owned())].into());
         object.metadata.annotations =

@@ -27,14 +27,14 @@ mod tests {
     use crate::operator::validate::tests::validated;
 
     #[test]
-    fn there_is_an_item_only_with_a_1password_source() {
+    fn item_exists_only_with_a_1password_source() {
         assert!(build(&validated(&json!({}))).is_none());
         let item = build(&validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}})));
         assert_eq!(item.unwrap().spec.item_path, "vaults/v/items/i");
     }
 
     #[test]
-    fn an_item_that_hangs_does_not_hold_up_our_deletion() {
+    fn item_does_not_block_owner_deletion() {
         let item = build(&validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}})));
         assert_eq!(item.unwrap().metadata.owner_references.unwrap()[0].block_owner_deletion, Some(false));
     }

@@ -43,7 +43,7 @@ mod tests {
     use crate::operator::validate::tests::validated;
 
     #[test]
-    fn fields_of_the_resource_have_their_effect_and_unset_ones_leave_nothing() {
+    fn service_fields_are_applied_and_unset_fields_are_absent() {
         let set =
             build(&validated(&json!({"service": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}}})));
         let spec = set.spec.unwrap();
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn it_selects_the_pods_that_the_deployment_makes() {
+    fn service_selects_the_deployments_pods() {
         let children = build_all(&validated(&json!({"pod": {"labels": {"app.kubernetes.io/name": "other"}}}))).unwrap();
         let pods = children.deployment.spec.unwrap().template.metadata.unwrap().labels.unwrap();
         for (key, value) in children.service.spec.unwrap().selector.unwrap() {

@@ -25,7 +25,7 @@ pub(in crate::operator) fn find(credentials: &Credentials, applied: &Applied) ->
 }
 
 #[test]
-fn a_recheck_that_cannot_work_is_said_and_is_forgotten_with_the_wish() {
+fn recheck_condition_reports_failure_and_is_removed_when_disabled() {
     let provider = json!({"issuerURL": "https://login.example", "recheckOnRefresh": "Enabled"});
     let proxy = validated(&json!({"identityProvider": provider}));
     let pod = |given, missing| PodStatus { recheck: RecheckStatus { given, missing } };
@@ -61,7 +61,7 @@ fn ready(findings: &Findings) -> (&str, &str) {
 }
 
 #[test]
-fn ready_needs_a_pod_that_answers_and_complete_credentials() {
+fn ready_requires_an_available_pod_and_complete_credentials() {
     assert_eq!(ready(&find(&Credentials::Complete, &running())), ("True", "Serving"));
     assert_eq!(ready(&find(&Credentials::NotFound, &running())), ("False", "SecretNotFound"));
     let none = applied(1, &json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2}));
@@ -69,7 +69,7 @@ fn ready_needs_a_pod_that_answers_and_complete_credentials() {
 }
 
 #[test]
-fn pods_of_an_older_configuration_do_not_make_it_ready() {
+fn pods_of_an_older_configuration_are_not_ready() {
     for (generation, status) in [
         // The Deployment controller has not even seen the change.
         (2, json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2})),
@@ -85,7 +85,7 @@ fn pods_of_an_older_configuration_do_not_make_it_ready() {
 }
 
 #[test]
-fn a_missing_key_is_in_the_message() {
+fn credentials_message_names_the_missing_key() {
     let missing = Credentials::KeysMissing(vec!["OAUTH_CLIENT_SECRET".to_owned()]);
     let findings = find(&missing, &running());
     assert_eq!(ready(&findings), ("False", "SecretKeyMissing"));
@@ -93,7 +93,7 @@ fn a_missing_key_is_in_the_message() {
 }
 
 #[test]
-fn a_missing_1password_operator_is_told_from_a_missing_secret() {
+fn missing_1password_operator_and_missing_secret_have_different_reasons() {
     let Applied::Everything { deployment, signing_keys_readable, .. } = running() else { unreachable!() };
     let unserved = Applied::Everything { deployment, signing_keys_readable, one_password_served: false };
     assert_eq!(ready(&find(&Credentials::NotFound, &unserved)).1, "OnePasswordCRDMissing");
@@ -102,7 +102,7 @@ fn a_missing_1password_operator_is_told_from_a_missing_secret() {
 }
 
 #[test]
-fn a_foreign_name_stalls_and_a_former_one_does_not() {
+fn foreign_name_conflict_stalls_and_former_child_does_not() {
     let taken = |owner: Ownership| {
         Applied::NameConflicts(vec![NameConflict { kind: "Service".to_owned(), name: "mcp".to_owned(), owner }])
     };
@@ -117,7 +117,7 @@ fn a_foreign_name_stalls_and_a_former_one_does_not() {
 }
 
 #[test]
-fn no_replicas_is_not_ready_and_nothing_is_waited_for() {
+fn zero_replicas_is_not_ready_and_not_progressing() {
     let findings =
         Findings::of(&validated(&json!({"replicas": 0})), &Credentials::Complete, &applied(1, &json!({})), &[]);
     assert_eq!(ready(&findings), ("False", "ScaledToZero"));
@@ -128,7 +128,7 @@ fn no_replicas_is_not_ready_and_nothing_is_waited_for() {
 }
 
 #[test]
-fn what_keeps_the_deployment_from_making_pods_is_passed_on() {
+fn replica_failure_is_reported() {
     let with =
         |condition: &Value| applied(1, &json!({"observedGeneration": 1, "replicas": 0, "conditions": [condition]}));
     let refused = with(&json!({"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}));
@@ -147,7 +147,7 @@ fn what_keeps_the_deployment_from_making_pods_is_passed_on() {
 }
 
 #[test]
-fn a_pass_that_could_not_look_leaves_the_other_conditions_as_they_were() {
+fn failed_reconcile_keeps_other_conditions() {
     let well = find(&Credentials::Complete, &running()).status(&McpOAuthProxyStatus::default(), Some(1), at(10));
     let invalid = Findings::invalid("no").status(&well, Some(2), at(20));
     for type_ in ["CredentialsReady", "Available"] {
@@ -157,7 +157,7 @@ fn a_pass_that_could_not_look_leaves_the_other_conditions_as_they_were() {
 }
 
 #[test]
-fn times_change_only_when_a_status_flips() {
+fn last_transition_time_changes_only_when_status_flips() {
     let waiting = find(&Credentials::NotFound, &running());
     let first = waiting.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
     let other_reason = find(&Credentials::KeysMissing(vec!["A".to_owned()]), &running());
@@ -169,7 +169,7 @@ fn times_change_only_when_a_status_flips() {
 }
 
 #[test]
-fn stalled_goes_when_its_cause_does() {
+fn stalled_is_removed_with_its_cause() {
     let stalled = Findings::invalid("no").status(&McpOAuthProxyStatus::default(), Some(1), at(10));
     assert!(stalled.conditions.iter().any(|condition| condition.type_ == "Stalled"));
     let well = find(&Credentials::Complete, &running()).status(&stalled, Some(2), at(20));
@@ -177,7 +177,7 @@ fn stalled_goes_when_its_cause_does() {
 }
 
 #[test]
-fn the_selector_is_what_the_scale_subresource_needs() {
+fn label_selector_serves_the_scale_subresource() {
     let status = find(&Credentials::Complete, &running()).status(&McpOAuthProxyStatus::default(), Some(1), at(0));
     assert_eq!(
         status.label_selector.as_deref(),

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_issuer_that_is_down_costs_the_client_nothing_but_time() {
+    async fn recheck_with_issuer_down_keeps_the_refresh_token() {
         let bed = bed().await;
         let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
         let before = bed.stored().await.unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_cannot_be_asked_about_has_to_log_in_again() {
+    async fn recheck_without_usable_upstream_token_ends_the_session() {
         for token in [None, Some("of another session")] {
             let bed = bed().await;
             let refresh_token = with_token(&bed, None, None).await;
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_of_somebody_who_died_is_over_by_itself() {
+    async fn abandoned_recheck_lease_expires() {
         let bed = bed().await;
         let now = bed.proxy.now();
         let refresh_token = with_token(&bed, Some("the issuer's"), Some(now + LEASE)).await;
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_older_refresh_token_does_not_escape_the_issuers_word() {
+    async fn repeated_refresh_after_grace_is_rechecked() {
         let bed = bed().await;
         let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
         let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_name_is_cut_between_two_characters() {
+    fn long_field_is_truncated_at_a_character_boundary() {
         assert_eq!(brief("ada"), "ada");
         assert_eq!(brief(&"ü".repeat(LONGEST + 1)), "ü".repeat(LONGEST));
     }

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_address_comes_first_in_its_turn() {
+    async fn resolved_addresses_are_rotated() {
         let addresses: Vec<SocketAddr> = ["10.0.0.1:0", "10.0.0.2:0"].map(|address| address.parse().unwrap()).to_vec();
         let known = addresses.clone();
         let resolver = service_fn(move |_| std::future::ready(Ok::<_, io::Error>(known.clone().into_iter())));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_where_nobody_listens_is_passed_over() {
+    async fn unreachable_address_is_skipped() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let taking = tokio::spawn(async move {

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn c10_one_authorization_header_with_one_token_is_read() {
+    fn c10_exactly_one_bearer_token_is_accepted() {
         assert_eq!(read(&["Bearer abc"]).as_deref(), Ok("abc"));
         assert_eq!(read(&["bEARER  abc"]).as_deref(), Ok("abc"));
         assert_eq!(read(&[]), Err(Refusal::NoToken));

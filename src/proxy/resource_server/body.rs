@@ -217,7 +217,7 @@ mod tests {
     };
 
     #[test]
-    fn a_stream_that_listened_or_was_cut_is_in_the_audit_log_and_a_whole_answer_is_not() {
+    fn listening_and_cut_streams_are_audited_and_finished_ones_are_not() {
         let (log, _listening) = Log::listen("info", LogFormat::Json);
         let (set, session) = (LiveSet::default(), session("a"));
         set.apply(SessionEvent::Is(session.clone()));

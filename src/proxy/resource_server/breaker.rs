@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn after_failures_in_a_row_one_at_a_time_may_try() {
+    fn open_breaker_admits_one_trial_at_a_time() {
         let begun = Instant::now();
         let breaker = broken(begun);
         assert_eq!(breaker.admit(begun, PATIENCE), Err(Broken { wait: PAUSE }));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_fail_together_the_pause_is_as_short_as_of_five() {
+    fn simultaneous_failures_do_not_lengthen_the_pause() {
         let begun = Instant::now();
         let breaker = broken(begun);
         (0..100).for_each(|_| breaker.failed(Attempt::Usual, begun + PATIENCE));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_given_up_does_not_keep_the_next_from_trying() {
+    fn abandoned_trial_does_not_block_the_next() {
         let begun = Instant::now();
         let breaker = broken(begun);
         assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Ok(Attempt::Trial));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_between_failures_is_a_new_beginning_and_pauses_have_an_end() {
+    fn success_resets_breaker_and_pause_is_bounded() {
         let begun = Instant::now();
         let breaker = Breaker::new(begun);
         for _ in 1..FAILURES {

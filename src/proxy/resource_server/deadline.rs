@@ -162,7 +162,7 @@ mod tests {
     };
 
     #[test]
-    fn a_task_is_woken_when_its_time_is_over_and_not_before() {
+    fn deadline_wakes_its_task_when_due() {
         let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Wakes::default()));
         let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
         let cx = Context::from_waker(&waker);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_stopped_wakes_nobody_and_runs_anew() {
+    fn stopped_deadline_wakes_nobody_and_can_restart() {
         let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Wakes::default()));
         let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
         let cx = Context::from_waker(&waker);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn who_watches_a_session_is_woken_at_its_end_at_its_own_time_and_when_all_is_over() {
+    fn session_watch_wakes_at_session_end_expiry_and_shutdown() {
         let (live, begun) = (LiveSet::default(), Timestamp::from_second(1000).unwrap());
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let ends = |what: &dyn Fn(&Deadlines, &Session)| {

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_refused_until_something_ends() {
+    fn request_limit_refuses_until_a_request_ends() {
         let people = sessions(&["ada", "bob", "eve"]);
         let limits = Arc::new(Limits::new(&configured(2, Some(1), 9), None));
         let first = limits.admit(&people[0], Kind::Request).unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn one_user_cannot_take_all_with_however_many_sessions() {
+    fn user_limit_spans_all_sessions_of_a_user() {
         let people = sessions(&["ada", "ada", "bob"]);
         let limits = Arc::new(Limits::new(&configured(4, None, 2), None));
         for kind in [Kind::Request, Kind::Stream] {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_limits_streams_unless_their_number_is_written() {
+    fn stream_limit_defaults_to_memory() {
         let most = |streams, memory| Limits::new(&configured(9, streams, 9), memory).streams.most;
         assert_eq!(most(None, Some(128 << 20)), 2048);
         assert_eq!(most(None, Some(1 << 20)), 64);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroups_limit_is_read_where_it_is() {
+    fn cgroup_memory_limit_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         assert_eq!(memory_limit_below(root, "0::/\n"), None);

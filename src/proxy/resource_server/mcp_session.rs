@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_works_for_the_user_it_was_given_to() {
+    fn mcp_session_id_works_for_its_user() {
         let keyring = keyring();
         let mut headers = headers("a.b");
         bind(&keyring, "ada", &mut headers);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn c11_an_id_of_another_user_or_without_mac_is_foreign() {
+    fn c11_mcp_session_id_of_another_user_or_without_mac_is_rejected() {
         let keyring = keyring();
         let mut given = headers("id");
         bind(&keyring, "ada", &mut given);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_one_passes() {
+    fn request_without_mcp_session_id_passes() {
         assert_eq!(unbind(&keyring(), "ada", &mut HeaderMap::new()), Ok(()));
     }
 }

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn c12_our_own_the_known_clients_and_the_listed_origins_are_let_in() {
+    fn c12_own_known_and_listed_origins_are_allowed() {
         assert!(admits(&[]));
         for origin in [
             "https://mcp.example.com",
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn c12_every_other_origin_and_spelling_is_foreign() {
+    fn c12_every_other_origin_is_rejected() {
         for origin in [
             "https://evil.example.com",
             "http://mcp.example.com",

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_takes_nothing_costs_no_request() {
+    async fn request_not_taken_by_a_stale_connection_is_retried() {
         let (pool, listener) = pool();
         let (ours, mut unused) = idle(&pool, &listener).await;
         // It looks open, as one does that the upstream closes in this moment.
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_of_which_the_upstream_may_have_read_something_is_not_sent_again() {
+    async fn partly_sent_request_is_never_retried() {
         let (pool, listener) = pool();
         let (_ours, upstream) = idle(&pool, &listener).await;
         upstream.set_nonblocking(true).unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_nobody_uses_is_kept_for_less_than_a_minute() {
+    async fn idle_upstream_connection_is_closed_within_a_minute() {
         let (pool, _listener) = pool();
         pool.prune();
         pool.put(pool.connect().await.unwrap());

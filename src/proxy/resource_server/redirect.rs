@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_the_other_spelling_is_known_whatever_the_upstream_takes_for_its_name() {
+    fn trailing_slash_redirect_is_recognized_for_every_host_name() {
         for location in [
             "/mcp/",
             "mcp/",
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_redirect_leads_elsewhere() {
+    fn other_redirects_are_not_followed() {
         for location in [
             "/mcp",
             "/admin/",

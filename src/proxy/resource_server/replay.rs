@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_was_read_is_read_again_from_its_beginning() {
+    async fn replayed_body_starts_at_the_beginning() {
         let (first, again) = Replay::kept(frames(vec![b"one ".to_vec(), b"two".to_vec()]));
         assert_eq!(text(first).await.unwrap(), "one two");
         let second = again.body().unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn its_length_is_the_same_the_second_time() {
+    async fn replayed_body_has_the_same_length() {
         let (mut first, again) = Replay::kept(Full::new(Bytes::from("{}")));
         assert_eq!(first.size_hint().exact(), Some(2));
         first.frame().await.unwrap().unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_not_arrived_goes_to_the_second_and_ends_the_first() {
+    async fn rest_of_a_replayed_body_goes_to_the_second_reader() {
         let (sender, receiver) = mpsc::unbounded::<Result<Frame<Bytes>, Infallible>>();
         let send = |text: &'static str| sender.unbounded_send(Ok(Frame::data(Bytes::from(text)))).unwrap();
         let (mut first, again) = Replay::kept(StreamBody::new(receiver));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_body_passes_and_is_not_kept() {
+    async fn large_body_passes_without_being_kept() {
         let (first, again) = Replay::kept(frames(vec![vec![b'a'; MAX_KEPT], vec![b'b'; 1], vec![b'c'; 1]]));
         assert_eq!(text(first).await.unwrap().len(), MAX_KEPT + 2);
         assert!(again.body().is_none());

@@ -93,7 +93,7 @@ mod tests {
     };
 
     #[test]
-    fn who_waits_for_the_client_is_woken_when_the_session_ends() {
+    fn stalled_response_is_woken_when_its_session_ends() {
         let (live, now) = (LiveSet::default(), Timestamp::from_second(1000).unwrap());
         let session = Session { phase: SessionPhase::Active, expires_at: Timestamp::MAX, ..session("a") };
         live.apply(SessionEvent::Is(session.clone()));

@@ -74,7 +74,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn what_is_over_is_deleted_unless_it_was_refreshed_elsewhere() {
+    async fn expired_session_is_deleted_unless_refreshed_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
         let (over, refreshed) = (session("over"), session("refreshed"));

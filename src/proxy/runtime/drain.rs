@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_is_woken_and_whoever_has_gone_is_forgotten() {
+    async fn drain_wakes_waiting_connections_and_forgets_dropped_ones() {
         let drain = Rc::new(Drain::default());
         let (mut waits, mut gone) = (drain.watch(), drain.watch());
         assert!(poll!(poll_fn(|cx| gone.poll_begun(cx))).is_pending());

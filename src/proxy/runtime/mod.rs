@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_proxy_that_cannot_serve_ends_and_says_why() {
+    async fn proxy_that_cannot_serve_exits_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         crate::keys::make(at).unwrap();
@@ -297,7 +297,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
     }
 
     #[test]
-    fn where_a_port_is_taken_it_is_said() {
+    fn listen_error_names_the_address() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = listen(taken.local_addr().unwrap()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("cannot listen on {}", taken.local_addr().unwrap())), "{error}");

@@ -111,7 +111,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_changed_encryption_key_is_accepted_at_once_used_later_and_no_client_notices() {
+    async fn changed_encryption_key_is_accepted_at_once_and_used_later() {
         let (folder, proxy) = proxy("http://upstream", LiveSet::default(), wall_clock()).await;
         let begun = Instant::now();
         let mut reload = Reload::new(begun);

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a4_before_consent_the_browser_gets_a_name_and_no_login_and_keeps_it() {
+    async fn a4_authorize_sets_only_the_browser_cookie_and_keeps_it() {
         let bed = Bed::new(&REFRESHES).await;
         let first = bed.get(&bed.authorize(&[]), &[]).await;
         let set = cookies(&first);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a5_the_consent_page_may_not_be_framed_or_kept_and_its_form_may_lead_to_the_issuer() {
+    async fn a5_consent_page_forbids_framing_and_caching_but_not_the_redirect() {
         let bed = Bed::new(&REFRESHES).await;
         let page = bed.get(&bed.authorize(&[]), &[]).await;
         let header = |name: &str| page.headers()[name].to_str().unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a8_an_unknown_client_is_told_so_and_its_browser_is_sent_nowhere() {
+    async fn a8_unknown_client_gets_an_error_page_and_no_redirect() {
         let bed = Bed::new(&REFRESHES).await;
         let unknown = bed.authorize(&[("client_id", Some("unknown"))]);
         let page = bed.get(&unknown, &[("accept", "text/html")]).await;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a1_a3_consent_is_asked_again_whatever_a_browser_brings_and_wherever_it_comes_from() {
+    async fn a1_a3_consent_is_always_required() {
         let bed = Bed::new(&REFRESHES).await;
         let first = bed.get(&bed.authorize(&[]), &[]).await;
         let browser = cookies(&first)[0].split(';').next().unwrap().to_owned();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b2_no_address_that_a_client_gives_of_itself_is_shown_or_asked() {
+    async fn b2_client_supplied_urls_are_neither_shown_nor_fetched() {
         let bed = Bed::new(&REFRESHES).await;
         let body = json!({
             "redirect_uris": ["http://localhost/x"], "logo_uri": "http://169.254.169.254/logo", "token_endpoint_auth_method": "none",
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b8_a_registration_can_be_neither_read_nor_changed() {
+    async fn b8_registration_cannot_be_read_or_changed() {
         let bed = Bed::new(&REFRESHES).await;
         for (method, path, status) in [
             ("GET", "/register".to_owned(), 405),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b1_nobody_makes_us_fetch_a_document_of_a_host_that_is_not_a_known_clients() {
+    async fn b1_metadata_documents_of_unknown_hosts_are_not_fetched() {
         let bed = Bed::new(&REFRESHES).await;
         for id in ["https://evil.example/client", "https://169.254.169.254/latest", "http://claude.ai/client"] {
             let page = bed.get(&bed.authorize(&[("client_id", Some(id))]), &[("accept", "application/json")]).await;
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a9_an_error_goes_back_with_our_issuer_and_the_clients_state() {
+    async fn a9_error_redirect_contains_iss_and_state() {
         let bed = Bed::new(&REFRESHES).await;
         let answer = bed.get(&bed.authorize(&[("code_challenge_method", Some("plain"))]), &[]).await;
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a18_no_header_of_a_request_changes_what_we_say_of_ourselves() {
+    async fn a18_request_headers_do_not_change_metadata() {
         let bed = Bed::new(&REFRESHES).await;
         for path in [
             "/.well-known/oauth-authorization-server",
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parameters_that_would_not_fit_a_cookie_are_refused_with_a_message() {
+    async fn oversized_authorization_request_is_rejected_with_a_message() {
         let bed = Bed::new(&REFRESHES).await;
         let long = "x".repeat(3000);
         let page = bed.get(&bed.authorize(&[("state", Some(&long))]), &[]).await;
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a2_the_issuers_answer_is_nothing_in_a_browser_that_has_not_consented() {
+    async fn a2_callback_needs_the_consenting_browsers_cookie() {
         let bed = Bed::new(&REFRESHES).await;
         for headers in [&[][..], &[("cookie", "__Host-mcp-login-0123456789abcdef=forged")][..]] {
             let page = bed.get("/callback?code=stolen&state=somebody-elses", headers).await;

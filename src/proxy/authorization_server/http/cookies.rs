@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a14_a_cookie_that_came_twice_is_none() {
+    fn a14_duplicate_cookie_is_ignored() {
         let value = "r".repeat(43);
         let once = Box::leak(format!("a=b; __Host-mcp-browser={value}").into_boxed_str());
         let twice = Box::leak(format!("{once}; __Host-mcp-browser={value}").into_boxed_str());
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn over_https_cookies_are_host_cookies() {
+    fn cookies_over_https_have_the_host_prefix() {
         let set = |url| with("", url, |cookies| cookies.set_browser("x").unwrap());
         assert_eq!(set("https://mcp.example.com"), "__Host-mcp-browser=x; Path=/; HttpOnly; SameSite=Lax; Secure");
         assert_eq!(set("http://localhost:8080"), "mcp-browser=x; Path=/; HttpOnly; SameSite=Lax");

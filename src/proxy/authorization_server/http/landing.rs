@@ -34,7 +34,7 @@ mod tests {
     use super::super::testing::{Bed, text};
 
     #[test]
-    fn a_server_is_named_after_its_domain() {
+    fn server_name_is_the_first_domain_label() {
         assert_eq!(
             ["gateway.example.com", "127.0.0.1", "localhost"].map(super::server_name),
             ["gateway", "mcp", "mcp"]
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_landing_page_says_what_to_paste() {
+    async fn landing_page_shows_the_client_command() {
         let bed = Bed::new(&["authorization_code"]).await;
         let answer = bed.get("/", &[]).await;
         assert_eq!(answer.headers()["x-frame-options"], "DENY");

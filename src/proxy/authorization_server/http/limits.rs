@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn b4_one_client_that_asks_too_much_is_refused_and_others_are_not() {
+    fn b4_rate_limit_applies_per_client() {
         let limits = Limits::new(&["10.0.0.0/8".parse().unwrap()]);
         let admitted = (0..300).filter(|_| limits.admit(&request("10.1.1.1", "198.51.100.7"))).count();
         assert!((200..250).contains(&admitted), "{admitted}");
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn without_trusted_proxies_all_clients_share_one_limit() {
+    fn rate_limit_is_shared_without_trusted_proxies() {
         let limits = Limits::new(&[]);
         let admitted = (0..40_000).filter(|_| limits.admit(&request("10.1.1.1", "198.51.100.7"))).count();
         assert!((15_000..39_000).contains(&admitted), "{admitted}");
     }
 
     #[test]
-    fn b4_a_flood_from_everywhere_costs_bounded_memory() {
+    fn b4_rate_limiter_memory_is_bounded() {
         let limits = Limits::new(&["10.0.0.0/8".parse().unwrap()]);
         for number in 0..50_000_u32 {
             limits.admit(&request("10.1.1.1", &std::net::Ipv4Addr::from_bits(0xc000_0000 + number).to_string()));

@@ -108,7 +108,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_browser_may_read_what_is_for_programs_and_nothing_for_people() {
+    async fn cors_covers_program_endpoints_and_not_pages() {
         let bed = Bed::new(&REFRESHES).await;
         let preflight = async |path: &str| {
             let request = Request::options(path)

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a7_the_consent_page_names_the_redirect_host_and_warns_of_local_programs() {
+    fn a7_consent_page_names_redirect_host_and_warns_about_local_clients() {
         let html = consent("Test");
         assert!(html.contains("<dd>localhost</dd>") && html.contains("<dd>claude.ai</dd>"));
         assert!(html.contains("on your own computer"));
@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn b3_no_name_escapes_its_place(name in ".*") {
+        fn b3_client_name_is_escaped_in_html(name in ".*") {
             let tags = |html: &str| html.matches('<').count();
             prop_assert_eq!(tags(&consent(&name)), tags(&consent("x")));
         }

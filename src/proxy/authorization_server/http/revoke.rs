@@ -42,7 +42,7 @@ mod tests {
     use super::super::testing::{Bed, REFRESHES, error};
 
     #[tokio::test]
-    async fn either_token_ends_the_session() {
+    async fn revoking_either_token_ends_the_session() {
         for token in ["access_token", "refresh_token"] {
             let bed = Bed::new(&REFRESHES).await;
             let (_, tokens) = bed.redeem().await;
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_is_none_is_revoked_already_and_one_of_another_client_is_not() {
+    async fn invalid_token_counts_as_revoked_and_foreign_token_is_refused() {
         let bed = Bed::new(&REFRESHES).await;
         let (_, tokens) = bed.redeem().await;
         assert_eq!(bed.post("/revoke", &[("token", "nothing")]).await.0, 200);

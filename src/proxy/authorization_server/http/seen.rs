@@ -53,7 +53,7 @@ async fn refresh_from(bed: &Bed, address: &str, token: &Value) -> u16 {
 }
 
 #[tokio::test]
-async fn who_got_tokens_with_what_is_in_the_audit_log_and_no_token_is() {
+async fn issued_tokens_are_audited_without_the_tokens() {
     let bed = Bed::new(&REFRESHES).await;
     let (log, _listening) = Log::listen("trace", LogFormat::Json);
     let (_, first) = bed.redeem().await;
@@ -85,7 +85,7 @@ async fn who_got_tokens_with_what_is_in_the_audit_log_and_no_token_is() {
 }
 
 #[tokio::test]
-async fn a_replay_is_told_louder_with_where_it_came_from_and_whose_session_it_ended() {
+async fn replay_is_audited_as_warning_with_client_ip_and_session() {
     let bed = Bed::with(&REFRESHES, trust_gateway).await;
     let (_, first) = bed.redeem().await;
     let (_, second) = bed.refresh(&first["refresh_token"]).await;
@@ -103,7 +103,7 @@ async fn a_replay_is_told_louder_with_where_it_came_from_and_whose_session_it_en
 }
 
 #[tokio::test]
-async fn a_session_that_the_issuer_can_say_nothing_of_is_told_with_where_it_was_refreshed_from() {
+async fn session_ended_by_recheck_is_audited_with_client_ip() {
     let bed = Bed::with(&REFRESHES, |proxy| {
         trust_gateway(proxy);
         proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
@@ -118,7 +118,7 @@ async fn a_session_that_the_issuer_can_say_nothing_of_is_told_with_where_it_was_
 }
 
 #[tokio::test]
-async fn a_log_out_says_who_and_with_what_once() {
+async fn logout_is_audited_once() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
     let (log, _listening) = Log::listen("info", LogFormat::Json);
@@ -143,7 +143,7 @@ async fn a_log_out_says_who_and_with_what_once() {
 }
 
 #[tokio::test]
-async fn registrations_consents_and_logins_that_fail_are_counted_and_told() {
+async fn failed_registrations_consents_and_logins_are_counted_and_audited() {
     let bed = Bed::new(&REFRESHES).await;
     let (log, _listening) = Log::listen("info", LogFormat::Json);
     for body in ["{\"redirect_uris\": [\"http://localhost/x\"]}", "{\"redirect_uris\": [\"https://evil.example\"]}"] {

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_has_a_number_and_a_name_of_its_own() {
+    fn label_values_have_unique_indices_and_names() {
         is_in_order::<Answer>();
         is_in_order::<Outcome>();
         is_in_order::<SessionEnd>();

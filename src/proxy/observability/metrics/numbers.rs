@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_counted_at_the_first_bound_that_it_does_not_exceed() {
+    fn histogram_bucket_is_the_first_bound_not_exceeded() {
         let durations = Durations::default();
         for (nanos, index) in [(0, 0), (500_000, 0), (500_001, 1), (60_000_000_000, 15), (60_000_000_001, 16)] {
             let before = durations.counts[index].load(Relaxed);

@@ -59,7 +59,7 @@ fn values_of<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
 
 proptest! {
     #[test]
-    fn c1_one_value_ours_arrives_whatever_the_spelling(
+    fn c1_identity_header_has_one_value_in_every_spelling(
         names in prop::collection::vec(
             prop::sample::select(vec!["x-user", "x-forwarded-email", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"]), 0..6
         ),
@@ -85,7 +85,7 @@ proptest! {
 }
 
 #[test]
-fn c1_claims_under_other_names_do_not_arrive() {
+fn c1_other_identity_headers_are_removed() {
     for name in [
         "forwarded",
         "x-real-ip",
@@ -114,7 +114,7 @@ fn c1_claims_under_other_names_do_not_arrive() {
 }
 
 #[test]
-fn c2_connection_cannot_name_our_headers_away() {
+fn c2_connection_header_cannot_remove_ours() {
     let sent = sent(&[
         ("connection", "x-user, x-forwarded-email, X-Forwarded-For, authorization, host"),
         ("connection", "keep-alive, x-hop"),
@@ -135,7 +135,7 @@ fn c2_connection_cannot_name_our_headers_away() {
 }
 
 #[test]
-fn c3_no_credential_of_the_client_arrives() {
+fn c3_client_credentials_are_removed() {
     let sent = sent(&[
         ("authorization", "Bearer secret"),
         ("cookie", "a=secret"),
@@ -149,7 +149,7 @@ fn c3_no_credential_of_the_client_arrives() {
 }
 
 #[test]
-fn what_mcp_says_in_headers_arrives_and_so_does_what_nobody_knows() {
+fn mcp_and_unknown_headers_are_forwarded() {
     for name in [
         "accept",
         "accept-encoding",
@@ -171,7 +171,7 @@ fn what_mcp_says_in_headers_arrives_and_so_does_what_nobody_knows() {
 }
 
 #[test]
-fn c1_c11_no_other_spelling_of_an_mcp_header_arrives() {
+fn c1_c11_alternative_spellings_of_mcp_headers_are_removed() {
     for name in ["mcp_session_id", "mcp-session_id", "mcp.session.id", "mcp_param_x", "mcp_protocol_version"] {
         assert!(!sent(&[(name, "evil")]).contains_key(name), "{name}");
     }
@@ -183,7 +183,7 @@ fn c1_c11_no_other_spelling_of_an_mcp_header_arrives() {
 }
 
 #[test]
-fn the_span_of_the_request_takes_the_place_of_the_clients_and_cannot_be_named_away() {
+fn span_headers_replace_the_clients() {
     let trace = headers(&[("traceparent", "ours"), ("tracestate", "a=1")]);
     let theirs = [("traceparent", "theirs"), ("tracestate", "b=2"), ("connection", "traceparent")];
     let sent = sent_in(&rules(), &theirs, &trace);
@@ -191,7 +191,7 @@ fn the_span_of_the_request_takes_the_place_of_the_clients_and_cannot_be_named_aw
 }
 
 #[test]
-fn without_identity_the_upstream_is_told_nothing() {
+fn identity_none_sends_no_identity_header() {
     let identity = serde_json::from_str(r#"{"type": "None"}"#).unwrap();
     let public_url = "https://mcp.example.com".parse().unwrap();
     let rules = HeaderRules::new(&identity, &public_url, &Authority::from_static("gateway")).unwrap();

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_when_all_of_it_is_there_and_what_follows_stays() {
+    fn head_is_parsed_when_complete_and_rest_is_kept() {
         let text = "\r\nPOST /mcp?a=b HTTP/1.1\r\nHost: a\r\nX: 1\r\nx:\t2 \r\n\r\n";
         for end in 0..text.len() {
             assert!(read(&text[..end]).unwrap().is_none(), "{end}");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn content_ends_where_rfc_9112_says() {
+    fn request_content_framing_follows_rfc_9112() {
         for (lines, framing) in [
             ("", Framing::Length(0)),
             ("Content-Length: 7\r\n", Framing::Length(7)),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn another_request_may_follow_unless_the_client_says_otherwise() {
+    fn keep_alive_follows_the_client() {
         for (lines, keeps_alive) in [
             ("", true),
             ("Connection: keep-alive\r\n", true),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_understood_in_two_ways_is_refused_and_says_why() {
+    fn ambiguous_request_head_is_rejected_with_reason() {
         for (text, why) in [
             ("POST / HTTP/1.1\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "two values of Content-Length"),
             ("POST / HTTP/1.1\r\nContent-Length: 7, 7\r\n\r\n", "no number"),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_its_limits() {
+    fn head_size_and_header_count_are_limited() {
         let start = "GET / HTTP/1.1\r\nA: ";
         let fits = format!("{start}{}\r\n\r\n", "x".repeat(MAX_HEAD - start.len() - 4));
         assert!(read(&fits).unwrap().is_some());

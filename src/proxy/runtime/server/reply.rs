@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_where_it_ends() {
+    fn response_framing_is_written() {
         const DATE: &str = "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
         let head = To { head: true, ..GET };
         let long = [("content-length", "7")];
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_answer_says_so_and_whoever_has_a_date_keeps_it() {
+    fn last_response_says_close_and_existing_date_is_kept() {
         let headers = [("date", "now"), ("connection", "close"), ("x", "a"), ("x", "b")];
         let written = text(response(200, &headers, Body::Empty), To { last: true, ..GET });
         let expected = "HTTP/1.1 200 OK\r\ndate: now\r\nx: a\r\nx: b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_an_answer_does_not_look_like_a_whole_one() {
+    fn incomplete_response_has_no_valid_end() {
         for (ends, body) in [
             (Ends::Length(4), parts(&["one"])),
             (Ends::Length(2), parts(&["one"])),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_date_is_written_down_once_a_second() {
+    fn date_header_is_cached_per_second() {
         let date = Date::default();
         for (second, written) in [(0, "Thu, 01 Jan 1970 00:00:00 GMT"), (86_399, "Thu, 01 Jan 1970 23:59:59 GMT")] {
             for _ in 0..2 {

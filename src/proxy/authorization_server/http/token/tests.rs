@@ -12,7 +12,7 @@ use base64::Engine;
 use jiff::Timestamp;
 
 #[tokio::test]
-async fn a_code_gives_tokens_and_a_refresh_gives_the_next_ones() {
+async fn code_is_redeemed_and_refresh_rotates_tokens() {
     let bed = Bed::new(&REFRESHES).await;
     let (status, first) = bed.redeem().await;
     assert_eq!((status, &first["token_type"], &first["expires_in"]), (200, &"Bearer".into(), &3600.into()));
@@ -39,7 +39,7 @@ async fn a_code_gives_tokens_and_a_refresh_gives_the_next_ones() {
 }
 
 #[tokio::test]
-async fn a11_of_fifty_redemptions_at_once_one_succeeds_and_is_not_harmed() {
+async fn a11_concurrent_redemptions_yield_exactly_one_success() {
     let bed = Bed::new(&REFRESHES).await;
     let answers = futures::future::join_all((0..50).map(|_| bed.redeem())).await;
     let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|(status, _)| *status == 200);
@@ -49,7 +49,7 @@ async fn a11_of_fifty_redemptions_at_once_one_succeeds_and_is_not_harmed() {
 }
 
 #[tokio::test]
-async fn a11_a_code_that_comes_again_much_later_ends_its_session_but_only_with_the_verifier() {
+async fn a11_late_code_replay_with_verifier_ends_the_session() {
     let bed = Bed::new(&REFRESHES).await;
     assert_eq!(bed.redeem().await.0, 200);
     bed.wait(SignedDuration::from_secs(11));
@@ -61,7 +61,7 @@ async fn a11_a_code_that_comes_again_much_later_ends_its_session_but_only_with_t
 }
 
 #[tokio::test]
-async fn twenty_refreshes_at_once_all_get_the_same_generation() {
+async fn concurrent_refreshes_get_the_same_generation() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, first) = bed.redeem().await;
     let answers = futures::future::join_all((0..20).map(|_| bed.refresh(&first["refresh_token"]))).await;
@@ -70,7 +70,7 @@ async fn twenty_refreshes_at_once_all_get_the_same_generation() {
 }
 
 #[tokio::test]
-async fn a_session_of_a_client_that_does_not_refresh_ends_with_its_access_token() {
+async fn session_without_refresh_token_ends_with_its_access_token() {
     let bed = Bed::new(&["authorization_code"]).await;
     let (status, tokens) = bed.redeem().await;
     assert_eq!((status, tokens.get("refresh_token")), (200, None));
@@ -78,7 +78,7 @@ async fn a_session_of_a_client_that_does_not_refresh_ends_with_its_access_token(
 }
 
 #[tokio::test]
-async fn a_refresh_token_of_another_client_is_nothing_here() {
+async fn refresh_token_of_another_client_is_rejected() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
     let refresh_token = tokens["refresh_token"].as_str().unwrap();
@@ -89,7 +89,7 @@ async fn a_refresh_token_of_another_client_is_nothing_here() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_gets_the_code_of_the_rfc_as_json() {
+async fn invalid_token_requests_get_rfc_error_codes() {
     let bed = Bed::new(&REFRESHES).await;
     for (parameters, expected) in [
         (vec![("grant_type", "password")], (400, "unsupported_grant_type")),
@@ -119,7 +119,7 @@ async fn what_is_asked_wrongly_gets_the_code_of_the_rfc_as_json() {
 }
 
 #[tokio::test]
-async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_refresh() {
+async fn refresh_ends_sessions_that_the_rules_no_longer_allow() {
     let mut bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
     let proxy = Arc::get_mut(&mut bed.proxy).unwrap();
@@ -131,7 +131,7 @@ async fn an_account_that_may_no_longer_come_in_loses_its_session_at_the_next_ref
 }
 
 #[tokio::test]
-async fn a_scope_at_a_refresh_is_narrowed_to_what_was_granted_and_never_refused() {
+async fn refresh_scope_is_narrowed_and_never_rejected() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, first) = bed.redeem().await;
     for scope in ["mcp", "openid email profile", "offline_access", "mcp admin"] {
@@ -143,7 +143,7 @@ async fn a_scope_at_a_refresh_is_narrowed_to_what_was_granted_and_never_refused(
 }
 
 #[tokio::test]
-async fn who_tried_by_authorization_is_told_the_scheme() {
+async fn invalid_basic_credentials_get_www_authenticate() {
     let bed = Bed::new(&REFRESHES).await;
     // Form-encoded, as RFC 6749 §2.3.1 has it.
     let credentials = base64::engine::general_purpose::STANDARD.encode("unknown%20client:secret");
@@ -165,7 +165,7 @@ async fn who_tried_by_authorization_is_told_the_scheme() {
 }
 
 #[tokio::test]
-async fn a_client_with_a_document_redeems_without_a_secret_and_nothing_is_fetched() {
+async fn documented_client_redeems_without_secret_and_without_fetch() {
     let bed = Bed::new(&REFRESHES).await;
     // Were it fetched, the answer would be that it cannot be: nothing is at this address.
     let document = "https://claude.ai/nothing-is-here";
@@ -183,7 +183,7 @@ async fn a_client_with_a_document_redeems_without_a_secret_and_nothing_is_fetche
 }
 
 #[tokio::test]
-async fn c17_who_steals_the_database_can_neither_log_in_nor_refresh() {
+async fn c17_stolen_database_allows_neither_login_nor_refresh() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, first) = bed.redeem().await;
     let (status, second) = bed.refresh(&first["refresh_token"]).await;

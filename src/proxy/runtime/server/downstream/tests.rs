@@ -48,7 +48,7 @@ async fn arrived(connection: &Downstream) {
 }
 
 #[tokio::test]
-async fn requests_and_their_content_follow_each_other() {
+async fn pipelined_requests_are_read_in_order() {
     let mut bed = Bed::new().await;
     let first = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}";
     let second = "POST /b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n";
@@ -70,7 +70,7 @@ async fn requests_and_their_content_follow_each_other() {
 }
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_is_looked_at_when_a_line_ends() {
+async fn head_sent_byte_by_byte_is_parsed_once_per_line() {
     let mut bed = Bed::new().await;
     let head = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut looks = 0;
@@ -88,7 +88,7 @@ async fn a_head_that_comes_byte_by_byte_is_looked_at_when_a_line_ends() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_word_before_the_content_gets_it_when_the_content_is_wanted() {
+async fn continue_is_sent_when_the_body_is_read() {
     let mut bed = Bed::new().await;
     let head = b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
     bed.client.write_all(head).await.unwrap();
@@ -115,7 +115,7 @@ async fn who_waits_for_a_word_before_the_content_gets_it_when_the_content_is_wan
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_ends_the_connection() {
+async fn malformed_content_closes_the_connection() {
     let mut bed = Bed::new().await;
     bed.client.write_all(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nx\r\n").await.unwrap();
     bed.next().await.unwrap();
@@ -136,7 +136,7 @@ async fn what_makes_no_sense_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_head_has_75_seconds_and_so_has_an_idle_connection() {
+async fn head_and_idle_connection_time_out_after_75_seconds() {
     let mut bed = Bed::new().await;
     let (deadlines, ticks) = (bed.deadlines.clone(), HEADER_TIMEOUT.as_millis() / TICK.as_millis());
     let tick = |ticks| (0..ticks).for_each(|_| deadlines.tick(Timestamp::UNIX_EPOCH));
@@ -168,7 +168,7 @@ async fn a_head_has_75_seconds_and_so_has_an_idle_connection() {
 }
 
 #[tokio::test]
-async fn when_the_worker_ends_an_idle_connection_is_over_and_a_request_that_has_begun_is_not() {
+async fn drain_closes_idle_connections_and_not_requests_in_flight() {
     for sent in ["", "\r\n", "\r\n\r"] {
         let mut bed = Bed::new().await;
         bed.client.write_all(sent.as_bytes()).await.unwrap();
@@ -191,7 +191,7 @@ async fn when_the_worker_ends_an_idle_connection_is_over_and_a_request_that_has_
 }
 
 #[tokio::test]
-async fn that_the_client_has_gone_is_noticed_unless_it_has_said_more() {
+async fn client_disconnect_is_noticed_unless_read_ahead_is_full() {
     let mut bed = Bed::new().await;
     assert_eq!(bed.connection.unless_gone(std::future::ready(1)).await, Some(1));
     assert!(poll!(poll_fn(|cx| bed.connection.poll_gone(cx))).is_pending());
@@ -215,7 +215,7 @@ async fn that_the_client_has_gone_is_noticed_unless_it_has_said_more() {
 }
 
 #[tokio::test]
-async fn what_was_read_ahead_of_a_request_wakes_whoever_may_wait_for_it() {
+async fn read_ahead_wakes_the_body_reader() {
     for (framing, woken) in [("content-length: 2\r\n", 1), ("", 0)] {
         let mut bed = Bed::new().await;
         bed.client.write_all(format!("POST / HTTP/1.1\r\n{framing}\r\n").as_bytes()).await.unwrap();
@@ -229,7 +229,7 @@ async fn what_was_read_ahead_of_a_request_wakes_whoever_may_wait_for_it() {
 }
 
 #[tokio::test]
-async fn no_more_is_read_ahead_than_a_little() {
+async fn read_ahead_is_bounded() {
     let mut bed = half_read().await;
     bed.client.write_all(&[0; 4 * READ]).await.unwrap();
     for _ in 0..3 {
@@ -248,7 +248,7 @@ async fn half_read() -> Bed {
 }
 
 #[tokio::test]
-async fn what_comes_after_the_answer_is_thrown_away_until_the_client_is_done() {
+async fn input_after_the_last_response_is_discarded() {
     let Bed { connection, mut waiting, mut client, .. } = Bed::new().await;
     let mut closing = std::pin::pin!(connection.close(&mut waiting));
     assert!(poll!(&mut closing).is_pending());
@@ -262,7 +262,7 @@ async fn what_comes_after_the_answer_is_thrown_away_until_the_client_is_done() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_its_answer_may_pause_for_two_seconds_and_send_for_ten() {
+async fn lingering_close_allows_2_s_pause_and_10_s_in_total() {
     let Bed { deadlines, connection, mut waiting, client: _client, .. } = Bed::new().await;
     let mut closing = std::pin::pin!(connection.close(&mut waiting));
     assert!(poll!(&mut closing).is_pending());

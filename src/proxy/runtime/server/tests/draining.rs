@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn stopping_waits_for_the_open_answer_and_takes_no_new_connection() {
+async fn shutdown_waits_for_open_responses_and_accepts_no_connection() {
     let bed = Bed::new().await;
     let (mut events, receiver) = channel::unbounded();
     *bed.upstream.events.lock().unwrap() = Some(receiver);
@@ -19,7 +19,7 @@ async fn stopping_waits_for_the_open_answer_and_takes_no_new_connection() {
 }
 
 #[tokio::test]
-async fn before_its_end_a_proxy_takes_connections_and_each_answer_is_the_last_of_its_own() {
+async fn leaving_proxy_accepts_connections_and_closes_each_after_its_response() {
     let bed = Bed::new().await;
     assert!(!bed.call().await.headers().contains_key("connection"));
     bed.leaving.cancel();
@@ -30,7 +30,7 @@ async fn before_its_end_a_proxy_takes_connections_and_each_answer_is_the_last_of
 }
 
 #[tokio::test]
-async fn a_stream_whose_time_is_over_is_ended_as_a_whole_one() {
+async fn stream_past_the_drain_timeout_ends_cleanly() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.drain = "1ms".parse().unwrap()).await;
     let _events = bed.parts();
     let stream = bed.listen().await;

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 #[tokio::test]
-async fn a_good_token_brings_the_request_to_the_upstream_with_the_callers_identity() {
+async fn valid_token_forwards_the_request_with_identity() {
     let bed = Bed::new().await;
     let request = bed.request("/mcp?a=b").header("x-forwarded-user", "evil").header("cookie", "a=b");
     let response = bed.send(request.body("{\"id\":1}").unwrap()).await;
@@ -22,7 +22,7 @@ async fn a_good_token_brings_the_request_to_the_upstream_with_the_callers_identi
 }
 
 #[tokio::test]
-async fn the_next_request_takes_the_same_upstream_connection() {
+async fn upstream_connection_is_reused() {
     let bed = Bed::new().await;
     for _ in 0..5 {
         assert_eq!(text(bed.call().await).await, "{}");
@@ -31,7 +31,7 @@ async fn the_next_request_takes_the_same_upstream_connection() {
 }
 
 #[tokio::test]
-async fn c11_an_mcp_session_goes_out_bound_and_comes_in_bare() {
+async fn c11_mcp_session_id_is_bound_to_the_user() {
     let bed = Bed::new().await;
     let bound = bed.call().await.headers()["mcp-session-id"].clone();
     assert_ne!(bound, "upstream-id");
@@ -44,7 +44,7 @@ async fn c11_an_mcp_session_goes_out_bound_and_comes_in_bare() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_accept_us_is_a_bad_gateway_and_no_reason_to_log_in() {
+async fn upstream_401_becomes_502() {
     let bed = Bed::new().await;
     let response = bed.send(bed.request("/mcp?refuse").body("{}").unwrap()).await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
@@ -52,7 +52,7 @@ async fn an_upstream_that_does_not_accept_us_is_a_bad_gateway_and_no_reason_to_l
 }
 
 #[tokio::test]
-async fn other_paths_are_the_routers_and_never_the_upstreams() {
+async fn other_paths_go_to_the_router() {
     let bed = Bed::new().await;
     let own = bed.send(Request::get("/own").body("").unwrap()).await;
     assert_eq!(text(own).await, "own");
@@ -63,7 +63,7 @@ async fn other_paths_are_the_routers_and_never_the_upstreams() {
 }
 
 #[tokio::test]
-async fn a_preflight_needs_no_token() {
+async fn preflight_needs_no_token() {
     let bed = Bed::new().await;
     let response = bed.send(Request::options("/mcp").body("").unwrap()).await;
     assert_eq!(response.status(), StatusCode::NO_CONTENT);
@@ -72,7 +72,7 @@ async fn a_preflight_needs_no_token() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
+async fn unreachable_upstream_is_502() {
     let bed = Bed::new().await;
     bed.listening.abort();
     while !bed.listening.is_finished() {
@@ -84,7 +84,7 @@ async fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_upstream_has_closed_while_it_was_idle_costs_no_request() {
+async fn closed_idle_upstream_connection_costs_no_request() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (closed, mut closings) = channel::unbounded();

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{slow::rest, *};
 
 #[tokio::test]
-async fn what_is_too_much_is_refused_at_once_and_let_in_when_something_has_ended() {
+async fn limits_refuse_at_once_and_admit_after_an_end() {
     let bed = Bed::configured(|proxy| {
         proxy.config.upstream.limits.concurrency = 1;
         proxy.config.upstream.limits.streams = Some(1);
@@ -30,7 +30,7 @@ async fn what_is_too_much_is_refused_at_once_and_let_in_when_something_has_ended
 }
 
 #[tokio::test]
-async fn what_is_too_much_of_all_users_together_is_refused_until_something_of_any_has_ended() {
+async fn global_limit_refuses_until_any_request_ends() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.limits.concurrency = 3).await;
     // One user may have two of the three, and has one.
     let callers = ["b", "c", "d", "e"].map(|nonce| {
@@ -63,7 +63,7 @@ async fn what_is_too_much_of_all_users_together_is_refused_until_something_of_an
 }
 
 #[tokio::test]
-async fn c13_a_connection_that_is_one_too_many_is_refused_and_the_next_is_taken_when_one_has_ended() {
+async fn c13_connection_limit_refuses_with_503() {
     let bed = Bed::configured(|proxy| proxy.config.connections = Some(1)).await;
     let mut first = bed.begin("content-length: 0\r\n").await;
     let mut answer = [0; 12];

@@ -12,7 +12,7 @@ async fn status_of(bed: &Bed, request: Request<&'static str>) -> StatusCode {
 }
 
 #[tokio::test]
-async fn every_method_needs_a_token_before_the_upstream_is_asked() {
+async fn every_method_needs_a_token() {
     let bed = Bed::new().await;
     for path in ["/mcp", "/mcp/"] {
         for method in ["GET", "HEAD", "POST", "DELETE"] {
@@ -32,7 +32,7 @@ async fn every_method_needs_a_token_before_the_upstream_is_asked() {
 }
 
 #[tokio::test]
-async fn a_bad_token_is_named_as_such() {
+async fn invalid_token_is_named_in_the_challenge() {
     let bed = Bed::new().await;
     for value in ["Bearer x", "Bearer a.b.c", "Bearer", "bearer  x y"] {
         let response = bed.send(Request::get("/mcp").header("authorization", value).body("").unwrap()).await;
@@ -44,7 +44,7 @@ async fn a_bad_token_is_named_as_such() {
 }
 
 #[tokio::test]
-async fn c10_a_token_in_the_query_is_none() {
+async fn c10_token_in_the_query_is_ignored() {
     let bed = Bed::new().await;
     let target: &'static str = format!("/mcp?access_token={}", bed.token()).leak();
     assert_eq!(status_of(&bed, Request::post(target).body("{}").unwrap()).await, StatusCode::UNAUTHORIZED);
@@ -52,7 +52,7 @@ async fn c10_a_token_in_the_query_is_none() {
 }
 
 #[tokio::test]
-async fn c9_no_header_lets_a_request_in() {
+async fn c9_no_header_bypasses_authentication() {
     let bed = Bed::new().await;
     for (name, value) in [
         ("x-forwarded-uri", "/healthz"),
@@ -74,7 +74,7 @@ async fn c9_no_header_lets_a_request_in() {
 }
 
 #[tokio::test]
-async fn c8_what_is_not_spelled_as_an_endpoint_is_not_found_with_or_without_a_token() {
+async fn c8_other_spellings_of_an_endpoint_are_404() {
     let bed = Bed::new().await;
     for path in [
         "/",
@@ -128,7 +128,7 @@ async fn c8_what_is_not_spelled_as_an_endpoint_is_not_found_with_or_without_a_to
 }
 
 #[tokio::test]
-async fn c12_a_page_of_a_foreign_origin_is_refused_before_its_token_is_looked_at() {
+async fn c12_foreign_origin_is_refused_before_the_token_is_checked() {
     let bed = Bed::new().await;
     for origin in ["https://evil.example.com", "http://evil.example.com:8080", "null"] {
         for request in [
@@ -159,7 +159,7 @@ async fn c12_a_page_of_a_foreign_origin_is_refused_before_its_token_is_looked_at
 }
 
 #[tokio::test]
-async fn a_page_learns_from_a_preflight_what_it_may_send_and_read() {
+async fn preflight_lists_allowed_and_exposed_headers() {
     let bed = Bed::new().await;
     let request = Request::options("/mcp/").header("origin", "http://localhost:6274");
     let asks = request.header("access-control-request-headers", "authorization,mcp-param-region");
@@ -188,7 +188,7 @@ async fn a_page_learns_from_a_preflight_what_it_may_send_and_read() {
 }
 
 #[tokio::test]
-async fn what_mcp_says_in_headers_status_and_body_goes_both_ways_untouched() {
+async fn mcp_headers_status_and_body_pass_unchanged() {
     let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Unsupported protocol version"}}"#;
     for status in ["400 Bad Request", "404 Not Found", "405 Method Not Allowed", "403 Forbidden", "202 Accepted"] {
         let (recorder, bed) = Recorder::bed(move |_| {
@@ -228,7 +228,7 @@ async fn what_mcp_says_in_headers_status_and_body_goes_both_ways_untouched() {
 }
 
 #[tokio::test]
-async fn every_method_is_served_with_and_without_a_slash_at_the_end() {
+async fn methods_work_with_and_without_trailing_slash() {
     let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
     for path in ["/mcp", "/mcp/"] {
         for method in ["POST", "GET", "DELETE"] {
@@ -244,7 +244,7 @@ async fn every_method_is_served_with_and_without_a_slash_at_the_end() {
 }
 
 #[tokio::test]
-async fn c11_an_mcp_session_of_another_user_is_not_found_however_its_header_is_spelled() {
+async fn c11_mcp_session_of_another_user_is_404() {
     let bed = Bed::new().await;
     let bound = bed.call().await.headers()["mcp-session-id"].clone();
     let mut other = Session { id: session("b").id, ..bed.session.clone() };
@@ -265,7 +265,7 @@ async fn c11_an_mcp_session_of_another_user_is_not_found_however_its_header_is_s
 }
 
 #[tokio::test]
-async fn c11_who_names_an_mcp_session_of_another_user_is_in_the_audit_log() {
+async fn c11_foreign_mcp_session_is_audited() {
     let bed = Bed::configured(|proxy| proxy.config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]).await;
     let log = bed.log().await;
     let bound = bed.call().await.headers()["mcp-session-id"].clone();
@@ -290,7 +290,7 @@ async fn c11_who_names_an_mcp_session_of_another_user_is_in_the_audit_log() {
 }
 
 #[tokio::test]
-async fn c5_a_token_that_was_verified_before_ends_at_its_time() {
+async fn c5_cached_token_expires() {
     let clock = Arc::new(std::sync::atomic::AtomicI64::new(Timestamp::now().as_second()));
     let reading = clock.clone();
     let now = Arc::new(move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap());
@@ -312,7 +312,7 @@ async fn c5_a_token_that_was_verified_before_ends_at_its_time() {
 }
 
 #[tokio::test]
-async fn the_clients_trace_is_passed_on_as_it_is() {
+async fn traceparent_is_passed_through() {
     let bed = Bed::new().await;
     let (parent, state) = ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1");
     let request = bed.request("/mcp").header("traceparent", parent).header("tracestate", state);

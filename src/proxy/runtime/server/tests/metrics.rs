@@ -22,7 +22,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn each_request_is_counted_by_what_became_of_it() {
+async fn requests_are_counted_by_outcome() {
     let bed = Bed::new().await;
     let of = |outcome: &str| bed.metric(&format!("requests_total{{outcome=\"{outcome}\"}}"));
     for outcome in [
@@ -67,7 +67,7 @@ async fn each_request_is_counted_by_what_became_of_it() {
 }
 
 #[tokio::test]
-async fn streams_are_counted_as_long_as_they_are_open_and_by_why_they_are_no_longer() {
+async fn open_streams_and_stream_ends_are_counted() {
     let bed = Bed::new().await;
     let ended = |why: &str| format!("ended_streams_total{{reason=\"{why}\"}}");
     let open = async || {
@@ -102,7 +102,7 @@ async fn streams_are_counted_as_long_as_they_are_open_and_by_why_they_are_no_lon
 }
 
 #[tokio::test]
-async fn what_a_client_does_not_get_is_counted_by_who_is_to_blame() {
+async fn cut_responses_are_counted_by_reason() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, mut asking) = tokio::sync::mpsc::unbounded_channel();
@@ -139,7 +139,7 @@ async fn what_a_client_does_not_get_is_counted_by_who_is_to_blame() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_counted_where_it_was_tried() {
+async fn failed_upstream_connects_are_counted() {
     let bed = Bed::new().await;
     bed.listening.abort();
     while !bed.listening.is_finished() {

@@ -169,7 +169,7 @@ pub fn statuses(answers: &str) -> Vec<u16> {
 }
 
 #[test]
-fn the_upstream_is_strict() {
+fn recording_upstream_rejects_malformed_requests() {
     let whole =
         b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
     let (found, rest) = requests(whole).unwrap();

@@ -25,7 +25,7 @@ fn sent(recorder: &Recorder) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn the_upstreams_redirect_to_the_other_spelling_is_followed_once_and_remembered() {
+async fn trailing_slash_redirect_is_followed_once_and_remembered() {
     let (recorder, bed) = Recorder::bed(starlette).await;
     for path in ["/mcp?a=b", "/mcp?a=b", "/mcp/?a=b"] {
         let response = bed.send(bed.request(path).body("{\"id\":1}").unwrap()).await;
@@ -46,7 +46,7 @@ async fn the_upstreams_redirect_to_the_other_spelling_is_followed_once_and_remem
 }
 
 #[tokio::test]
-async fn a_get_and_a_delete_follow_it_too_and_other_paths_are_spelled_for_themselves() {
+async fn trailing_slash_is_remembered_per_path_for_every_method() {
     let (recorder, bed) = Recorder::bed(starlette).await;
     let token = bed.token_for("https://mcp.example.com/servers/a1/mcp");
     for method in ["GET", "DELETE"] {
@@ -69,7 +69,7 @@ async fn a_get_and_a_delete_follow_it_too_and_other_paths_are_spelled_for_themse
 }
 
 #[tokio::test]
-async fn a_body_too_large_to_be_kept_is_sent_by_the_client_again() {
+async fn oversized_body_is_not_replayed_after_a_redirect() {
     let (recorder, bed) = Recorder::bed(starlette).await;
     let large: &'static str = "a".repeat(100_000).leak();
     let first = bed.send(bed.request("/mcp").body(large).unwrap()).await;
@@ -83,7 +83,7 @@ async fn a_body_too_large_to_be_kept_is_sent_by_the_client_again() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_changes_its_mind_costs_one_request_a_second_try() {
+async fn changed_trailing_slash_costs_one_retry() {
     let changed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let shared = changed.clone();
     let (_, bed) =
@@ -100,7 +100,7 @@ async fn an_upstream_that_changes_its_mind_costs_one_request_a_second_try() {
 }
 
 #[tokio::test]
-async fn a_redirect_anywhere_else_is_a_bad_gateway_and_goes_nowhere() {
+async fn other_upstream_redirects_are_502() {
     for (status, location) in [
         ("307 Temporary Redirect", "/base/admin/"),
         ("307 Temporary Redirect", "http://169.254.169.254/base/mcp/"),
@@ -118,7 +118,7 @@ async fn a_redirect_anywhere_else_is_a_bad_gateway_and_goes_nowhere() {
 }
 
 #[tokio::test]
-async fn a_redirect_back_and_forth_ends_after_one_hop() {
+async fn redirect_loop_ends_after_one_hop() {
     let (recorder, bed) = Recorder::bed(|sent| {
         let other = if sent.target.ends_with('/') { "/base/mcp" } else { "/base/mcp/" };
         answer("307 Temporary Redirect", &format!("Location: {other}\r\n"), "")

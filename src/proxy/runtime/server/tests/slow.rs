@@ -35,7 +35,7 @@ pub fn soon() -> crate::api::Duration {
 }
 
 #[tokio::test]
-async fn c13_a_body_that_says_it_is_too_large_is_refused_before_the_upstream_hears_of_it() {
+async fn c13_oversized_content_length_is_413_before_the_upstream() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
     let largest: &'static str = "a".repeat(1024).leak();
     assert_eq!(bed.send(bed.request("/mcp").body(largest).unwrap()).await.status(), StatusCode::OK);
@@ -45,7 +45,7 @@ async fn c13_a_body_that_says_it_is_too_large_is_refused_before_the_upstream_hea
 }
 
 #[tokio::test]
-async fn c13_who_sends_all_of_a_large_request_before_reading_learns_why_it_was_refused() {
+async fn c13_client_still_sending_its_body_can_read_the_413() {
     const SIZE: usize = 64 << 20;
     let bed = Bed::new().await;
     for (token, status) in [(bed.token(), 413), ("not.a.token", 401)] {
@@ -62,7 +62,7 @@ async fn c13_who_sends_all_of_a_large_request_before_reading_learns_why_it_was_r
 }
 
 #[tokio::test]
-async fn c13_who_sends_all_of_a_large_head_before_reading_learns_why_it_was_refused() {
+async fn c13_client_still_sending_its_head_can_read_the_431() {
     let bed = Bed::new().await;
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     stream.write_all(b"POST /mcp HTTP/1.1\r\nhost: a\r\n").await.unwrap();
@@ -75,7 +75,7 @@ async fn c13_who_sends_all_of_a_large_head_before_reading_learns_why_it_was_refu
 }
 
 #[tokio::test]
-async fn a_machine_that_was_lost_is_noticed_on_either_side() {
+async fn lost_peers_are_detected_by_keepalive() {
     let bed = Bed::new().await;
     let mut client = bed.begin("content-length: 0\r\n").await;
     client.read_exact(&mut [0; 12]).await.unwrap();
@@ -104,7 +104,7 @@ async fn a_machine_that_was_lost_is_noticed_on_either_side() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_not_whole_ends_with_its_session() {
+async fn incomplete_request_ends_with_its_session() {
     let bed = Bed::new().await;
     let mut stream = bed.begin("content-length: 2\r\n").await;
     stream.write_all(b"{").await.unwrap();
@@ -118,7 +118,7 @@ async fn a_request_that_is_not_whole_ends_with_its_session() {
 }
 
 #[tokio::test]
-async fn a_client_may_take_longer_for_its_request_than_the_upstream_for_its_answer() {
+async fn slow_upload_does_not_count_against_the_upstream_timeout() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.response_head = soon()).await;
     let mut stream = bed.begin("content-length: 2\r\n").await;
     stream.write_all(b"{").await.unwrap();
@@ -135,7 +135,7 @@ async fn a_client_may_take_longer_for_its_request_than_the_upstream_for_its_answ
 }
 
 #[tokio::test]
-async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
+async fn c13_oversized_chunked_body_never_arrives_whole() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
     let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;
     let chunk = format!("200\r\n{}\r\n", "a".repeat(512));
@@ -149,7 +149,7 @@ async fn c13_a_body_that_turns_out_to_be_too_large_never_arrives_whole() {
 }
 
 #[tokio::test]
-async fn c13_a_body_that_does_not_go_on_is_given_up_and_one_byte_now_and_then_does_not_help() {
+async fn c13_stalled_body_times_out_despite_single_bytes() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
     let mut silent = bed.begin("content-length: 10\r\n").await;
     let (mut answers, mut dripping) = bed.begin("content-length: 100000\r\n").await.into_split();
@@ -170,7 +170,7 @@ async fn c13_a_body_that_does_not_go_on_is_given_up_and_one_byte_now_and_then_do
 }
 
 #[tokio::test]
-async fn c13_a_head_that_is_too_large_is_refused() {
+async fn c13_oversized_head_is_431() {
     let bed = Bed::new().await;
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     stream.write_all(format!("GET /mcp HTTP/1.1\r\na: {}", "a".repeat(MAX_HEAD)).as_bytes()).await.unwrap();
@@ -179,7 +179,7 @@ async fn c13_a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
+async fn c13_client_that_reads_nothing_is_disconnected() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
     let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
     for _ in 0..1000 {
@@ -202,7 +202,7 @@ async fn c13_a_client_that_takes_nothing_of_its_answer_is_disconnected() {
 }
 
 #[tokio::test]
-async fn a_stream_of_which_the_client_takes_nothing_ends_with_its_session() {
+async fn unread_stream_ends_with_its_session() {
     let bed = Bed::new().await;
     let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
     for _ in 0..1000 {
@@ -230,7 +230,7 @@ async fn a_stream_of_which_the_client_takes_nothing_ends_with_its_session() {
 }
 
 #[tokio::test]
-async fn c13_the_authorization_servers_requests_are_small_and_come_at_once() {
+async fn c13_authorization_server_bodies_are_limited() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
     for (length, status) in [("10", "408"), ("65537", "413")] {
         let mut stream = TcpStream::connect(bed.address).await.unwrap();
@@ -242,7 +242,7 @@ async fn c13_the_authorization_servers_requests_are_small_and_come_at_once() {
 }
 
 #[tokio::test]
-async fn c13_what_comes_in_many_small_parts_holds_no_more_than_it_says() {
+async fn c13_many_small_chunks_use_bounded_memory() {
     let bed = Bed::new().await;
     // Anybody may send this: the path is nobody's.
     let mut stream = TcpStream::connect(bed.address).await.unwrap();

@@ -50,7 +50,7 @@ async fn check(name: &str, request: &str, fate: Fate) {
 }
 
 #[tokio::test]
-async fn c7_a_body_has_one_length() {
+async fn c7_ambiguous_body_length_is_rejected() {
     let post = |rest: &str| format!("POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n{rest}");
     for (name, rest, fate) in [
         ("a length", "Content-Length: 2\r\n\r\n{}", Arrives("{}")),
@@ -89,7 +89,7 @@ async fn c7_a_body_has_one_length() {
 }
 
 #[tokio::test]
-async fn c7_chunks_end_where_they_say() {
+async fn c7_malformed_chunks_are_rejected() {
     let post =
         |body: &str| format!("POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
     for (name, body, fate) in [
@@ -113,7 +113,7 @@ async fn c7_chunks_end_where_they_say() {
 }
 
 #[tokio::test]
-async fn c7_a_head_is_read_in_one_way() {
+async fn c7_ambiguous_head_is_rejected() {
     for (name, request, fate) in [
         ("an empty line before", "\r\nGET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Arrives("")),
         ("bare line feeds", "GET /mcp HTTP/1.1\nHost: x\nTOKEN\n\n", Refused(400)),
@@ -147,7 +147,7 @@ async fn c7_a_head_is_read_in_one_way() {
 }
 
 #[tokio::test]
-async fn c7_other_versions_and_protocols_are_none_of_the_upstreams() {
+async fn c7_other_versions_and_protocols_do_not_reach_the_upstream() {
     for (name, request, fate) in [
         ("1.0", "GET /mcp HTTP/1.0\r\nConnection: keep-alive\r\nTOKEN\r\n\r\n", Arrives("")),
         ("1.0 with chunks", "POST /mcp HTTP/1.0\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
@@ -179,7 +179,7 @@ async fn c7_other_versions_and_protocols_are_none_of_the_upstreams() {
 }
 
 #[tokio::test]
-async fn c7_c8_a_target_is_the_path_alone() {
+async fn c7_c8_only_the_path_of_a_target_is_used() {
     for (name, target, fate) in [
         ("a whole address", "http://x/mcp", Arrives("")),
         ("of another host", "http://evil.example.com/mcp?a=b", Arrives("")),
@@ -201,7 +201,7 @@ async fn c7_c8_a_target_is_the_path_alone() {
 }
 
 #[tokio::test]
-async fn c7_requests_in_one_packet_each_need_their_own_token() {
+async fn c7_pipelined_requests_each_need_a_token() {
     let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
     let with = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", bed.token());
     let answers = exchange(&bed, format!("{with}{HIDDEN}{with}{LAST}").as_bytes()).await;
@@ -212,7 +212,7 @@ async fn c7_requests_in_one_packet_each_need_their_own_token() {
 
 /// The rest of a request whose answer has come is no request, whatever it looks like.
 #[tokio::test]
-async fn c7_what_an_upstream_did_not_wait_for_is_not_the_next_request() {
+async fn c7_unread_body_is_never_the_next_request() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));

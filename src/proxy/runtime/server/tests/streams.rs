@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn events_arrive_one_by_one_and_end_with_the_session() {
+async fn events_arrive_immediately_and_end_with_the_session() {
     let bed = Bed::new().await;
     let (mut events, receiver) = channel::unbounded();
     *bed.upstream.events.lock().unwrap() = Some(receiver);
@@ -18,7 +18,7 @@ async fn events_arrive_one_by_one_and_end_with_the_session() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_cut_by_the_end_of_its_session_does_not_look_whole() {
+async fn response_cut_by_session_end_is_incomplete() {
     let bed = Bed::new().await;
     let (mut part, receiver) = channel::unbounded();
     *bed.upstream.events.lock().unwrap() = Some(receiver);

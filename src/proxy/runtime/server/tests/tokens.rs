@@ -7,7 +7,7 @@ use futures::poll;
 use super::*;
 
 #[tokio::test]
-async fn without_a_token_the_answer_says_where_to_log_in_and_the_upstream_is_not_asked() {
+async fn missing_token_gets_401_with_metadata_url() {
     let bed = Bed::new().await;
     for path in ["/mcp", "/servers/a1/mcp/"] {
         let response = bed.send(Request::post(path).body("{}").unwrap()).await;
@@ -25,7 +25,7 @@ async fn without_a_token_the_answer_says_where_to_log_in_and_the_upstream_is_not
 }
 
 #[tokio::test]
-async fn a_token_for_another_resource_is_refused_also_when_it_is_cached() {
+async fn token_for_another_resource_is_refused_even_if_cached() {
     let bed = Bed::new().await;
     assert_eq!(bed.call().await.status(), StatusCode::OK);
     let response = bed.send(bed.request("/servers/a1/mcp").body("{}").unwrap()).await;
@@ -38,7 +38,7 @@ async fn a_token_for_another_resource_is_refused_also_when_it_is_cached() {
 }
 
 #[tokio::test]
-async fn the_request_after_a_session_has_ended_is_refused() {
+async fn ended_session_refuses_the_next_request() {
     let bed = Bed::new().await;
     assert_eq!(bed.call().await.status(), StatusCode::OK);
     bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
@@ -47,7 +47,7 @@ async fn the_request_after_a_session_has_ended_is_refused() {
 }
 
 #[tokio::test]
-async fn c6_a_token_that_differs_from_a_cached_one_in_its_last_byte_is_refused() {
+async fn c6_token_differing_in_the_last_byte_from_a_cached_one_is_refused() {
     let bed = Bed::new().await;
     assert_eq!(bed.call().await.status(), StatusCode::OK);
     let mut token = bed.token().to_owned();
@@ -58,7 +58,7 @@ async fn c6_a_token_that_differs_from_a_cached_one_in_its_last_byte_is_refused()
 }
 
 #[tokio::test]
-async fn a_token_that_was_cached_is_worth_nothing_once_its_signing_key_is_gone() {
+async fn cached_token_is_refused_once_its_signing_key_is_gone() {
     let bed = Bed::new().await;
     let token = bed.request("/mcp").body("{}").unwrap();
     assert_eq!(bed.send(token.clone()).await.status(), StatusCode::OK);
@@ -69,7 +69,7 @@ async fn a_token_that_was_cached_is_worth_nothing_once_its_signing_key_is_gone()
 }
 
 #[tokio::test]
-async fn a_session_that_was_only_looked_up_admits_but_is_not_cached() {
+async fn looked_up_session_admits_without_caching_the_token() {
     let bed = Bed::with(LiveSet::default()).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![]));
     bed.proxy.store.create(&bed.session).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_session_that_was_only_looked_up_admits_but_is_not_cached() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_put_in_a_header_reaches_no_upstream() {
+async fn email_unfit_for_a_header_is_refused() {
     let bed = Bed::with(LiveSet::default()).await;
     let mut odd = bed.session.clone();
     odd.user.email = "ada@example.com\r\nx-forwarded-user: eve@example.com".to_owned();
@@ -91,7 +91,7 @@ async fn an_address_that_cannot_be_put_in_a_header_reaches_no_upstream() {
 }
 
 #[tokio::test]
-async fn who_is_known_goes_before_who_had_to_be_verified() {
+async fn verification_yields_to_cached_tokens() {
     let bed = Bed::new().await;
     let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());
     let server = bed.proxy.resource_server();
@@ -105,7 +105,7 @@ async fn who_is_known_goes_before_who_had_to_be_verified() {
 }
 
 #[tokio::test]
-async fn before_the_first_complete_list_a_valid_token_is_told_to_wait_and_the_pod_is_not_ready() {
+async fn incomplete_session_set_is_503_and_not_ready() {
     let bed = Bed::with(LiveSet::default()).await;
     let response = bed.call().await;
     assert_eq!(
@@ -128,7 +128,7 @@ async fn before_the_first_complete_list_a_valid_token_is_told_to_wait_and_the_po
 }
 
 #[tokio::test]
-async fn c10_two_authorization_headers_are_a_bad_request() {
+async fn c10_two_authorization_headers_are_400() {
     let bed = Bed::new().await;
     let response = bed.send(bed.request("/mcp").header("authorization", "Bearer x").body("").unwrap()).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);

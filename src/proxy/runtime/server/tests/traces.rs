@@ -35,7 +35,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_request_goes_on_with_the_clients_trace_and_its_span_arrives_at_the_collector() {
+async fn span_continues_the_clients_trace_and_is_exported() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (endpoint, sent) = collector().await;
     let (upstream, address, listening) = Upstream::start().await;

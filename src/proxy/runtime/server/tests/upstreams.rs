@@ -13,7 +13,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_request_that_becomes_too_large_while_it_is_answered_is_no_fault_of_the_upstream() {
+async fn request_growing_too_large_during_the_response_is_the_clients_fault() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let listening = tokio::spawn(async move {
@@ -36,7 +36,7 @@ async fn a_request_that_becomes_too_large_while_it_is_answered_is_no_fault_of_th
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_begin_its_answer_is_a_gateway_timeout() {
+async fn late_response_head_is_504() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // It takes connections and closes none.
@@ -55,7 +55,7 @@ async fn an_upstream_that_does_not_begin_its_answer_is_a_gateway_timeout() {
 }
 
 #[tokio::test]
-async fn a_stream_in_which_nothing_comes_is_ended_and_half_of_another_answer_is_cut() {
+async fn silent_stream_is_closed_and_silent_response_is_cut() {
     let bed = Bed::configured(|proxy| {
         proxy.config.upstream.timeouts.stream_idle = soon();
         proxy.config.upstream.timeouts.response_head = soon();
@@ -80,7 +80,7 @@ async fn a_stream_in_which_nothing_comes_is_ended_and_half_of_another_answer_is_
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_token_has_been_over_for_the_grace() {
+async fn stream_ends_stream_grace_after_its_token() {
     let later = Arc::new(std::sync::atomic::AtomicI64::new(0));
     let moved = later.clone();
     let bed = Bed::configured(|proxy| {
@@ -100,7 +100,7 @@ async fn a_stream_ends_when_its_token_has_been_over_for_the_grace() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_again_and_again_is_not_tried_for_a_while() {
+async fn breaker_opens_after_repeated_connect_failures() {
     let bed = Bed::new().await;
     bed.listening.abort();
     while !bed.listening.is_finished() {
@@ -119,7 +119,7 @@ async fn an_upstream_that_cannot_be_reached_again_and_again_is_not_tried_for_a_w
 }
 
 #[tokio::test]
-async fn what_was_there_of_an_answer_that_breaks_off_arrives_and_does_not_look_whole() {
+async fn received_part_of_a_broken_response_is_delivered_as_incomplete() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let listening = tokio::spawn(async move {

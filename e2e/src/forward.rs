@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_of_a_thousand_ports_are_the_same() {
+    fn allocated_ports_are_distinct() {
         let ask = || (0..250).map(|_| free_port().unwrap()).collect::<Vec<_>>();
         let ports: HashSet<u16> = (0..4)
             .map(|_| thread::spawn(ask))
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_a_port_and_an_address() {
+    fn forward_is_parsed_as_port_and_address() {
         let pair: Pair = "8443=10.89.0.1:6443".parse().unwrap();
         assert_eq!(pair, Pair { port: 8443, inside: "10.89.0.1:6443".parse().unwrap() });
         assert!("8443".parse::<Pair>().is_err());

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_a_name_and_a_tag() {
+    fn image_reference_has_name_and_tag() {
         let image = Image { reference: "localhost/a:12".to_owned(), archive: PathBuf::new() };
         assert_eq!((image.name(), image.tag()), ("localhost/a", "12"));
     }

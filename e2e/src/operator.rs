@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relative_way_goes_up_to_the_shared_folder() {
+    fn relative_path_goes_through_the_common_folder() {
         assert_eq!(relative(Path::new("/a/b/c"), Path::new("/a/d")), Path::new("../../d"));
         assert_eq!(relative(Path::new("/a"), Path::new("/a/d/e")), Path::new("d/e"));
     }

@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_undone_leaves_the_journal_and_the_rest_stays() {
+    fn undone_steps_leave_the_journal() {
         let folder = tempfile::tempdir().unwrap();
         let run = Run { name: "a".to_owned(), directory: folder.path().to_owned() };
         let namespace = Made::NetworkNamespace { name: "n".to_owned() };
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_told_from_another_one_with_its_id() {
+    fn process_with_a_reused_id_is_recognized() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let started = start_time(pid).unwrap();
         assert!(is_same(pid, started));
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_a_name_that_fits_a_namespace_and_a_folder() {
+    fn run_name_fits_a_namespace_and_a_folder() {
         for name in ["", "../x", "A", "a b"] {
             assert!(Run::open(name).is_err(), "{name:?}");
         }

@@ -75,7 +75,7 @@ fn get(run: &Run, url: &str) -> Result<String> {
 }
 
 #[test]
-fn pods_of_a_deployment_answer_by_service_and_by_name() {
+fn deployment_pods_are_reachable_by_service_and_dns() {
     let (run, _ended) = run("pods");
     let cluster = Cluster::up(&run).unwrap();
     let image = probe().unwrap();
@@ -114,7 +114,7 @@ fn pods_of_a_deployment_answer_by_service_and_by_name() {
 }
 
 #[test]
-fn a_client_outside_reaches_the_api_server() {
+fn api_server_is_reachable_from_outside() {
     let (run, _ended) = run("client");
     let cluster = Cluster::up(&run).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -123,7 +123,7 @@ fn a_client_outside_reaches_the_api_server() {
 }
 
 #[test]
-fn a_killed_run_is_undone_by_the_next_one_and_leaves_nothing() {
+fn killed_run_is_cleaned_up_by_the_next() {
     let (run, ended) = run("killed");
     let cluster = Cluster::up(&run).unwrap();
     let image = probe().unwrap();
@@ -157,7 +157,7 @@ fn a_killed_run_is_undone_by_the_next_one_and_leaves_nothing() {
 }
 
 #[test]
-fn a_cluster_that_is_named_is_used_and_left_as_it_is() {
+fn named_cluster_is_used_and_left_unchanged() {
     let (owner, _ended) = run("owner");
     let (guest, _gone) = run("guest");
     let cluster = Cluster::up(&owner).unwrap();

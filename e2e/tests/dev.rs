@@ -9,7 +9,7 @@ use e2e::{
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn the_sample_is_served_at_once_and_everything_but_issuer_and_credentials_holds() {
+async fn dev_serves_the_sample_without_its_issuer_and_credentials() {
     let state = tempfile::tempdir().unwrap();
     let begun = Instant::now();
     let dev = Dev::start(&state.path().join("state")).unwrap();

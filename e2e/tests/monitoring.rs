@@ -30,7 +30,7 @@ fn rules() -> Value {
 }
 
 #[test]
-fn each_alert_fires_when_it_should_and_not_before() {
+fn alerts_fire_under_their_conditions_only() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("rules.yaml"), serde_yaml::to_string(&rules()).unwrap()).unwrap();
     fs::copy(file("alerts.test.yaml"), folder.path().join("alerts.test.yaml")).unwrap();
@@ -66,7 +66,7 @@ fn all_rules() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_alerts_dashboard_and_documentation_name_is_what_a_proxy_shows() {
+async fn alerts_dashboard_and_documentation_name_existing_metrics() {
     let state = tempfile::tempdir().unwrap();
     let dev = Dev::start(&state.path().join("state")).unwrap();
     let health = dev.health().unwrap();
@@ -110,7 +110,7 @@ impl Drop for Prometheus {
 }
 
 #[tokio::test]
-async fn prometheus_reads_what_a_proxy_shows_and_takes_the_alerts() {
+async fn prometheus_scrapes_the_proxy_and_loads_the_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start(&folder.path().join("state")).unwrap();
     let health = dev.health().unwrap();

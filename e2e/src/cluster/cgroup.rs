@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_versions_of_hierarchies_are_found() {
+    fn both_cgroup_versions_are_found() {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
                       cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";

@@ -59,24 +59,24 @@ mod tests {
     }
 
     #[test]
-    fn an_inherited_kubeconfig_names_no_cluster() {
+    fn inherited_kubeconfig_is_ignored() {
         assert_eq!(with(&[("KUBECONFIG", "/home/me/.kube/config")]).unwrap(), None);
     }
 
     #[test]
-    fn a_file_and_its_context_are_named_together() {
+    fn kubeconfig_and_context_are_given_together() {
         assert!(with(&[("E2E_KUBECONFIG", "/k")]).is_err());
         assert!(with(&[("E2E_CONTEXT", "kind-a")]).is_err());
     }
 
     #[test]
-    fn a_kind_cluster_needs_no_leave_and_loads_by_its_name() {
+    fn kind_cluster_needs_no_confirmation_and_has_a_default_loader() {
         let found = with(&[("E2E_KUBECONFIG", "/k"), ("E2E_CONTEXT", "kind-a")]).unwrap().unwrap();
         assert_eq!(found.load_image, "kind load image-archive --name 'a' \"$1\"");
     }
 
     #[test]
-    fn another_cluster_needs_leave_that_repeats_its_context() {
+    fn other_clusters_need_a_confirmation_with_their_context() {
         let named = [("E2E_KUBECONFIG", "/k"), ("E2E_CONTEXT", "prod"), ("E2E_LOAD_IMAGE", "load \"$1\"")];
         assert!(with(&named).unwrap_err().to_string().contains("E2E_I_MAY_DESTROY=prod"));
         assert!(with(&[&named[..], &[("E2E_I_MAY_DESTROY", "yes")]].concat()).is_err());
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_of_unknown_making_must_say_how_images_get_there() {
+    fn other_clusters_need_an_image_loader() {
         let named = [("E2E_KUBECONFIG", "/k"), ("E2E_CONTEXT", "prod"), ("E2E_I_MAY_DESTROY", "prod")];
         assert!(with(&named).unwrap_err().to_string().contains("E2E_LOAD_IMAGE"));
     }

@@ -162,14 +162,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_read_from_the_requirement_and_not_from_the_tool_line() {
+    fn version_is_read_from_the_requirement() {
         let go_mod = "tool helm.sh/helm/v4/cmd/helm\n\nrequire (\n\thelm.sh/helm/v4 v4.3.1 // indirect\n)\n";
         assert_eq!(version_of("helm.sh/helm/v4", go_mod).unwrap(), "v4.3.1");
         assert!(version_of("helm.sh/helm/v3", go_mod).is_err());
     }
 
     #[test]
-    fn kubernetes_knows_its_version() {
+    fn kubernetes_version_is_known() {
         let flags = KUBERNETES.linker_flags("v1.35.4");
         assert!(flags.contains("gitVersion=v1.35.4") && flags.contains("gitMinor=35"), "{flags}");
     }

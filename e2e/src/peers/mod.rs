@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Command::augment_subcommands(clap::Command::new("e2e")).debug_assert();
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Scripted, eventually, sessions, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_of_the_issuer_lets_in_whoever_is_in_it_and_nobody_else() {
+async fn issuer_group_allows_its_members_only() {
     let stage = stage();
     let front = stage
         .front("groups", |spec| {
@@ -37,7 +37,7 @@ async fn a_group_of_the_issuer_lets_in_whoever_is_in_it_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caps_and_changed_rules_end_the_sessions_they_mean_and_no_others() {
+async fn session_caps_and_changed_rules_end_only_affected_sessions() {
     let stage = stage();
     let name = "rules";
     let front = stage

@@ -31,7 +31,7 @@ fn pods(kubectl: &Kubectl, proxy: &str) -> Vec<(String, u64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_of_somebody_else_under_our_name_is_left_alone_and_named() {
+async fn foreign_object_with_a_childs_name_is_kept_and_reported() {
     let stage = stage();
     let name = "conflict";
     let kubectl = stage.cluster.kubectl_program();
@@ -58,7 +58,7 @@ async fn an_object_of_somebody_else_under_our_name_is_left_alone_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_resource_replaces_the_pods_and_a_wrong_image_can_be_corrected() {
+async fn changed_resource_replaces_pods_and_wrong_image_can_be_corrected() {
     let stage = stage();
     let name = "changes";
     let kubectl = stage.cluster.kubectl_program();
@@ -94,7 +94,7 @@ async fn a_changed_resource_replaces_the_pods_and_a_wrong_image_can_be_corrected
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_secret_is_taken_over_by_the_pods_that_run() {
+async fn changed_secret_is_reloaded_by_running_pods() {
     let stage = stage();
     let name = "reload";
     let kubectl = stage.cluster.kubectl_program();
@@ -121,7 +121,7 @@ async fn a_changed_secret_is_taken_over_by_the_pods_that_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_somebody_deletes_or_edits_comes_back() {
+async fn deleted_or_edited_child_is_restored() {
     let stage = stage();
     let name = "repaired";
     let kubectl = stage.cluster.kubectl_program();

@@ -24,7 +24,7 @@ fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resource_becomes_its_children_and_takes_them_with_it() {
+async fn children_are_created_and_deleted_with_the_resource() {
     let stage = stage();
     let name = "children";
     let kubectl = stage.cluster.kubectl_program();

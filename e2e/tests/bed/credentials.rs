@@ -3,7 +3,7 @@ use e2e::stage::{NAMESPACE, credentials_name};
 use crate::support::{Condition, eventually, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_secret_or_key_is_named_and_its_appearance_is_enough() {
+async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
     let stage = stage();
     let name = "credentials";
     let edge = stage.edge(name).await.unwrap();

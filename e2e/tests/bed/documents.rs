@@ -23,7 +23,7 @@ use crate::support::{client, stage};
 const NAME: &str = "documents";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claude_code_logs_in_by_its_document_and_registers_nowhere() {
+async fn claude_code_logs_in_with_its_metadata_document() {
     let stage = stage();
     let documents = DocumentHost::up(&stage.run).await.unwrap();
     let listen = format!("127.0.0.1:{}", free_port().unwrap());

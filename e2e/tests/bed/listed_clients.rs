@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::{Condition, REDIRECT_URI, Scripted, eventually, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_with_a_typed_in_id_logs_in_with_its_secret_and_status_says_while_that_is_missing() {
+async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() {
     let stage = stage();
     let name = "listed";
     let kubectl = stage.cluster.kubectl_program();

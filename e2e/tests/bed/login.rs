@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::support::{Scripted, sessions, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mcp_remote_logs_in_calls_a_tool_and_needs_no_login_after_every_pod_was_restarted() {
+async fn mcp_remote_keeps_its_login_across_pod_restarts() {
     let stage = stage();
     let front = stage.front("mcp-remote", |_| ()).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
@@ -51,7 +51,7 @@ async fn mcp_remote_logs_in_calls_a_tool_and_needs_no_login_after_every_pod_was_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_python_sdk_logs_in_and_calls_a_tool() {
+async fn python_sdk_logs_in_and_calls_a_tool() {
     let stage = stage();
     let front = stage.front("python-sdk", |spec| spec.replicas = 1).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
@@ -64,7 +64,7 @@ async fn the_python_sdk_logs_in_and_calls_a_tool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn context_forge_sees_the_accounts_email_and_nothing_that_the_client_says_of_itself() {
+async fn context_forge_receives_the_accounts_email_and_no_client_identity_headers() {
     let stage = stage();
     let front = stage.front("identity", |spec| spec.replicas = 1).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
@@ -95,7 +95,7 @@ async fn context_forge_sees_the_accounts_email_and_nothing_that_the_client_says_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_is_good_at_both_replicas_at_once() {
+async fn login_works_at_both_replicas_immediately() {
     let stage = stage();
     let front = stage.front("replicas", |spec| spec.replicas = 2).await.unwrap();
     let kubectl = stage.cluster.kubectl_program();

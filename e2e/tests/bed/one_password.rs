@@ -11,7 +11,7 @@ use crate::support::{Condition, Scripted, eventually, stage};
 const ITEM: &str = "vaults/bed/items/proxy";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_item_becomes_the_credentials_and_goes_with_its_resource() {
+async fn one_password_item_provides_credentials_and_is_deleted_with_its_resource() {
     let stage = stage();
     let name = "one-password";
     let kubectl = stage.cluster.kubectl_program();

@@ -101,7 +101,7 @@ async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_fails_while_both_replicas_are_restarted_one_by_one() {
+async fn rolling_restart_fails_no_call() {
     let stage = stage();
     let name = "restarted";
     let streams_of_one = u32::try_from(STREAMS).unwrap();
@@ -165,7 +165,7 @@ async fn silence(replica: &Replica) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_go_on_without_issuer_and_api_server_and_a_refresh_waits() {
+async fn calls_continue_without_issuer_and_api_server_and_refreshes_get_503() {
     let stage: Stage = stage();
     let name = "cut-off";
     let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();

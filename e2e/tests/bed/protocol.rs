@@ -3,7 +3,7 @@ use e2e::peers::{browser::Browser, conformance, context_forge::MEMBERS, json_lin
 use crate::support::stage;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_authorization_scenarios_of_the_conformance_suite_pass() {
+async fn authorization_conformance_scenarios_pass() {
     let stage = stage();
     let front = stage.front("conformance", |spec| spec.replicas = 1).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();

@@ -16,7 +16,7 @@ use crate::support::{Condition, Scripted, eventually, sessions, stage};
 const DAVE: &str = "dave@example.com";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_gone_at_the_issuer_is_gone_here_at_the_next_refresh_and_until_then_every_refresh_counts_once() {
+async fn recheck_ends_sessions_of_removed_accounts_at_the_next_refresh() {
     let stage = stage();
     stage.provider.change(|registry| registry.accounts.push(account("100009", DAVE, true, "example.com"))).unwrap();
     let name = "recheck";
@@ -68,7 +68,7 @@ async fn who_is_gone_at_the_issuer_is_gone_here_at_the_next_refresh_and_until_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_that_gives_no_refresh_token_lets_nobody_in_and_a_condition_says_why() {
+async fn recheck_without_issuer_refresh_token_refuses_logins_and_sets_a_condition() {
     let stage = stage();
     let (name, id) = ("no-recheck", "gets-no-refresh-tokens");
     let edge = stage.edge(name).await.unwrap();

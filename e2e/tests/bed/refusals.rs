@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::{Scripted, client, sessions, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_that_may_not_come_in_get_a_page_that_says_why_and_leave_nothing() {
+async fn refused_accounts_get_an_explanation_and_leave_no_session() {
     let stage = stage();
     let front = stage.front("refusals", |spec| spec.replicas = 1).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
@@ -26,7 +26,7 @@ async fn accounts_that_may_not_come_in_get_a_page_that_says_why_and_leave_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn b4_b5_a_thousand_registrations_and_authorizations_leave_nothing() {
+async fn b4_b5_registrations_and_authorizations_store_nothing() {
     let stage = stage();
     let front = stage.front("flood", |spec| spec.replicas = 1).await.unwrap();
     let scripted = Scripted::register(&stage, &front).await.unwrap();
@@ -54,7 +54,7 @@ async fn b4_b5_a_thousand_registrations_and_authorizations_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a15_a_consent_page_of_one_browser_cannot_be_posted_from_another() {
+async fn a15_consent_form_of_another_browser_is_refused() {
     let stage = stage();
     let front = stage.front("consent", |spec| spec.replicas = 1).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();

@@ -14,7 +14,7 @@ use mcp_oauth_operator::{api::proxy::RecheckOnRefresh, crypto::SigningKeys};
 use crate::support::{Scripted, sessions, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_the_operator_nor_a_pod_logs_a_secret() {
+async fn operator_and_pods_log_no_secret() {
     let stage = stage();
     let name = "no-secrets";
     let front = stage

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::support::{Scripted, eventually, pods, sessions, stage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edited_or_forged_session_is_an_ended_one() {
+async fn edited_or_forged_session_counts_as_ended() {
     let stage = stage();
     let front = stage.front("forged", |spec| spec.replicas = 1).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
@@ -69,7 +69,7 @@ async fn an_edited_or_forged_session_is_an_ended_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a11_of_fifty_redemptions_at_two_pods_one_succeeds_and_a_proven_replay_ends_the_session() {
+async fn a11_concurrent_redemptions_at_two_pods_yield_one_success_and_replay_ends_the_session() {
     let stage = stage();
     let name = "race";
     let front = stage.front(name, |_| ()).await.unwrap();

@@ -7,7 +7,7 @@ use mcp_oauth_operator::api::{
 use crate::support::stage;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
+async fn invalid_resources_are_refused_with_a_remedy() {
     let stage = stage();
     let edge = stage.edge("validation").await.unwrap();
     let client = stage.cluster.client().await.unwrap();
@@ -98,7 +98,7 @@ async fn a_wrong_resource_is_refused_with_what_to_write_instead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sample_and_its_overlay_for_argo_cd_are_taken_by_the_api_server() {
+async fn sample_and_argo_cd_overlay_are_accepted() {
     let kubectl = stage().cluster.kubectl_program();
     for folder in ["config/samples", "config/argocd/overlay"] {
         let folder = workspace().join(folder).display().to_string();

@@ -41,7 +41,7 @@ async fn end(stage: &Stage, replica: &Replica, ended: (&str, &str), living: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disturbed_watch_lets_no_ended_session_through_for_long_and_refuses_no_live_one() {
+async fn disturbed_watch_bounds_ended_sessions_and_refuses_no_live_one() {
     let stage = stage();
     let name = "watched";
     let front = stage.front(name, |_| ()).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_disturbed_watch_lets_no_ended_session_through_for_long_and_refuses_no
 
 /// Over the watch alone nothing of it would be heard.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_a_session_that_was_only_looked_up_ends_with_it_and_that_of_a_live_one_goes_on() {
+async fn looked_up_sessions_stream_ends_with_it_and_live_stream_continues() {
     let stage = stage();
     let name = "listened";
     let front = stage.front(name, |_| ()).await.unwrap();

@@ -82,7 +82,7 @@ async fn install<'a>(bed: &Bed, proxy: &'a OwnProxy, before_everything: &'a OwnP
 }
 
 #[tokio::test]
-async fn no_client_notices_a_changed_encryption_key_or_an_access_token_that_ran_out() {
+async fn clients_survive_encryption_key_rotation_and_token_expiry() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };

@@ -88,7 +88,7 @@ impl Client for McpRemote {
 }
 
 #[tokio::test]
-async fn mcp_remote_needs_a_login_only_when_its_session_has_ended() {
+async fn mcp_remote_logs_in_again_only_after_its_session_ended() {
     let bed = bed::hold().await;
     let proxy = OwnProxy::up(&bed, "mcp-remote", &bed.tap.address).await;
     let client = McpRemote::install(&bed.run, "life").await.unwrap();
@@ -111,7 +111,7 @@ fn logins(called: &Called) -> Result<usize> {
 }
 
 #[tokio::test]
-async fn the_typescript_sdk_1_needs_a_login_only_when_its_session_has_ended() {
+async fn typescript_sdk_1_logs_in_again_only_after_its_session_ended() {
     let bed = bed::hold().await;
     let proxy = OwnProxy::up(&bed, "typescript-1", &bed.tap.address).await;
     let client = Sdk::install(&bed.run, Kind::TypeScript1, "typescript-1").await.unwrap();
@@ -119,7 +119,7 @@ async fn the_typescript_sdk_1_needs_a_login_only_when_its_session_has_ended() {
 }
 
 #[tokio::test]
-async fn the_typescript_sdk_2_needs_a_login_only_when_its_session_has_ended() {
+async fn typescript_sdk_2_logs_in_again_only_after_its_session_ended() {
     let bed = bed::hold().await;
     let proxy = OwnProxy::up(&bed, "typescript-2", &bed.tap.address).await;
     let client = Sdk::install(&bed.run, Kind::TypeScript2, "typescript-2").await.unwrap();
@@ -141,12 +141,12 @@ async fn live_with_python(kind: Kind, name: &str) {
 }
 
 #[tokio::test]
-async fn the_python_sdk_1_refreshes_while_it_runs_and_logs_in_when_it_starts_with_an_expired_token() {
+async fn python_sdk_1_refreshes_while_running_and_logs_in_after_a_start_with_an_expired_token() {
     live_with_python(Kind::Python1, "python-1").await;
 }
 
 #[tokio::test]
-async fn the_python_sdk_2_refreshes_while_it_runs_and_logs_in_when_it_starts_with_an_expired_token() {
+async fn python_sdk_2_refreshes_while_running_and_logs_in_after_a_start_with_an_expired_token() {
     live_with_python(Kind::Python2, "python-2").await;
 }
 
@@ -163,7 +163,7 @@ impl Client for Inspector {
 }
 
 #[tokio::test]
-async fn the_inspector_needs_a_login_only_when_its_session_has_ended() {
+async fn inspector_logs_in_again_only_after_its_session_ended() {
     let bed = bed::hold().await;
     // It sets the level of the server's log when it connects, which Context Forge lets only administrators do.
     let proxy = OwnProxy::up(&bed, "inspector", &bed.context_forge.everything).await;
@@ -188,7 +188,7 @@ impl Client for ClaudeCode {
 }
 
 #[tokio::test]
-async fn claude_code_needs_a_login_only_when_its_session_has_ended() {
+async fn claude_code_logs_in_again_only_after_its_session_ended() {
     let bed = bed::hold().await;
     let proxy = OwnProxy::up(&bed, "claude-code", &bed.tap.address).await;
     let client = ClaudeCode::install(&bed.run, "life").await.unwrap();

@@ -11,7 +11,7 @@ use crate::{bed, scripted::Scripted};
 const GRANTS: [&str; 2] = ["authorization_code", "refresh_token"];
 
 #[tokio::test]
-async fn claude_ai_connects_and_refreshes_twice_at_once_from_two_addresses() {
+async fn claude_ai_connects_and_refreshes_concurrently_from_two_addresses() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "python-httpx/0.28.1");
     let of_path = client.challenge(Method::HEAD).await;
@@ -44,7 +44,7 @@ async fn claude_ai_connects_and_refreshes_twice_at_once_from_two_addresses() {
 }
 
 #[tokio::test]
-async fn vs_code_comes_back_to_any_port_and_by_its_web_page() {
+async fn vs_code_redirects_to_any_loopback_port_and_to_its_web_page() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "Visual-Studio-Code/1.107.0");
     let challenge = client.challenge(Method::POST).await;
@@ -70,7 +70,7 @@ async fn vs_code_comes_back_to_any_port_and_by_its_web_page() {
 }
 
 #[tokio::test]
-async fn cursor_registers_three_redirect_uris_at_once_and_comes_back_to_its_own_scheme() {
+async fn cursor_registers_three_redirect_uris_and_uses_its_own_scheme() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "Cursor/2.1");
     let challenge = client.challenge(Method::POST).await;
@@ -90,7 +90,7 @@ async fn cursor_registers_three_redirect_uris_at_once_and_comes_back_to_its_own_
 }
 
 #[tokio::test]
-async fn chatgpt_comes_back_to_the_address_of_its_connector() {
+async fn chatgpt_redirects_to_its_connector_url() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "openai-mcp/1.0.0");
     // It asks for this before it has been refused anything.
@@ -104,7 +104,7 @@ async fn chatgpt_comes_back_to_the_address_of_its_connector() {
 }
 
 #[tokio::test]
-async fn codex_comes_back_to_another_path_at_each_login() {
+async fn codex_uses_a_different_redirect_path_per_login() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "codex-cli");
     let challenge = client.challenge(Method::POST).await;

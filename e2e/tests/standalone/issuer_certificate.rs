@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn an_issuer_with_a_private_certificate_is_believed_once_ca_ref_names_its_authority() {
+async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     let run = Run::open(&format!("standalone-ca-{}", process::id())).unwrap();
     let ending = Ending(run.clone());
     let elsewhere = Run::open(&format!("standalone-other-ca-{}", process::id())).unwrap();

@@ -25,7 +25,7 @@ async fn tools(bed: &bed::Bed, token: &str) -> (StatusCode, Vec<String>) {
 }
 
 #[tokio::test]
-async fn login_asks_once_and_then_has_a_token_for_other_programs() {
+async fn login_prompts_once_then_prints_tokens() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -66,7 +66,7 @@ async fn login_asks_once_and_then_has_a_token_for_other_programs() {
 }
 
 #[tokio::test]
-async fn login_takes_an_answer_that_is_pasted_from_another_machine() {
+async fn login_accepts_a_redirect_pasted_from_another_machine() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -77,7 +77,7 @@ async fn login_takes_an_answer_that_is_pasted_from_another_machine() {
 }
 
 #[tokio::test]
-async fn login_renews_a_token_that_has_ended_and_a_client_that_is_gone() {
+async fn login_refreshes_expired_tokens_and_replaces_lost_registrations() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -107,7 +107,7 @@ async fn login_renews_a_token_that_has_ended_and_a_client_that_is_gone() {
 }
 
 #[tokio::test]
-async fn the_bridge_asks_a_person_only_when_the_login_is_over() {
+async fn bridge_prompts_only_after_the_login_ended() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };

@@ -46,7 +46,7 @@ async fn mcp_remote_logs_in_once_and_calls_a_tool() {
 }
 
 #[tokio::test]
-async fn the_python_sdk_logs_in_once_and_calls_a_tool() {
+async fn python_sdk_logs_in_once_and_calls_a_tool() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let carol = Person { browser: &browser, email: "carol@example.com" };
@@ -60,7 +60,7 @@ async fn the_python_sdk_logs_in_once_and_calls_a_tool() {
 }
 
 #[tokio::test]
-async fn the_upstream_sees_the_account_and_nothing_that_the_client_says_of_it() {
+async fn upstream_receives_the_account_and_no_client_identity_headers() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -83,7 +83,7 @@ async fn the_upstream_sees_the_account_and_nothing_that_the_client_says_of_it() 
 }
 
 #[tokio::test]
-async fn accounts_that_may_not_are_told_why() {
+async fn refused_accounts_get_an_explanation() {
     let bed = bed::hold().await;
     for (email, reason) in [("mallory@evil.example", "evil.example"), ("bob@example.com", "verified")] {
         let browser = Browser::start(&bed.run).await.unwrap();
@@ -96,7 +96,7 @@ async fn accounts_that_may_not_are_told_why() {
 }
 
 #[tokio::test]
-async fn who_cancels_goes_back_to_the_client_with_access_denied() {
+async fn cancelled_consent_returns_access_denied() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let landing = browser.refuse(&bed.authorize_url().await).await.unwrap();
@@ -105,7 +105,7 @@ async fn who_cancels_goes_back_to_the_client_with_access_denied() {
 }
 
 #[tokio::test]
-async fn two_logins_side_by_side_in_one_browser_both_succeed() {
+async fn parallel_logins_in_one_browser_both_succeed() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "side by side");
     let redirect_uri = "http://localhost:9/callback";
@@ -119,7 +119,7 @@ async fn two_logins_side_by_side_in_one_browser_both_succeed() {
 }
 
 #[tokio::test]
-async fn the_conformance_suite_finds_no_fault() {
+async fn authorization_conformance_suite_passes() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -128,7 +128,7 @@ async fn the_conformance_suite_finds_no_fault() {
 }
 
 #[tokio::test]
-async fn a_thousand_registrations_and_authorizations_leave_no_row() {
+async fn registrations_and_authorizations_write_no_row() {
     let bed = bed::hold().await;
     let urls = stream::iter(0..500).map(|_| bed.authorize_url()).buffer_unordered(8);
     let http = bed.client();

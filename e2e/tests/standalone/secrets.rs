@@ -9,7 +9,7 @@ use url::Url;
 use crate::{ALICE, bed};
 
 #[tokio::test]
-async fn a_log_at_trace_level_has_no_secret_that_was_ever_made() {
+async fn trace_logs_contain_no_secret() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };

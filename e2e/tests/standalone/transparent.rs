@@ -18,7 +18,7 @@ fn is_beyond(scenario: &str) -> bool {
 }
 
 #[tokio::test]
-async fn each_conformance_scenario_of_a_server_ends_the_same_through_the_proxy() {
+async fn server_conformance_scenarios_give_the_same_result_through_the_proxy() {
     let bed = bed::hold().await;
     let server = scenarios::up(&bed.run).await.unwrap();
     let tls = Edge::up(&bed.run, "scenarios", free_port().unwrap(), &server).await.unwrap();

@@ -21,7 +21,7 @@ fn computer(bed: &Bed, last: u8) -> Client {
 }
 
 #[tokio::test]
-async fn b7_a_client_is_limited_by_its_own_address_whatever_it_says_and_the_others_are_not() {
+async fn b7_rate_limit_follows_the_real_client_ip() {
     let bed = bed::hold().await;
     let settings = [("trustedProxies", json!(["127.0.0.1/32"]))];
     let proxy = OwnProxy::with(&bed, "trusted", &bed.tap.address, &settings).await;

@@ -222,13 +222,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_becomes_a_key() {
+    fn item_label_becomes_a_secret_key() {
         assert_eq!(key("OAUTH_CLIENT_ID"), "OAUTH_CLIENT_ID");
         assert_eq!(key("client  id (new)"), "client-id-new-");
     }
 
     #[test]
-    fn the_crd_is_one() {
+    fn one_password_crd_is_valid() {
         serde_yaml::from_str::<CustomResourceDefinition>(CRD).unwrap();
     }
 }

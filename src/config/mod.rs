@@ -186,7 +186,7 @@ impl ProxyConfig {
         let rules = [
             (
                 paths.iter().any(PathPattern::is_literal),
-                "upstream.paths needs at least one path without *: it is what clients are told to connect to",
+                "upstream.paths needs at least one path without *: it is what clients connect to by default",
             ),
             (
                 ["openid", "email"].iter().all(|scope| self.identity_provider.scopes.iter().any(|s| s == scope)),

@@ -184,7 +184,7 @@ impl Account {
         match renewing.await.unwrap_or(Ok(None)) {
             // Better the last minute of this one than none.
             Err(error) if tokens.live(Timestamp::now()) && !same(refused, &tokens.access_token) => {
-                tracing::warn!(%error, "the login cannot be renewed now");
+                tracing::warn!(%error, "the login cannot be refreshed now");
                 Ok(Some(tokens))
             }
             renewed => renewed,

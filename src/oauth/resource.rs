@@ -35,7 +35,7 @@ impl Resources {
         self.paths.len()
     }
 
-    /// The first path that is one path: what clients are told to connect to.
+    /// The first path that is one path: what clients connect to by default.
     pub fn default_path(&self) -> &str {
         self.paths.iter().find(|pattern| pattern.is_literal()).map_or("/mcp", PathPattern::as_str)
     }

@@ -53,7 +53,7 @@ impl Mint<'_> {
         jti: String,
         now: Timestamp,
     ) -> Result<TokenResponse, OAuthError> {
-        let unavailable = || OAuthError::temporarily_unavailable("no token can be signed now");
+        let unavailable = || OAuthError::temporarily_unavailable("no token can be signed: try again");
         let issued = now_seconds(now);
         // A token is refused after its session ends, so it must not claim a later expiry.
         let expires = (issued + self.access_ttl).min(now_seconds(session.expires_at));

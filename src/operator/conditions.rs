@@ -144,7 +144,7 @@ impl Findings {
                         false,
                         reasons::SIGNING_KEYS_UNREADABLE,
                         format!(
-                            "Secret {secret} has no readable keys.json: delete it to have new keys made; clients refresh their tokens then, and nobody has to log in again"
+                            "Secret {secret} has no readable keys.json: delete the Secret, and the operator creates new keys; clients then refresh their tokens and nobody has to log in again"
                         ),
                     );
                     findings.stalled = Some(verdict.as_status("True"));
@@ -169,7 +169,7 @@ impl Findings {
             self.ready = Some(Verdict::is(
                 false,
                 reasons::FORMER_CHILDREN_TERMINATING,
-                format!("what a deleted resource of this name left is still going away: {}", names.join(", ")),
+                format!("children of a deleted resource of this name are still being deleted: {}", names.join(", ")),
             ));
         } else {
             let verdict = Verdict::is(
@@ -263,20 +263,20 @@ fn credentials_verdict(proxy: &ValidatedProxy, credentials: &Credentials, one_pa
         Credentials::ClientSecretMissing(SecretKeyReference { name, key }) => Verdict::is(
             false,
             reasons::CLIENT_SECRET_MISSING,
-            format!("clients.static refers to the key {key} of a Secret {name}, which is not there"),
+            format!("clients.static refers to key {key} of Secret {name}, which does not exist"),
         ),
         Credentials::CaMissing(ConfigMapKeyReference { name, key }) => Verdict::is(
             false,
             reasons::CA_MISSING,
-            format!("identityProvider.caRef refers to the key {key} of a ConfigMap {name}, which is not there"),
+            format!("identityProvider.caRef refers to key {key} of ConfigMap {name}, which does not exist"),
         ),
         Credentials::NotFound if !one_password_served => Verdict::is(
             false,
             reasons::ONE_PASSWORD_CRD_MISSING,
-            "this cluster has no OnePasswordItem kind: install the 1Password operator, or use credentials.secretRef",
+            "this cluster does not serve the kind OnePasswordItem: install the 1Password operator, or use credentials.secretRef",
         ),
         Credentials::NotFound => {
-            Verdict::is(false, reasons::SECRET_NOT_FOUND, format!("there is no Secret {secret} yet in this namespace"))
+            Verdict::is(false, reasons::SECRET_NOT_FOUND, format!("Secret {secret} does not exist in this namespace"))
         }
     }
 }
@@ -290,13 +290,13 @@ fn availability(proxy: &ValidatedProxy, deployment: &LiveDeployment) -> (Verdict
     let scaled_to_zero = Verdict::is(false, reasons::SCALED_TO_ZERO, "replicas is 0");
 
     let availability = if available > 0 {
-        Verdict::is(true, reasons::POD_ANSWERS, "at least one pod answers")
+        Verdict::is(true, reasons::POD_ANSWERS, "at least one pod is ready")
     } else if proxy.replicas == 0 {
         scaled_to_zero.clone()
     } else {
         let ValidatedProxy { name, namespace, .. } = proxy;
         let hint = format!("kubectl --namespace {namespace} describe pods -l app.kubernetes.io/name={name}");
-        Verdict::is(false, reasons::NO_POD_ANSWERS, format!("no pod answers yet: {hint}"))
+        Verdict::is(false, reasons::NO_POD_ANSWERS, format!("no pod is ready: {hint}"))
     };
     if proxy.replicas == 0 {
         return (availability, scaled_to_zero);
@@ -319,7 +319,7 @@ fn availability(proxy: &ValidatedProxy, deployment: &LiveDeployment) -> (Verdict
 fn recheck(pods: &[PodStatus]) -> Verdict {
     let latest = |time: fn(&RecheckStatus) -> i64| pods.iter().map(|pod| time(&pod.recheck)).max().unwrap_or_default();
     if pods.is_empty() {
-        let message = "no pod says at its health port whether the issuer gives refresh tokens: none runs yet, or a NetworkPolicy keeps the operator out";
+        let message = "no pod reports on its health port whether the issuer returns refresh tokens: no pod runs yet, or a NetworkPolicy blocks the operator";
         return Verdict::is(false, reasons::PODS_NOT_REACHED, message).as_status("Unknown");
     }
     let (given, missing) = (latest(|recheck| recheck.given), latest(|recheck| recheck.missing));
@@ -327,14 +327,10 @@ fn recheck(pods: &[PodStatus]) -> Verdict {
         Verdict::is(
             false,
             reasons::NO_REFRESH_TOKEN,
-            "logins are refused: identityProvider.recheckOnRefresh needs a refresh token, and the issuer gives none. Let it give this client refresh tokens, or add what it wants to see to scopes (offline_access) and authorizeParameters",
+            "logins are refused: identityProvider.recheckOnRefresh needs a refresh token, and the issuer returns none. Enable refresh tokens for this client at the issuer, or add what it requires to scopes (offline_access) and authorizeParameters",
         )
     } else if given > 0 {
-        Verdict::is(
-            true,
-            reasons::REFRESH_TOKEN_GIVEN,
-            "the issuer is asked at each refresh whether the person is still there",
-        )
+        Verdict::is(true, reasons::REFRESH_TOKEN_GIVEN, "the issuer is queried at each refresh")
     } else {
         Verdict::is(false, reasons::NO_LOGIN_YET, "nobody has logged in since the pods started").as_status("Unknown")
     }
@@ -346,17 +342,17 @@ fn client_address(proxy: &ValidatedProxy) -> Verdict {
         Verdict::is(
             false,
             reasons::TRUSTED_PROXIES_NOT_SET,
-            "requests are limited for all clients together: name the addresses of the tunnel or ingress in trustedProxies to limit them for each",
+            "rate limits apply to all clients together: list the addresses of the tunnel or ingress in trustedProxies to limit each client",
         )
     } else {
-        Verdict::is(true, reasons::ADDRESS_FROM_TRUSTED_PROXIES, "requests are limited for each client")
+        Verdict::is(true, reasons::ADDRESS_FROM_TRUSTED_PROXIES, "rate limits apply per client")
     }
 }
 
 fn rolling_out(proxy: &ValidatedProxy) -> Verdict {
     let ValidatedProxy { name, namespace, .. } = proxy;
     let hint = format!("kubectl --namespace {namespace} rollout status deployment/{name}");
-    let message = format!("pods with the present configuration do not answer yet, older ones do: {hint}");
+    let message = format!("rollout in progress: new pods are not ready, old ones still serve: {hint}");
     Verdict::is(false, reasons::ROLLING_OUT, message)
 }
 
@@ -368,11 +364,11 @@ fn trouble(status: &DeploymentStatus) -> Option<Verdict> {
     };
     if let Some(refused) = find("ReplicaFailure", "True") {
         let message = refused.message.as_deref().unwrap_or("the API server does not say why");
-        return Some(Verdict::is(false, reasons::PODS_REFUSED, format!("pods cannot be made: {message}")));
+        return Some(Verdict::is(false, reasons::PODS_REFUSED, format!("pods cannot be created: {message}")));
     }
     find("Progressing", "False").map(|stuck| {
         let message = stuck.message.as_deref().unwrap_or("the new pods do not become ready");
-        let hint = "see what the new pods say, and change the resource or what they wait for";
+        let hint = "check the logs and events of the new pods, then change the resource or what they wait for";
         Verdict::is(false, reasons::ROLLOUT_STUCK, format!("{message}: {hint}"))
     })
 }

@@ -28,7 +28,7 @@ impl Health {
     /// All resources have been listed: ready from now on.
     pub(super) fn listed(&self) {
         if !self.ready.swap(true, Ordering::Relaxed) {
-            tracing::info!("all resources have been listed");
+            tracing::info!("all resources are listed");
         }
     }
 

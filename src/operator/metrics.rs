@@ -35,10 +35,10 @@ impl Default for Metrics {
             duration: Histogram::new(exponential_buckets(0.005, 2.0, 12)),
         };
         let Self { mut registry, reconciles, errors, watch_errors, duration } = metrics;
-        registry.register("reconciles", "Passes over a resource", reconciles.clone());
-        registry.register("reconcile_errors", "Passes that failed, by what failed", errors.clone());
-        registry.register("watch_errors", "Watches that broke and were renewed", watch_errors.clone());
-        registry.register("reconcile_duration_seconds", "How long a pass takes", duration.clone());
+        registry.register("reconciles", "Reconciles", reconciles.clone());
+        registry.register("reconcile_errors", "Failed reconciles by category", errors.clone());
+        registry.register("watch_errors", "Watches that failed and were restarted", watch_errors.clone());
+        registry.register("reconcile_duration_seconds", "Duration of a reconcile", duration.clone());
         Self { registry, reconciles, errors, watch_errors, duration }
     }
 }

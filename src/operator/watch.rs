@@ -106,7 +106,7 @@ where
 fn note<K>(event: &Result<watcher::Event<K>, watcher::Error>, kind: &str, metrics: &Metrics) {
     if let Err(error) = event {
         metrics.watch_failed();
-        tracing::warn!(kind, %error, "a watch broke and is renewed");
+        tracing::warn!(kind, %error, "watch failed, restarting it");
     }
 }
 

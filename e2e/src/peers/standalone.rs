@@ -107,7 +107,7 @@ impl Proxy {
         let key = self.secrets().join("ENCRYPTION_KEY");
         fs::copy(&key, self.secrets().join("PREVIOUS_ENCRYPTION_KEY"))?;
         fs::write(key, self.new_encryption_key()?)?;
-        self.wait_until_logged("changed credentials or keys are in use", Duration::from_secs(30))
+        self.wait_until_logged("changed credentials or keys are now used", Duration::from_secs(30))
     }
 
     /// Puts a new encryption key in the place of those in use, waits until the proxy has ended over it, and starts it again.

@@ -26,7 +26,7 @@ fn kubectl_apply_k_installs_the_operator() {
     // An operator that could not list its resources would not be ready; that people can is shown here.
     kubectl.output(&["get", "mop,mcpsessions", "--all-namespaces"]).unwrap();
     let explained = kubectl.output(&["explain", "mop.spec.access"]).unwrap();
-    assert!(explained.contains("Who may log in"), "{explained}");
+    assert!(explained.contains("which people may log in"), "{explained}");
 
     // With what docs/observability.md adds.
     let overlay = tempfile::tempdir_in(workspace().join("config")).unwrap();

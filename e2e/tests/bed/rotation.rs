@@ -139,7 +139,7 @@ async fn encryption_key_rotation_is_unnoticed_by_clients() {
     let next = STANDARD.encode([7; 32]);
     change(&json!({"stringData": {"ENCRYPTION_KEY": next, "PREVIOUS_ENCRYPTION_KEY": ENCRYPTION_KEY}}));
     // They read it one after the other.
-    for (limit, what) in [(3, "changed credentials or keys are in use"), (8, "makes new values from now on")] {
+    for (limit, what) in [(3, "changed credentials or keys are now used"), (8, "now seals new values")] {
         eventually_within(Duration::from_secs(limit * 60), what, || async { said(what) == 2 }).await;
         tokens = refreshed_everywhere(stage, name, &old, tokens).await;
     }

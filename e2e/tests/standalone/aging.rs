@@ -99,7 +99,7 @@ async fn clients_survive_encryption_key_rotation_and_token_expiry() {
         assert_eq!(client.work(Some(alice)).await.unwrap(), 1, "{}: the login", client.name);
     }
     for proxy in [&proxy, &everything] {
-        let taken_over = "the present encryption key makes new values from now on";
+        let taken_over = "the new encryption key now seals new values";
         proxy.process().wait_until_logged(taken_over, Duration::from_secs(360)).unwrap();
     }
 

@@ -27,7 +27,7 @@ pub struct Upstream {
         validation = Rule::new("!self.exists(path, path.matches('^/([*]|[.]well-known|authorize|callback|consent|jwks|register|revoke|token)(/|$)'))")
             .message("an upstream path may not take the place of our own endpoints (/.well-known, /authorize, /callback, /consent, /jwks, /register, /revoke, /token)"),
         validation = Rule::new("self.exists(path, !path.contains('*'))")
-            .message("paths needs at least one path without *: it is what clients are told to connect to")
+            .message("paths needs at least one path without *: it is what clients connect to by default")
     )]
     pub paths: Vec<String>,
 

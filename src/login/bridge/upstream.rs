@@ -179,7 +179,7 @@ impl Upstream {
         let beginning = self.beginning.lock().await;
         if self.session().number == lost {
             let (first, rest) = beginning.split_first().ok_or(BridgeError::Lost)?;
-            tracing::info!("the server has lost the session: beginning a new one");
+            tracing::info!("the server lost the session: initializing a new one");
             self.begin(first, &mut first.ids.clone(), false).await?;
             for message in rest {
                 let session = self.session().clone();
@@ -333,7 +333,7 @@ impl Upstream {
             match self.events(session, Some(id), &mut refused).await {
                 Ok(again) => events = again,
                 Err(error @ BridgeError::Status { .. }) => return Err(error),
-                Err(error) => tracing::debug!(%error, "the stream cannot be taken up again"),
+                Err(error) => tracing::debug!(%error, "the stream cannot be resumed"),
             }
         }
     }

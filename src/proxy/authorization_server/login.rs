@@ -172,7 +172,7 @@ impl AuthorizationServer {
         }
         if self.sessions.live().len() >= sessions.max as usize {
             tracing::error!(max = sessions.max, "nobody new can log in: sessions.max is reached");
-            let full = OAuthError::temporarily_unavailable("as many people are logged in as this server takes");
+            let full = OAuthError::temporarily_unavailable("the server's session limit is reached");
             return Err(LoginFailure::Page(full));
         }
         match self.store.create(&session).await {
@@ -183,7 +183,7 @@ impl AuthorizationServer {
             }
             Err(StoreError::Exists) => Err(LoginFailure::Used),
             Err(error) => {
-                tracing::error!(%error, "a login could not be stored");
+                tracing::error!(%error, "storing a login failed");
                 Err(LoginFailure::Page(match error {
                     StoreError::Refused(_) => OAuthError::server_error("the login could not be stored"),
                     _ => OAuthError::temporarily_unavailable("the login could not be stored"),
@@ -206,7 +206,7 @@ impl AuthorizationServer {
             };
             if let Err(error) = ended {
                 // The login itself is good; the next one ends them.
-                tracing::warn!(%error, session = %id, "a surplus session could not be ended");
+                tracing::warn!(%error, session = %id, "ending a surplus session failed");
             }
         }
     }
@@ -250,7 +250,7 @@ fn refused_by_issuer(error: Option<&str>, description: Option<&str>) -> OAuthErr
             OAuthError::temporarily_unavailable("the identity provider is not available")
         }
         other => {
-            tracing::warn!(error = other, description, "the identity provider refuses our request");
+            tracing::warn!(error = other, description, "the identity provider rejected the authorization request");
             OAuthError::server_error("the identity provider refused this server's request")
         }
     }

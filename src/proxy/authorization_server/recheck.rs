@@ -49,8 +49,8 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
 }
 
 fn cannot_ask(stored: &Stored, error: &LoginError) -> OAuthError {
-    tracing::error!(%error, session = %stored.session.id, "a refresh waits: the identity provider cannot be asked");
-    OAuthError::temporarily_unavailable("the identity provider cannot be asked: try again")
+    tracing::error!(%error, session = %stored.session.id, "refresh refused for now: the identity provider cannot be reached");
+    OAuthError::temporarily_unavailable("the identity provider cannot be reached: try again")
 }
 
 impl AuthorizationServer {
@@ -152,7 +152,7 @@ impl AuthorizationServer {
                 return Ok(false);
             }
         }
-        Err(OAuthError::temporarily_unavailable("the identity provider is still being asked: try again"))
+        Err(OAuthError::temporarily_unavailable("the identity provider has not responded yet: try again"))
     }
 
     /// Ends the session if its record is still the one that the issuer was queried about: a holder that was slower than its

@@ -14,8 +14,8 @@ use crate::{
 };
 
 fn unavailable(error: &StoreError) -> OAuthError {
-    tracing::error!(%error, "the sessions cannot be reached");
-    OAuthError::temporarily_unavailable("the sessions cannot be reached: try again")
+    tracing::error!(%error, "the session store cannot be reached");
+    OAuthError::temporarily_unavailable("the session store cannot be reached: try again")
 }
 
 impl AuthorizationServer {

@@ -122,7 +122,7 @@ impl UpstreamBody {
 
     /// Half of an answer must not look like a whole one; a stream may end anywhere.
     fn end<T>(&mut self, cut: Cut) -> Poll<Option<Result<T, BoxError>>> {
-        tracing::debug!(%cut, "an answer is ended");
+        tracing::debug!(%cut, "response closed");
         match cut {
             Cut::Session => self.cut(StreamEnd::SessionEnded, AnswerCut::SessionEnded),
             Cut::Token => self.cut(StreamEnd::TokenEnded, AnswerCut::TokenEnded),
@@ -146,11 +146,11 @@ impl UpstreamBody {
             Some(Ok(_)) if self.left() != Some(0) => (),
             Some(Ok(_)) | None => self.give_back(),
             Some(Err(error)) if RequestBodyError::cause_of(error).is_some() => {
-                tracing::debug!(%error, "an answer is ended with its request");
+                tracing::debug!(%error, "response closed with its request");
                 self.lease = None;
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "the upstream broke off in the middle of an answer");
+                tracing::warn!(%error, "the upstream closed the connection in the middle of a response");
                 self.cut(StreamEnd::UpstreamFailed, AnswerCut::UpstreamFailed);
             }
         }

@@ -52,7 +52,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, begun: Instant, p
     let answered = match answered.await {
         Ok(answered) => answered,
         Err(Unanswered::TimedOut) => {
-            tracing::warn!("the upstream did not begin its answer in time");
+            tracing::warn!("the upstream did not start its response in time");
             return (Outcome::TimedOut, answers::gateway_timeout());
         }
         Err(Unanswered::Over) => {
@@ -79,7 +79,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, begun: Instant, p
                 tracing::debug!(%error, "a request was not forwarded to its end");
                 return (Outcome::Refused, answers::refuse_body(error));
             }
-            tracing::warn!(%error, "the upstream gave no answer");
+            tracing::warn!(%error, "the upstream sent no response");
             return (Outcome::BadGateway, answers::bad_gateway("the upstream cannot be reached or broke off"));
         }
     };

@@ -54,7 +54,7 @@ pub const PRUNE: Duration = Duration::from_secs(15);
 /// How often idle connections are looked through ([`Pool::prune`]) before one is closed that is not used: after less than a minute.
 const MAX_PRUNES: u64 = 4;
 
-/// Why the upstream gave no answer.
+/// Why the upstream sent no response.
 #[derive(Debug, Error)]
 pub enum UpstreamError {
     /// It cannot be reached.

@@ -35,7 +35,7 @@ pub async fn clean_up(proxy: Arc<Proxy>) {
             done = proxy.store.delete_dead(proxy.now(), proxy.max_ttl(), &is_over).await;
         }
         if let Err(error) = done {
-            tracing::warn!(%error, "expired sessions cannot be deleted now");
+            tracing::warn!(%error, "deleting expired sessions failed");
         }
     }
 }

@@ -143,7 +143,7 @@ pub async fn serve(
         if in_cluster {
             tokio::time::sleep(UNREADY_BEFORE_DRAIN).await;
         }
-        tracing::info!("no more connections are taken; what is under way may end");
+        tracing::info!("draining: no new connections are accepted, requests in flight finish");
         drain.cancel();
         reason
     };
@@ -261,7 +261,9 @@ async fn end_refused(proxy: Arc<Proxy>, refused: Vec<(SessionId, String)>) {
             // Another replica was quicker.
             Ok(None) => (),
             // It is not admitted here; its clean-up comes later.
-            Err(error) => tracing::warn!(%error, session = %id, "a session that may not go on could not be deleted"),
+            Err(error) => {
+                tracing::warn!(%error, session = %id, "a session that the rules no longer allow could not be deleted")
+            }
         }
     }
 }

@@ -89,10 +89,10 @@ impl Reload {
             self.since = now;
         }
         if changed {
-            tracing::info!("changed credentials or keys are in use");
+            tracing::info!("changed credentials or keys are now used");
         }
         if using == EncryptionKey::Current && self.using != using && new.keyring.has_other() {
-            tracing::info!("the present encryption key makes new values from now on");
+            tracing::info!("the new encryption key now seals new values");
         }
         self.using = using;
         proxy.record_keys.use_keyring(new.keyring.clone());

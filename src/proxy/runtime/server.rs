@@ -150,7 +150,7 @@ async fn accept(listener: &tokio::net::TcpListener, workers: &[mpsc::Sender<Acce
                     let permit = open.clone().try_acquire_owned();
                     let is_refused = permit.is_err();
                     if is_refused && !was_full {
-                        tracing::warn!(most, "too many connections are open: further ones are refused");
+                        tracing::warn!(most, "connection limit reached: further connections are refused");
                     }
                     was_full = is_refused;
                     if let Ok(permit) = permit.or_else(|_| refusals.clone().try_acquire_owned()) {
@@ -166,7 +166,7 @@ async fn accept(listener: &tokio::net::TcpListener, workers: &[mpsc::Sender<Acce
         };
         match worker.try_send(accepted) {
             Ok(()) => (),
-            Err(mpsc::error::TrySendError::Full(_)) => tracing::warn!("a worker is behind: a connection is refused"),
+            Err(mpsc::error::TrySendError::Full(_)) => tracing::warn!("a worker's queue is full: connection refused"),
             Err(mpsc::error::TrySendError::Closed(_)) => return ServeError::Worker,
         }
     }
@@ -203,7 +203,7 @@ async fn work(
     open.close();
     drain.begin();
     if tokio::time::timeout(worker.forwarder.drain(), open.wait()).await.is_err() {
-        tracing::info!(open = open.len(), "ending what is still open");
+        tracing::info!(open = open.len(), "drain timeout reached: closing open connections");
         worker.deadlines.close();
         let _ = tokio::time::timeout(LAST_WORDS, open.wait()).await;
     }

@@ -91,7 +91,7 @@ impl ClientDocuments {
             return Ok(fetcher);
         }
         let new = Fetcher::new().map_err(|error| {
-            tracing::error!(%error, "cannot load the system's root certificates, which clients' hosts are checked against");
+            tracing::error!(%error, "cannot load the system's root certificates, which are needed to fetch client metadata documents");
             OAuthError::temporarily_unavailable("this server cannot fetch client metadata documents")
         })?;
         Ok(self.fetcher.get_or_init(|| new))

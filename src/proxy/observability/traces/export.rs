@@ -95,8 +95,8 @@ impl Tracer {
         // It waits for a thread of its own, which waits for this runtime.
         match tokio::task::spawn_blocking(move || provider.shutdown()).await {
             Ok(Ok(())) => (),
-            Ok(Err(error)) => tracing::warn!(%error, "the last traces could not be sent"),
-            Err(error) => tracing::warn!(%error, "the last traces could not be sent"),
+            Ok(Err(error)) => tracing::warn!(%error, "the last traces could not be exported"),
+            Err(error) => tracing::warn!(%error, "the last traces could not be exported"),
         }
     }
 }

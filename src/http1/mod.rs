@@ -20,8 +20,8 @@ pub use answer::Head;
 pub use answer::read_head;
 pub use connection::Connection;
 pub use fields::{HeaderFilter, is_hop_by_hop, nominated};
-pub use framing::{Framing, content_length, lists_close, skip};
-pub use request::{Outgoing, RequestHead, write_field, write_length, write_text};
+pub use framing::{Framing, content_length, skip};
+pub use request::{Outgoing, RequestHead, write_field};
 pub use scratch::Scratch;
 use thiserror::Error;
 

@@ -14,7 +14,7 @@ use super::{
     authorization_server::http::{Cookies, basic_credentials, parameters},
     client_ip::client_address,
     resource_server::unbind,
-    runtime::server::head::{Head as RequestHead, read_head as read_request},
+    runtime::server::request_head::{RequestHead, check_head},
 };
 use crate::api::{
     PublicUrl,
@@ -202,39 +202,52 @@ pub fn answer(data: &[u8]) {
 pub fn head(data: &[u8]) {
     let Some((cut, request)) = data.split_first() else { return };
     let cut = usize::from(*cut).min(request.len());
-    let whole = asked(&[request]);
-    let parts = asked(&[&request[..cut], &request[cut..]]);
+    let whole = checked(&[request]);
+    let parts = checked(&[&request[..cut], &request[cut..]]);
     let (Ok(whole), Ok(parts)) = (&whole, &parts) else {
         assert_eq!(whole.is_err(), parts.is_err());
         return;
     };
     assert_eq!(whole, parts);
-    let Some((_, uri, headers, content)) = whole else { return };
-    assert!(content.len() <= request.len());
-    assert!(!headers.contains_key(header::TRANSFER_ENCODING) || !headers.contains_key(header::CONTENT_LENGTH));
-    assert!(headers.get_all(header::TRANSFER_ENCODING).iter().count() <= 1);
+    let Some((length, content)) = whole else { return };
+    assert!(length + content.len() <= request.len());
+    // What hyper reads of it.
+    let mut headers = [httparse::EMPTY_HEADER; 100];
+    let mut parsed = httparse::Request::new(&mut headers);
+    assert!(parsed.parse(&request[..*length]).is_ok_and(|status| status.is_complete()));
+    let values = |name: &str| -> Vec<&[u8]> {
+        parsed
+            .headers
+            .iter()
+            .filter(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value)
+            .collect()
+    };
+    let (lengths, encodings) = (values("content-length"), values("transfer-encoding"));
+    assert!(encodings.len() <= 1 && (encodings.is_empty() || lengths.is_empty()));
+    assert!(encodings.iter().all(|encoding| encoding.eq_ignore_ascii_case(b"chunked")));
     // What is passed on is one line.
-    assert!(uri.path_and_query().is_none_or(|target| !target.as_str().contains(['\r', '\n', ' '])));
-    assert!(headers.values().all(|value| !value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))));
+    assert!(parsed.path.is_none_or(|target| !target.contains(['\r', '\n', ' '])));
+    assert!(parsed.headers.iter().all(|header| !header.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))));
 }
 
-/// The method, the target, the headers and the content of a request that arrives in these parts, as far as they are there.
-type Asked = Option<(http::Method, http::Uri, HeaderMap, Vec<u8>)>;
-
-fn asked(parts: &[&[u8]]) -> Result<Asked, String> {
+/// The length of a request's head and its content, as far as they are there, when it arrives in these parts.
+fn checked(parts: &[&[u8]]) -> Result<Option<(usize, Vec<u8>)>, String> {
     let (mut read, mut head, mut content) = (Bytes::new(), None::<RequestHead>, Vec::new());
     for part in parts {
         read = [&read[..], part].concat().into();
         if head.is_none() {
-            head = read_request(&mut read).map_err(|error| error.to_string())?;
+            head = check_head(&read).map_err(|error| error.to_string())?;
+            if let Some(head) = &head {
+                read = read.slice(head.length..);
+            }
         }
         let Some(RequestHead { framing, .. }) = &mut head else { continue };
         while let Some(data) = framing.next(&mut read).map_err(|error| error.to_string())? {
             content.extend_from_slice(&data);
         }
     }
-    let request = head.map(|head| head.request);
-    Ok(request.map(|request| (request.method, request.uri, request.headers, content)))
+    Ok(head.map(|head| (head.length, content)))
 }
 
 /// The status, the headers and the content of an answer that arrives in these parts, as far as they are there.

@@ -1,4 +1,6 @@
 use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -6,53 +8,55 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 
-use crate::http1::WireError;
+/// The body of a client's request as it arrives. Clones share it: one is read, others tell how far that is.
+#[derive(Clone)]
+pub struct Arriving(Rc<Shared>);
 
-/// A client's connection, as far as it is about the content of the request that is being answered.
-pub trait Upload {
-    /// The next of it; `None` at its end.
-    ///
-    /// # Errors
-    /// When the client has gone, or what comes is no content.
-    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, WireError>>;
-
-    /// How many bytes are still to come, if that is known.
-    fn left(&self) -> Option<u64>;
-
-    /// Whether more was wanted since this was asked.
-    fn take_wanted(&self) -> bool;
+struct Shared {
+    body: RefCell<Incoming>,
+    /// More was wanted since this was taken.
+    wanted: Cell<bool>,
 }
 
-/// The body of a client's request as it arrives.
-#[derive(Clone)]
-pub struct Arriving(Rc<dyn Upload>);
-
 impl Arriving {
-    /// What comes over this connection.
-    pub fn new(upload: Rc<dyn Upload>) -> Self {
-        Self(upload)
+    /// Shares a body.
+    pub fn new(body: Incoming) -> Self {
+        Self(Rc::new(Shared { body: RefCell::new(body), wanted: Cell::new(false) }))
     }
 
-    /// Whether more of it was wanted since this was asked.
+    /// Whether more of it was wanted since this was last called.
     pub fn take_wanted(&self) -> bool {
-        self.0.take_wanted()
+        self.0.wanted.take()
+    }
+
+    /// Reads the rest and throws it away. Whether it came to its end.
+    pub async fn drain(mut self) -> bool {
+        loop {
+            match poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+                Some(Ok(_)) => (),
+                Some(Err(_)) => return false,
+                None => return true,
+            }
+        }
     }
 }
 
 impl Body for Arriving {
     type Data = Bytes;
-    type Error = WireError;
+    type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
-        self.0.poll_data(cx).map(|data| data.transpose().map(|data| data.map(Frame::data)))
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.0.wanted.set(true);
+        Pin::new(&mut *self.0.body.borrow_mut()).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.left() == Some(0)
+        self.0.body.borrow().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.left().map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.0.body.borrow().size_hint()
     }
 }

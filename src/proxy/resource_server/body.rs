@@ -166,12 +166,22 @@ impl Body {
 }
 
 impl Body {
-    /// For while the client takes nothing of it: ends it if it may not go on. If `stalled` is running, it wakes its task when that is so.
-    pub fn ends(&mut self, stalled: &mut Deadline) -> bool {
-        let Self::Upstream(body) = self else { return false };
-        body.watched.wake_with(stalled);
-        let cut = body.watched.cut();
-        cut.is_some_and(|cut| body.end::<()>(cut).is_ready())
+    /// Lets `deadline` watch the session and the token that the response depends on.
+    pub fn watch(&self, deadline: &mut Deadline) {
+        if let Self::Upstream(body) = self {
+            body.watched.wake_with(deadline);
+        }
+    }
+}
+
+impl Drop for UpstreamBody {
+    /// A client that takes nothing may have kept it from being read when its session ended.
+    fn drop(&mut self) {
+        if self.lease.is_some()
+            && let Some(cut) = self.watched.cut()
+        {
+            let _ = self.end::<()>(cut);
+        }
     }
 }
 

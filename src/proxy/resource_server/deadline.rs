@@ -126,6 +126,24 @@ impl Deadline {
         self.watched = watched;
     }
 
+    /// Undoes [`Self::watch`].
+    pub fn unwatch(&mut self) {
+        if let Some(key) = self.key
+            && let Some(waiting) = self.all.waiting.borrow_mut().get_mut(key)
+        {
+            waiting.watched = None;
+        }
+        self.watched = None;
+    }
+
+    /// Whether what it watches is over, or this process ends.
+    pub fn is_over(&self) -> bool {
+        let now = self.all.time();
+        let watched = self.watched.as_ref();
+        watched
+            .is_some_and(|(session, until)| !session.admits(now) || now.as_second() >= *until || self.all.is_closed())
+    }
+
     /// If it runs, it runs anew from now on.
     pub fn restart(&mut self, limit: Duration) {
         if let Some(key) = self.key {

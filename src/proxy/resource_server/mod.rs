@@ -24,7 +24,7 @@ mod verified;
 mod watched;
 
 pub use answers::{busy, invalid_request, refuse_body, without_host};
-pub use arriving::{Arriving, Upload};
+pub use arriving::Arriving;
 pub use body::{Body, BoxError};
 pub use context::ResourceServer;
 #[cfg(test)]

@@ -15,6 +15,8 @@ use super::{
     deadline::{Deadline, Deadlines},
 };
 
+use crate::error_chain::error_chain;
+
 /// A client that waits has to send so many bytes before it may wait for as long again: one byte now and then is no progress.
 const PROGRESS: usize = 1024;
 
@@ -39,7 +41,7 @@ pub enum RequestBodyError {
     #[error("the request's body does not go on")]
     TooSlow,
     /// The client broke off, or does not keep to HTTP.
-    #[error("the request's body breaks off: {0}")]
+    #[error("the request's body breaks off: {}", error_chain(&**.0))]
     Broken(#[source] BoxError),
 }
 

@@ -1,7 +1,6 @@
 //! From a configuration to a running proxy, and from a signal to its end.
 
 mod cleanup;
-mod drain;
 mod health;
 pub(super) mod proxy;
 mod reload;

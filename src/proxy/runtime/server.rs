@@ -1,10 +1,10 @@
 //! The data plane's listener. Ours, because `axum::serve` fixes runtime and bodies: every worker is a thread with a
 //! current-thread runtime and its own upstream connections, and accepted connections are dealt to the workers in turn.
 
-mod connection;
-mod downstream;
-pub mod head;
-mod reply;
+mod client_io;
+mod exchange;
+pub mod request_head;
+mod service;
 
 use std::{
     io,
@@ -24,11 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{
-    connection::{Serving, connection},
-    reply::Date,
-};
-use super::drain::Drain;
+use self::service::{Serving, serve_client};
 use crate::proxy::{
     resource_server::{Forwarder, ForwarderError, PRUNE, TICK, Worker, memory_limit},
     runtime::proxy::Proxy,
@@ -89,6 +85,7 @@ pub async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let count = proxy.config.workers.unwrap_or_else(default_workers);
     let most = proxy.config.connections.unwrap_or_else(most_connections);
+    let permits = Arc::new(Semaphore::new(most));
     let forwarder = Arc::new(Forwarder::new(&proxy.config, proxy.resource_server())?);
     let mut workers = Vec::with_capacity(count);
     let mut done = Vec::with_capacity(count);
@@ -97,7 +94,7 @@ pub async fn serve(
         let (begun, begin) = oneshot::channel();
         let (finished, finish) = oneshot::channel();
         let (forwarder, router) = (forwarder.clone(), router.clone());
-        let leaving = leaving.clone();
+        let (leaving, permits) = (leaving.clone(), permits.clone());
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             // Does not leave its thread, so its tasks need not either.
             let runtime =
@@ -108,7 +105,7 @@ pub async fn serve(
             };
             let _ = begun.send(is_there);
             if let Some(runtime) = runtime {
-                runtime.block_on(work(forwarder, router, connections, leaving));
+                runtime.block_on(work(forwarder, router, connections, permits, leaving));
             }
             // Gone when the worker panics; then the receiver sees it.
             let _ = finished.send(());
@@ -119,7 +116,7 @@ pub async fn serve(
     }
     let accepted = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        error = accept(&listener, &workers, most) => Err(error),
+        error = accept(&listener, &workers, &permits, most) => Err(error),
     };
     // The backlog of the kernel is refused rather than left waiting.
     drop((listener, workers));
@@ -140,14 +137,19 @@ fn most_connections() -> usize {
 }
 
 /// Deals connections in turn until a worker is gone; refuses those that are more than `most` at once.
-async fn accept(listener: &tokio::net::TcpListener, workers: &[mpsc::Sender<Accepted>], most: usize) -> ServeError {
-    let (open, refusals) = (Arc::new(Semaphore::new(most)), Arc::new(Semaphore::new(REFUSALS)));
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    workers: &[mpsc::Sender<Accepted>],
+    permits: &Arc<Semaphore>,
+    most: usize,
+) -> ServeError {
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     let mut was_full = false;
     for worker in workers.iter().cycle() {
         let accepted = loop {
             match listener.accept().await.and_then(|(stream, address)| Ok((stream.into_std()?, address))) {
                 Ok((stream, address)) => {
-                    let permit = open.clone().try_acquire_owned();
+                    let permit = permits.clone().try_acquire_owned();
                     let is_refused = permit.is_err();
                     if is_refused && !was_full {
                         tracing::warn!(most, "connection limit reached: further connections are refused");
@@ -177,11 +179,14 @@ async fn work(
     forwarder: Arc<Forwarder>,
     router: Router,
     mut connections: mpsc::Receiver<Accepted>,
+    permits: Arc<Semaphore>,
     leaving: CancellationToken,
 ) {
     let worker = Rc::new(Worker::new(forwarder));
-    let (open, drain) = (TaskTracker::new(), Rc::new(Drain::default()));
-    let serving = Serving { worker: worker.clone(), router, drain: drain.clone(), date: Date::default() };
+    let (open, draining) = (TaskTracker::new(), CancellationToken::new());
+    // Of its own: connections of other workers would wait for the same lock.
+    let leaving = leaving.child_token();
+    let serving = Serving::new(worker.clone(), router, permits, leaving.clone(), draining.clone());
     let serving = Rc::new(serving);
     tokio::task::spawn_local(tick(worker.clone()));
     let told = worker.clone();
@@ -195,13 +200,13 @@ async fn work(
         tokio::select! {
             accepted = connections.recv() => {
                 let Some(accepted) = accepted else { break };
-                open.spawn_local(connection(accepted, serving.clone()));
+                open.spawn_local(serve_client(accepted, serving.clone()));
             }
             _ = prune.tick() => worker.pool.prune(),
         }
     }
     open.close();
-    drain.begin();
+    draining.cancel();
     if tokio::time::timeout(worker.forwarder.drain(), open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "drain timeout reached: closing open connections");
         worker.deadlines.close();

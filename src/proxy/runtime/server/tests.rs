@@ -1,5 +1,6 @@
 mod draining;
 mod forwarding;
+mod http2;
 mod limits;
 mod mcp;
 mod metrics;

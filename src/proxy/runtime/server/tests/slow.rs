@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::proxy::{resource_server::SILENCE, runtime::server::head::MAX_HEAD};
+use crate::proxy::{resource_server::SILENCE, runtime::server::request_head::MAX_HEAD};
 
 /// As little as a resource may say.
 const SOON: &str = "1s";

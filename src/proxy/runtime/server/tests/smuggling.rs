@@ -172,10 +172,11 @@ async fn c7_other_versions_and_protocols_do_not_reach_the_upstream() {
     ] {
         check(name, request, fate).await;
     }
-    // Its preface is a request that is followed by something else.
+    // After the preface of HTTP/2 an HTTP/1 request is no frame.
     let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
-    exchange(&bed, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    assert_eq!(recorder.text(), "");
+    let valid = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", bed.token());
+    let answers = exchange(&bed, format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{valid}{LAST}").as_bytes()).await;
+    assert_eq!((recorder.text().as_str(), statuses(&answers)), ("", Vec::new()));
 }
 
 #[tokio::test]

@@ -1,0 +1,207 @@
+use std::{net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
+
+use axum::Router;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST},
+    request::Parts,
+};
+use http_body::Body as _;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::server::conn::auto::Builder;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{
+    Accepted,
+    client_io::{ClientConnection, ClientIo, Refused},
+    exchange::{Exchange, Gone, ResponseBody, StreamExecutor},
+    request_head::{MAX_HEAD, MAX_HEADERS},
+};
+use crate::error_chain::error_chain;
+use crate::proxy::{
+    authorization_server::http::MAX_BODY,
+    client_ip::Peer,
+    resource_server::{
+        Arriving, Body, PROBE, PROBES, RequestBody, SILENCE, Worker, busy, forward, invalid_request, refuse_body,
+        without_host,
+    },
+};
+
+/// Maximum concurrent requests of an HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+
+/// Bytes that a client may send of an HTTP/2 request, and of all requests of a connection, before they are read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// Bytes that are kept of an HTTP/2 response until the client takes them.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// What the connections of a worker share.
+pub struct Serving {
+    pub worker: Rc<Worker>,
+    pub router: Router,
+    /// Permits for connections, and for further requests of HTTP/2 connections.
+    pub permits: Arc<Semaphore>,
+    /// Each response is the last of its connection.
+    pub leaving: CancellationToken,
+    /// Idle connections end.
+    pub draining: CancellationToken,
+    http: Builder<StreamExecutor>,
+    streams: StreamExecutor,
+}
+
+impl Serving {
+    pub fn new(
+        worker: Rc<Worker>,
+        router: Router,
+        permits: Arc<Semaphore>,
+        leaving: CancellationToken,
+        draining: CancellationToken,
+    ) -> Self {
+        let streams = StreamExecutor::default();
+        let mut http = Builder::new(streams.clone());
+        // Time limits on reading are those of `ClientConnection`.
+        http.http1().header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD + 1024);
+        http.http2()
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER);
+        Self { worker, router, permits, leaving, draining, http, streams }
+    }
+}
+
+/// Serves a client until its connection ends.
+pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
+    let Accepted { stream, address, is_refused, _permit } = accepted;
+    let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES);
+    let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+    let Ok(stream) = prepared.and_then(|()| tokio::net::TcpStream::from_std(stream)) else { return };
+    let refused = is_refused.then_some(Refused::Busy);
+    let connection = Rc::new(ClientConnection::new(stream, serving.worker.clone(), refused));
+    let peer = Rc::new(Peer::new(address));
+    let service = service_fn(|request: Request<Incoming>| {
+        let is_further = connection.begin() > 0;
+        let permit = if is_further { Some(serving.permits.clone().try_acquire_owned()) } else { None };
+        let (is_shed, permit) = (matches!(permit, Some(Err(_))), permit.and_then(Result::ok));
+        let exchange = Exchange::new(connection.clone(), serving.worker.clone(), permit);
+        if request.version() == Version::HTTP_2 {
+            serving.streams.prepare(exchange.clone());
+        }
+        respond(request, exchange, peer.clone(), serving.clone(), is_shed)
+    });
+    let mut served = pin!(serving.http.serve_connection(ClientIo(connection.clone()), service));
+    let (mut is_leaving, mut is_draining) = (false, false);
+    let served = loop {
+        tokio::select! {
+            biased;
+            served = served.as_mut() => break served,
+            () = serving.leaving.cancelled(), if !is_leaving => is_leaving = true,
+            () = serving.draining.cancelled(), if !is_draining => {
+                is_draining = true;
+                connection.drain();
+            }
+        }
+        // Over HTTP/1 the last response says so, lest a request arrives at a connection that is being closed.
+        if connection.is_http2() {
+            served.as_mut().graceful_shutdown();
+        }
+    };
+    match served {
+        Ok(()) => connection.close().await,
+        Err(error) => {
+            tracing::debug!(error = error_chain(&*error), peer = %address, "connection failed");
+            connection.abort();
+        }
+    }
+}
+
+/// Answers a request.
+async fn respond(
+    request: Request<Incoming>,
+    exchange: Rc<Exchange>,
+    peer: Rc<Peer>,
+    serving: Rc<Serving>,
+    is_shed: bool,
+) -> Result<Response<ResponseBody>, Gone> {
+    let (head, body) = request.into_parts();
+    let (version, is_head) = (head.version, head.method == Method::HEAD);
+    let (connection, body) = (&exchange.connection, Arriving::new(body));
+    let refused = connection.take_refused();
+    let mut response = match refused {
+        Some(Refused::Busy) => busy(),
+        Some(Refused::Head(refusal)) => invalid_request(refusal.status(), &refusal.to_string()),
+        None if is_shed => busy(),
+        None => {
+            let answered = pin!(answer(head, body.clone(), &peer, &serving));
+            connection.unless_gone(answered).await.ok_or(Gone)?
+        }
+    };
+    response.headers_mut().remove(CONNECTION);
+    if !is_head && status_has_content(response.status()) {
+        // hyper writes the length that the body has.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    if version < Version::HTTP_2 {
+        // While the upstream answers, it may still get the rest of the request.
+        let is_whole = !matches!(response.body(), Body::Upstream(_)) || response.body().is_end_stream();
+        let is_unread = is_whole && !body.is_end_stream() && !(connection.has_all_content() && body.drain().await);
+        let is_last = version == Version::HTTP_10 || refused.is_some() || is_unread || serving.worker.leaving.get();
+        if is_last {
+            response.headers_mut().insert(CONNECTION, const { HeaderValue::from_static("close") });
+        }
+    }
+    // An HTTP/1.0 client knows the end of such a response by that of the connection.
+    connection.end_delimits(version == Version::HTTP_10 && response.body().size_hint().exact().is_none());
+    Ok(response.map(|body| exchange.respond(body)))
+}
+
+fn status_has_content(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+async fn answer(mut head: Parts, body: Arriving, peer: &Peer, serving: &Serving) -> Response<Body> {
+    let worker = &*serving.worker;
+    if !names_its_host(&head) {
+        without_host()
+    } else if worker.forwarder.is_endpoint(head.uri.path()) {
+        forward(&mut head, body, peer, worker).await
+    } else {
+        Box::pin(answer_here(head, body, peer.address, serving)).await
+    }
+}
+
+/// Whether a request names its host once; HTTP/1.0 may leave it out (RFC 9112 §3.2), HTTP/2 has `:authority` (RFC 9113 §8.3.1). The
+/// proxy does not use it, but a gateway before it may have used the other one.
+fn names_its_host(head: &Parts) -> bool {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match hosts.next() {
+        Some(_) => hosts.next().is_none(),
+        None => head.version == Version::HTTP_10 || head.version == Version::HTTP_2 && head.uri.authority().is_some(),
+    }
+}
+
+/// A response of the authorization server. Its requests are small and come at once, or not at all.
+async fn answer_here(head: Parts, body: Arriving, peer: SocketAddr, serving: &Serving) -> Response<Body> {
+    let Serving { worker, router, .. } = serving;
+    let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_patience());
+    let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
+        Ok(body) => body.whole().await,
+        Err(error) => Err(error),
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return refuse_body(&error),
+    };
+    let mut request = Request::from_parts(head, axum::body::Body::from(body));
+    request.extensions_mut().insert(peer);
+    match router.clone().oneshot(request).await {
+        Ok(response) => response.map(Body::Axum),
+        Err(never) => match never {},
+    }
+}

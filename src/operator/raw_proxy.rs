@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn unparsable_resource_keeps_its_metadata() {
-        for (spec, says) in [
+        for (spec, expected) in [
             (json!({"publicURL": 1}), "expected"),
             (json!({"of": "another version"}), "unknown field `of`"),
             (Value::Null, "invalid type: null"),
@@ -84,7 +84,7 @@ mod tests {
             let raw: RawProxy = serde_json::from_value(sent).unwrap();
             assert_eq!(raw.meta().name.as_deref(), Some("mcp"));
             let error = raw.parse().unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

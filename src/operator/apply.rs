@@ -26,17 +26,17 @@ use super::{
 };
 use crate::api::OnePasswordItem;
 
-/// A Deployment as the API server has it now, without what we asked for.
+/// A Deployment of the API server with its status and without its spec.
 pub(super) type LiveDeployment = Object<NotUsed, DeploymentStatus>;
 
 /// The result of [`apply`].
 #[derive(Clone, Debug)]
 pub(super) enum Applied {
-    /// Somebody else has names of children, so nothing was written.
+    /// Objects of other owners have names of children, so nothing was written.
     NameConflicts(Vec<NameConflict>),
     /// All children are applied.
     Everything {
-        /// The Deployment after that.
+        /// The Deployment after the apply.
         deployment: Box<LiveDeployment>,
         /// False: the resource wants a `OnePasswordItem`, and the cluster does not serve that kind.
         one_password_served: bool,
@@ -45,9 +45,9 @@ pub(super) enum Applied {
     },
 }
 
-/// Writes the children by server-side apply, creates or rotates the keys and prunes. Applying what is there already
-/// changes nothing, not even a resourceVersion; so there is no comparison of ours, which would have to know the API server's
-/// defaults and its spelling of quantities.
+/// Writes the children by server-side apply, creates or rotates the signing keys, and prunes. There is no comparison with the
+/// live objects: applying an unchanged object changes nothing, not even its resourceVersion, and a comparison would have to
+/// know the API server's defaults and its normal form of quantities.
 pub(super) async fn apply(
     client: &Client,
     proxy: &ValidatedProxy,
@@ -58,36 +58,36 @@ pub(super) async fn apply(
     if !conflicts.is_empty() {
         return Ok(Applied::NameConflicts(conflicts));
     }
-    // No `..`: a new kind of child must not be forgotten.
+    // No `..`: a new kind of child must cause a compile error here.
     let Children { key_secret, service_account, role_binding, config_map, one_password_item, service, deployment } =
         children;
-    let step = Step { client, proxy };
+    let writer = Writer { client, proxy };
     match key_secret {
-        Some(KeySecretChange::Create(secret)) => step.create(secret).await?,
-        Some(KeySecretChange::Rotate(secret)) => step.rotate(secret).await?,
+        Some(KeySecretChange::Create(secret)) => writer.create(secret).await?,
+        Some(KeySecretChange::Rotate(secret)) => writer.rotate(secret).await?,
         None => (),
     }
-    step.apply(service_account).await?;
-    step.apply(role_binding).await?;
-    step.apply(config_map).await?;
+    writer.apply(service_account).await?;
+    writer.apply(role_binding).await?;
+    writer.apply(config_map).await?;
     if let Some(item) = one_password_item
         && existing.one_password_served
     {
-        step.apply(item).await?;
+        writer.apply(item).await?;
     }
-    step.apply(service).await?;
-    // The pods come last: a changed ConfigMap has to be there before they start.
+    writer.apply(service).await?;
+    // The Deployment comes last: its pods read the ConfigMap when they start.
     let kind = ApiResource::erase::<Deployment>(&());
     let deployments: Api<LiveDeployment> = Api::namespaced_with(client.clone(), &proxy.namespace, &kind);
     let deployment = Box::new(apply_to(&deployments, &kind, &deployment.name_any(), value(deployment)?).await?);
-    // The 1Password operator deletes the Secret with the item. The item stays until the new Secret can be mounted, because
-    // running pods may have to restart, and as long as the resource names that very Secret.
+    // The 1Password operator deletes the Secret with the item. The item stays until the new Secret is complete, because
+    // running pods may restart, and as long as the resource refers to the item's Secret.
     let is_in_use = proxy.credentials_secret() == proxy.name;
     if let Some(uid) = &existing.surplus_item
         && !is_in_use
         && existing.credentials == Credentials::Complete
     {
-        step.prune(&ApiResource::erase::<OnePasswordItem>(&()), &proxy.name, uid).await?;
+        writer.prune(&ApiResource::erase::<OnePasswordItem>(&()), &proxy.name, uid).await?;
     }
     Ok(Applied::Everything {
         deployment,
@@ -96,14 +96,14 @@ pub(super) async fn apply(
     })
 }
 
-struct Step<'a> {
+struct Writer<'a> {
     client: &'a Client,
     proxy: &'a ValidatedProxy,
 }
 
-impl Step<'_> {
-    /// Objects of a kind. Of an answer only the metadata is read, and the kind is a value: the code that reads whole objects
-    /// is large, and so is all of it once more for each kind.
+impl Writer<'_> {
+    /// The API of a kind. Only the metadata of a response is parsed, and the kind is a value and not a type parameter: both
+    /// keep the binary small.
     fn api(&self, kind: &ApiResource) -> Api<PartialObjectMeta<DynamicObject>> {
         Api::namespaced_with(self.client.clone(), &self.proxy.namespace, kind)
     }
@@ -113,7 +113,7 @@ impl Step<'_> {
         apply_to(&self.api(&kind), &kind, &child.name_any(), value(child)?).await.map(drop)
     }
 
-    /// Creates a Secret that is not applied afterwards: the second of two writers gets 409, and the first one's Secret stays.
+    /// Creates a Secret and never overwrites one: the second of two writers gets 409.
     async fn create(&self, secret: &Secret) -> Result<(), Error> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.proxy.namespace);
@@ -121,7 +121,7 @@ impl Step<'_> {
         created.map(drop).map_err(Error::kube(format!("create Secret {}", secret.name_any())))
     }
 
-    /// Writes rotated signing keys, unless somebody has written the Secret since it was read; then the next reconcile decides.
+    /// Writes rotated signing keys. If the Secret has changed since it was read, the next reconcile decides.
     async fn rotate(&self, rotated: &Secret) -> Result<(), Error> {
         let name = rotated.name_any();
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -135,21 +135,20 @@ impl Step<'_> {
         }
     }
 
-    /// Deletes a child that is no longer wanted, if it is still the object with this UID.
+    /// Deletes a child that the resource no longer needs, if the live object still has this UID.
     async fn prune(&self, kind: &ApiResource, name: &str, uid: &str) -> Result<(), Error> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
             ..DeleteParams::default()
         };
         match self.api(kind).delete(name, &parameters).await {
-            // Gone, or another object by now.
+            // Already deleted, or replaced by another object.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.code == 409 => Ok(()),
             other => other.map(drop).map_err(Error::kube(format!("delete {} {name}", kind.kind))),
         }
     }
 }
 
-/// Makes a child what it should be.
 async fn apply_to<A: Clone + Debug + DeserializeOwned>(
     api: &Api<A>,
     kind: &ApiResource,

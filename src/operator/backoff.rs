@@ -4,40 +4,40 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long to wait before a resource is looked at again: the longer it has been found unfinished, the longer, for each
-/// resource by itself. Counted in time and not in looks, because its children's events bring looks of their own.
+/// Retry delay of each unsettled resource: as long as it has been unsettled, within limits. It depends on time and not on the
+/// number of reconciles, because events of children trigger further reconciles.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(Mutex<HashMap<String, Since>>);
+pub(super) struct Backoff(Mutex<HashMap<String, Unsettled>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Since {
+struct Unsettled {
     generation: Option<i64>,
-    unfinished: Instant,
+    since: Instant,
 }
 
-const FIRST: Duration = Duration::from_secs(2);
-const LONGEST: Duration = Duration::from_secs(60);
+const MIN_DELAY: Duration = Duration::from_secs(2);
+const MAX_DELAY: Duration = Duration::from_secs(60);
 
 impl Backoff {
-    /// The wait before the next look, at `now`, at the resource with this uid. A changed one begins anew.
-    pub(super) fn next(&self, uid: &str, generation: Option<i64>, now: Instant) -> Duration {
+    /// Delay until the next reconcile of the resource with this UID. A new generation resets it.
+    pub(super) fn next_delay(&self, uid: &str, generation: Option<i64>, now: Instant) -> Duration {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = Since { generation, unfinished: now };
-        let since = all.entry(uid.to_owned()).or_insert(begun);
-        if since.generation != generation {
-            *since = begun;
+        let started = Unsettled { generation, since: now };
+        let entry = all.entry(uid.to_owned()).or_insert(started);
+        if entry.generation != generation {
+            *entry = started;
         }
-        now.duration_since(since.unfinished).clamp(FIRST, LONGEST)
+        now.duration_since(entry.since).clamp(MIN_DELAY, MAX_DELAY)
     }
 
-    /// The resource is as it should be.
-    pub(super) fn forget(&self, uid: &str) {
+    /// Resets the delay of a settled resource.
+    pub(super) fn reset(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    /// Only these resources are left: whatever is kept of others goes.
-    pub(super) fn keep(&self, left: impl Fn(&str) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| left(uid));
+    /// Removes the entries of deleted resources.
+    pub(super) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| exists(uid));
     }
 }
 
@@ -47,29 +47,29 @@ mod tests {
 
     #[test]
     fn backoff_grows_to_a_limit_and_resets_on_success() {
-        let (backoff, begun) = (Backoff::default(), Instant::now());
-        let after = |seconds| backoff.next("a", Some(1), begun + Duration::from_secs(seconds)).as_secs();
+        let (backoff, start) = (Backoff::default(), Instant::now());
+        let after = |seconds| backoff.next_delay("a", Some(1), start + Duration::from_secs(seconds)).as_secs();
         assert_eq!([0, 0, 0, 1, 5, 30, 100].map(after), [2, 2, 2, 2, 5, 30, 60]);
-        backoff.forget("a");
+        backoff.reset("a");
         assert_eq!(after(100), 2);
     }
 
     #[test]
     fn changed_generation_resets_backoff() {
-        let (backoff, begun) = (Backoff::default(), Instant::now());
-        let later = begun + LONGEST;
-        backoff.next("a", Some(1), begun);
-        assert_eq!(backoff.next("a", Some(1), later), LONGEST);
-        assert_eq!(backoff.next("a", Some(2), later), FIRST);
+        let (backoff, start) = (Backoff::default(), Instant::now());
+        let later = start + MAX_DELAY;
+        backoff.next_delay("a", Some(1), start);
+        assert_eq!(backoff.next_delay("a", Some(1), later), MAX_DELAY);
+        assert_eq!(backoff.next_delay("a", Some(2), later), MIN_DELAY);
     }
 
     #[test]
     fn backoff_is_per_resource_and_forgets_deleted_ones() {
-        let (backoff, begun) = (Backoff::default(), Instant::now());
-        backoff.next("a", Some(1), begun);
-        backoff.keep(|uid| uid != "a");
-        let later = begun + LONGEST;
-        assert_eq!(backoff.next("a", Some(1), later), FIRST);
-        assert_eq!(backoff.next("b", Some(1), later), FIRST);
+        let (backoff, start) = (Backoff::default(), Instant::now());
+        backoff.next_delay("a", Some(1), start);
+        backoff.retain(|uid| uid != "a");
+        let later = start + MAX_DELAY;
+        assert_eq!(backoff.next_delay("a", Some(1), later), MIN_DELAY);
+        assert_eq!(backoff.next_delay("b", Some(1), later), MIN_DELAY);
     }
 }

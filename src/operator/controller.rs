@@ -23,13 +23,13 @@ use super::{
     apply::apply,
     backoff::Backoff,
     build::build,
-    conditions::Findings,
+    conditions::ObservedState,
     error::Error,
     fetch::fetch,
     health::Health,
     metrics::Metrics,
+    raw_proxy::RawProxy,
     status::{self, McpOAuthProxyRef},
-    unread::Unread,
     validate::{ValidatedProxy, validate},
     watch,
 };
@@ -49,7 +49,6 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// without closing the connection would never end.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What every reconcile needs.
 struct Context {
     client: Client,
     settings: Settings,
@@ -61,7 +60,7 @@ struct Context {
 /// Runs the controller until `shutdown`; reconciles in progress are finished.
 ///
 /// # Errors
-/// When there is no cluster to be found, or the health port cannot be opened.
+/// When there is no cluster configuration, or the health port cannot be opened.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let config =
         kube::Config::infer().await.map_err(|error| Error::Config(Box::new(kube::Error::InferConfig(error))))?;
@@ -70,7 +69,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let health = Arc::new(Health::new(metrics.clone()));
     health.clone().serve(options.health_listen)?;
 
-    let (store, writer) = reflector::store::<Unread>();
+    let (store, writer) = reflector::store::<RawProxy>();
     let all = store.clone();
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.into(), instance: None }),
@@ -90,8 +89,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
             if let Err(controller::Error::ObjectNotFound(_)) = result {
-                let left: HashSet<String> = all.state().iter().filter_map(|object| object.meta().uid.clone()).collect();
-                context.backoff.keep(|uid| left.contains(uid));
+                let existing: HashSet<String> =
+                    all.state().iter().filter_map(|object| object.meta().uid.clone()).collect();
+                context.backoff.retain(|uid| existing.contains(uid));
             }
             future::ready(())
         })
@@ -100,8 +100,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     Ok(())
 }
 
-/// One reconcile, with a deadline and timed.
-async fn reconcile(object: Arc<Unread>, context: Arc<Context>) -> Result<Action, Error> {
+/// Runs one reconcile with a deadline and measures its duration.
+async fn reconcile(object: Arc<RawProxy>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
     let deadline = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile_resource(&object, &context));
     let result = deadline.await.unwrap_or(Err(Error::Timeout));
@@ -110,70 +110,70 @@ async fn reconcile(object: Arc<Unread>, context: Arc<Context>) -> Result<Action,
 }
 
 /// validate -> fetch -> build -> apply -> `update_status`
-async fn reconcile_resource(object: &Unread, context: &Context) -> Result<Action, Error> {
+async fn reconcile_resource(object: &RawProxy, context: &Context) -> Result<Action, Error> {
     // The garbage collector deletes the children; applying them now would recreate them.
     if object.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let proxy = match read(object, &context.settings) {
+    let proxy = match parse(object, &context.settings) {
         Ok(proxy) => proxy,
         Err(message) => {
-            update_status(object, &Findings::invalid(&message), context).await?;
+            update_status(object, &ObservedState::invalid(&message), context).await?;
             return Ok(Action::await_change());
         }
     };
-    let findings = match reconcile_children(&proxy, context).await {
-        Ok(findings) => findings,
+    let observed = match reconcile_children(&proxy, context).await {
+        Ok(observed) => observed,
         Err(error) => return report_failure(object, error, context).await,
     };
-    update_status(object, &findings, context).await?;
-    Ok(next_action(object, &proxy, &findings, context))
+    update_status(object, &observed, context).await?;
+    Ok(next_action(object, &proxy, &observed, context))
 }
 
-/// The validated resource, or what is wrong with it.
-fn read(object: &Unread, settings: &Settings) -> Result<ValidatedProxy, String> {
-    match object.read() {
+/// Returns the validated resource, or the message for its status.
+fn parse(object: &RawProxy, settings: &Settings) -> Result<ValidatedProxy, String> {
+    match object.parse() {
         Ok(proxy) => validate(&proxy, settings).map_err(|error| error.to_string()),
-        Err(error) => Err(format!("this version of the operator cannot read the resource: {error}")),
+        Err(error) => Err(format!("this version of the operator cannot parse the resource: {error}")),
     }
 }
 
 /// fetch -> build -> apply
-async fn reconcile_children(proxy: &ValidatedProxy, context: &Context) -> Result<Findings, Error> {
+async fn reconcile_children(proxy: &ValidatedProxy, context: &Context) -> Result<ObservedState, Error> {
     let existing = fetch(&context.client, proxy).await?;
     let children = build(proxy, &existing.signing_keys, Timestamp::now())?;
     let applied = apply(&context.client, proxy, &children, &existing).await?;
-    Ok(Findings::of(proxy, &existing.credentials, &applied, &existing.pods))
+    Ok(ObservedState::of(proxy, &existing.credentials, &applied, &existing.pods))
 }
 
-/// Puts an error that the resource's author can mend into the status. Others are retried with backoff.
-async fn report_failure(object: &Unread, error: Error, context: &Context) -> Result<Action, Error> {
-    if let Some(message) = error.refusal() {
-        update_status(object, &Findings::invalid(&message), context).await?;
-        // The API server would refuse the same children again.
+/// Reports an error that a user can fix in the status. Other errors are retried with backoff.
+async fn report_failure(object: &RawProxy, error: Error, context: &Context) -> Result<Action, Error> {
+    if let Some(message) = error.rejection() {
+        update_status(object, &ObservedState::invalid(&message), context).await?;
+        // The API server would reject the same children again.
         context.metrics.failed(error.category());
         return Ok(Action::requeue(resync_interval(object)));
     }
     if let Some(message) = error.forbidden() {
-        update_status(object, &Findings::forbidden(&message), context).await?;
+        update_status(object, &ObservedState::forbidden(&message), context).await?;
     }
     Err(error)
 }
 
-/// When to reconcile again if no watch says so earlier.
-fn next_action(object: &Unread, proxy: &ValidatedProxy, findings: &Findings, context: &Context) -> Action {
-    if findings.needs_another_look() {
+/// When to reconcile again if no watch event comes earlier.
+fn next_action(object: &RawProxy, proxy: &ValidatedProxy, observed: &ObservedState, context: &Context) -> Action {
+    if observed.needs_retry() {
         return Action::requeue(next_retry(object, context));
     }
-    context.backoff.forget(object.meta().uid.as_deref().unwrap_or_default());
+    context.backoff.reset(object.meta().uid.as_deref().unwrap_or_default());
     let resync = resync_interval(object);
     // No watch covers what pods report.
     let queries_pods = proxy.config.identity_provider.rechecks();
     Action::requeue(if queries_pods { resync.min(POD_QUERY_INTERVAL) } else { resync })
 }
 
-/// Writes the status, and an event when `Ready` has another reason than before.
-async fn update_status(object: &Unread, findings: &Findings, context: &Context) -> Result<(), Error> {
+/// Writes the status, and an event when the status or reason of `Ready` changes.
+async fn update_status(object: &RawProxy, observed: &ObservedState, context: &Context) -> Result<(), Error> {
     let meta = object.meta();
     let reference = McpOAuthProxyRef {
         namespace: object.namespace().unwrap_or_default(),
@@ -181,10 +181,10 @@ async fn update_status(object: &Unread, findings: &Findings, context: &Context) 
         uid: meta.uid.clone(),
         generation: meta.generation,
     };
-    if !status::update(&context.client, &reference, findings).await? {
+    if !status::update(&context.client, &reference, observed).await? {
         return Ok(());
     }
-    let (ready, reason, message) = findings.summary();
+    let (ready, reason, message) = observed.summary();
     tracing::info!(namespace = reference.namespace, name = reference.name, ready, reason, message, "status changed");
     let event = Event {
         type_: if ready { EventType::Normal } else { EventType::Warning },
@@ -195,27 +195,26 @@ async fn update_status(object: &Unread, findings: &Findings, context: &Context) 
     };
     let mut regarding = ObjectRef::<McpOAuthProxy>::new(&reference.name).within(&reference.namespace);
     regarding.extra.uid = reference.uid;
-    // Nobody's login depends on an event.
+    // Events are informational: a failed write must not fail the reconcile.
     if let Err(error) = context.recorder.publish(&event, &regarding.into()).await {
-        tracing::debug!(%error, "an event was not written");
+        tracing::debug!(%error, "cannot write an event");
     }
     Ok(())
 }
 
-/// The backoff of a resource that is not settled.
-fn next_retry(object: &Unread, context: &Context) -> Duration {
+fn next_retry(object: &RawProxy, context: &Context) -> Duration {
     let meta = object.meta();
-    context.backoff.next(meta.uid.as_deref().unwrap_or_default(), meta.generation, Instant::now())
+    context.backoff.next_delay(meta.uid.as_deref().unwrap_or_default(), meta.generation, Instant::now())
 }
 
 /// The resync interval of a settled resource, spread so that not all are due at once.
-fn resync_interval(object: &Unread) -> Duration {
+fn resync_interval(object: &RawProxy) -> Duration {
     let spread = object.meta().uid.as_deref().unwrap_or_default().bytes().fold(0_u8, u8::wrapping_add);
     RESYNC_INTERVAL + RESYNC_INTERVAL * u32::from(spread) / (3 * 256)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
-fn retry(object: Arc<Unread>, error: &Error, context: Arc<Context>) -> Action {
+fn retry(object: Arc<RawProxy>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.category());
     let wait = next_retry(&object, &context);
     tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, ?wait, "reconcile failed, retrying");

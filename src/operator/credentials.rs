@@ -7,26 +7,26 @@ use super::{
 };
 use crate::api::proxy::{ConfigMapKeyReference, SecretKeyReference};
 
-/// State of the Secrets that the pods mount. Their content never leaves this module.
+/// State of the Secrets and the `ConfigMap` that the pods mount. Their content never leaves this module.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Credentials {
-    /// Every key is there.
+    /// Every key exists.
     Complete,
-    /// There is no such Secret yet.
+    /// The Secret does not exist.
     NotFound,
     /// These keys are missing or empty.
     KeysMissing(Vec<String>),
-    /// A Secret that a client of `clients.static` refers to is not there, or has no such key: pods wait for it.
+    /// A Secret of a client in `clients.static`, or its key, does not exist. Pods wait for it.
     ClientSecretMissing(SecretKeyReference),
-    /// The `ConfigMap` that `identityProvider.caRef` names is not there, or has no such key: pods wait for it.
+    /// The `ConfigMap` of `identityProvider.caRef`, or its key, does not exist. Pods wait for it.
     CaMissing(ConfigMapKeyReference),
-    /// With a 1Password item: there is a Secret of the item's name that no item made. The 1Password operator would
-    /// overwrite it.
+    /// With a 1Password item: a Secret with the item's name exists that was not created from an item. The 1Password operator
+    /// would overwrite it.
     Foreign,
 }
 
-/// Reads the Secrets and the ConfigMap that the resource refers to: each by a `get` of its name, so that the operator needs
-/// neither `list` nor `watch` on Secrets.
+/// Reads the Secrets and the `ConfigMap` that the resource refers to. It only uses `get`, so that the operator needs neither
+/// `list` nor `watch` on Secrets.
 pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Credentials, Error> {
     let name = proxy.credentials_secret();
     let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);

@@ -3,47 +3,37 @@ use thiserror::Error;
 
 use crate::crypto::SigningKeysError;
 
-/// Why a pass over a resource, or the whole controller, cannot go on.
+/// Why a reconcile or the controller failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The API server said no, or could not be asked.
-    #[error("cannot {action}: {}", brief(.source))]
+    /// A request to the API server failed.
+    #[error("cannot {action}: {}", short_message(.source))]
     Kube {
-        /// What we were about to do.
+        /// The failed operation, as a verb phrase.
         action: String,
-        /// What came back.
         #[source]
         source: Box<kube::Error>,
     },
-    /// New signing keys could not be made.
-    #[error("cannot make signing keys: {0}")]
+    #[error("cannot create signing keys: {0}")]
     SigningKeys(#[from] SigningKeysError),
-    /// An object could not be written as YAML or JSON.
-    #[error("cannot write an object: {0}")]
+    #[error("cannot serialize an object: {0}")]
     Serialize(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// There is no way to reach a cluster.
-    #[error("cannot find out how to reach the cluster: {0}")]
+    #[error("no usable cluster configuration: {0}")]
     Config(#[source] Box<kube::Error>),
-    /// The health port cannot be opened.
     #[error("cannot listen for health checks at {address}: {source}")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// A pass did not end: the API server was asked and never answered.
-    #[error("the API server does not answer")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    /// The reconcile exceeded its deadline, because a request to the API server got no response.
+    #[error("the API server does not respond")]
     Timeout,
 }
 
 impl Error {
-    /// Wraps what came back from the API server; for `map_err`.
+    /// Wraps a kube error; for `map_err`.
     pub(super) fn kube(action: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         move |source| Self::Kube { action: action.into(), source: Box::new(source) }
     }
 
-    fn answer(&self) -> Option<&Status> {
+    fn api_status(&self) -> Option<&Status> {
         match self {
             Self::Kube { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => Some(status),
@@ -53,20 +43,20 @@ impl Error {
         }
     }
 
-    /// The API server has understood an object and will never take it: trying again changes nothing.
-    pub(super) fn refusal(&self) -> Option<String> {
-        self.answer().filter(|status| matches!(status.code, 400 | 422)).map(|status| status.message.clone())
+    /// The message if the API server rejected an object as invalid. A retry cannot succeed.
+    pub(super) fn rejection(&self) -> Option<String> {
+        self.api_status().filter(|status| matches!(status.code, 400 | 422)).map(|status| status.message.clone())
     }
 
-    /// We lack a permission, or the namespace is being deleted.
+    /// The message if the operator lacks a permission or the namespace is being deleted.
     pub(super) fn forbidden(&self) -> Option<String> {
-        self.answer().filter(|status| status.code == 403).map(|status| status.message.clone())
+        self.api_status().filter(|status| status.code == 403).map(|status| status.message.clone())
     }
 
-    /// A label for metrics; few and fixed.
+    /// The value of the metric label `category`.
     pub(super) fn category(&self) -> &'static str {
         match self {
-            Self::Kube { .. } => match self.answer().map(|status| status.code) {
+            Self::Kube { .. } => match self.api_status().map(|status| status.code) {
                 Some(400 | 422) => "refused",
                 Some(403) => "forbidden",
                 Some(409) => "conflict",
@@ -82,8 +72,8 @@ impl Error {
     }
 }
 
-/// kube prints the whole answer, twice; its message says all.
-fn brief(error: &kube::Error) -> String {
+/// Only the message of an API error: kube prints the whole response twice.
+fn short_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

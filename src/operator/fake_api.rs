@@ -1,5 +1,5 @@
-//! An API server for tests: objects by path in a map, and a journal of what was asked to be changed. It knows nothing of
-//! schemas or field ownership; what depends on those is tested against a real API server in e2e.
+//! A fake API server for tests: a map of objects by path and a journal of writes. It implements neither schemas nor field
+//! ownership; the e2e tests cover those with a real API server.
 
 use std::{
     collections::BTreeMap,
@@ -27,17 +27,17 @@ impl FakeApi {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let api = api.clone();
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
+            async move { Ok::<_, Infallible>(api.handle(request).await) }
         });
         Client::new(service, "default")
     }
 
-    /// Puts an object there, as somebody else would.
+    /// Stores an object without a journal entry.
     pub(super) fn put(&self, path: &str, object: Value) {
         self.0.lock().unwrap().objects.insert(path.to_owned(), object);
     }
 
-    /// Makes a kind known.
+    /// Makes discovery return a kind.
     pub(super) fn serve(&self, group_version: &str, plural: &str) {
         let list = json!({"groupVersion": group_version, "resources": [
             {"name": plural, "singularName": "", "namespaced": true, "kind": "", "verbs": []}]});
@@ -48,12 +48,12 @@ impl FakeApi {
         self.0.lock().unwrap().objects.get(path).cloned()
     }
 
-    /// What was asked to be changed since the last call, as `METHOD path`, and for a DELETE of which object only.
+    /// Write requests since the last call, as `METHOD path`, or `DELETE path with uid UID` for a delete with that precondition.
     pub(super) fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().writes)
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let mut state = self.0.lock().unwrap();
@@ -64,7 +64,7 @@ impl FakeApi {
         }
         let body_of_delete: Value = serde_json::from_slice(&body).unwrap_or_default();
         match body_of_delete["preconditions"]["uid"].as_str().filter(|_| parts.method == Method::DELETE) {
-            Some(uid) => state.writes.push(format!("DELETE {path} if its uid is {uid}")),
+            Some(uid) => state.writes.push(format!("DELETE {path} with uid {uid}")),
             None => state.writes.push(format!("{} {path}", parts.method)),
         }
         match parts.method {
@@ -86,12 +86,12 @@ impl FakeApi {
             Method::DELETE => {
                 state.objects.remove(&path).map_or_else(not_found, |object| respond(StatusCode::OK, &object))
             }
-            method => panic!("the operator never asks for {method}"),
+            method => panic!("unexpected method {method}"),
         }
     }
 }
 
-/// `stringData` is written and `data` is read.
+/// Moves `stringData` to `data`, as the API server does.
 fn store_secret_data(object: &mut Value) {
     use base64::{Engine, prelude::BASE64_STANDARD};
     if let Some(Value::Object(strings)) = object.as_object_mut().and_then(|object| object.remove("stringData")) {

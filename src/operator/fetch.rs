@@ -1,4 +1,4 @@
-//! Every read of a reconcile. What is read here is the cluster's state before this reconcile writes anything.
+//! All reads of a reconcile, before it writes anything.
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
@@ -17,30 +17,29 @@ use super::{
 };
 use crate::{api::OnePasswordItem, config::PodStatus};
 
-/// What the cluster has.
+/// The existing state of the cluster that a reconcile depends on.
 #[derive(Clone, Debug)]
 pub(super) struct Existing {
     pub(super) credentials: Credentials,
     pub(super) signing_keys: KeySecret,
-    /// Objects with a child's name that are not ours, other than Secrets.
+    /// Objects of other owners with a child's name, except Secrets.
     pub(super) conflicts: Vec<NameConflict>,
     /// False: the resource wants a `OnePasswordItem`, and the cluster does not serve that kind.
     pub(super) one_password_served: bool,
-    /// UID of our `OnePasswordItem` that the resource no longer wants.
+    /// UID of the resource's `OnePasswordItem` if the resource no longer needs it.
     pub(super) surplus_item: Option<String>,
-    /// What the pods report.
     pub(super) pods: Vec<PodStatus>,
 }
 
 impl Existing {
-    /// All names that belong to somebody else; nothing may be written then.
+    /// All name conflicts. If there is one, nothing may be written.
     pub(super) fn name_conflicts(&self, proxy: &ValidatedProxy) -> Vec<NameConflict> {
         let secret =
             |name: String, owner: Ownership| NameConflict { kind: Secret::kind(&()).into_owned(), name, owner };
         let mut conflicts = self.conflicts.clone();
         if self.credentials == Credentials::Foreign {
-            // An item of this name would make the 1Password operator overwrite the Secret.
-            let owner = Ownership::Foreign { owner: "somebody else".to_owned() };
+            // The 1Password operator would overwrite the Secret for an item of this name.
+            let owner = Ownership::Foreign { owner: "another owner".to_owned() };
             conflicts.push(secret(proxy.credentials_secret().to_owned(), owner));
         }
         if let KeySecret::Conflict(owner) = &self.signing_keys {
@@ -50,10 +49,10 @@ impl Existing {
     }
 }
 
-/// Reads what the cluster has of a resource.
+/// Reads the existing state of a resource's children, credentials and pods.
 ///
 /// # Errors
-/// When the API server does not answer.
+/// When a request to the API server fails.
 pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Existing, Error> {
     let mut conflicts = Vec::new();
     for (kind, name) in build::names(proxy)? {
@@ -83,15 +82,15 @@ async fn name_conflict(
     }))
 }
 
-/// Our item of a resource that has none any more, unless it is already being deleted.
+/// UID of an item that the resource still owns, unless it is already being deleted.
 async fn surplus_item(client: &Client, proxy: &ValidatedProxy) -> Result<Option<String>, Error> {
     let live = metadata(client, proxy, &ApiResource::erase::<OnePasswordItem>(&()), &proxy.name).await?;
     let ours = live.filter(|live| live.deletion_timestamp.is_none() && ownership(proxy, live) == Ownership::Ours);
     Ok(ours.and_then(|live| live.uid))
 }
 
-/// An object's metadata, from the API server. A kind that the cluster does not serve has no objects; its 404 differs from
-/// that of a missing object, so kube's own `_opt` functions do not help.
+/// Reads an object's metadata. `None` also if the cluster does not serve the kind: its 404 has another body than that of a
+/// missing object, so kube's `_opt` functions would return an error.
 async fn metadata(
     client: &Client,
     proxy: &ValidatedProxy,
@@ -102,16 +101,16 @@ async fn metadata(
     match api.get_metadata(name).await {
         Ok(live) => Ok(Some(live.metadata)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(Error::kube(format!("look at {} {name}", kind.kind))(error)),
+        Err(error) => Err(Error::kube(format!("read {} {name}", kind.kind))(error)),
     }
 }
 
-/// Whether the cluster serves a kind. It may come later, with the operator that it belongs to.
+/// Whether the cluster serves a kind. Its CRD may be installed later.
 pub(super) async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Result<bool, Error> {
     let version = K::api_version(&());
     match client.list_api_group_resources(&version).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == K::plural(&()))),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(Error::kube(format!("ask which kinds {version} has"))(error)),
+        Err(error) => Err(Error::kube(format!("list the kinds of {version}"))(error)),
     }
 }

@@ -12,7 +12,7 @@ use http::{Response, StatusCode, Uri, header};
 use super::{error::Error, metrics::Metrics};
 use crate::listener;
 
-/// Answers the kubelet and Prometheus.
+/// The HTTP endpoints for the kubelet and Prometheus.
 #[derive(Debug)]
 pub(super) struct Health {
     pub(super) metrics: Arc<Metrics>,
@@ -20,31 +20,31 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Alive, but not ready.
+    /// Starts alive and not ready.
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, ready: AtomicBool::new(false) }
     }
 
-    /// All resources have been listed: ready from now on.
-    pub(super) fn listed(&self) {
+    /// Marks the operator as ready: the initial list of all resources is complete.
+    pub(super) fn set_ready(&self) {
         if !self.ready.swap(true, Ordering::Relaxed) {
             tracing::info!("all resources are listed");
         }
     }
 
-    /// Opens the port and serves it for as long as the process lives.
+    /// Opens the port and serves it until the process ends.
     pub(super) fn serve(self: Arc<Self>, address: SocketAddr) -> Result<(), Error> {
         let listener = listener::listen(address)
             .and_then(tokio::net::TcpListener::from_std)
             .map_err(|source| Error::Listen { address, source })?;
-        let router = Router::new().fallback(async move |uri: Uri| self.answer(uri.path()));
+        let router = Router::new().fallback(async move |uri: Uri| self.respond(uri.path()));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(())
     }
 
-    fn answer(&self, path: &str) -> Response<String> {
+    fn respond(&self, path: &str) -> Response<String> {
         let (status, kind, body) = match path {
-            // Alive is whoever can answer. An API server that is away is no reason to be restarted.
+            // Liveness needs only a response: a restart does not help when the API server is down.
             "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
             "/readyz" if self.ready.load(Ordering::Relaxed) => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
             "/readyz" => {
@@ -69,10 +69,10 @@ mod tests {
     #[test]
     fn readiness_requires_the_first_list_and_liveness_does_not() {
         let health = Health::new(Arc::default());
-        assert_eq!(health.answer("/readyz").status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(health.answer("/healthz").status(), StatusCode::OK);
-        health.listed();
-        assert_eq!(health.answer("/readyz").status(), StatusCode::OK);
-        assert_eq!(health.answer("/").status(), StatusCode::NOT_FOUND);
+        assert_eq!(health.respond("/readyz").status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.respond("/healthz").status(), StatusCode::OK);
+        health.set_ready();
+        assert_eq!(health.respond("/readyz").status(), StatusCode::OK);
+        assert_eq!(health.respond("/").status(), StatusCode::NOT_FOUND);
     }
 }

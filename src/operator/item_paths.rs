@@ -2,18 +2,18 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use thiserror::Error;
 
-/// Which 1Password items a namespace's resources may name: whoever may write one could otherwise read every item that the
-/// 1Password operator can.
+/// The 1Password items that the resources of each namespace may refer to. Without this limit, everybody who may write an
+/// `McpOAuthProxy` could read every item that the 1Password operator can read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct AllowedItemPaths(Option<BTreeMap<String, Vec<String>>>);
 
-/// The option is not right.
+/// The value of `--one-password-allowed-item-paths` is invalid.
 #[derive(Debug, Error)]
-#[error("write {{\"NAMESPACE\": [\"vaults/VAULT/items/ITEM\"]}}, with * for ITEM to mean all of the vault: {0}")]
+#[error("expected {{\"NAMESPACE\": [\"vaults/VAULT/items/ITEM\"]}}, with * as ITEM for every item of the vault: {0}")]
 pub(super) struct InvalidItemPaths(#[from] serde_json::Error);
 
 impl AllowedItemPaths {
-    /// Whether resources of the namespace may name the item. Without any setting, they may.
+    /// Whether resources of the namespace may refer to the item. Without a setting, they may.
     pub(super) fn allow(&self, namespace: &str, item_path: &str) -> bool {
         let Some(by_namespace) = &self.0 else { return true };
         by_namespace.get(namespace).into_iter().flatten().any(|allowed| match allowed.strip_suffix("/items/*") {
@@ -27,7 +27,7 @@ impl FromStr for AllowedItemPaths {
     type Err = InvalidItemPaths;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // A chart's empty value.
+        // The chart's default value is empty.
         if text.trim().is_empty() { Ok(Self(None)) } else { Ok(Self(Some(serde_json::from_str(text)?))) }
     }
 }

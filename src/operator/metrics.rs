@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// What the operator counts. No label names a resource: their number is not ours to bound.
+/// Metrics of the operator. No label contains a resource name, because the number of resources is unbounded.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -44,9 +44,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn reconciled(&self, took: Duration) {
+    pub(super) fn reconciled(&self, duration: Duration) {
         self.reconciles.inc();
-        self.duration.observe(took.as_secs_f64());
+        self.duration.observe(duration.as_secs_f64());
     }
 
     pub(super) fn failed(&self, category: &'static str) {
@@ -57,7 +57,7 @@ impl Metrics {
         self.watch_errors.inc();
     }
 
-    /// In the text format of OpenMetrics.
+    /// Encodes all metrics in the OpenMetrics text format.
     pub(super) fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -90,9 +90,9 @@ mod tests {
             include_str!("../../config/monitoring/dashboard.json"),
         ];
         let words = files.iter().flat_map(|file| file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
-        let asked: Vec<&str> = words.filter(|word| word.starts_with("mcp_oauth_operator_")).collect();
-        assert!(asked.len() > 3, "{asked:?}");
-        for name in asked {
+        let referenced: Vec<&str> = words.filter(|word| word.starts_with("mcp_oauth_operator_")).collect();
+        assert!(referenced.len() > 3, "{referenced:?}");
+        for name in referenced {
             assert!(text.contains(&format!("\n{name}")), "{name}");
         }
     }

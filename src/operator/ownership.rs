@@ -1,22 +1,22 @@
-//! Who owns an object that has the name of a child.
+//! Ownership of objects that have the name of a child.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::validate::ValidatedProxy;
 use crate::api::GROUP;
 
-/// Who owns an object.
+/// The owner of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Ownership {
-    /// The resource that is reconciled.
+    /// The resource being reconciled.
     Ours,
     /// A deleted resource of the same name: the garbage collector will delete the object.
     Former,
-    /// Somebody else, as described.
+    /// Another owner, with its kind and name.
     Foreign { owner: String },
 }
 
-/// A child's name that another object has.
+/// An object of another owner that has the name of a child.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct NameConflict {
     pub(super) kind: String,
@@ -24,7 +24,7 @@ pub(super) struct NameConflict {
     pub(super) owner: Ownership,
 }
 
-/// Who owns an object, by its controller owner reference; the name alone says nothing.
+/// Returns the owner of an object by its controller owner reference. Names and labels prove nothing.
 pub(super) fn ownership(proxy: &ValidatedProxy, metadata: &ObjectMeta) -> Ownership {
     let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     match controller {
@@ -37,7 +37,7 @@ pub(super) fn ownership(proxy: &ValidatedProxy, metadata: &ObjectMeta) -> Owners
             Ownership::Former
         }
         Some(owner) => Ownership::Foreign { owner: format!("{} {}", owner.kind, owner.name) },
-        None => Ownership::Foreign { owner: "somebody else".to_owned() },
+        None => Ownership::Foreign { owner: "another owner".to_owned() },
     }
 }
 

@@ -1,5 +1,5 @@
-//! Asks the pods for what only they can know: they are where the issuer and the upstream are reached from, which the operator
-//! may not be.
+//! Queries the pods for what only they know: whether the issuer returns refresh tokens. The operator may be unable to reach the
+//! issuer.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -21,14 +21,14 @@ use serde::Deserialize;
 use super::{build::label_selector, mounts, validate::ValidatedProxy};
 use crate::config::PodStatus;
 
-/// How long a pod may take to answer.
+/// Timeout of a query.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest answer that is read, in bytes.
-const MAX_ANSWER: usize = 4096;
+/// Maximum size of a response, in bytes.
+const MAX_RESPONSE: usize = 4096;
 
-/// How many pods are asked: one of many that has seen a login is enough.
-const ASKED: usize = 20;
+/// Maximum number of queried pods: one pod that has seen a login is enough.
+const MAX_PODS: usize = 20;
 
 /// The status of the pods that respond. No pod is queried unless the resource needs something that only pods know.
 pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Vec<PodStatus> {
@@ -40,17 +40,17 @@ pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Vec<PodSta
     let pods = match api.list(&ListParams::default().labels(&label_selector(&proxy.name))).await {
         Ok(pods) => pods,
         Err(error) => {
-            // Everything else has been done, and is to be reported.
-            tracing::warn!(%error, namespace = proxy.namespace, name = proxy.name, "the pods cannot be listed");
+            // The reconcile continues: everything else can still be applied and reported.
+            tracing::warn!(%error, namespace = proxy.namespace, name = proxy.name, "cannot list the pods");
             return Vec::new();
         }
     };
     let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
-    let asking = pods.items.iter().filter_map(address).take(ASKED).map(|address| status(&http, address));
-    join_all(asking).await.into_iter().flatten().collect()
+    let queries = pods.items.iter().filter_map(address).take(MAX_PODS).map(|address| status(&http, address));
+    join_all(queries).await.into_iter().flatten().collect()
 }
 
-/// What is read of a pod: the code that reads all of it is large.
+/// The parsed fields of a pod. The code that parses a whole pod is large.
 type Pod = Object<PodSpec, PodNetwork>;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -65,7 +65,7 @@ struct PodNetwork {
     address: Option<String>,
 }
 
-/// Of a pod with an address of its own: one on its node's network is none of ours.
+/// The IP of a pod that has its own. Pods of the Deployment never use the host network.
 fn address(pod: &Pod) -> Option<IpAddr> {
     let address = pod.status.as_ref()?.address.as_ref()?;
     if pod.spec.host_network { None } else { address.parse().ok() }
@@ -74,12 +74,12 @@ fn address(pod: &Pod) -> Option<IpAddr> {
 async fn status(http: &HttpClient<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<PodStatus> {
     let authority = std::net::SocketAddr::new(address, mounts::HEALTH_PORT);
     let uri: Uri = format!("http://{authority}/status").parse().ok()?;
-    let asked = async {
-        let answer = http.get(uri).await.ok()?;
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?;
+    let query = async {
+        let response = http.get(uri).await.ok()?;
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await.ok()?;
         serde_json::from_slice(&body.to_bytes()).ok()
     };
-    tokio::time::timeout(TIMEOUT, asked).await.ok()?
+    tokio::time::timeout(TIMEOUT, query).await.ok()?
 }
 
 #[cfg(test)]

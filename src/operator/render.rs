@@ -13,30 +13,27 @@ use crate::api::McpOAuthProxy;
 /// Why a resource cannot be rendered.
 #[derive(Debug, Error)]
 pub enum RenderError {
-    /// It is not YAML of an `McpOAuthProxy`.
-    #[error("this is not an McpOAuthProxy: {0}")]
+    #[error("cannot parse the McpOAuthProxy: {0}")]
     Parse(#[from] serde_yaml::Error),
-    /// A rule is broken.
     #[error(transparent)]
     Invalid(#[from] InvalidProxy),
-    /// Its children cannot be made.
     #[error(transparent)]
     Build(#[from] error::Error),
 }
 
-/// What an API server would fill in.
-const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
+/// Placeholder for the UID that the API server assigns.
+const PLACEHOLDER_UID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Every object that a resource becomes, as YAML, without asking a cluster. The key Secret is there without its keys.
+/// Renders all children of a resource as YAML without access to a cluster. The key Secret contains no keys.
 ///
 /// # Errors
-/// When the text is not an `McpOAuthProxy`, or breaks a rule.
+/// When the text is not a valid `McpOAuthProxy`.
 pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
     let mut resource: McpOAuthProxy = serde_yaml::from_str(text)?;
     resource.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    resource.metadata.uid.get_or_insert_with(|| NO_UID.to_owned());
+    resource.metadata.uid.get_or_insert_with(|| PLACEHOLDER_UID.to_owned());
     let proxy = validate(&resource, settings)?;
-    // The keys are the controller's to generate, so none are built here.
+    // Only the controller generates keys.
     let Children { key_secret: _, service_account, role_binding, config_map, one_password_item, service, deployment } =
         without_key_secret(&proxy)?;
 
@@ -54,7 +51,7 @@ pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
 }
 
 fn add(documents: &mut String, object: &impl Serialize) -> Result<(), RenderError> {
-    // Its fields in the order in which kubectl prints them; and the code that writes a kind is in the binary once.
+    // A JSON value has its fields in kubectl's order, and YAML is serialized by one function for all kinds.
     let object = value(object)?;
     // Writing to a String cannot fail.
     let _ = write!(documents, "---\n{}", serde_yaml::to_string(&object)?);

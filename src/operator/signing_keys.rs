@@ -16,14 +16,14 @@ pub(super) enum KeySecret {
     Present(Box<StoredKeys>),
     /// It does not exist.
     Absent,
-    /// It is ours, but holds no readable keys. The operator never replaces them by itself: every client would have to
-    /// refresh its token, and somebody may have made the Secret unreadable by mistake.
+    /// It belongs to the resource but holds no readable keys. The operator never replaces them: every client would have to
+    /// refresh its token, and a user may have damaged the Secret by mistake.
     Unreadable,
-    /// It belongs to somebody else.
+    /// It belongs to another owner.
     Conflict(Ownership),
 }
 
-/// Signing keys as they were read.
+/// Signing keys with the metadata that a conditional write needs.
 #[derive(Clone, Debug)]
 pub(super) struct StoredKeys {
     /// Name, UID and resourceVersion of the Secret.
@@ -31,7 +31,8 @@ pub(super) struct StoredKeys {
     pub(super) keys: SigningKeys,
 }
 
-/// Reads the key Secret from the API server and never from a cache: a stale "absent" would create a second set of keys.
+/// Reads the key Secret from the API server and never from a cache: with a stale "absent" the operator would create a second
+/// set of keys.
 pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<KeySecret, Error> {
     let name = proxy.signing_keys_secret();
     let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);

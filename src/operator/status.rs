@@ -1,4 +1,4 @@
-//! The writing of what a pass found.
+//! Writes the status subresource.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,27 +10,31 @@ use serde_json::json;
 
 use super::{
     FIELD_MANAGER,
-    conditions::{Findings, READY, TYPES},
+    conditions::{ObservedState, READY, TYPES},
     error::Error,
 };
 use crate::api::{McpOAuthProxy, McpOAuthProxyStatus};
 
-/// Writes the status unless it says so already. Says whether `Ready` has another reason than before.
-pub(super) async fn update(client: &Client, object: &McpOAuthProxyRef, findings: &Findings) -> Result<bool, Error> {
-    // Untyped, because a resource that this version cannot read gets a status too.
+/// Writes the status if it differs. Returns whether the status or reason of `Ready` changed.
+pub(super) async fn update(
+    client: &Client,
+    object: &McpOAuthProxyRef,
+    observed: &ObservedState,
+) -> Result<bool, Error> {
+    // Untyped, because a resource that this version cannot parse gets a status too.
     let kind = ApiResource::erase::<McpOAuthProxy>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &object.namespace, &kind);
     let action = format!("write the status of McpOAuthProxy {}", object.name);
     let Some(live) = api.get_opt(&object.name).await.map_err(Error::kube(action.clone()))? else {
         return Ok(false);
     };
-    // The cache may be behind: times are taken from what the API server has now, and only of this very object.
+    // The cache may be stale, so transition times come from the live object. Another UID is a recreated object.
     if live.metadata.uid != object.uid {
         return Ok(false);
     }
     let old: McpOAuthProxyStatus =
         live.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()).unwrap_or_default();
-    let new = findings.status(&old, object.generation, Timestamp::now());
+    let new = observed.status(&old, object.generation, Timestamp::now());
     if is_same(&old, &new) {
         return Ok(false);
     }
@@ -46,7 +50,7 @@ pub(super) async fn update(client: &Client, object: &McpOAuthProxyRef, findings:
     Ok(ready_reason(&old) != ready_reason(&new))
 }
 
-/// Which object a status is for.
+/// Identifies the object that a status belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct McpOAuthProxyRef {
     pub(super) namespace: String,
@@ -75,24 +79,24 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::{
-        conditions::tests::{at, find, running},
+        conditions::tests::{at, observe, running},
         credentials::Credentials,
         fake_api::FakeApi,
     };
     use super::*;
 
     #[test]
-    fn equal_findings_give_equal_status() {
-        let findings = find(&Credentials::Complete, &running());
-        let first = findings.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
-        assert!(is_same(&first, &findings.status(&first, Some(1), at(99))));
-        assert!(!is_same(&first, &findings.status(&first, Some(2), at(99))));
+    fn equal_observed_state_gives_equal_status() {
+        let observed = observe(&Credentials::Complete, &running());
+        let first = observed.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
+        assert!(is_same(&first, &observed.status(&first, Some(1), at(99))));
+        assert!(!is_same(&first, &observed.status(&first, Some(2), at(99))));
     }
 
     #[test]
     fn foreign_conditions_cause_no_write() {
-        let findings = find(&Credentials::Complete, &running());
-        let mut status = findings.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
+        let observed = observe(&Credentials::Complete, &running());
+        let mut status = observed.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
         let ours = status.clone();
         status.conditions.insert(0, Condition { type_: "Audited".to_owned(), ..ours.conditions[0].clone() });
         assert!(is_same(&status, &ours));
@@ -113,15 +117,15 @@ mod tests {
             "metadata": {"name": "mcp", "namespace": "gateway", "uid": "u"}, "status": status})
         };
         api.put(path, live(&json!({})));
-        let findings = find(&Credentials::Complete, &running());
-        assert!(update(&api.client(), &object, &findings).await.unwrap());
+        let observed = observe(&Credentials::Complete, &running());
+        assert!(update(&api.client(), &object, &observed).await.unwrap());
         assert_eq!(api.writes(), [format!("PATCH {path}/status")]);
 
         api.put(path, live(&api.get(&format!("{path}/status")).unwrap()["status"]));
-        assert!(!update(&api.client(), &object, &findings).await.unwrap());
+        assert!(!update(&api.client(), &object, &observed).await.unwrap());
         assert_eq!(api.writes(), [""; 0]);
         let recreated = McpOAuthProxyRef { uid: Some("another".to_owned()), ..object };
-        update(&api.client(), &recreated, &find(&Credentials::NotFound, &running())).await.unwrap();
-        assert_eq!(api.writes(), [""; 0], "the status of another resource of this name");
+        update(&api.client(), &recreated, &observe(&Credentials::NotFound, &running())).await.unwrap();
+        assert_eq!(api.writes(), [""; 0], "status written to another resource with the same name");
     }
 }

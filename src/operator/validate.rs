@@ -13,19 +13,19 @@ use crate::{
     config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
 };
 
-/// What the operator's own configuration contributes to every proxy.
+/// Settings of the operator that apply to every proxy.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// The image of the proxies whose resource names none
+    /// Image of proxies whose resource sets no image
     #[arg(long, env = "MCP_OAUTH_PROXY_IMAGE", default_value = concat!("ghcr.io/jomcgi/mcp-oauth-operator:", env!("CARGO_PKG_VERSION")))]
     pub(super) proxy_image: String,
 
-    /// The cluster's DNS domain, for the addresses in status
+    /// DNS domain of the cluster, for the URLs in the status
     #[arg(long, env = "MCP_OAUTH_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub(super) cluster_domain: String,
 
-    /// Which 1Password items each namespace may name, as JSON: {"NAMESPACE": ["vaults/VAULT/items/ITEM"]}; an ITEM of *
-    /// stands for every item of the vault. Without it, every item that the 1Password operator can read
+    /// 1Password items that each namespace may refer to, as JSON: {"NAMESPACE": ["vaults/VAULT/items/ITEM"]}; * as ITEM
+    /// matches every item of the vault. If unset, all items that the 1Password operator can read are allowed
     #[arg(
         long = "one-password-allowed-item-paths",
         env = "MCP_OAUTH_ONE_PASSWORD_ALLOWED_ITEM_PATHS",
@@ -35,7 +35,7 @@ pub struct Settings {
     pub(super) one_password: AllowedItemPaths,
 }
 
-/// An `McpOAuthProxy` in which everything that can be known without asking anybody is right.
+/// An `McpOAuthProxy` that passed every check that needs no requests.
 #[derive(Clone, Debug)]
 pub(super) struct ValidatedProxy {
     pub(super) name: String,
@@ -48,69 +48,57 @@ pub(super) struct ValidatedProxy {
     pub(super) image: String,
     pub(super) pod: Pod,
     pub(super) service: Service,
-    /// What to paste into an MCP client.
+    /// The MCP URL for clients.
     pub(super) url: String,
-    /// What to route a tunnel or gateway to.
+    /// The URL that tunnels and gateways route to.
     pub(super) service_url: String,
 }
 
-/// Where the credentials come from.
+/// The source of the credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum CredentialsSource {
-    /// A 1Password item, by way of a `OnePasswordItem`.
+    /// A 1Password item; the operator applies a `OnePasswordItem` for it.
     OnePassword { item_path: String },
-    /// A Secret that somebody else keeps.
+    /// An existing Secret, which the operator only reads.
     Secret { name: String },
 }
 
-/// What is wrong with a resource. The CRD's rules catch these first, as long as CRD and operator are of one version.
+/// Why a resource is invalid. If CRD and operator have the same version, the CRD's rules already reject most of these.
 #[derive(Debug, Error)]
 pub enum InvalidProxy {
-    /// A part that the proxy's configuration has too.
+    /// A field that is also part of the proxy's configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The Service gets the name.
     #[error(
         "the name may have 52 characters at most, lower-case letters, digits and dashes, and begins with a letter: the Service gets it"
     )]
     Name,
-    /// None, or two.
     #[error("credentials needs exactly one source: write either onePassword or secretRef")]
     CredentialsSource,
-    /// Not a path of 1Password.
     #[error("itemPath must be vaults/VAULT/items/ITEM")]
     ItemPath,
-    /// Whoever installed the operator has said which items may be named.
+    /// The operator's settings do not allow the item in this namespace.
     #[error(
-        "this cluster's operator does not let namespace {namespace} use the 1Password item {item_path}: whoever installed it can add the item to onePassword.allowedItemPaths"
+        "namespace {namespace} may not use the 1Password item {item_path}: an administrator can add the item to onePassword.allowedItemPaths of the operator"
     )]
-    ItemNotAllowed {
-        /// The resource's namespace.
-        namespace: String,
-        /// What it names.
-        item_path: String,
-    },
-    /// An image that may be another one tomorrow.
+    ItemNotAllowed { namespace: String, item_path: String },
+    /// The image tag is mutable.
     #[error("image needs a tag other than latest, or a digest: NAME:TAG or NAME@sha256:DIGEST")]
     Image,
-    /// Below zero, or too many.
     #[error("replicas must lie between 0 and 100")]
     Replicas,
-    /// Not a port.
     #[error("service.port must lie between 1 and 65535")]
     ServicePort,
-    /// Not a time.
     #[error("sessions.notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")]
     NotBefore,
-    /// Not ranges of addresses.
     #[error("each of trustedProxies must be a range of addresses, such as 10.42.0.0/16, 192.0.2.7/32 or fd00::/8")]
     TrustedProxies,
-    /// What the API server would have filled in.
-    #[error("the object has no {0}: it does not come from an API server")]
+    /// A metadata field is missing that the API server sets.
+    #[error("metadata.{0} is missing: the object does not come from an API server")]
     Incomplete(&'static str),
 }
 
-/// Checks a resource and gathers what its children are built from.
+/// Validates a resource and collects the input of `build`.
 pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<ValidatedProxy, InvalidProxy> {
     let meta = &proxy.metadata;
     let name = meta.name.clone().ok_or(InvalidProxy::Incomplete("name"))?;
@@ -139,7 +127,7 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     let paths = config.upstream_paths().map_err(ConfigError::from)?;
     let first = paths.iter().find(|path| PathPattern::is_literal(path)).map_or("", |path| path.as_str());
     let public_url = config.public_url().map_err(ConfigError::from)?;
-    // With it a foreground deletion (Argo CD's) waits for the children, so that the name is free when it is done.
+    // A foreground deletion (as Argo CD does) then waits for the children, so that their names are free when it completes.
     let owner = OwnerReference {
         block_owner_deletion: Some(true),
         ..proxy.controller_owner_ref(&()).ok_or(InvalidProxy::Incomplete("uid"))?
@@ -161,7 +149,7 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     })
 }
 
-/// A DNS label of RFC 1035, short enough for the names that are made from it.
+/// Whether the name is an RFC 1035 label, short enough for the names that are derived from it.
 fn is_service_name(name: &str) -> bool {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     name.len() <= 52
@@ -170,7 +158,7 @@ fn is_service_name(name: &str) -> bool {
         && name.bytes().all(plain)
 }
 
-/// Whether an image is the same one tomorrow.
+/// Whether the image reference has a digest, or a tag other than `latest`.
 fn is_pinned(image: &str) -> bool {
     if let Some((name, digest)) = image.split_once('@') {
         let hex = digest.strip_prefix("sha256:").unwrap_or_default();
@@ -178,7 +166,7 @@ fn is_pinned(image: &str) -> bool {
             && hex.len() == 64
             && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
     }
-    // What follows the last colon is a port if a slash follows it.
+    // A colon with a slash after it precedes a port and not a tag.
     image.rsplit_once(':').is_some_and(|(name, tag)| {
         !name.is_empty() && !tag.is_empty() && tag != "latest" && !tag.contains('/') && !image.contains(' ')
     })
@@ -207,7 +195,7 @@ fn credentials(
     }
 }
 
-/// The file that the pods are started from.
+/// The configuration file of the pods, without `trusted_proxies`.
 fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store: StoreConfig) -> ProxyConfig {
     ProxyConfig {
         public_url: spec.public_url.clone(),
@@ -239,7 +227,7 @@ fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store:
 }
 
 impl ValidatedProxy {
-    /// The Secret that the credentials are read from. The 1Password operator names it as the item.
+    /// Name of the Secret with the credentials. The 1Password operator gives it the item's name.
     pub(super) fn credentials_secret(&self) -> &str {
         match &self.credentials {
             CredentialsSource::OnePassword { .. } => &self.name,
@@ -247,7 +235,7 @@ impl ValidatedProxy {
         }
     }
 
-    /// The keys that Secret must have, each once.
+    /// Required keys of the credentials Secret, without duplicates.
     pub(super) fn credential_keys(&self) -> Vec<&str> {
         let CredentialKeys { client_id, client_secret, encryption_key, .. } = &self.config.credentials.keys;
         let mut keys = Vec::new();
@@ -259,13 +247,13 @@ impl ValidatedProxy {
         keys
     }
 
-    /// The key that Secret may have, unless it is one of those that it must have.
+    /// The optional key of the credentials Secret, unless it is also a required key.
     pub(super) fn optional_credential_key(&self) -> Option<&str> {
         let previous = self.config.credentials.keys.previous_encryption_key.as_str();
         (!self.credential_keys().contains(&previous)).then_some(previous)
     }
 
-    /// The keys of Secrets that clients of `clients.static` have, each once.
+    /// Secret keys of the clients in `clients.static`, without duplicates.
     pub(super) fn client_secrets(&self) -> Vec<&SecretKeyReference> {
         let mut references: Vec<&SecretKeyReference> = Vec::new();
         for reference in self.config.clients.listed.iter().filter_map(|client| client.secret_ref.as_ref()) {
@@ -296,7 +284,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The smallest resource that is valid, with `spec` laid over it.
+    /// A minimal valid resource, with the fields of `spec` replaced.
     pub(in crate::operator) fn resource(spec: &Value) -> McpOAuthProxy {
         let mut object = json!({
             "apiVersion": "mcp.jomcgi.dev/v1alpha1",
@@ -339,7 +327,7 @@ pub(super) mod tests {
 
     #[test]
     fn validate_rejects_what_the_crd_rejects() {
-        for (spec, says) in [
+        for (spec, expected) in [
             (json!({"publicURL": "https://mcp.example.com/mcp"}), "publicURL"),
             (json!({"access": {}}), "lets nobody in"),
             (json!({"credentials": {}}), "exactly one source"),
@@ -356,7 +344,7 @@ pub(super) mod tests {
             (json!({"tokens": {"accessTTL": "2h"}, "sessions": {"idleTTL": "1h"}}), "shorter than sessions.idleTTL"),
         ] {
             let error = validate(&resource(&spec), &settings()).unwrap_err().to_string();
-            assert!(error.contains(says), "{spec}: {error}");
+            assert!(error.contains(expected), "{spec}: {error}");
         }
         for name in [&"a".repeat(53), "my.proxy", "1mcp", "mcp-", "Mcp", ""] {
             let mut named = resource(&json!({}));

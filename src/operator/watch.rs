@@ -1,6 +1,5 @@
-//! The watches that wake the controller. Each renews itself by its own backoff, so that one kind that cannot be watched
-//! does not slow the others down; a plain stream a kind, no shared reflector, because those drop deletes
-//! (kube-rs/kube#1590).
+//! The watches that trigger reconciles. Each restarts with its own backoff, so that one failing kind does not delay the
+//! others. Each kind has a plain stream and not a shared reflector, because those drop deletes (kube-rs/kube#1590).
 
 use std::{future, sync::Arc, time::Duration};
 
@@ -24,42 +23,41 @@ use super::{
     fetch::is_served,
     health::Health,
     metrics::Metrics,
-    unread::Unread,
+    raw_proxy::RawProxy,
 };
 use crate::api::{GROUP, McpOAuthProxy, OnePasswordItem};
 
-/// How often we look whether a kind that was missing has come.
-const DISCOVERY: Duration = Duration::from_secs(30);
+/// How often to check whether the cluster serves a kind that was missing.
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The resources themselves. A change of status alone, which is ours, does not wake us.
+/// The `McpOAuthProxy` resources. A status change alone triggers nothing.
 pub(super) fn proxies(
     client: &Client,
-    writer: reflector::store::Writer<Unread>,
+    writer: reflector::store::Writer<RawProxy>,
     health: Arc<Health>,
-) -> impl Stream<Item = Result<Unread, watcher::Error>> + Send + 'static {
-    watcher(Api::<Unread>::all(client.clone()), watcher::Config::default().page_size(100))
+) -> impl Stream<Item = Result<RawProxy, watcher::Error>> + Send + 'static {
+    watcher(Api::<RawProxy>::all(client.clone()), watcher::Config::default().page_size(100))
         .default_backoff()
         .modify(|object| object.meta_mut().managed_fields = None)
         .inspect(move |event| {
-            note(event, "McpOAuthProxy", &health.metrics);
-            // Store::wait_until_ready wakes one waiter only (kube-runtime 5.0, delayed_init.rs), and that is the
-            // controller.
+            report_error(event, "McpOAuthProxy", &health.metrics);
+            // Store::wait_until_ready wakes only one waiter (kube-runtime 5.0, delayed_init.rs), which is the controller.
             if matches!(event, Ok(watcher::Event::InitDone)) {
-                health.listed();
+                health.set_ready();
             }
         })
         .reflect(writer)
         .applied_objects()
         .predicate_filter(predicates::generation, Default::default())
-        // Noted already; passed on, it would slow every other watch down.
+        // `inspect` reported the error already. The controller would delay all watches after an error.
         .filter(|object| future::ready(object.is_ok()))
 }
 
-/// The children, as the resources that they belong to.
+/// The owners of children that changed.
 pub(super) fn children(
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<Unread>> + Send + 'static + use<> {
+) -> impl Stream<Item = ObjectRef<RawProxy>> + Send + 'static + use<> {
     stream::select_all([
         owners(ApiResource::erase::<Deployment>(&()), client, metrics).boxed(),
         owners(ApiResource::erase::<Service>(&()), client, metrics).boxed(),
@@ -70,48 +68,49 @@ pub(super) fn children(
     ])
 }
 
-/// Metadata only, and nothing is kept: a child is looked at when its turn comes. The kind is a value, for a watch is much code.
+/// Watches metadata only and caches nothing, because the reconcile reads the children. The kind is a value and not a type
+/// parameter, because each instance of a watch is much code.
 fn owners(
     kind: ApiResource,
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<Unread>> + Send + 'static + use<> {
+) -> impl Stream<Item = ObjectRef<RawProxy>> + Send + 'static + use<> {
     let metrics = metrics.clone();
     let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGED_BY_US}")).page_size(100);
     watcher(Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &kind), ours)
         .default_backoff()
-        .inspect(move |event| note(event, &kind.kind, &metrics))
+        .inspect(move |event| report_error(event, &kind.kind, &metrics))
         .touched_objects()
         .filter_map(|child| async move { child.ok().and_then(|child| owner(&child.metadata)) })
 }
 
-/// As [`owners`], for a kind that another operator brings: it may come long after us.
+/// Like [`owners`], for a kind of another operator, whose CRD may be installed later.
 fn owners_once_served<K>(
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<Unread>> + Send + 'static + use<K>
+) -> impl Stream<Item = ObjectRef<RawProxy>> + Send + 'static + use<K>
 where
     K: Resource<DynamicType = ()> + 'static,
 {
     let (client, metrics) = (client.clone(), metrics.clone());
     stream::once(async move {
         while !is_served::<K>(&client).await.unwrap_or(false) {
-            tokio::time::sleep(DISCOVERY).await;
+            tokio::time::sleep(DISCOVERY_INTERVAL).await;
         }
         owners(ApiResource::erase::<K>(&()), &client, &metrics)
     })
     .flatten()
 }
 
-fn note<K>(event: &Result<watcher::Event<K>, watcher::Error>, kind: &str, metrics: &Metrics) {
+fn report_error<K>(event: &Result<watcher::Event<K>, watcher::Error>, kind: &str, metrics: &Metrics) {
     if let Err(error) = event {
         metrics.watch_failed();
         tracing::warn!(kind, %error, "watch failed, restarting it");
     }
 }
 
-/// The resource that controls an object.
-fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<Unread>> {
+/// The `McpOAuthProxy` that is the controller owner of an object.
+fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<RawProxy>> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| {
         owner.controller == Some(true)
             && owner.kind == McpOAuthProxy::kind(&())

@@ -64,7 +64,7 @@ async fn foreign_object_with_a_childs_name_prevents_all_writes() {
         let api = FakeApi::default();
         api.put(path, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
         let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
-        assert!(matches!(&applied, Applied::NameConflicts(taken) if taken.len() == 1), "{path}: {applied:?}");
+        assert!(matches!(&applied, Applied::NameConflicts(conflicts) if conflicts.len() == 1), "{path}: {applied:?}");
         assert_eq!(api.writes(), [""; 0], "{path}");
     }
 }
@@ -96,12 +96,12 @@ async fn item_is_pruned_once_its_replacement_secret_is_complete() {
     let proxy = validated(&json!({}));
     applied_to(&api, &proxy, &Credentials::NotFound).await;
     let mut item = api.get(ITEM).unwrap();
-    item["metadata"]["uid"] = json!("of-the-item");
+    item["metadata"]["uid"] = json!("item-uid");
     api.put(ITEM, item);
     api.writes();
     applied_to(&api, &proxy, &Credentials::Complete).await;
     assert!(api.get(ITEM).is_none());
-    assert!(api.writes().contains(&format!("DELETE {ITEM} if its uid is of-the-item")));
+    assert!(api.writes().contains(&format!("DELETE {ITEM} with uid item-uid")));
 }
 
 #[tokio::test]

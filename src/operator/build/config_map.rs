@@ -3,7 +3,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::metadata;
 use crate::operator::{mounts, validate::ValidatedProxy};
 
-/// The configuration that the pods read when they start.
+/// The configuration file that the pods read at start.
 pub(super) fn build(proxy: &ValidatedProxy, config: String) -> ConfigMap {
     ConfigMap {
         metadata: metadata(proxy, &proxy.name),

@@ -24,20 +24,18 @@ use crate::{
     operator::{mounts, validate::ValidatedProxy},
 };
 
-/// Changes with the configuration, so that the pods are replaced. What is in Secrets is not part of it: the pods reload
-/// those by themselves.
+/// Changes with the configuration and thereby starts a rollout. It does not cover Secrets, because the pods reload them.
 const CONFIG_HASH: &str = "mcp.jomcgi.dev/config-hash";
 
-/// The user and group of the image.
+/// The user and group in the image.
 const UID: i64 = 65532;
 
-/// What a pod gets to end beyond what the proxy takes by itself.
-const BEYOND_DRAIN: Duration = Duration::from_secs(10);
+/// Time to terminate after the drain timeout.
+const TERMINATION_MARGIN: Duration = Duration::from_secs(10);
 
-/// Readable by the owner, root, and by the pods' group.
+/// Readable by root, which owns the files, and by the pods' group.
 const FILE_MODE: i32 = 0o440;
 
-/// The pods.
 pub(super) fn build(proxy: &ValidatedProxy, config: &str) -> Deployment {
     Deployment {
         metadata: metadata(proxy, &proxy.name),
@@ -47,7 +45,7 @@ pub(super) fn build(proxy: &ValidatedProxy, config: &str) -> Deployment {
             selector: LabelSelector { match_labels: Some(selector(&proxy.name)), ..LabelSelector::default() },
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
-                // A pod goes only when its successor answers.
+                // A pod terminates only after its replacement is ready.
                 rolling_update: Some(RollingUpdateDeployment {
                     max_surge: Some(IntOrString::Int(1)),
                     max_unavailable: Some(IntOrString::Int(0)),
@@ -73,7 +71,7 @@ fn fingerprint(config: &str) -> String {
 }
 
 fn pod(proxy: &ValidatedProxy) -> PodSpec {
-    // Empty values would claim the field for us: what is not set has to be absent.
+    // Unset fields must be absent: server-side apply would take ownership of empty values.
     let additions = proxy.pod.clone();
     PodSpec {
         service_account_name: Some(proxy.name.clone()),
@@ -86,27 +84,26 @@ fn pod(proxy: &ValidatedProxy) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
-        termination_grace_period_seconds: Some(termination_grace(proxy)),
+        termination_grace_period_seconds: Some(termination_grace_seconds(proxy)),
         containers: vec![container(proxy)],
         volumes: Some(vec![files(proxy)]),
         node_selector: Some(additions.node_selector).filter(|selector| !selector.is_empty()),
         tolerations: Some(additions.tolerations).filter(|tolerations| !tolerations.is_empty()),
         affinity: additions.affinity,
-        topology_spread_constraints: Some(spread(proxy)).filter(|constraints| !constraints.is_empty()),
+        topology_spread_constraints: Some(topology_spread(proxy)).filter(|constraints| !constraints.is_empty()),
         image_pull_secrets: Some(additions.image_pull_secrets).filter(|secrets| !secrets.is_empty()),
         priority_class_name: additions.priority_class_name,
         ..PodSpec::default()
     }
 }
 
-/// In whole seconds.
-fn termination_grace(proxy: &ValidatedProxy) -> i64 {
+fn termination_grace_seconds(proxy: &ValidatedProxy) -> i64 {
     let drain = proxy.config.upstream.timeouts.drain.get();
-    i64::try_from((UNREADY_BEFORE_DRAIN + drain + BEYOND_DRAIN).as_secs()).unwrap_or(i64::MAX)
+    i64::try_from((UNREADY_BEFORE_DRAIN + drain + TERMINATION_MARGIN).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// A constraint without selector would count no pods at all, and so do nothing.
-fn spread(proxy: &ValidatedProxy) -> Vec<TopologySpreadConstraint> {
+/// Adds the pod selector to constraints without one: they would match no pods and have no effect.
+fn topology_spread(proxy: &ValidatedProxy) -> Vec<TopologySpreadConstraint> {
     let ours = LabelSelector { match_labels: Some(selector(&proxy.name)), ..LabelSelector::default() };
     let constraints = proxy.pod.topology_spread_constraints.iter().cloned();
     constraints
@@ -169,14 +166,14 @@ fn resources() -> ResourceRequirements {
     };
     ResourceRequirements {
         requests: Some(quantities(&[("cpu", "10m"), ("memory", "32Mi")])),
-        // No CPU limit: it would slow requests down without protecting anybody whom the request does not.
+        // No CPU limit: it would throttle the proxy and protect no other pod better than the CPU requests do.
         limits: Some(quantities(&[("memory", "128Mi")])),
         claims: None,
     }
 }
 
-/// One volume for all files: they change together, and no mount lies within another. No source is optional but the key
-/// before the present one: the kubelet waits for what is missing, and starts the pod when it appears.
+/// One projected volume for all files: they change atomically, and there are no nested mounts. Only the previous encryption
+/// key is optional. The kubelet waits for every other missing source and starts the pod when it appears.
 fn files(proxy: &ValidatedProxy) -> Volume {
     let item = |key: &str, folder: &str| KeyToPath {
         key: key.to_owned(),
@@ -187,7 +184,7 @@ fn files(proxy: &ValidatedProxy) -> Volume {
         secret: Some(SecretProjection { name: name.to_owned(), items: Some(items), optional }),
         ..VolumeProjection::default()
     };
-    // A 1Password item has more fields than ours (notes, a password): those stay out of the pods.
+    // Only named keys: other fields of a 1Password item (notes, a password) must not reach the pods.
     let credentials = proxy.credential_keys().into_iter().map(|key| item(key, mounts::CREDENTIALS)).collect();
     let config_map = |name: &str, items: Vec<KeyToPath>| VolumeProjection {
         config_map: Some(ConfigMapProjection { name: name.to_owned(), items: Some(items), optional: None }),
@@ -203,7 +200,7 @@ fn files(proxy: &ValidatedProxy) -> Volume {
         sources.push(secret(proxy.credentials_secret(), vec![item(key, mounts::CREDENTIALS)], Some(true)));
     }
     for SecretKeyReference { name, key } in proxy.client_secrets() {
-        // The proxy's own configuration says where: ProxyConfig::secret_file.
+        // The proxy reads it at this path: ProxyConfig::secret_file.
         let items = vec![item(key, &format!("{}/secrets/{name}", mounts::REFERENCES))];
         sources.push(secret(name, items, None));
     }
@@ -274,7 +271,7 @@ mod tests {
         let keys: Vec<_> =
             sources[1]["secret"]["items"].as_array().unwrap().iter().map(|item| item["path"].clone()).collect();
         assert_eq!(keys, ["credentials/id", "credentials/OAUTH_CLIENT_SECRET", "credentials/ENCRYPTION_KEY"]);
-        // Only the key before the present one may be missing.
+        // Only the previous encryption key may be missing.
         let optional: Vec<_> = sources.as_array().unwrap().iter().filter(|s| s["secret"]["optional"] == true).collect();
         assert_eq!(optional.len(), 1);
         assert_eq!(optional[0]["secret"]["items"][0]["path"], "credentials/PREVIOUS_ENCRYPTION_KEY");
@@ -316,7 +313,7 @@ mod tests {
         assert_eq!(sources[1]["secret"]["items"].as_array().unwrap().len(), 2);
     }
 
-    /// Each field of `pod`, what it is set to, and where in the Deployment it has to arrive.
+    /// Each field of `pod`, a value, and the JSON pointer where the value must be in the Deployment.
     fn pod_fields() -> Vec<(&'static str, Value, &'static str)> {
         let affinity = json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
             {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}});
@@ -340,19 +337,19 @@ mod tests {
         let unset = deployment(&json!({}));
         for (field, value, pointer) in pod_fields() {
             let set = deployment(&json!({"pod": {field: value}}));
-            let arrived = set.pointer(pointer).unwrap();
+            let applied = set.pointer(pointer).unwrap();
             match field {
-                // Ours are beside them.
+                // The operator adds its own entries.
                 "labels" | "annotations" => {
                     for (key, value) in value.as_object().unwrap() {
-                        assert_eq!(&arrived[key], value, "{field}");
+                        assert_eq!(&applied[key], value, "{field}");
                     }
                 }
-                _ => assert_eq!(arrived, &value, "{field}"),
+                _ => assert_eq!(applied, &value, "{field}"),
             }
             assert_eq!(deployment(&json!({"pod": {}})), unset, "{field}");
             if !matches!(field, "labels" | "annotations" | "resources") {
-                assert_eq!(unset.pointer(pointer), None, "{field} is claimed though it is not set");
+                assert_eq!(unset.pointer(pointer), None, "unset field {field} is applied");
             }
         }
     }

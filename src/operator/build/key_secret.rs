@@ -12,16 +12,16 @@ use crate::{
     },
 };
 
-/// What has to be written to the key Secret. It is never applied: a second writer must not replace keys that are in use.
+/// A write to the key Secret. It is never applied: a second writer must not replace keys that are in use.
 #[derive(Clone, Debug)]
 pub(in crate::operator) enum KeySecretChange {
-    /// To be created; a Secret that exists by then stays as it is.
+    /// Create the Secret, unless it exists by then.
     Create(Secret),
-    /// To be patched, with the resourceVersion that was read; what somebody else has written since stays.
+    /// Patch the Secret with the resourceVersion that was read, so that a concurrent change wins.
     Rotate(Secret),
 }
 
-/// The change that `keys` need at `now`, if any. Randomness aside, this is pure.
+/// Returns the change that `keys` need at `now`, if any. Pure, apart from generating random keys.
 pub(super) fn build(
     proxy: &ValidatedProxy,
     keys: &KeySecret,
@@ -38,7 +38,7 @@ pub(super) fn build(
     }
 }
 
-/// The key Secret as `render` prints it.
+/// The key Secret without its data.
 pub(in crate::operator) fn without_keys(proxy: &ValidatedProxy) -> Secret {
     Secret {
         metadata: metadata(proxy, proxy.signing_keys_secret()),

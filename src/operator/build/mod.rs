@@ -1,4 +1,4 @@
-//! The objects that a validated resource becomes, one file a kind. Pure: nothing here asks or tells anybody.
+//! Builds the children of a validated resource, one file per kind. All functions are pure: no requests and no logs.
 
 mod config_map;
 mod deployment;
@@ -30,7 +30,7 @@ pub(super) use key_secret::KeySecretChange;
 use super::{error::Error, signing_keys::KeySecret, validate::ValidatedProxy};
 use crate::api::OnePasswordItem;
 
-/// All children, in the order in which they are applied: what pods need first, the pods last.
+/// All children in the order in which they are applied: the Deployment comes last, after everything that its pods need.
 #[derive(Clone, Debug)]
 pub(super) struct Children {
     /// `None`: the key Secret needs no change.
@@ -43,7 +43,7 @@ pub(super) struct Children {
     pub(super) deployment: Deployment,
 }
 
-/// Builds all children. `keys` are the signing keys that exist.
+/// Builds all children. `keys` is the existing key Secret.
 pub(super) fn build(proxy: &ValidatedProxy, keys: &KeySecret, now: Timestamp) -> Result<Children, Error> {
     let config = serde_yaml::to_string(&proxy.config).map_err(|error| Error::Serialize(error.into()))?;
     Ok(Children {
@@ -58,12 +58,12 @@ pub(super) fn build(proxy: &ValidatedProxy, keys: &KeySecret, now: Timestamp) ->
 }
 
 impl Children {
-    /// Kind and name of every child that is applied: names that must not belong to somebody else.
+    /// Kind and name of every applied child, for the check for name conflicts.
     fn names(&self) -> Vec<(ApiResource, String)> {
         fn of<K: Resource<DynamicType = ()>>(child: &K) -> (ApiResource, String) {
             (ApiResource::erase::<K>(&()), child.name_any())
         }
-        // The key Secret is checked where its keys are read.
+        // `signing_keys::fetch` checks the key Secret.
         let Self { key_secret: _, service_account, role_binding, config_map, one_password_item, service, deployment } =
             self;
         let mut names = vec![of(service_account), of(role_binding), of(config_map), of(service), of(deployment)];
@@ -72,24 +72,24 @@ impl Children {
     }
 }
 
-/// The children that depend on the resource alone: all but the key Secret.
+/// Builds the children that depend only on the resource: all except the key Secret.
 pub(super) fn without_key_secret(proxy: &ValidatedProxy) -> Result<Children, Error> {
-    // Unreadable keys need no change, so nothing is generated.
+    // For unreadable keys, `build` generates nothing.
     build(proxy, &KeySecret::Unreadable, Timestamp::UNIX_EPOCH)
 }
 
-/// Kind and name of every child that is applied.
+/// Kind and name of every applied child.
 pub(super) fn names(proxy: &ValidatedProxy) -> Result<Vec<(ApiResource, String)>, Error> {
     without_key_secret(proxy).map(|children| children.names())
 }
 
-/// An object as the API server gets it.
+/// Serializes an object for a request to the API server.
 pub(super) fn value(object: &impl Serialize) -> Result<Value, Error> {
     serde_json::to_value(object).map_err(|error| Error::Serialize(error.into()))
 }
 
-/// The metadata that all children have. Nothing of the resource's own labels and annotations is passed on: a tracking
-/// label of a GitOps tool would make it prune them.
+/// The common metadata of all children. The resource's labels and annotations are not copied: a GitOps tool would prune
+/// children that have its tracking label.
 pub(super) fn metadata(proxy: &ValidatedProxy, name: impl Into<String>) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.into()),

@@ -6,14 +6,14 @@ use crate::{
     operator::validate::{CredentialsSource, ValidatedProxy},
 };
 
-/// Asks the 1Password operator for a Secret of the resource's name. It copies the item's labels to that Secret.
+/// The 1Password operator creates a Secret with this item's name and copies the item's labels to it.
 pub(super) fn build(proxy: &ValidatedProxy) -> Option<OnePasswordItem> {
     let CredentialsSource::OnePassword { item_path } = &proxy.credentials else {
         return None;
     };
     let mut item = OnePasswordItem::new(&proxy.name, OnePasswordItemSpec { item_path: item_path.clone() });
     item.metadata = metadata(proxy, &proxy.name);
-    // The item has a finalizer of the 1Password operator: while that one is down, our deletion shall not hang.
+    // The item has a finalizer of the 1Password operator. If that operator is down, the resource's deletion must not hang.
     item.metadata.owner_references =
         Some(vec![OwnerReference { block_owner_deletion: Some(false), ..proxy.owner.clone() }]);
     Some(item)

@@ -3,10 +3,10 @@ use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use super::metadata;
 use crate::operator::validate::ValidatedProxy;
 
-/// The role of the data plane, which the install brings along. It is the only one that the operator may bind.
+/// The role of the proxy pods, from the installation. The operator may bind no other role.
 const CLUSTER_ROLE: &str = "mcp-oauth-proxy";
 
-/// Lets the pods keep sessions in their own namespace.
+/// Allows the pods to store sessions in their namespace.
 pub(super) fn build(proxy: &ValidatedProxy) -> RoleBinding {
     RoleBinding {
         metadata: metadata(proxy, &proxy.name),

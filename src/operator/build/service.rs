@@ -6,7 +6,7 @@ use k8s_openapi::{
 use super::{metadata, selector};
 use crate::{api::proxy::ServiceType, operator::validate::ValidatedProxy};
 
-/// The address that tunnels and gateways are routed to.
+/// The Service that tunnels and gateways route to.
 pub(super) fn build(proxy: &ValidatedProxy) -> Service {
     let mut metadata = metadata(proxy, &proxy.name);
     metadata.annotations = Some(proxy.service.annotations.clone()).filter(|annotations| !annotations.is_empty());
@@ -23,7 +23,7 @@ pub(super) fn build(proxy: &ValidatedProxy) -> Service {
             ports: Some(vec![ServicePort {
                 name: Some("http".to_owned()),
                 port: proxy.service.port,
-                // Part of the list's key: without it, applying a changed port fails (kubernetes/kubernetes#103544).
+                // Part of the list's merge key: without it, applying a changed port fails (kubernetes/kubernetes#103544).
                 protocol: Some("TCP".to_owned()),
                 target_port: Some(IntOrString::String("http".to_owned())),
                 ..ServicePort::default()

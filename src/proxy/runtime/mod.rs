@@ -261,7 +261,7 @@ async fn end_refused(proxy: Arc<Proxy>, refused: Vec<(SessionId, String)>) {
             Ok(None) => (),
             // It is not admitted here; its clean-up comes later.
             Err(error) => {
-                tracing::warn!(%error, session = %id, "a session that the rules no longer allow could not be deleted")
+                tracing::warn!(%error, session = %id, "a session that the rules no longer allow could not be deleted");
             }
         }
     }

@@ -86,7 +86,7 @@ pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
     if !memchr_iter(b'\n', text).all(ends_line) {
         return Err(Refusal::Malformed("the end of a line"));
     }
-    if !parsed.path.is_some_and(|target| Uri::try_from(target).is_ok()) {
+    if parsed.path.is_none_or(|target| Uri::try_from(target).is_err()) {
         return Err(Refusal::Malformed("the target"));
     }
     let framing = framing(parsed.headers, parsed.version == Some(1))?;

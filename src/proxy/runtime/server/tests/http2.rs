@@ -129,7 +129,7 @@ async fn http2_client_that_takes_nothing_loses_that_stream_alone() {
     // More than hyper's client takes ahead.
     let sending = async {
         while events.send(Ok(Frame::data(part.clone()))).await.is_ok() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     in_time(sending).await;

@@ -26,7 +26,7 @@ const NODE: &[Need] = &[
 const PEERS: &[Need] = &[("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("nginx", "nginx-light")];
 
 /// What tests need beyond the stage.
-const TESTS: &[Need] = &[("promtool", "prometheus")];
+const TESTS: &[Need] = &[("promtool", "prometheus"), ("nghttpx", "nghttp2-proxy"), ("curl", "curl")];
 
 /// Where Debian puts the CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";

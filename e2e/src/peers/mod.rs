@@ -13,6 +13,7 @@ pub mod context_forge;
 pub mod dev;
 pub mod document_host;
 pub mod edge;
+pub mod gateway;
 pub mod http;
 pub mod inside;
 pub mod inspector;

@@ -1,9 +1,12 @@
-//! Whether an MCP server answers through the proxy as it does without, in plain and over TLS: the conformance suite's scenarios
-//! for servers, in both generations of the protocol.
+//! Whether an MCP server answers through the proxy as it does without, in plain, over TLS, and behind a gateway that speaks HTTP/2
+//! to the proxy: the conformance suite's scenarios for servers, in both generations of the protocol.
+
+use std::process::Command;
 
 use e2e::{
     forward::free_port,
-    peers::{browser::Browser, conformance, edge::Edge, json_lines::Person, login::Login, scenarios},
+    peers::{browser::Browser, conformance, edge::Edge, gateway, json_lines::Person, login::Login, scenarios},
+    program,
 };
 
 use crate::{
@@ -23,13 +26,17 @@ async fn server_conformance_scenarios_give_the_same_result_through_the_proxy() {
     let server = scenarios::up(&bed.run).await.unwrap();
     let tls = Edge::up(&bed.run, "scenarios", free_port().unwrap(), &server).await.unwrap();
     let direct = format!("http://{server}/mcp");
-    let plain = logged_in(&bed, "plain", &server).await;
-    let encrypted = logged_in(&bed, "encrypted", &tls.url).await;
+    let (proxy, token) = logged_in(&bed, "plain", &server).await;
+    let plain = with_token(&bed, "plain", proxy.address(), &token).await;
+    let gateway = gateway::http2(&bed.run, "conformance", proxy.address()).await.unwrap();
+    let http2 = with_token(&bed, "http2", &gateway, &token).await;
+    let (proxy, token) = logged_in(&bed, "encrypted", &tls.url).await;
+    let encrypted = with_token(&bed, "encrypted", proxy.address(), &token).await;
 
     for (revision, least) in [("2025-11-25", 33), ("2026-07-28", 50)] {
         let direct = conformance::server(&bed.run, "direct", &direct, revision).await.unwrap();
         assert!(direct.len() >= least, "{}", direct.len());
-        for (name, url) in [("plain", &plain), ("encrypted", &encrypted)] {
+        for (name, url) in [("plain", &plain), ("http2", &http2), ("encrypted", &encrypted)] {
             let through = conformance::server(&bed.run, name, url, revision).await.unwrap();
             for (scenario, checks) in &direct {
                 assert_eq!(through.get(scenario), Some(checks), "{revision} {name} {scenario}");
@@ -41,8 +48,28 @@ async fn server_conformance_scenarios_give_the_same_result_through_the_proxy() {
     }
 }
 
-/// The address of a proxy of that name before `upstream`, as somebody who is logged in.
-async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> String {
+#[tokio::test]
+async fn curl_speaks_http2_to_the_proxy() {
+    let bed = bed::hold().await;
+    let server = scenarios::up(&bed.run).await.unwrap();
+    let (proxy, token) = logged_in(&bed, "curl", &server).await;
+    let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}"#;
+    let call = |authorization: &str| {
+        let mut curl = Command::new(program::find("curl", "curl").unwrap());
+        curl.args(["--silent", "--show-error", "--include", "--max-time", "30", "--http2-prior-knowledge"]);
+        curl.args(["--header", "content-type: application/json"]);
+        curl.args(["--header", "accept: application/json, text/event-stream", "--header", authorization]);
+        curl.args(["--data", initialize]).arg(format!("http://{}/mcp", proxy.address()));
+        program::output(&mut curl).unwrap()
+    };
+    let answer = call(&format!("authorization: Bearer {token}"));
+    assert!(answer.starts_with("HTTP/2 200 ") && answer.contains(r#""serverInfo""#), "{answer}");
+    let refused = call("authorization: Bearer x");
+    assert!(refused.starts_with("HTTP/2 401 ") && refused.contains("\nwww-authenticate: Bearer "), "{refused}");
+}
+
+/// A proxy of that name before `upstream`, and the access token of somebody who is logged in.
+async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> (OwnProxy, String) {
     let proxy = OwnProxy::up(bed, &format!("transparent-{name}"), upstream).await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -50,6 +77,10 @@ async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> String {
     let logged_in = computer.run(&proxy.url(), Some(alice), &[]).await.unwrap();
     assert!(logged_in.succeeded(), "{logged_in:?}");
     let login = computer.run(&proxy.url(), None, &["--print-token"]).await.unwrap();
-    let hop = scenarios::with_token(&bed.run, name, proxy.address(), login.output.trim()).await.unwrap();
-    format!("http://{hop}/mcp")
+    (proxy, login.output.trim().to_owned())
+}
+
+/// The address of the proxy at `target` for clients that have no token.
+async fn with_token(bed: &Bed, name: &str, target: &str, token: &str) -> String {
+    format!("http://{}/mcp", scenarios::with_token(&bed.run, name, target, token).await.unwrap())
 }

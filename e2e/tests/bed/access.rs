@@ -4,6 +4,7 @@ use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS},
     stage::NAMESPACE,
 };
+use mcp_oauth_operator::api::Bounded;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ async fn issuer_group_allows_its_members_only() {
     let stage = stage();
     let front = stage
         .front("groups", |spec| {
-            spec.replicas = 1;
+            spec.replicas = Bounded::of::<1>();
             spec.identity_provider.groups_claim = Some("groups".to_owned());
             spec.access.domains.clear();
             spec.access.groups = vec!["gateway-users".to_owned()];
@@ -42,8 +43,8 @@ async fn session_caps_and_changed_rules_end_only_affected_sessions() {
     let name = "rules";
     let front = stage
         .front(name, |spec| {
-            spec.replicas = 1;
-            spec.sessions.max_per_user = 2;
+            spec.replicas = Bounded::of::<1>();
+            spec.sessions.max_per_user = Bounded::of::<2>();
         })
         .await
         .unwrap();

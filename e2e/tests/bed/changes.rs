@@ -5,6 +5,7 @@ use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS},
     stage::{CLIENT_SECRET, NAMESPACE, credentials_name},
 };
+use mcp_oauth_operator::api::Bounded;
 use serde_json::{Value, json};
 
 use crate::support::{Condition, Scripted, eventually, stage};
@@ -39,8 +40,8 @@ async fn foreign_object_with_a_childs_name_is_kept_and_reported() {
     let client = stage.cluster.client().await.unwrap();
     namespaced(&kubectl, &["create", "configmap", name, "--from-literal=theirs=yes"]);
     stage.apply_credentials(&client, name).await.unwrap();
-    let mut spec = stage.spec(name, &edge);
-    spec.replicas = 1;
+    let mut spec = stage.spec(name, &edge).unwrap();
+    spec.replicas = Bounded::of::<1>();
     stage.apply(&client, name, spec).await.unwrap();
     eventually("the conflict is named", || async {
         let ready = Condition::of(&kubectl, name, "Ready");
@@ -62,7 +63,7 @@ async fn changed_resource_replaces_pods_and_wrong_image_can_be_corrected() {
     let stage = stage();
     let name = "changes";
     let kubectl = stage.cluster.kubectl_program();
-    let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let before = pods(&kubectl, name);
 
     // Not ready as long as no pod with the present spec answers; the old one goes on serving.
@@ -98,7 +99,7 @@ async fn changed_secret_is_reloaded_by_running_pods() {
     let stage = stage();
     let name = "reload";
     let kubectl = stage.cluster.kubectl_program();
-    let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let before = pods(&kubectl, name);
     let browser = Browser::start(&stage.run).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
@@ -125,7 +126,7 @@ async fn deleted_or_edited_child_is_restored() {
     let stage = stage();
     let name = "repaired";
     let kubectl = stage.cluster.kubectl_program();
-    stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let config = || namespaced(&kubectl, &["get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data}"]);
     let before = config();
     patch(&kubectl, &format!("configmap/{name}"), &json!({"data": {"config.yaml": "edited"}}));

@@ -1,4 +1,5 @@
 use e2e::stage::{NAMESPACE, credentials_name};
+use mcp_oauth_operator::api::Bounded;
 
 use crate::support::{Condition, eventually, stage};
 
@@ -10,8 +11,8 @@ async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
     let client = stage.cluster.client().await.unwrap();
     let kubectl = stage.cluster.kubectl_program();
     let condition = |kind: &str| Condition::of(&kubectl, name, kind);
-    let mut spec = stage.spec(name, &edge);
-    spec.replicas = 1;
+    let mut spec = stage.spec(name, &edge).unwrap();
+    spec.replicas = Bounded::of::<1>();
     stage.apply(&client, name, spec).await.unwrap();
     eventually("the condition says which Secret is missing", || async {
         let ready = condition("CredentialsReady");

@@ -11,6 +11,7 @@ use e2e::{
     },
     stage::NAMESPACE,
 };
+use mcp_oauth_operator::api::Bounded;
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -53,7 +54,7 @@ async fn mcp_remote_keeps_its_login_across_pod_restarts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn python_sdk_logs_in_and_calls_a_tool() {
     let stage = stage();
-    let front = stage.front("python-sdk", |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front("python-sdk", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let person = Person { browser: &browser, email: MEMBERS[1] };
     let client = Sdk::install(&stage.run, Kind::Python2, "login").await.unwrap();
@@ -66,7 +67,7 @@ async fn python_sdk_logs_in_and_calls_a_tool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn context_forge_receives_the_accounts_email_and_no_client_identity_headers() {
     let stage = stage();
-    let front = stage.front("identity", |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front("identity", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
@@ -97,7 +98,7 @@ async fn context_forge_receives_the_accounts_email_and_no_client_identity_header
 #[tokio::test(flavor = "multi_thread")]
 async fn login_works_at_both_replicas_immediately() {
     let stage = stage();
-    let front = stage.front("replicas", |spec| spec.replicas = 2).await.unwrap();
+    let front = stage.front("replicas", |spec| spec.replicas = Bounded::of::<2>()).await.unwrap();
     let kubectl = stage.cluster.kubectl_program();
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", "deployment/replicas", "--timeout=120s"]).unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();

@@ -13,6 +13,7 @@ use e2e::{
     stage::{NAMESPACE, Stage},
 };
 use jiff::Timestamp;
+use mcp_oauth_operator::api::Bounded;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -104,8 +105,8 @@ async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
 async fn rolling_restart_fails_no_call() {
     let stage = stage();
     let name = "restarted";
-    let streams_of_one = u32::try_from(STREAMS).unwrap();
-    let front = stage.front(name, |spec| spec.upstream.limits.streams_per_user = streams_of_one).await.unwrap();
+    let streams = i64::try_from(STREAMS).unwrap().try_into().unwrap();
+    let front = stage.front(name, |spec| spec.upstream.limits.streams_per_user = streams).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let scripted = Scripted::register(&stage, &front).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
@@ -168,7 +169,7 @@ async fn silence(replica: &Replica) -> Duration {
 async fn calls_continue_without_issuer_and_api_server_and_refreshes_get_503() {
     let stage: Stage = stage();
     let name = "cut-off";
-    let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let scripted = Scripted::register(&stage, &front).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();

@@ -1,5 +1,6 @@
 use e2e::peers::browser::Browser;
 use futures::{StreamExt, stream};
+use mcp_oauth_operator::api::Bounded;
 use reqwest::{
     StatusCode,
     header::{COOKIE, ORIGIN, SET_COOKIE},
@@ -11,7 +12,7 @@ use crate::support::{Scripted, client, sessions, stage};
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_accounts_get_an_explanation_and_leave_no_session() {
     let stage = stage();
-    let front = stage.front("refusals", |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front("refusals", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
     for (email, says) in [("mallory@evil.example", "not among those that may use"), ("bob@example.com", "not verified")]
     {
@@ -28,7 +29,7 @@ async fn refused_accounts_get_an_explanation_and_leave_no_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn b4_b5_registrations_and_authorizations_store_nothing() {
     let stage = stage();
-    let front = stage.front("flood", |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front("flood", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let scripted = Scripted::register(&stage, &front).await.unwrap();
     let http = client(&stage);
     let objects = || {
@@ -56,7 +57,7 @@ async fn b4_b5_registrations_and_authorizations_store_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_consent_form_of_another_browser_is_refused() {
     let stage = stage();
-    let front = stage.front("consent", |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front("consent", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
     let page = client.http.get(client.authorize_url()).send().await.unwrap();
     let cookie = |answer: &reqwest::Response| {

@@ -7,6 +7,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
+use mcp_oauth_operator::api::Bounded;
 use mcp_oauth_operator::api::McpOAuthSession;
 use reqwest::StatusCode;
 use serde_json::json;
@@ -16,7 +17,7 @@ use crate::support::{Scripted, eventually, pods, sessions, stage};
 #[tokio::test(flavor = "multi_thread")]
 async fn edited_or_forged_session_counts_as_ended() {
     let stage = stage();
-    let front = stage.front("forged", |spec| spec.replicas = 1).await.unwrap();
+    let front = stage.front("forged", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&stage.run).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
     let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);

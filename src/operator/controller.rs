@@ -230,7 +230,7 @@ mod tests {
     fn unparsable_resource_keeps_its_metadata_and_is_explained() {
         for (spec, expected) in [
             (json!({"publicURL": 1}), "Expected a string"),
-            (json!({"of": "another version"}), "unknown field `of`"),
+            (json!({"of": "another version"}), "Unknown field of"),
             (json!({"publicURL": "mcp.example.com"}), "publicURL must be https://HOST"),
         ] {
             let object = json!({

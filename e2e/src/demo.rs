@@ -1,4 +1,4 @@
-//! `make demo`: the main job, end to end, on real parts, and then left running to try.
+//! `make demo`: runs the main use case on real components and leaves it running.
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -21,7 +21,6 @@ use crate::{
     stage::{Front, NAMESPACE, Stage},
 };
 
-/// The demo's proxy.
 const NAME: &str = "mcp-oauth-proxy";
 
 #[derive(clap::Args)]
@@ -32,9 +31,9 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Show the main job, and leave everything running
+    /// Run the main use case and leave it running
     Up(Name),
-    /// End all of it
+    /// Stop the demo and remove everything it created
     Down(Name),
 }
 
@@ -45,7 +44,7 @@ impl Args {
                 catch_interrupts();
                 let runtime = tokio::runtime::Runtime::new()?;
                 let done = runtime.block_on(up(&name));
-                // Work on other threads that was given up needs nobody to wait for it.
+                // Do not wait for blocking tasks that were cancelled.
                 runtime.shutdown_background();
                 done
             }
@@ -62,7 +61,7 @@ async fn up(name: &Name) -> Result<()> {
     };
     done.with_context(|| {
         format!(
-            "the demo is not complete. What came up stays: `make demo-down` ends it, `make demo` goes on. Logs: {}",
+            "the demo is incomplete. Its components keep running: `make demo` continues, `make demo-down` removes them. Logs: {}",
             run.logs().display()
         )
     })
@@ -76,13 +75,13 @@ async fn show(run: &Run) -> Result<()> {
     progress.say(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", front.url()));
     let logins = try_it(&stage, &front).await?;
     progress.say(match logins {
-        0 => "the tool answered; mcp-remote had its tokens from before",
-        _ => "mcp-remote logged in through the browser and the tool answered",
+        0 => "the tool responded; mcp-remote used its stored tokens",
+        _ => "mcp-remote logged in through the browser and the tool responded",
     });
     print(&stage, &front)
 }
 
-/// The whole login with the real mcp-remote and the real browser, and a call of the tool.
+/// Logs in with mcp-remote through a real browser and calls a tool. Returns the number of logins.
 async fn try_it(stage: &Stage, front: &Front) -> Result<usize> {
     let browser = Browser::start(&stage.run).await?;
     let person = Person { browser: &browser, email: MEMBERS[0] };
@@ -92,8 +91,8 @@ async fn try_it(stage: &Stage, front: &Front) -> Result<usize> {
     let logins = connection.logins();
     drop(connection);
     browser.close().await?;
-    println!("\n  {TOOL} answered {}: {answer}", MEMBERS[0]);
-    if answer.contains("hello from the demo") { Ok(logins) } else { bail!("the tool did not answer: {answer}") }
+    println!("\n  {TOOL} responded to {}: {answer}", MEMBERS[0]);
+    if answer.contains("hello from the demo") { Ok(logins) } else { bail!("unexpected response of the tool: {answer}") }
 }
 
 fn print(stage: &Stage, front: &Front) -> Result<()> {
@@ -101,20 +100,20 @@ fn print(stage: &Stage, front: &Front) -> Result<()> {
     let authority = Certificates::of(&stage.run)?.authority();
     println!(
         "
-It stays up. Try it:
+The demo keeps running. Try it:
 
   MCP endpoint   {url}
   log in as      alice@example.com, any password (mallory@evil.example and bob@example.com are refused)
 
-  a client       NODE_EXTRA_CA_CERTS={authority} npx mcp-remote {url}
-                 (the certificate is the demo's own: your browser warns once)
+  MCP client     NODE_EXTRA_CA_CERTS={authority} npx mcp-remote {url}
+                 (the certificate is signed by the demo's own CA: your browser warns once)
 
   kubectl        export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
                  kubectl get mop,pods --namespace {NAMESPACE}
-                 kubectl get mcpsessions --namespace {NAMESPACE}      # delete one: that client is logged out at once
+                 kubectl get mcpsessions --namespace {NAMESPACE}      # deleting one logs that client out immediately
 
   logs           {logs}
-  the end        make demo-down",
+  remove         make demo-down",
         authority = authority.display(),
         kubeconfig = kubeconfig.display(),
         programs = stage.cluster.programs().display(),

@@ -1,4 +1,4 @@
-//! The test bed: real components on one machine, in a network namespace of their own. Used by the command `e2e`, by
+//! The test bed: real components on one machine, in a network namespace of their own. Used by the `e2e` command, by
 //! `make demo`, and by the tests in `e2e/tests`.
 //!
 //! Layers, from top to bottom; a module uses only modules in layers below its own (`tests/architecture.rs`):

@@ -1,5 +1,5 @@
-//! `e2e prepare`: everything that is built or fetched once and then kept, with its progress shown: inside of a test it would
-//! be silent for minutes.
+//! `e2e prepare`: builds and downloads everything that is cached, with progress output. Inside a test this would be
+//! silent for minutes.
 
 use anyhow::Result;
 
@@ -20,18 +20,18 @@ impl Args {
     }
 }
 
-/// Prepares what tests need beyond a stage: clients.
+/// Also prepares the MCP clients, which only tests need.
 pub fn prepare_tests(progress: &Progress) -> Result<()> {
     needs::check_tests()?;
     prepare(progress)?;
     Node::with_clients()?;
     python::MCP_SDK.install()?;
     python::MCP_SDK_1.install()?;
-    progress.say("the clients are there");
+    progress.say("MCP clients installed");
     Ok(())
 }
 
-/// Says at once what the machine lacks, then prepares all that a stage is made of.
+/// Checks the machine's requirements first, then prepares the components of a test environment.
 pub fn prepare(progress: &Progress) -> Result<()> {
     needs::check_stage()?;
     Cluster::prepare(progress)?;
@@ -39,6 +39,6 @@ pub fn prepare(progress: &Progress) -> Result<()> {
     Node::install()?;
     python::CONTEXT_FORGE.install()?;
     tokio::runtime::Runtime::new()?.block_on(ContextForge::prepare())?;
-    progress.say("everything that is made once is there");
+    progress.say("all cached components are ready");
     Ok(())
 }

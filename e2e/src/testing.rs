@@ -1,4 +1,4 @@
-//! `e2e test`: sets a stage for the tests, runs them, and ends it, also when they fail.
+//! `e2e test`: starts a test environment, runs the cluster tests, and removes the environment even if they fail.
 
 use std::{fs, os::unix::process::CommandExt, process::Command, time::Duration};
 
@@ -15,15 +15,15 @@ use crate::{
     stage::Stage,
 };
 
-/// Several times what the tests take.
+/// Several times the usual duration.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave the stage up, to look at what failed (e2e cluster down --run NAME ends it).
+    /// Keep the environment after the tests, for debugging (remove it with e2e cluster down --run NAME).
     #[arg(long)]
     keep: bool,
-    /// Only tests whose name holds this.
+    /// Run only tests whose name contains this.
     filter: Option<String>,
 }
 
@@ -38,11 +38,11 @@ impl Args {
             cluster.save_state();
         }
         if self.keep {
-            eprintln!("run {} stays up; its logs are in {}", run.name(), run.logs().display());
-            // It is the person's now.
+            eprintln!("run {} keeps running; its logs are in {}", run.name(), run.logs().display());
+            // Without an owner file, the run is not considered abandoned.
             return Ok(fs::remove_file(run.directory().join("owner"))?).and(tested);
         }
-        // Logs are for failures.
+        // Keep the logs only after a failure.
         let ended = Cluster::down(&run, tested.is_err());
         drop(owner);
         if let (Err(_), Err(error)) = (&tested, &ended) {
@@ -54,9 +54,9 @@ impl Args {
 
     fn test(&self, run: &Run) -> Result<()> {
         prepare_tests(&Progress::default())?;
-        // What is said at that level is tested too.
+        // Trace level, because tests check that logs contain no secrets.
         let stage = tokio::runtime::Runtime::new()?.block_on(Stage::set(run, Installer::Helm, "trace"))?;
-        Progress::default().say("running the tests of the bed");
+        Progress::default().say("running the cluster tests");
         let cargo = |arguments: &[&str]| {
             let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             command.current_dir(workspace()).args(arguments);
@@ -64,20 +64,20 @@ impl Args {
             command
         };
         let filter = self.filter.as_deref().unwrap_or_default();
-        // Two at a time: each has a proxy's pods and a browser, and there may be two cores only.
+        // Two threads: each test has proxy pods and a browser, and the machine may have only two cores.
         let on_the_bed =
             within(&mut cargo(&["test", "--workspace", "--test", "bed", "--", "--test-threads=2", filter]))?;
-        // The contract of the session stores, with the one that needs an API server.
+        // The contract test of the session stores that needs an API server.
         let needs_cluster = within(&mut cargo(&["test", "--workspace", "--lib", "--", "--ignored", filter]))?;
         if on_the_bed && needs_cluster { Ok(()) } else { bail!("tests failed") }
     }
 }
 
-/// Whether the tests pass. One that hangs must not take the logs of the others with it.
+/// Whether the tests passed. A test run that hangs is killed, so that the logs are still collected.
 fn within(command: &mut Command) -> Result<bool> {
     let mut child = command.process_group(0).spawn().context("cannot run cargo")?;
     let mut status = None;
-    let waited = wait_until("the tests to end", LIMIT, || {
+    let waited = wait_until("the tests to finish", LIMIT, || {
         status = child.try_wait()?;
         Ok(status.is_some())
     });

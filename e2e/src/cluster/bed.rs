@@ -1,4 +1,4 @@
-//! The bed's own cluster: one node, all components as processes in the run's network namespace.
+//! The test bed's own cluster: one node, with all components as processes in the run's network namespace.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ use crate::{
     run::{NODE_ADDRESS, Run},
 };
 
-/// Brings the cluster up. One that is up already stays; one that half is, or whose makers were killed, is undone first.
+/// Starts the cluster, unless it runs already. A partly running cluster is cleaned up first.
 pub fn up(run: &Run) -> Result<()> {
     let progress = Progress::default();
     needs::check_node()?;
@@ -30,25 +30,25 @@ pub fn up(run: &Run) -> Result<()> {
     let _lock = run.lock()?;
     let tools = Tools::ready(&progress)?;
     if is_up(run, &tools) {
-        progress.say(format!("the cluster of run {} is already up", run.name()));
+        progress.say(format!("the cluster of run {} is already running", run.name()));
         return Ok(());
     }
     if !run.made().is_empty() {
-        progress.say(format!("an earlier run {} was not ended: undoing it first", run.name()));
+        progress.say(format!("cleaning up an earlier run {} first", run.name()));
         undo::everything(run)?;
     }
     let run = &Run::open(run.name())?;
     let pki = Pki::at(run.directory().join("pki"));
     let setup = Setup { run, tools, pki, progress };
     let Err(error) = setup.bring_up() else { return Ok(()) };
-    progress.say("this failed: undoing what was made");
+    progress.say("the start failed: cleaning up");
     if let Err(second) = undo::keeping_logs(run) {
-        progress.say(format!("could not undo all of it: {second:#}"));
+        progress.say(format!("the cleanup is incomplete: {second:#}"));
     }
-    Err(error.context(format!("no cluster came up; logs are kept in {}", run.logs().display())))
+    Err(error.context(format!("the cluster did not start; its logs are in {}", run.logs().display())))
 }
 
-/// Ends the cluster and everything else of the run.
+/// Stops the cluster and removes everything else of the run.
 pub fn down(run: &Run, keep_logs: bool) -> Result<()> {
     let progress = Progress::default();
     let _lock = run.lock()?;
@@ -59,19 +59,18 @@ pub fn down(run: &Run, keep_logs: bool) -> Result<()> {
         undo::everything(run)?;
     }
     progress.say(match was_there {
-        true => format!("run {} is down, nothing of it is left", run.name()),
-        false => format!("run {} was not up", run.name()),
+        true => format!("run {} is removed", run.name()),
+        false => format!("run {} was not running", run.name()),
     });
     Ok(())
 }
 
-/// Whether the cluster's components run and its node is ready.
 pub fn is_up(run: &Run, tools: &Tools) -> bool {
     COMPONENTS.iter().all(|component| run.running(component).is_some())
         && node_is_ready(&Kubectl::of_run(run, tools)).unwrap_or(false)
 }
 
-/// The processes of a cluster, in the order of their start. They are ended in the opposite one.
+/// The cluster's processes in start order. They are stopped in reverse order.
 pub const COMPONENTS: &[&str] = &[
     "containerd",
     "etcd",
@@ -93,7 +92,7 @@ impl Setup<'_> {
         let cgroup = cgroup::make(self.run)?;
         undo::remember_sysctls(self.run)?;
         self.write_kubeconfigs()?;
-        self.progress.say("network namespace, certificates and cgroup made");
+        self.progress.say("network namespace, certificates and cgroup created");
 
         node::start_containerd(self, &pause.reference)?;
         control_plane::start_storage_and_api(self)?;
@@ -125,7 +124,7 @@ impl Setup<'_> {
         kubeconfig::write(&outside_kubeconfig(self.run), &self.pki, "admin", &outside, &self.context())
     }
 
-    /// The port of this machine's loopback at which the API server is reached, as the kubeconfig for outside says.
+    /// The host's loopback port of the API server, read from the host kubeconfig.
     fn api_port(&self) -> Result<u16> {
         let text = fs::read_to_string(outside_kubeconfig(self.run))?;
         let config: Value = serde_yaml::from_str(&text)?;

@@ -1,4 +1,4 @@
-//! What the bed needs on the machine, said at once and with the command that brings it.
+//! Checks the machine's requirements before the start. Errors name everything missing and the command that installs it.
 
 use std::{path::Path, process::Command};
 
@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use super::foreign::Foreign;
 use crate::program;
 
-/// A program, and the Debian package that brings it.
+/// A program and its Debian package.
 type Need = (&'static str, &'static str);
 
-/// What makes a node.
+/// Programs of a node.
 const NODE: &[Need] = &[
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -22,30 +22,30 @@ const NODE: &[Need] = &[
     ("buildah", "buildah"),
 ];
 
-/// What the peers run on.
+/// Programs of the peers.
 const PEERS: &[Need] = &[("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("nginx", "nginx-light")];
 
-/// What tests need beyond the stage.
+/// Programs that only tests need.
 const TESTS: &[Need] = &[("promtool", "prometheus"), ("nghttpx", "nghttp2-proxy"), ("curl", "curl")];
 
-/// Where Debian puts the CNI plugins.
+/// Debian's folder of CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
 
-/// The certificate authorities of the public web, which go into the image.
+/// The public CA certificates, which are copied into the image.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Fails, naming all that is missing, unless this machine can run a node.
+/// Checks the requirements of a node.
 pub fn check_node() -> Result<()> {
     check_system()?;
     say(node_packages(), Vec::new())
 }
 
-/// Fails, naming all that is missing, unless this machine can run the whole stage.
+/// Checks the requirements of the complete environment.
 pub fn check_stage() -> Result<()> {
     check(&[])
 }
 
-/// The same, for the tests.
+/// Checks the requirements of the environment and the tests.
 pub fn check_tests() -> Result<()> {
     check(TESTS)
 }
@@ -53,7 +53,7 @@ pub fn check_tests() -> Result<()> {
 fn check(beyond: &[Need]) -> Result<()> {
     if Foreign::named()?.is_some() {
         bail!(
-            "E2E_KUBECONFIG names a cluster, but demo and tests need the bed's own: its pods have to reach the issuer and Context Forge on this machine. Unset it, or try the proxy without a cluster: `make dev`"
+            "E2E_KUBECONFIG is set, but demo and tests need the test bed's own cluster, whose pods can reach the issuer and Context Forge on this machine. Unset it, or run the proxy without a cluster: `make dev`"
         );
     }
     check_system()?;
@@ -68,32 +68,31 @@ fn check(beyond: &[Need]) -> Result<()> {
     }
     let mut others = Vec::new();
     if !succeeds("go", &["version"]) {
-        others.push("Go 1.26 or newer (https://go.dev/dl; its bin folder has to be on PATH)");
+        others.push("Go 1.26 or newer (https://go.dev/dl), with its bin folder on PATH");
     }
     if !succeeds("npm", &["--version"]) {
         others.push("Node 20 or newer with npm (https://nodejs.org)");
     }
     if !succeeds("python3", &["-c", "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"]) {
-        others.push("Python 3.11, 3.12 or 3.13, which has to be the first python3 on PATH");
+        others.push("Python 3.11, 3.12 or 3.13 as the first python3 on PATH");
     }
     say(packages, others)
 }
 
-/// Fails unless Go is there.
 pub fn check_go() -> Result<()> {
     if succeeds("go", &["version"]) {
         return Ok(());
     }
-    bail!("Go is missing (1.26 or newer): https://go.dev/dl, then put its bin folder on PATH")
+    bail!("Go 1.26 or newer is missing: install it from https://go.dev/dl and add its bin folder to PATH")
 }
 
 fn check_system() -> Result<()> {
     if !cfg!(target_os = "linux") {
-        bail!("the test bed needs Linux; `make dev` tries the proxy without it");
+        bail!("the test bed needs Linux; `make dev` runs the proxy without it");
     }
     if !rustix::process::geteuid().is_root() {
         bail!(
-            "the test bed needs root (network namespaces, cgroups, mounts): run it with sudo, or try the proxy without it: `make dev`"
+            "the test bed needs root (network namespaces, cgroups, mounts): use sudo, or run the proxy without it: `make dev`"
         );
     }
     Ok(())
@@ -116,7 +115,7 @@ fn say(mut packages: Vec<&'static str>, others: Vec<&'static str>) -> Result<()>
     let mut lines = Vec::new();
     if !packages.is_empty() {
         let list = packages.join(" ");
-        lines.push(format!("of Debian's packages {list}: apt-get install --yes --no-install-recommends {list}"));
+        lines.push(format!("Debian packages {list}: apt-get install --yes --no-install-recommends {list}"));
     }
     lines.extend(others.into_iter().map(str::to_owned));
     if lines.is_empty() { Ok(()) } else { bail!("missing on this machine:\n    {}", lines.join("\n    ")) }

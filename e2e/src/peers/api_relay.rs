@@ -1,5 +1,5 @@
-//! Between a program and the API server: passes everything on, does to watches what networks and proxies do to
-//! them, and can be as silent as an API server that has stopped.
+//! A relay in front of the API server. It injects faults of networks and proxies into watches, and can stop responding
+//! like an API server that is down.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -19,22 +19,22 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// What is done to watches, to those that are open and to new ones.
+/// The fault injected into open and new watches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Watches {
-    /// Nothing.
+    /// No fault.
     Pass,
-    /// They stay open, and nothing comes, not even their end.
+    /// Watches stay open, but neither events nor their end arrive.
     Hold,
-    /// They are broken off.
+    /// Watches are aborted.
     Cut,
-    /// All that they say comes this much later.
+    /// Events are delayed.
     Delay(Duration),
-    /// They are told that what they ask for has been compacted away.
+    /// New watches get 410 Expired: their resource version has been compacted.
     Expire,
 }
 
-/// The running relay. It ends with this.
+/// A running relay. It stops when dropped.
 #[derive(Debug)]
 pub struct ApiRelay {
     address: SocketAddr,
@@ -51,7 +51,7 @@ struct Relay {
 }
 
 impl ApiRelay {
-    /// Starts it before an API server, with the rights of `client`.
+    /// Starts a relay that authenticates as `client`.
     pub async fn up(client: kube::Client) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -65,7 +65,7 @@ impl ApiRelay {
         Ok(Self { address, watches, answers, serving })
     }
 
-    /// Writes a kubeconfig that leads to it.
+    /// Writes a kubeconfig for clients of the relay.
     pub fn write_kubeconfig(&self, file: &Path) -> Result<()> {
         let cluster = json!({"name": "relay", "cluster": {"server": format!("http://{}", self.address)}});
         let context = json!({"name": "relay", "context": {"cluster": "relay", "user": "nobody"}});
@@ -80,18 +80,16 @@ impl ApiRelay {
         std::fs::write(file, kubeconfig.to_string()).with_context(|| file.display().to_string())
     }
 
-    /// From now on this is done to watches.
     pub fn set(&self, watches: Watches) {
         self.watches.send_replace(watches);
     }
 
-    /// As if the API server had been stopped: no request is answered until [`Self::resume`], and watches are broken off.
+    /// Simulates a stopped API server: requests hang until [`Self::resume`], and watches are aborted.
     pub fn stop(&self) {
         self.answers.send_replace(false);
         self.set(Watches::Cut);
     }
 
-    /// It goes on.
     pub fn resume(&self) {
         self.set(Watches::Pass);
         self.answers.send_replace(true);
@@ -135,7 +133,7 @@ async fn relay(State(mut relay): State<Relay>, request: Request) -> Response {
     }
 }
 
-/// What the API server answers to a watch that begins before what it remembers.
+/// The API server's response to a watch from a compacted resource version.
 fn expired() -> Body {
     let status = json!({
         "kind": "Status",
@@ -151,10 +149,10 @@ fn expired() -> Body {
 
 type Chunk = Result<Bytes, axum::Error>;
 
-/// A watch, as the relay lets it through.
+/// The events of a watch, with the current fault applied.
 fn disturbed(body: Body, watches: watch::Receiver<Watches>) -> impl stream::Stream<Item = Chunk> {
     let (sender, chunks) = mpsc::unbounded();
-    // Read at once, so that what is delayed does not delay what follows once more.
+    // Events are timestamped on arrival, so that each is delayed only once.
     tokio::spawn(async move {
         let mut body = body.into_data_stream();
         while let Some(chunk) = body.next().await {

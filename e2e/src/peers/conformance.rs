@@ -1,4 +1,4 @@
-//! The MCP project's conformance suite: its scenarios for authorization servers, and those for MCP servers.
+//! The MCP project's conformance suite: the scenarios for authorization servers and for MCP servers.
 
 use std::{
     collections::BTreeMap,
@@ -19,20 +19,20 @@ use tokio::{
 use super::{certificates::Certificates, http, json_lines::Person, node::Node};
 use crate::{forward::free_port, progress::tail, run::Run};
 
-/// What both of its scenarios check. A third, on client id metadata documents, is a warning until there are any.
+/// The checks of both scenarios. The third, client ID metadata documents, only warns.
 const CHECKS: [&str; 2] = ["authorization-server-metadata", "authorization-code-grant"];
 
-/// What the suite found.
+/// The results of the authorization scenarios.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// Its own words.
+    /// The suite's output.
     pub report: String,
-    /// The checks as it writes them, of all scenarios.
+    /// The checks of all scenarios, from the suite's JSON files.
     pub checks: Vec<Value>,
 }
 
 impl Verdict {
-    /// Fails unless the suite has run its scenarios for authorization servers, and found no fault.
+    /// Fails unless all expected checks ran and none failed.
     pub fn check(&self) -> Result<()> {
         let failures = self.with_status("FAILURE");
         let ran = |id: &str| self.with_status("SUCCESS").iter().any(|check| check["id"] == json!(id));
@@ -43,13 +43,14 @@ impl Verdict {
         bail!("failures {failures:?}, not run {missing:?}: {}", self.report)
     }
 
-    /// The checks with this status: `SUCCESS`, `FAILURE`, `WARNING`...
+    /// The checks with a status such as `SUCCESS`, `FAILURE` or `WARNING`.
     pub fn with_status(&self, status: &str) -> Vec<&Value> {
         self.checks.iter().filter(|check| check["status"] == json!(status)).collect()
     }
 }
 
-/// Runs all authorization scenarios against the proxy at `url`, its issuer, for one of its resources. The person logs in.
+/// Runs all authorization scenarios against the authorization server at `url`, for one of its resources. `user` logs
+/// in.
 pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<'_>) -> Result<Verdict> {
     let node = spawn_blocking(Node::with_clients).await??;
     let port = free_port()?;
@@ -86,11 +87,11 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
     Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
 }
 
-/// What came of the checks of each scenario, in their order: the check's name and its status.
+/// Name and status of each check, in order, by scenario.
 pub type Scenarios = BTreeMap<String, Vec<(String, String)>>;
 
-/// Runs every scenario that a revision of the specification has for servers against the MCP server at `url`, which must ask for
-/// no token: the suite has none. The results are kept in a folder of that name.
+/// Runs all server scenarios of a specification revision against the MCP server at `url`. The suite cannot send a
+/// token, so the server must not require one. The results stay in a folder with this name.
 pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<Scenarios> {
     let node = spawn_blocking(Node::with_clients).await??;
     let component = format!("conformance-{name}-{revision}");
@@ -100,7 +101,7 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
     let mut suite = suite(&node, &folder, &log)?;
     suite.args(["server", "--url", url, "--requirements", revision, "-o"]).arg(&folder);
     let mut child = suite.spawn().context("cannot start the conformance suite")?;
-    // Its status says whether each scenario passed, which the caller looks at one by one.
+    // The exit status depends on every scenario; the caller compares them one by one.
     timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite does not end")??;
     let mut scenarios = Scenarios::new();
     for entry in fs::read_dir(&folder)? {
@@ -116,7 +117,7 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
     Ok(scenarios)
 }
 
-/// The suite, before it is told what to do, in a folder of its own.
+/// The suite's command without arguments, in its own folder.
 fn suite(node: &Node, folder: &Path, log: &Path) -> Result<Command> {
     let file = fs::File::create(log)?;
     let mut command = Command::new(node.interpreter()?);
@@ -125,7 +126,7 @@ fn suite(node: &Node, folder: &Path, log: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The name of a scenario, from a folder such as `server-tools-list-2026-11-25T04-21-12-914Z`.
+/// The scenario's name, from a folder such as `server-tools-list-2026-11-25T04-21-12-914Z`.
 fn scenario(folder: &str) -> String {
     const TIME: usize = "-2026-11-25T04-21-12-914Z".len();
     let name = folder.strip_prefix("server-").unwrap_or(folder);
@@ -144,7 +145,7 @@ async fn register(url: &str, port: u16, authority: &Path) -> Result<String> {
     Ok(answer["client_id"].as_str().context("the registration has no client_id")?.to_owned())
 }
 
-/// All `checks.json` below the folder.
+/// The checks in all `checks.json` files below the folder.
 fn checks(folder: &Path) -> Result<Vec<Value>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,4 +1,4 @@
-//! `dev`, as a person starts it: the sample served on this machine's own network.
+//! The `dev` command with the sample, in the host's network.
 
 use std::{
     io::{BufRead, BufReader},
@@ -16,16 +16,16 @@ use crate::{
     image::workspace,
 };
 
-/// Ends with its value.
+/// Stops when dropped.
 pub struct Dev {
     child: Child,
-    /// Where it serves.
+    /// The proxy's URL.
     pub url: String,
     health: mpsc::Receiver<String>,
 }
 
 impl Dev {
-    /// Starts it with its logins and keys in a folder. It need not serve yet.
+    /// Starts `dev` with this state folder. It may not serve yet when this returns.
     pub fn start(state: &Path) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let mut child = Command::new(this_program()?.with_file_name("mcp-oauth-operator"))
@@ -50,7 +50,7 @@ impl Dev {
         Ok(Self { child, url: format!("http://{listen}"), health })
     }
 
-    /// Where its health and metrics are, as it says itself once the ports are open.
+    /// The URL of health and metrics, from the startup output.
     ///
     /// # Errors
     /// When it does not say so.

@@ -1,4 +1,4 @@
-//! How the bed itself speaks HTTP, and how it waits for those that answer it.
+//! HTTP client of the test bed, and readiness checks.
 
 use std::{
     fs,
@@ -13,10 +13,9 @@ use tokio::time::sleep;
 use super::inside::inside;
 use crate::{progress::tail, run::Run};
 
-/// A client that follows no redirects, keeps no cookies, uses no proxy and trusts only the certificate authority in
-/// `trusted`, if one is given.
+/// A client without redirects, cookies and proxies. It trusts only the CA in `trusted`, if given.
 pub fn client(trusted: Option<&Path>) -> Result<Client> {
-    // Another client of this process may have done so already.
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut builder = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(Duration::from_secs(30));
     if let Some(file) = trusted {
@@ -28,7 +27,8 @@ pub fn client(trusted: Option<&Path>) -> Result<Client> {
     Ok(builder.build()?)
 }
 
-/// Waits until a component, seen from inside the run's network, answers 200 at the URL. Its end ends the wait.
+/// Waits until the URL, requested from the run's namespace, returns a success status. Fails immediately if the
+/// component exits.
 pub async fn wait_until_ready(run: &Run, component: &str, url: &str, limit: Duration) -> Result<()> {
     let log = run.log(component);
     let (run, name, url) = (run.clone(), component.to_owned(), url.to_owned());

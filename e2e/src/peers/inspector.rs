@@ -1,4 +1,4 @@
-//! The MCP Inspector's command line, on this machine's own network.
+//! The MCP Inspector's command line, in the host's network.
 
 use std::{fs, path::PathBuf};
 
@@ -9,7 +9,7 @@ use tokio::{process::Command, task::spawn_blocking};
 use super::{browser_stub::BrowserStub, certificates::Certificates, json_lines::Person, node::Node, stored};
 use crate::{forward::free_port, run::Run};
 
-/// One computer's Inspector: what it knows of a server stays in its folder over starts.
+/// An Inspector installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
 pub struct Inspector {
     node: Node,
@@ -21,20 +21,20 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Installs it for a computer of this name.
+    /// Installs the Inspector in its own folder.
     pub async fn install(run: &Run, computer: &str) -> Result<Self> {
         let node = spawn_blocking(Node::with_clients).await??;
         let name = format!("inspector-{computer}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;
-        // By itself it takes port 6276, which another run of this bed may hold.
+        // The default port 6276 may be in use by another run.
         let callback = format!("http://127.0.0.1:{}/oauth/callback", free_port()?);
         Ok(Self { node, folder, stub, log: run.log(&name), authority: Certificates::of(run)?.authority(), callback })
     }
 
-    /// Calls a tool; returns its text, and how many times a login was asked for. The person, if there is one, logs in then;
-    /// else a wish to log in is an error.
+    /// Calls a tool and returns its text and the number of logins. If a login is requested, `user` logs in; without a
+    /// user that is an error.
     pub async fn call(
         &self,
         url: &str,
@@ -49,9 +49,9 @@ impl Inspector {
             .args(["--tool-arg", argument, "--callback-url", &self.callback, "--format", "json", "-q"])
             .env("HOME", &self.folder)
             .env("MCP_STORAGE_DIR", self.store())
-            // Without a keychain, as here, it would forget the tokens when it ends.
+            // Without a keychain, the Inspector would not store tokens.
             .env("MCP_INSPECTOR_SECRET_STORE", "file")
-            // It has no terminal, so it would not open a browser.
+            // Without a terminal, the Inspector would not open a browser.
             .env("MCP_AUTO_OPEN_ENABLED", "true")
             .env("NODE_EXTRA_CA_CERTS", &self.authority);
         let ended = self.stub.run(&mut command, person, &self.log).await?;
@@ -64,13 +64,13 @@ impl Inspector {
         Ok((text.with_context(|| format!("{tool} answered {answer}"))?.to_owned(), ended.logins))
     }
 
-    /// Makes the access token that it keeps one that no server takes, as when it has expired.
+    /// Replaces the stored access token by an invalid one, as if it had expired.
     pub fn spoil_access_token(&self) -> Result<()> {
         stored::change(&self.store().join("secrets.json"), |store| {
             let secrets = store["secrets"].as_object_mut().context("it keeps no secrets")?;
             let tokens =
                 secrets.iter_mut().find(|(name, _)| name.contains(":tokens:")).context("it keeps no tokens")?.1;
-            // JSON inside of JSON.
+            // The tokens are JSON in a JSON string.
             let mut inner: Value = serde_json::from_str(tokens.as_str().unwrap_or_default())?;
             stored::spoil(&mut inner, "access_token")?;
             *tokens = inner.to_string().into();

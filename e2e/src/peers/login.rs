@@ -1,4 +1,4 @@
-//! Our own `login`, on this machine's own network, like the person whose computer it is on.
+//! Our own `login` command, in the host's network.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{forward::this_program, run::Run};
 
-/// One computer's `login`: what it knows of a server stays in its folder over starts.
+/// A `login` installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
 pub struct Login {
     folder: PathBuf,
@@ -27,7 +27,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// One for a computer of this name.
+    /// Creates an installation in its own folder.
     pub fn install(run: &Run, computer: &str) -> Result<Self> {
         let folder = run.directory().join(format!("login-{computer}"));
         fs::create_dir_all(&folder)?;
@@ -35,33 +35,34 @@ impl Login {
         Ok(Self { folder, stub, log, authority: Certificates::of(run)?.authority() })
     }
 
-    /// The folder with the logins.
+    /// The folder with the stored logins.
     pub fn store(&self) -> PathBuf {
         self.folder.join("store")
     }
 
-    /// What it has said besides, at the level at which everything is.
+    /// The log, at trace level.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }
 
-    /// What is kept of the one server that it knows.
+    /// The stored login of its only server.
     pub fn kept(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&fs::read(self.file()?)?)?)
     }
 
-    /// Puts something else in its place.
+    /// Replaces the stored login.
     pub fn keep(&self, login: &Value) -> Result<()> {
         Ok(fs::write(self.file()?, login.to_string())?)
     }
 
-    /// Runs it for a server to its end. The person, if there is one, logs in when asked; else a wish to log in is an error.
+    /// Runs the command for a server to completion. If it requests a login, `user` logs in; without a user that is an
+    /// error.
     pub async fn run(&self, url: &str, person: Option<Person<'_>>, options: &[&str]) -> Result<Ended> {
         self.stub.run(&mut self.command(url, options)?, person, &self.log).await
     }
 
-    /// Runs it without a browser of its own: the person opens the address that it prints on another machine, where nobody
-    /// listens at `port`, and pastes where their browser ends.
+    /// Runs the command without a browser: the user opens the printed URL on another machine, where `port` is closed,
+    /// and pastes the final URL.
     pub async fn run_pasting(&self, url: &str, person: Person<'_>, port: u16) -> Result<Ended> {
         let mut program = self.start(url, &["--no-browser", "--port", &port.to_string()])?;
         let mut look = interval(Duration::from_millis(50));
@@ -83,7 +84,7 @@ impl Login {
         Ok(Ended { code: program.end().await?, output, logins: 1, landings: vec![landing.text] })
     }
 
-    /// Starts it as an MCP server on standard input and output, and initializes the connection.
+    /// Starts the command as an MCP server on standard input and output, and initializes the connection.
     pub async fn bridge<'a>(&self, url: &str, person: Option<Person<'a>>) -> Result<Connection<'a>> {
         let program = self.start(url, &["--bridge"])?;
         Connection::initialize(program, self.stub.clone(), person).await

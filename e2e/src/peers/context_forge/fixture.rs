@@ -1,4 +1,4 @@
-//! What Context Forge holds in every run: users, a team, the MCP server and a virtual server with its tools.
+//! Context Forge's content in every run: users, a team, the MCP server, and a virtual server with its tools.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,15 @@ use tokio::time::sleep;
 use super::settings::ADMINISTRATOR;
 use crate::peers::http;
 
-/// In the team that sees the tool.
+/// Members of the team that may use the tools.
 pub const MEMBERS: [&str; 2] = ["alice@example.com", "carol@example.com"];
-/// Known to Context Forge, but in no team.
+/// A user of Context Forge who is in no team.
 pub const STRANGER: &str = "bob@example.com";
 
-/// Accepted by its password policy; nobody ever uses it.
+/// Satisfies the password policy; never used.
 const PASSWORD: &str = "Qw7!rTk9#LmPz2vB";
 
-/// Fills it and returns the virtual server's id. Made for an empty one.
+/// Populates an empty Context Forge and returns the virtual server's id.
 pub async fn fill(base: &str, everything: &str) -> Result<String> {
     let api = Api { base, client: http::client(None)? };
     for email in MEMBERS.iter().chain([&STRANGER]) {
@@ -47,11 +47,11 @@ impl Api<'_> {
         self.call(Method::POST, path, Some(body)).await
     }
 
-    /// The ids of the tools, which it has asked the MCP server for.
+    /// The ids of the tools that Context Forge discovered at the MCP server.
     async fn tools(&self) -> Result<Vec<String>> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            // In header mode /v1/tools lists no team's tools, whoever asks.
+            // In header mode, /v1/tools lists no team's tools for any user.
             let found = self.call(Method::GET, "/admin/tools/ids", None).await?;
             let tools: Vec<String> = serde_json::from_value(found["tool_ids"].clone())?;
             if !tools.is_empty() {

@@ -124,6 +124,6 @@ for (const event of ['authorization.error', 'grant.error', 'server_error', 'inte
 }
 
 // What tests look for in others' logs.
-provider.on('grant.success', (ctx) => appendFileSync(`${folder}/given.jsonl`, `${JSON.stringify(ctx.body)}\n`, { mode: 0o600 }));
+provider.on('grant.success', (ctx) => appendFileSync(`${folder}/token-responses.jsonl`, `${JSON.stringify(ctx.body)}\n`, { mode: 0o600 }));
 
 provider.listen(Number(port), address, () => console.log(`${issuer} is served on ${address}:${port}`));

@@ -59,7 +59,7 @@ impl ApiRelay {
         let router = Router::new().fallback(relay).with_state(Relay { client, watches: now, answers: does_answer });
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
-                eprintln!("the relay before the API server has ended: {error}");
+                eprintln!("the API server relay failed: {error}");
             }
         });
         Ok(Self { address, watches, answers, serving })
@@ -163,7 +163,7 @@ fn disturbed(body: Body, watches: watch::Receiver<Watches>) -> impl stream::Stre
     });
     stream::unfold(Some((chunks, watches)), |open| async {
         let (mut chunks, mut watches) = open?;
-        let cut = || Some((Err(axum::Error::new("cut by the relay")), None));
+        let cut = || Some((Err(axum::Error::new("aborted by the relay")), None));
         loop {
             let now = *watches.borrow_and_update();
             let next = async {

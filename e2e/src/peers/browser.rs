@@ -112,7 +112,7 @@ impl Browser {
                 Ok(client) => break client,
                 Err(error) if Instant::now() > deadline || run.running(&component).is_none() => {
                     return Err(error).with_context(|| {
-                        format!("Chromium does not start. The log: {}", run.log(&component).display())
+                        format!("Chromium did not start. Its log: {}", run.log(&component).display())
                     });
                 }
                 Err(_) => sleep(Duration::from_millis(50)).await,
@@ -141,7 +141,7 @@ impl Browser {
                 self.press(&button).await?;
             } else if let Some(field) = self.find(EMAIL).await? {
                 if let Some(problem) = self.find(PROBLEM).await? {
-                    bail!("the provider refuses: {}", problem.text().await?);
+                    bail!("the provider refused the login: {}", problem.text().await?);
                 }
                 signed_in = true;
                 field.clear().await?;
@@ -152,8 +152,8 @@ impl Browser {
                 return self.look(consented, signed_in).await;
             }
         }
-        let picture = self.screenshot("lost").await?;
-        bail!("the login does not come to an end: {}, see {}", self.client.current_url().await?, picture.display())
+        let picture = self.screenshot("incomplete").await?;
+        bail!("the login did not finish: {}, see {}", self.client.current_url().await?, picture.display())
     }
 
     /// Clicks a button and waits for the next page: the driver may respond before the click has its effect.
@@ -164,7 +164,7 @@ impl Browser {
         while button.is_enabled().await.is_ok() || !self.has_loaded().await {
             if Instant::now() > deadline {
                 let picture = self.screenshot("stuck").await?;
-                bail!("a click leads nowhere at {}, see {}", self.client.current_url().await?, picture.display());
+                bail!("no new page after a click at {}, see {}", self.client.current_url().await?, picture.display());
             }
             sleep(Duration::from_millis(20)).await;
         }

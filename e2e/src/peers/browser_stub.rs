@@ -81,14 +81,14 @@ impl BrowserStub {
                     _ = look.tick() => (),
                 }
                 for address in self.asked()?.into_iter().skip(landings.len()) {
-                    let Some(person) = person else { bail!("{name} asks for a login at {address}") };
+                    let Some(person) = person else { bail!("{name} requested a login at {address}") };
                     landings.push(person.log_in(&address).await?.text);
                 }
             }
         };
         let output = timeout(LIMIT, attended)
             .await
-            .with_context(|| format!("{name} does not end. Its log: {}", log.display()))??;
+            .with_context(|| format!("{name} did not exit. Its log: {}", log.display()))??;
         // The command may exit right after a login request.
         let logins = self.asked()?.len().max(landings.len());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

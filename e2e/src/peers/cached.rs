@@ -15,7 +15,7 @@ use crate::run::cache_directory;
 /// Returns the folder `<cache>/<name>/<hash of inputs>`, which `make` fills if it does not exist yet.
 pub fn once(name: &str, inputs: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let parent = cache_directory()?.join(name);
-    fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let key = hash(inputs);
     let directory = parent.join(&key);
     let complete = directory.join(".complete");

@@ -29,7 +29,7 @@ impl Certificates {
         let _lock = kept::alone(&made.directory)?;
         // The last file that is written.
         if !made.directory.join("spki").exists() {
-            made.make().context("cannot make the certificates of the edge")?;
+            made.make().context("cannot create the certificates of the edges")?;
         }
         Ok(made)
     }

@@ -59,7 +59,7 @@ impl ClaudeCode {
         match line.rsplit_once(" - ").map(|(_, state)| state.trim()) {
             Some(state) if state.ends_with("Connected") => Ok(true),
             Some(state) if state.ends_with("Needs authentication") => Ok(false),
-            _ => bail!("claude mcp list says {list}"),
+            _ => bail!("unexpected output of claude mcp list: {list}"),
         }
     }
 
@@ -75,8 +75,8 @@ impl ClaudeCode {
     /// Replaces the stored access token by an invalid one, as if it had expired.
     pub fn spoil_access_token(&self) -> Result<()> {
         stored::change(&self.configuration().join(".credentials.json"), |credentials| {
-            let servers = credentials["mcpOAuth"].as_object_mut().context("it keeps no logins")?;
-            let tokens = servers.values_mut().next().context("it keeps no login")?;
+            let servers = credentials["mcpOAuth"].as_object_mut().context("no logins are stored")?;
+            let tokens = servers.values_mut().next().context("no login is stored")?;
             stored::spoil(tokens, "accessToken")
         })
     }
@@ -103,5 +103,5 @@ impl ClaudeCode {
 }
 
 fn done(ended: Ended) -> Result<Ended> {
-    if ended.code == Some(0) { Ok(ended) } else { bail!("claude ended with {:?}: {}", ended.code, ended.output) }
+    if ended.code == Some(0) { Ok(ended) } else { bail!("claude exited with {:?}: {}", ended.code, ended.output) }
 }

@@ -40,7 +40,7 @@ impl Verdict {
         if failures.is_empty() && missing.is_empty() {
             return Ok(());
         }
-        bail!("failures {failures:?}, not run {missing:?}: {}", self.report)
+        bail!("failed: {failures:?}, not run: {missing:?}: {}", self.report)
     }
 
     /// The checks with a status such as `SUCCESS`, `FAILURE` or `WARNING`.
@@ -74,15 +74,15 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
             break found.to_owned();
         }
         if child.try_wait()?.is_some() || Instant::now() > deadline {
-            bail!("the conformance suite asks for no login. Its log {}:{}", log.display(), tail(&log));
+            bail!("the conformance suite requested no login. Its log {}:{}", log.display(), tail(&log));
         }
         sleep(Duration::from_millis(100)).await;
     };
     person.browser.login(&address, person.email).await?;
     let ended =
-        timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite does not end")??;
+        timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite did not exit")??;
     if !ended.success() {
-        bail!("the conformance suite ended with {ended}. Its log {}:{}", log.display(), tail(&log));
+        bail!("the conformance suite exited with {ended}. Its log {}:{}", log.display(), tail(&log));
     }
     Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
 }
@@ -102,7 +102,7 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
     suite.args(["server", "--url", url, "--requirements", revision, "-o"]).arg(&folder);
     let mut child = suite.spawn().context("cannot start the conformance suite")?;
     // The exit status depends on every scenario; the caller compares them one by one.
-    timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite does not end")??;
+    timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite did not exit")??;
     let mut scenarios = Scenarios::new();
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;
@@ -112,7 +112,7 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
         scenarios.insert(scenario(&entry.file_name().to_string_lossy()), results);
     }
     if scenarios.is_empty() {
-        bail!("the conformance suite has run nothing. Its log {}:{}", log.display(), tail(&log));
+        bail!("the conformance suite ran no scenario. Its log {}:{}", log.display(), tail(&log));
     }
     Ok(scenarios)
 }

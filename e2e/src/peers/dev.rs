@@ -35,7 +35,7 @@ impl Dev {
             .arg(state)
             .stderr(Stdio::piped())
             .spawn()?;
-        let said = BufReader::new(child.stderr.take().context("it has no standard error")?);
+        let said = BufReader::new(child.stderr.take().context("no standard error")?);
         let (sender, health) = mpsc::channel();
         thread::spawn(move || {
             for line in said.lines().map_while(Result::ok) {
@@ -51,11 +51,8 @@ impl Dev {
     }
 
     /// The URL of health and metrics, from the startup output.
-    ///
-    /// # Errors
-    /// When it does not say so.
     pub fn health(&self) -> Result<String> {
-        self.health.recv_timeout(Duration::from_secs(60)).context("it does not say where its metrics are")
+        self.health.recv_timeout(Duration::from_secs(60)).context("`dev` did not print the URL of its metrics")
     }
 }
 

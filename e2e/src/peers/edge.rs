@@ -36,7 +36,7 @@ impl Edge {
         outside::publish(run, &component, port).await?;
         let edge = Self { name: name.to_owned(), url: format!("https://localhost:{port}"), target: target.to_owned() };
         kept::keep(run, &component, &edge)?;
-        eprintln!("edge          {} before {target} · log {}", edge.url, run.log(&component).display());
+        eprintln!("edge          {} in front of {target} · log {}", edge.url, run.log(&component).display());
         Ok(edge)
     }
 
@@ -59,7 +59,7 @@ fn servers(run: &Run, certificates: &Certificates, port: u16, target: &str) -> R
     let in_namespace = run.namespace().is_some();
     let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
     if !in_namespace && host.parse::<IpAddr>().is_err() {
-        bail!("without a cluster there is no DNS for the edge: give it an address instead of {host}");
+        bail!("without a cluster the edge has no DNS: use an address instead of {host}");
     }
     let resolver = if in_namespace { format!("resolver {NODE_ADDRESS} valid=1s ipv6=off;") } else { String::new() };
     let node = if in_namespace { format!("listen {NODE_ADDRESS}:{port} ssl;") } else { String::new() };

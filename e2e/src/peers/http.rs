@@ -41,10 +41,10 @@ pub async fn wait_until_ready(run: &Run, component: &str, url: &str, limit: Dura
                 return Ok(());
             }
             if run.running(&name).is_none() {
-                bail!("{name} has ended. The end of its log {}:{}", log.display(), tail(&log));
+                bail!("{name} exited. The end of its log {}:{}", log.display(), tail(&log));
             }
             if Instant::now() > deadline {
-                bail!("{name} does not answer at {url} after {} s. Its log: {}", limit.as_secs(), log.display());
+                bail!("{name} is not ready at {url} after {} s. Its log: {}", limit.as_secs(), log.display());
             }
             sleep(Duration::from_millis(50)).await;
         }

@@ -25,7 +25,7 @@ where
         // The receiver is gone if the caller was cancelled.
         let _ = answer.send(result);
     });
-    answered.await.context("the work in the network namespace ended without a result")?
+    answered.await.context("the thread in the network namespace panicked")?
 }
 
 /// Moves this thread, and threads that it will start, into the namespace.
@@ -34,5 +34,5 @@ fn enter(namespace: Option<&str>) -> Result<()> {
     let path = format!("/run/netns/{name}");
     let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-        .with_context(|| format!("cannot enter {path}: this needs root"))
+        .with_context(|| format!("cannot enter {path} (needs root)"))
 }

@@ -56,20 +56,20 @@ impl Inspector {
             .env("NODE_EXTRA_CA_CERTS", &self.authority);
         let ended = self.stub.run(&mut command, person, &self.log).await?;
         if ended.code != Some(0) {
-            bail!("the Inspector ended with {:?}: {} Its log: {}", ended.code, ended.output, self.log.display());
+            bail!("the Inspector exited with {:?}: {} Its log: {}", ended.code, ended.output, self.log.display());
         }
         let answer: Value = serde_json::from_str(ended.output.lines().next_back().unwrap_or_default())
             .with_context(|| format!("the Inspector's last line is not JSON: {}", ended.output))?;
         let text = answer["result"]["content"][0]["text"].as_str();
-        Ok((text.with_context(|| format!("{tool} answered {answer}"))?.to_owned(), ended.logins))
+        Ok((text.with_context(|| format!("unexpected result of {tool}: {answer}"))?.to_owned(), ended.logins))
     }
 
     /// Replaces the stored access token by an invalid one, as if it had expired.
     pub fn spoil_access_token(&self) -> Result<()> {
         stored::change(&self.store().join("secrets.json"), |store| {
-            let secrets = store["secrets"].as_object_mut().context("it keeps no secrets")?;
+            let secrets = store["secrets"].as_object_mut().context("no secrets are stored")?;
             let tokens =
-                secrets.iter_mut().find(|(name, _)| name.contains(":tokens:")).context("it keeps no tokens")?.1;
+                secrets.iter_mut().find(|(name, _)| name.contains(":tokens:")).context("no tokens are stored")?.1;
             // The tokens are JSON in a JSON string.
             let mut inner: Value = serde_json::from_str(tokens.as_str().unwrap_or_default())?;
             stored::spoil(&mut inner, "access_token")?;

@@ -55,8 +55,8 @@ pub struct Program {
 impl Program {
     pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let mut child = spawn(command, log)?;
-        let input = child.stdin.take().context("it has no input")?;
-        let output = BufReader::new(child.stdout.take().context("it has no output")?).lines();
+        let input = child.stdin.take().context("no standard input")?;
+        let output = BufReader::new(child.stdout.take().context("no standard output")?).lines();
         Ok(Self { child, input, output, log: log.to_owned() })
     }
 
@@ -74,22 +74,22 @@ impl Program {
     pub async fn end(self) -> Result<Option<i32>> {
         let Self { mut child, input, output: _output, log: _ } = self;
         drop(input);
-        Ok(timeout(LIMIT, child.wait()).await.context("the program does not end")??.code())
+        Ok(timeout(LIMIT, child.wait()).await.context("the program did not exit")??.code())
     }
 
     /// Reads the next line as JSON.
     pub async fn hear(&mut self) -> Result<Value> {
         let Some(line) = self.line().await? else { bail!(self.ended()) };
-        serde_json::from_str(&line).with_context(|| format!("this is not JSON: {line}"))
+        serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
     }
 
     fn ended(&self) -> String {
-        format!("the client has ended. Its log {}:{}", self.log.display(), tail(&self.log))
+        format!("the client exited. Its log {}:{}", self.log.display(), tail(&self.log))
     }
 
     pub(super) fn silent(&self) -> String {
         format!(
-            "the client gave no answer for {} s. Its log {}:{}",
+            "the client did not respond for {} s. Its log {}:{}",
             LIMIT.as_secs(),
             self.log.display(),
             tail(&self.log)

@@ -74,11 +74,11 @@ impl Login {
                 }
             }
         });
-        let landing = person.log_in(&address.await.context("it prints no address")??).await?;
+        let landing = person.log_in(&address.await.context("`login` printed no URL")??).await?;
         if landing.status != 0 {
-            bail!("somebody listens at {}", landing.url);
+            bail!("the redirect reached a server at {}", landing.url);
         }
-        program.say("not an address").await?;
+        program.say("not a URL").await?;
         program.say(landing.url.as_str()).await?;
         let output = program.line().await?.unwrap_or_default();
         Ok(Ended { code: program.end().await?, output, logins: 1, landings: vec![landing.text] })
@@ -107,6 +107,6 @@ impl Login {
     fn file(&self) -> Result<PathBuf> {
         let files = fs::read_dir(self.store())?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         let found = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "json"));
-        found.with_context(|| format!("no login is kept in {}", self.store().display()))
+        found.with_context(|| format!("no login is stored in {}", self.store().display()))
     }
 }

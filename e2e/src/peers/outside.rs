@@ -1,5 +1,5 @@
-//! Components of the run's network under the same port on this machine's loopback: for the person at the demo, the browser
-//! and the MCP clients.
+//! Publishes component ports of the run's namespace on the host's loopback, under the same number: for the user of the
+//! demo, the browser and MCP clients.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,7 @@ use tokio::{net::TcpStream, time::sleep};
 
 use crate::run::{NODE_ADDRESS, Run};
 
-/// Makes the component's port on the node's address reachable on this machine's loopback. Without a namespace it is there
-/// already.
+/// Publishes a component's port of the node's address on the host's loopback. Does nothing without a namespace.
 pub async fn publish(run: &Run, component: &str, port: u16) -> Result<()> {
     if run.namespace().is_none() {
         return Ok(());
@@ -19,14 +18,14 @@ pub async fn publish(run: &Run, component: &str, port: u16) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         if run.running(&carrier).is_none() || Instant::now() > deadline {
-            bail!("127.0.0.1:{port} does not lead into the run's network. The log: {}", run.log(&carrier).display());
+            bail!("127.0.0.1:{port} is not forwarded into the run's namespace. The log: {}", run.log(&carrier).display());
         }
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
 
-/// Ends what [`publish`] began.
+/// Reverses [`publish`].
 pub fn withdraw(run: &Run, component: &str) -> Result<()> {
     run.stop(&carrier(component))
 }

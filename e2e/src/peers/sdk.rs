@@ -1,5 +1,5 @@
-//! The MCP SDKs as clients, by small programs of ours (`sdk-N.mjs` in `e2e/js`, `client_N.py` in `e2e/python`), on this
-//! machine's own network.
+//! Clients that use the MCP SDKs through small scripts (`sdk-N.mjs` in `e2e/js`, `client_N.py` in `e2e/python`), in the
+//! host's network.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ const BED: &str = include_str!("../../python/bed.py");
 const PYTHON_1: &str = include_str!("../../python/client_1.py");
 const PYTHON_2: &str = include_str!("../../python/client_2.py");
 
-/// Which SDK, and which of its lines.
+/// An SDK and its major version.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     TypeScript1,
@@ -33,7 +33,7 @@ pub enum Kind {
     Python2,
 }
 
-/// One computer's client: its registration and tokens stay in its folder over starts.
+/// A client installation. Its folder keeps its registration and tokens between starts.
 #[derive(Clone, Debug)]
 pub struct Sdk {
     interpreter: PathBuf,
@@ -44,47 +44,47 @@ pub struct Sdk {
     redirect_uri: String,
 }
 
-/// What came of a call.
+/// The result of a tool call.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Called {
-    /// The names of the tools.
+    /// The names of all tools.
     pub tools: Vec<String>,
-    /// The called tool's texts.
+    /// The text parts of the tool's result.
     pub text: Vec<String>,
-    /// Whether the tool says that it failed.
+    /// Whether the tool reported an error.
     pub error: bool,
-    /// How many times a login was asked for.
+    /// The number of requested logins.
     #[serde(skip)]
     pub logins: usize,
 }
 
 impl Sdk {
-    /// Installs it for a computer of this name.
+    /// Installs the client in its own folder.
     pub async fn install(run: &Run, kind: Kind, computer: &str) -> Result<Self> {
         let name = format!("sdk-{computer}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
         let (of_run, of_client) = (run.clone(), folder.clone());
         let (interpreter, script) = spawn_blocking(move || programs(&of_run, kind, &of_client)).await??;
-        // Nobody listens there: the browser tells where it was sent.
+        // A closed port: the test passes the browser's final URL to the client.
         let redirect_uri = format!("http://127.0.0.1:{}/callback", free_port()?);
         let authority = Certificates::of(run)?.authority();
         Ok(Self { interpreter, script, folder, log: run.log(&name), authority, redirect_uri })
     }
 
-    /// Connects, lists the tools and calls one. The person, if there is one, logs in when asked; else a wish to log in
-    /// is an error.
+    /// Connects, lists the tools and calls one. If the client requests a login, `user` logs in; without a user that is
+    /// an error.
     pub async fn call(&self, url: &str, person: Option<Person<'_>>, tool: &str, arguments: &Value) -> Result<Called> {
         self.run(&[url, &self.store(), &self.redirect_uri, tool, &arguments.to_string()], person).await
     }
 
-    /// The same without a person, and once more when the access token's time is over. For the SDK for Python, which
-    /// knows that only while the process lives.
+    /// Like [`Self::call`] without a user, but calls the tool again in the same process after the access token has
+    /// expired. For the Python SDK, which knows the expiry only in the process that received the token.
     pub async fn call_over_expiry(&self, url: &str, tool: &str, arguments: &Value) -> Result<Called> {
         self.run(&[url, &self.store(), &self.redirect_uri, tool, &arguments.to_string(), "expire"], None).await
     }
 
-    /// Makes the access token that it keeps one that no server takes, as when it has expired.
+    /// Replaces the stored access token by an invalid one, as if it had expired.
     pub fn spoil_access_token(&self) -> Result<()> {
         stored::change(Path::new(&self.store()), |store| stored::spoil(&mut store["tokens"], "access_token"))
     }
@@ -107,14 +107,14 @@ impl Sdk {
             let Some(address) = message["authorize"].as_str() else {
                 return Ok(Called { logins, ..serde_json::from_value(message)? });
             };
-            let Some(person) = person else { bail!("the SDK asks for a login at {address}") };
+            let Some(person) = person else { bail!("the SDK requested a login at {address}") };
             logins += 1;
             program.say(person.log_in(address).await?.url.as_str()).await?;
         }
     }
 }
 
-/// The interpreter and our script for it.
+/// The interpreter and the client script.
 fn programs(run: &Run, kind: Kind, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let typescript = |script| {
         let node = Node::with_clients()?;

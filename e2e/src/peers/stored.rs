@@ -1,11 +1,10 @@
-//! What clients keep in files of JSON, changed between two of their runs.
+//! Edits of the JSON files in which clients store their state, between two starts.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Changes a file.
 pub fn change(file: &Path, change: impl FnOnce(&mut Value) -> Result<()>) -> Result<()> {
     let name = || file.display().to_string();
     let text = fs::read(file).with_context(name)?;
@@ -14,9 +13,10 @@ pub fn change(file: &Path, change: impl FnOnce(&mut Value) -> Result<()>) -> Res
     Ok(fs::write(file, serde_json::to_vec(&value)?)?)
 }
 
-/// Puts what is no token in a token's place. It must be there: a client that keeps it elsewhere would go on with it.
+/// Replaces a token by an invalid one. Fails if there is none: the client would continue to use a token that is stored
+/// elsewhere.
 pub fn spoil(tokens: &mut Value, member: &str) -> Result<()> {
     let token = tokens.get_mut(member).filter(|token| token.is_string());
-    *token.with_context(|| format!("no {member} is kept"))? = "not-a-token".into();
+    *token.with_context(|| format!("no {member} is stored"))? = "not-a-token".into();
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Api<'_> {
                 return Ok(tools);
             }
             if Instant::now() > deadline {
-                bail!("it has found no tools");
+                bail!("Context Forge discovered no tools");
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -70,15 +70,15 @@ impl Api<'_> {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.with_context(|| format!("{path} was not answered"))?;
+        let answer = request.send().await.with_context(|| format!("{path}: no response"))?;
         let (status, text) = (answer.status(), answer.text().await?);
         if !status.is_success() {
-            bail!("{path} was answered {status}: {text}");
+            bail!("{path}: {status}: {text}");
         }
-        serde_json::from_str(&text).with_context(|| format!("{path} was answered {text}"))
+        serde_json::from_str(&text).with_context(|| format!("{path}: not JSON: {text}"))
     }
 }
 
 fn id(object: &Value) -> Result<String> {
-    Ok(object["id"].as_str().with_context(|| format!("there is no id in {object}"))?.to_owned())
+    Ok(object["id"].as_str().with_context(|| format!("no id in {object}"))?.to_owned())
 }

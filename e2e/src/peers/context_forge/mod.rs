@@ -74,7 +74,7 @@ impl ContextForge {
         let (base, behind) = (format!("http://{address}"), format!("http://{everything}/mcp"));
         let server = inside(run, move || async move { fixture::fill(&base, &behind).await })
             .await
-            .with_context(|| format!("cannot fill Context Forge. Its log: {}", run.log(NAME).display()))?;
+            .with_context(|| format!("cannot populate Context Forge. Its log: {}", run.log(NAME).display()))?;
         let path = format!("/servers/{server}/mcp");
         let running = Self { address, server, path, everything };
         kept::keep(run, NAME, &running)?;
@@ -107,7 +107,7 @@ async fn migrated(programs: &Path) -> Result<std::path::PathBuf> {
     let inputs = [python::CONTEXT_FORGE.text, settings::FINGERPRINT];
     let directory = spawn_blocking(move || {
         cached::once(NAME, &inputs, |directory| {
-            eprintln!("context-forge preparing its database, once");
+            eprintln!("context-forge migrating its database (once)");
             // A separate run in the host's network.
             let run = Run::open(&format!("context-forge-database-{}", std::process::id()))?;
             let port = free_port()?.to_string();

@@ -1,4 +1,4 @@
-//! What the real operator does with a `OnePasswordItem`, oddities included.
+//! The behaviour of the real operator for a `OnePasswordItem`, including its quirks.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ const FINALIZER: &str = "onepassword.com/finalizer.secret";
 const PATH: &str = "operator.1password.io/item-path";
 const VERSION: &str = "operator.1password.io/item-version";
 const AUTO_RESTART: &str = "operator.1password.io/auto-restart";
-/// 600 s in the real one.
+/// The real operator polls every 600 s.
 const POLL: Duration = Duration::from_secs(1);
 
 struct Shared {
@@ -46,7 +46,7 @@ struct Shared {
     items: PathBuf,
 }
 
-/// An [`anyhow::Error`] is no `std::error::Error`, which kube wants.
+/// kube requires `std::error::Error`, which [`anyhow::Error`] does not implement.
 #[derive(Debug)]
 struct Failed(anyhow::Error);
 
@@ -58,7 +58,7 @@ impl std::fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Installs the CRD, makes the file `ready`, and serves until the process is ended.
+/// Installs the CRD, creates the file `ready`, and runs until the process is killed.
 pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
     let crd: CustomResourceDefinition = serde_yaml::from_str(CRD)?;
     let crds = Api::<CustomResourceDefinition>::all(client.clone());
@@ -69,7 +69,7 @@ pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("onepassword.com", "v1", "OnePasswordItem"));
     let shared = Arc::new(Shared { client: client.clone(), resource: resource.clone(), items });
     tokio::spawn(poll(shared.clone()));
-    // Its Secrets are not watched: a deleted one stays away until the item's object changes.
+    // Secrets are not watched: a deleted one is recreated only when its item object changes.
     Controller::new_with(Api::all_with(client, &resource), watcher::Config::default(), resource)
         .run(reconcile, |_, _, _| Action::requeue(POLL), shared)
         .for_each(async |result| {
@@ -81,7 +81,7 @@ pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes changed items over into the Secrets that are there.
+/// Copies changed items into existing Secrets.
 async fn poll(shared: Arc<Shared>) {
     let mut ticks = interval(POLL);
     loop {
@@ -175,7 +175,8 @@ async fn make(shared: &Shared, object: &DynamicObject) -> Result<()> {
     if found.type_.as_deref().unwrap_or("Opaque") != kind {
         bail!("cannot change secret type");
     }
-    // Changed data alone is not noticed. Labels and annotations are replaced, others' too; the owner is set at creation only.
+    // Like the real operator: ignores changes of the data alone, replaces all labels and annotations, and sets the
+    // owner only at creation.
     if found.metadata.annotations != wanted.metadata.annotations || found.labels() != wanted.labels() {
         let mut new = found.clone();
         new.metadata.labels = wanted.metadata.labels;
@@ -194,12 +195,12 @@ async fn clean_up(shared: &Shared, object: &DynamicObject) -> Result<Action> {
     }
 }
 
-/// Without `controller`.
+/// The real operator does not set `controller`.
 fn owner(object: &DynamicObject, resource: &ApiResource) -> Result<OwnerReference> {
-    Ok(OwnerReference { controller: None, ..object.owner_ref(resource).ok_or_else(|| anyhow!("it has no uid"))? })
+    Ok(OwnerReference { controller: None, ..object.owner_ref(resource).ok_or_else(|| anyhow!("the object has no uid"))? })
 }
 
-/// Labels become keys; runs of what a key may not hold become a dash; empty values are left out.
+/// The Secret's data: labels become keys, with a dash for each run of invalid characters; empty values are left out.
 fn data(item: &Item) -> BTreeMap<String, ByteString> {
     let filled = item.fields.iter().filter(|(_, value)| !value.is_empty());
     filled.map(|(label, value)| (key(label), ByteString(value.clone().into_bytes()))).collect()

@@ -1,4 +1,4 @@
-//! P7 with the sessions as objects of a real API server, and what that API server can do by itself.
+//! P7 with sessions in a real API server, and the API server's own write rate.
 
 use std::{
     fs,
@@ -28,23 +28,21 @@ use super::{
 };
 use crate::{cluster::Cluster, forward::free_port, image::workspace, peers::http, run::Run};
 
-/// Where the sessions are.
 const NAMESPACE: &str = "default";
 
-/// What was measured.
 pub struct Figures {
     pub logins: Rate,
     pub refreshes: Rate,
-    /// How many pairs of a created and then changed object the API server takes a second, of as many writers as people.
+    /// Objects per second that the API server creates and then patches, with as many concurrent writers as users.
     pub pairs_of_writes: f64,
     pub ends: Ends,
-    /// KiB of the proxy with [`kill_switch::SESSIONS`] sessions, and how long it takes from its start to ready then.
+    /// The proxy's memory in KiB with [`kill_switch::SESSIONS`] sessions, and its time from start to ready.
     pub with_sessions: u64,
     pub start: Duration,
 }
 
-/// Measures a second proxy beside the one of `dev` at `login`, in whose name it works: they share an issuer, whose page
-/// knows one address to send people back to.
+/// Measures a second proxy with the public URL of the `dev` server at `login`: they share an issuer, whose login page
+/// knows only one redirect URI.
 pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Figures> {
     let issuer = logins::issuer(login).await?;
     let of_cluster = Run::open(&format!("{}-cluster", run.name()))?;
@@ -71,7 +69,7 @@ async fn in_cluster(
     let kubectl = cluster.kubectl_program();
     kubectl.output(&["apply", "--server-side", "-k", &crds.display().to_string()])?;
     kubectl.output(&["wait", "--for=condition=Established", "crd/mcpoauthproxies.mcp.jomcgi.dev"])?;
-    // Nobody works on it. The sessions belong to it, and would be cleared away without it.
+    // No operator reconciles it. It owns the sessions, which the garbage collector would delete otherwise.
     let resource = json!({
         "apiVersion": "mcp.jomcgi.dev/v1alpha1",
         "kind": "McpOAuthProxy",
@@ -135,10 +133,10 @@ async fn in_cluster(
     Ok(Figures { logins, refreshes, pairs_of_writes, ends, with_sessions, start: started })
 }
 
-/// What a login costs the API server, without anything else: an object like those of the proxy is created and then changed as the
-/// proxy changes it. Its own are no measure: what has a schema costs several times what a `ConfigMap` does.
+/// The API server's cost of a login: an object like a session is created and then patched as the proxy does. A simpler
+/// object would not be comparable: objects with a schema cost several times as much as a `ConfigMap`.
 async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
-    let like = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("there is no session")?;
+    let like = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("no session exists")?;
     let (like, begun, count) = (&like, Instant::now(), &AtomicU64::new(0));
     try_join_all((0..logins::PEOPLE).map(|writer| async move {
         let claims = serde_json::to_value(&like.spec.claims)?;
@@ -172,10 +170,10 @@ async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
         anyhow::Ok(())
     }))
     .await
-    .context("the API server did not take a write")?;
+    .context("the API server rejected a write")?;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     let pairs = count.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    // They are no sessions: their MACs are another's.
+    // They are not valid sessions, because each copies another session's MAC.
     objects.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=pairs")).await?;
     Ok(pairs)
 }

@@ -1,4 +1,4 @@
-//! P7: whole logins and refreshes, against a login page that costs next to nothing.
+//! P7: complete logins and refreshes, with a minimal login page.
 
 use std::{
     sync::{
@@ -20,13 +20,13 @@ use super::{
     measure::{Rate, cpu_ticks},
 };
 
-/// How many people at once.
+/// The number of concurrent users.
 pub const PEOPLE: usize = 8;
 
-/// How long each is measured.
+/// The duration of each measurement.
 pub const DURATION: Duration = Duration::from_secs(5);
 
-/// Whole logins: registration, authorization, consent, the page of the issuer, callback, code.
+/// Complete logins: registration, authorization, consent, the issuer's page, callback, code.
 pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
     let proxy = proxy.to_owned();
     measured(pid, move |number, done| {
@@ -46,12 +46,12 @@ pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
     .await
 }
 
-/// The issuer that a proxy sends people to.
+/// The issuer to which a proxy redirects.
 pub async fn issuer(proxy: &str) -> Result<String> {
     Ok(login::to_issuer(&login::client()?, proxy).await?.1.origin().ascii_serialization())
 }
 
-/// Refreshes, each of the tokens that the one before gave.
+/// Refreshes, each with the tokens of the previous one.
 pub async fn refreshes(proxy: &str, pid: i32) -> Result<Rate> {
     let people = (0..PEOPLE).map(|number| async move {
         login::log_in(&login::client()?, proxy, &format!("refresher-{number}@example.com")).await
@@ -72,21 +72,21 @@ pub async fn refreshes(proxy: &str, pid: i32) -> Result<Rate> {
     .await
 }
 
-/// Counts what is done until the time is over.
+/// Counts operations until the time is over.
 struct Done {
     begun: Instant,
     count: AtomicU64,
 }
 
 impl Done {
-    /// One more; says whether it is enough.
+    /// Counts an operation and returns whether the time is over.
     fn count(&self) -> bool {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.begun.elapsed() >= DURATION
     }
 }
 
-/// Has people work on the core that the measured process leaves free.
+/// Runs the users on the load core.
 async fn measured<F>(pid: i32, work: impl Fn(usize, Arc<Done>) -> F + Send + 'static) -> Result<Rate>
 where
     F: Future<Output = Result<()>>,

@@ -1,5 +1,5 @@
-//! `make bench`: what the proxy costs, beside nginx in the same run. Writes bench/RESULTS.md. Figures of a shared machine
-//! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
+//! `make bench`: the cost of the proxy, compared with nginx in the same run. Writes bench/RESULTS.md. Absolute figures
+//! of a shared machine vary with its other load, so results are CPU time per request and ratios within one run.
 
 mod bed;
 mod cores;
@@ -32,7 +32,7 @@ use measure::{Latency, Load, ROUNDS, Sample, Tokens, cpu_ticks, resident_kib, wr
 use report::Figures;
 use undisturbed::undisturbed;
 
-/// What can be measured alone.
+/// A benchmark that can run alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Part {
     #[value(name = "P1")]
@@ -53,14 +53,14 @@ enum Part {
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these, which are printed; without any, everything is measured and written to bench/RESULTS.md
+    /// Run only these benchmarks and print their results; without any, run all and write bench/RESULTS.md
     only: Vec<Part>,
 }
 
 impl Args {
     pub fn run(self) -> Result<()> {
         catch_interrupts();
-        // Each stream is two connections, at the proxy and here.
+        // Each stream needs two connections, one at the proxy and one here.
         let files = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
         let run = Run::open(&format!("bench-{}", std::process::id()))?;
@@ -87,7 +87,6 @@ impl Args {
     }
 }
 
-/// Who is measured.
 struct Contender {
     name: &'static str,
     pid: i32,
@@ -100,7 +99,7 @@ impl Contender {
         Ok(Self { name, pid, load: Load::new(run, name, port, tokens)?, samples: Vec::new() })
     }
 
-    /// One round.
+    /// Runs one round.
     fn measure(&mut self) -> Result<()> {
         stop_if_interrupted()?;
         let before = cpu_ticks(self.pid)?;
@@ -110,7 +109,7 @@ impl Contender {
     }
 }
 
-/// P1: nginx first.
+/// P1. nginx is first.
 fn forwarding(run: &Run, bed: &Bed, progress: &Progress) -> Result<Vec<(&'static str, Vec<Sample>)>> {
     let mut contenders = [
         Contender::new(run, "nginx", bed.nginx, &Tokens::None)?,
@@ -125,7 +124,7 @@ fn forwarding(run: &Run, bed: &Bed, progress: &Progress) -> Result<Vec<(&'static
     Ok(contenders.map(|contender| (contender.name, contender.samples)).to_vec())
 }
 
-/// P2, each round with what a verification alone costs right before and after it, in microseconds.
+/// P2. Each round has the microseconds of one signature verification, measured before and after it.
 fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
     let (unseen, keys) = (run.directory().join("unseen"), Bed::state(run).join("signing-keys.json"));
     let verification = unseen::write(&keys, &bed.token, &unseen)?;
@@ -139,13 +138,12 @@ fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
     Ok(contender.samples.into_iter().zip(alone).collect())
 }
 
-/// P3.
 async fn latencies(run: &Run, bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
     let pids = [bed.upstream.pid, bed.nginx.pid, bed.proxy.pid];
     undisturbed(run, &pids, async || paced::latencies(bed)).await
 }
 
-/// P4, of the upstream at the port `events` and of a proxy before it.
+/// P4, for the upstream at the port `events` and for a proxy in front of it.
 async fn lateness(run: &Run, bed: &Bed, events: u16, streaming: Process) -> Result<[(&'static str, Latency); 2]> {
     undisturbed(run, &[streaming.pid], async || {
         let (mut direct, mut ours) = (Vec::new(), Vec::new());
@@ -158,7 +156,7 @@ async fn lateness(run: &Run, bed: &Bed, events: u16, streaming: Process) -> Resu
     .await
 }
 
-/// A proxy before an upstream whose answers are streams.
+/// Starts a proxy in front of an upstream that responds with streams.
 async fn before_streams(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
     let events = streams::upstream().await?;
     Ok((events, start_proxy(run, &bed.binary, "streaming", bed.login, events).await?))
@@ -190,7 +188,7 @@ async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
         report += &report::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
     }
     if parts.contains(&Part::Size) {
-        report += &format!("the binary: {:.1} MiB\n", report::mib(fs::metadata(&bed.binary)?.len() / 1024));
+        report += &format!("size of the binary: {:.1} MiB\n", report::mib(fs::metadata(&bed.binary)?.len() / 1024));
     }
     Ok(report)
 }
@@ -202,7 +200,7 @@ async fn measure(run: &Run) -> Result<String> {
     let loaded = resident_kib(bed.proxy.pid)?;
 
     let paced = latencies(run, &bed).await?;
-    progress.say("latency at a steady rate");
+    progress.say("latency at a constant rate");
 
     let (events, streaming) = before_streams(run, &bed).await?;
     let late = lateness(run, &bed, events, streaming).await?;
@@ -212,7 +210,7 @@ async fn measure(run: &Run) -> Result<String> {
 
     let unseen = with_unseen_tokens(run, &bed)?;
     run.stop("proxy")?;
-    progress.say("requests with tokens not seen before");
+    progress.say("requests with uncached tokens");
     let login = bed::url(bed.login);
     let logins = logins::logins(&login, bed.login.pid).await?;
     let refreshes = logins::refreshes(&login, bed.login.pid).await?;

@@ -1,4 +1,4 @@
-//! P9: from the start of the process until it says that it is ready.
+//! P9: the time from process start to ready.
 
 use std::{
     fs,
@@ -13,10 +13,9 @@ use tokio::time::sleep;
 
 use crate::{forward::free_port, peers::http, program, run::Run};
 
-/// How often it is started.
 const STARTS: usize = 15;
 
-/// Milliseconds of each start, with keys and a database that are there. The issuer is one that nobody runs: a start does not
+/// The milliseconds of each start, with existing keys and database. The issuer is unreachable, because a start does not
 /// wait for it.
 pub async fn starts(run: &Run, binary: &Path) -> Result<Vec<f64>> {
     let folder = run.directory().join("start");
@@ -53,7 +52,7 @@ pub async fn starts(run: &Run, binary: &Path) -> Result<Vec<f64>> {
     Ok(milliseconds)
 }
 
-/// Ends with this.
+/// Kills the process when dropped.
 struct Started(Child);
 
 impl Drop for Started {

@@ -1,4 +1,4 @@
-//! P4: how much later each event of a stream comes; P5: what a stream that says nothing costs.
+//! P4: the delay of stream events. P5: the memory of an idle stream.
 
 use std::{
     convert::Infallible,
@@ -24,25 +24,26 @@ use tokio::{
 
 use super::measure::{Latency, resident_kib};
 
-/// Interleaved rounds of P4, each with and without the proxy.
+/// The number of interleaved rounds of P4, each with and without the proxy.
 pub const ROUNDS: usize = 5;
 
-/// Events of the stream that is measured.
+/// The number of events per stream.
 const EVENTS: usize = 200;
 
-/// How far apart they are.
+/// The interval between events.
 const BETWEEN: Duration = Duration::from_millis(10);
 
-/// Streams that are open at once, if this process may have so many files open.
+/// The number of concurrent streams, if the limit of open files allows it.
 const IDLE: usize = 10_000;
 
-/// Files that are open besides the two of a stream.
+/// Open files other than the two of each stream.
 const OTHER_FILES: usize = 1_000;
 
-/// One clock for who sends and who reads, which are in this process.
+/// One clock for sender and reader, which are in this process.
 static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// An upstream whose answers are event streams: each event says when it was sent. With `?idle` there is one alone.
+/// An upstream that responds with event streams. Each event contains its send time. With `?idle`, it sends only one
+/// event.
 pub async fn upstream() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
@@ -69,7 +70,7 @@ fn request(query: &str, token: Option<&str>) -> String {
     format!("GET /mcp{query} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n{authorization}\r\n")
 }
 
-/// How late the events of a stream come, in milliseconds after they were sent.
+/// The delay of a stream's events in milliseconds.
 pub async fn lateness(port: u16, token: Option<&str>) -> Result<Latency> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(request("", token).as_bytes()).await?;
@@ -91,7 +92,7 @@ pub async fn lateness(port: u16, token: Option<&str>) -> Result<Latency> {
     Ok(Latency::of(late))
 }
 
-/// How many streams were open at once, and how many KiB of the proxy's memory each took, once it had said something.
+/// The number of open streams, and KiB of the proxy's memory per stream after its first event.
 pub async fn idle(port: u16, token: &str, pid: i32) -> Result<(usize, f64)> {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
     let count = files.map_or(IDLE, |files| IDLE.min(files.saturating_sub(OTHER_FILES) / 2));

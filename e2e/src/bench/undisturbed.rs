@@ -1,4 +1,4 @@
-//! What a shared machine does beside, kept out of latencies: for all who are measured alike.
+//! Reduces the influence of the machine's other load on latencies, for all contenders alike.
 
 use std::process::{self, Command};
 
@@ -7,16 +7,16 @@ use anyhow::{Context, Result};
 use super::cores::{LOAD_CORE, MEASURED_CORE};
 use crate::{program, run::Run};
 
-/// What keeps a core awake.
+/// The core and component name of each busy loop.
 const AWAKE: [(&str, &str); 2] = [(MEASURED_CORE, "awake-0"), (LOAD_CORE, "awake-1")];
 
-/// Measures what these processes and this one do before all else.
+/// Runs the measurement with real-time priority for these processes and this one.
 pub async fn undisturbed<T>(run: &Run, pids: &[i32], measured: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
     let pids = [pids, &[process::id().cast_signed()]].concat();
-    // What else the machine does takes more than 1 of 100 moments, and would be all of p99.
-    schedule(&pids, "--fifo", "1").context("latencies are measured as root: what is measured goes before all else")?;
-    // A core of a virtual machine that has gone to sleep is woken when its host finds the time, which is no proxy's doing. What
-    // gives way to everything keeps it awake.
+    // Other load takes more than 1 % of the time, and would dominate p99.
+    schedule(&pids, "--fifo", "1").context("latency benchmarks need root for real-time priority")?;
+    // The host wakes a sleeping core of a virtual machine late, which would be measured. Busy loops with idle priority
+    // keep the cores awake.
     for (core, name) in AWAKE {
         let mut command = Command::new("chrt");
         run.spawn(name, command.args(["--idle", "0", "taskset", "-c", core, "sh", "-c", "while :; do :; done"]))?;
@@ -27,7 +27,7 @@ pub async fn undisturbed<T>(run: &Run, pids: &[i32], measured: impl AsyncFnOnce(
     measured
 }
 
-/// Sets the policy and priority (sched(7)) of all threads of some processes.
+/// Sets the scheduling policy and priority (sched(7)) of all threads of the processes.
 fn schedule(pids: &[i32], policy: &str, priority: &str) -> Result<()> {
     for pid in pids {
         let mut command = Command::new("chrt");

@@ -1,5 +1,4 @@
-//! Who makes the load: each kind of client is a function that does one thing once, repeated by several at once until the time
-//! is over.
+//! The clients of the load. Each kind is a function for one operation, which several tasks repeat until the end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +15,7 @@ use tokio::{
 use super::{tally::Tally, upstream::LARGE};
 use crate::bench::login::{self, Tokens};
 
-/// What a client knows.
+/// The state of a client.
 #[derive(Clone)]
 struct Known {
     proxy: String,
@@ -25,7 +24,7 @@ struct Known {
     number: usize,
 }
 
-/// Starts them all.
+/// Starts all clients.
 pub async fn start(clients: &mut JoinSet<()>, proxy: &str, tally: &Arc<Tally>) -> Result<()> {
     let http = login::client()?;
     let mut people = Vec::new();
@@ -42,18 +41,18 @@ pub async fn start(clients: &mut JoinSet<()>, proxy: &str, tally: &Arc<Tally>) -
         repeat(clients, tally, "calls", known(number), call);
     }
     for number in 0..4 {
-        repeat(clients, tally, "requests and answers of a megabyte or more", known(number), large_both_ways);
-        repeat(clients, tally, "whole lives of a session: login, call, refresh, revocation, 401", known(number), life);
-        repeat(clients, tally, "requests of strangers, refused", known(number), stranger);
+        repeat(clients, tally, "requests and responses of a megabyte or more", known(number), large_both_ways);
+        repeat(clients, tally, "session lifecycles: login, call, refresh, revocation, 401", known(number), life);
+        repeat(clients, tally, "invalid requests, rejected", known(number), stranger);
     }
     for number in 0..40 {
-        repeat(clients, tally, "streams read for a while and left", known(number), stream);
+        repeat(clients, tally, "streams opened and abandoned", known(number), stream);
     }
     for number in 0..10 {
-        repeat(clients, tally, "large answers read slowly", known(number), slow_reader);
+        repeat(clients, tally, "large responses read slowly", known(number), slow_reader);
         repeat(clients, tally, "requests sent slowly", known(number), slow_writer);
-        repeat(clients, tally, "requests whose head never ends, cut off", known(number), endless_head);
-        repeat(clients, tally, "requests given up half-way", known(number), giver_up);
+        repeat(clients, tally, "endless request heads, disconnected", known(number), endless_head);
+        repeat(clients, tally, "aborted requests", known(number), giver_up);
     }
     Ok(())
 }
@@ -83,7 +82,7 @@ impl Known {
         request.header("content-type", "application/json").body(body)
     }
 
-    /// A connection on which a request has been begun: its head as far as `rest`.
+    /// Opens a connection and sends the beginning of a request, up to `rest`.
     async fn begin(&self, method: &str, query: &str, rest: &str) -> Result<TcpStream> {
         let mut stream = TcpStream::connect(self.proxy.trim_start_matches("http://")).await?;
         let head = format!(
@@ -100,7 +99,7 @@ async fn call(known: Known) -> Result<()> {
     let query = if known.number.is_multiple_of(8) { "?late" } else { "" };
     let answer = known.post(query, "0123456789".to_owned()).send().await?;
     ensure!(answer.status() == StatusCode::OK, "{}", answer.status());
-    ensure!(answer.text().await? == "10", "another answer");
+    ensure!(answer.text().await? == "10", "unexpected response body");
     Ok(())
 }
 
@@ -108,9 +107,9 @@ async fn large_both_ways(known: Known) -> Result<()> {
     sleep(Duration::from_secs(1)).await;
     let answer = known.post("", "x".repeat(1_000_000)).send().await?;
     ensure!(answer.status() == StatusCode::OK, "{}", answer.status());
-    ensure!(answer.text().await? == "1000000", "another answer");
+    ensure!(answer.text().await? == "1000000", "unexpected response body");
     let answer = known.post("?large", String::new()).send().await?;
-    ensure!(answer.bytes().await?.len() == LARGE, "a part is missing");
+    ensure!(answer.bytes().await?.len() == LARGE, "incomplete response");
     Ok(())
 }
 
@@ -123,15 +122,15 @@ async fn life(known: Known) -> Result<()> {
         let known = Known { tokens: tokens.clone(), ..known.clone() };
         anyhow::Ok(known.post("", String::new()).send().await?.status())
     };
-    ensure!(call(&tokens).await? == StatusCode::OK, "a new session is refused");
+    ensure!(call(&tokens).await? == StatusCode::OK, "a new session is rejected");
     login::revoke(&known.http, &known.proxy, &tokens).await?;
-    // The live set hears of it from the store's watch; a call that is under way then is cut.
+    // The live set learns of the revocation from the store's watch. A request in flight at that moment is cut.
     let refused = async {
         while call(&tokens).await.unwrap_or(StatusCode::OK) != StatusCode::UNAUTHORIZED {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(1), refused).await.context("a session is let in a second after its revocation")?;
+    timeout(Duration::from_secs(1), refused).await.context("a session is accepted a second after its revocation")?;
     Ok(())
 }
 
@@ -139,14 +138,14 @@ async fn stranger(known: Known) -> Result<()> {
     sleep(Duration::from_millis(50)).await;
     let Known { proxy, http, .. } = &known;
     let with_token = http.post(format!("{proxy}/mcp")).bearer_auth(&known.tokens.access[1..]).send().await?;
-    ensure!(with_token.status() == StatusCode::UNAUTHORIZED, "a false token: {}", with_token.status());
+    ensure!(with_token.status() == StatusCode::UNAUTHORIZED, "invalid token: {}", with_token.status());
     let elsewhere = http.get(format!("{proxy}/elsewhere")).send().await?;
-    ensure!(elsewhere.status() == StatusCode::NOT_FOUND, "another path: {}", elsewhere.status());
+    ensure!(elsewhere.status() == StatusCode::NOT_FOUND, "unknown path: {}", elsewhere.status());
     let code = [("grant_type", "authorization_code"), ("code", "none"), ("client_id", "nobody")];
     let redeemed = http.post(format!("{proxy}/token")).form(&code).send().await?;
-    ensure!(redeemed.status().is_client_error(), "a false code: {}", redeemed.status());
-    let odd = http.post(format!("{proxy}/register")).json(&json!({"redirect_uris": ["javascript:1"]})).send().await?;
-    ensure!(odd.status().is_client_error(), "a false registration: {}", odd.status());
+    ensure!(redeemed.status().is_client_error(), "invalid code: {}", redeemed.status());
+    let invalid = http.post(format!("{proxy}/register")).json(&json!({"redirect_uris": ["javascript:1"]})).send().await?;
+    ensure!(invalid.status().is_client_error(), "invalid registration: {}", invalid.status());
     Ok(())
 }
 
@@ -155,7 +154,7 @@ async fn stream(known: Known) -> Result<()> {
     let mut answer = request.header("accept", "text/event-stream").send().await?;
     ensure!(answer.status() == StatusCode::OK, "{}", answer.status());
     for _ in 0..1 + known.number % 20 {
-        answer.chunk().await?.context("the stream ended by itself")?;
+        answer.chunk().await?.context("the stream ended early")?;
     }
     Ok(())
 }
@@ -183,11 +182,11 @@ async fn slow_writer(known: Known) -> Result<()> {
     }
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    ensure!(answer.starts_with("HTTP/1.1 200 "), "{}", answer.lines().next().unwrap_or("no answer"));
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "{}", answer.lines().next().unwrap_or("no response"));
     Ok(())
 }
 
-/// Cut off by the proxy, at the latest after a minute and a half.
+/// The proxy must disconnect within 90 seconds.
 async fn endless_head(known: Known) -> Result<()> {
     let mut stream = known.begin("POST", "", "X-A: ").await?;
     let cut_off = async {
@@ -198,7 +197,7 @@ async fn endless_head(known: Known) -> Result<()> {
             }
         }
     };
-    timeout(Duration::from_secs(90), cut_off).await.context("it may go on")?;
+    timeout(Duration::from_secs(90), cut_off).await.context("not disconnected after 90 s")?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! `make soak`: a mixed load for half an hour, slow clients and strangers among it. What a correct client asks must be
-//! answered, and the proxy's memory and open files must not grow. Writes bench/SOAK.md.
+//! `make soak`: half an hour of mixed load with slow and unauthorized clients. Correct requests must succeed, and the
+//! proxy's memory and open files must not grow. Writes bench/SOAK.md.
 
 mod clients;
 mod tally;
@@ -25,15 +25,14 @@ use crate::{
     run::Run,
 };
 
-/// How far apart the looks at the process are.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 
-/// Memory may differ by this share from the second third of the time to the last.
+/// The allowed growth of memory from the second to the last third.
 const FLAT: f64 = 0.05;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How long the load lasts.
+    /// The duration of the load.
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
 }
@@ -58,7 +57,7 @@ impl Args {
     }
 }
 
-/// The process at one time.
+/// The process's resources at one time.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     minutes: f64,
@@ -68,14 +67,14 @@ struct Look {
 
 async fn soak(run: &Run, duration: Duration) -> Result<(String, Result<()>)> {
     let progress = Progress::default();
-    progress.say("building the static binary that is shipped");
+    progress.say("building the released static binary");
     let binary = static_binary("release")?;
     let proxy = start_dev(run, &binary, "proxy", upstream::start().await?).await?;
     let pid = proxy.pid;
     let tally = Arc::new(Tally::default());
     let mut clients = JoinSet::new();
     clients::start(&mut clients, &url(proxy), &tally).await?;
-    progress.say("the load has begun");
+    progress.say("the load has started");
 
     let begun = Instant::now();
     let mut looks: Vec<Look> = Vec::new();
@@ -83,7 +82,7 @@ async fn soak(run: &Run, duration: Duration) -> Result<(String, Result<()>)> {
         sleep(BETWEEN_LOOKS).await;
         stop_if_interrupted()?;
         let minutes = begun.elapsed().as_secs_f64() / 60.0;
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).context("the proxy has ended")?.count();
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).context("the proxy has exited")?.count();
         let look = Look { minutes, kib: measure::resident_kib(pid)?, files };
         if looks.last().is_none_or(|last| minutes.floor() > last.minutes.floor()) {
             progress.say(format!("minute {minutes:.0}: {} KiB, {files} open files", look.kib));
@@ -95,7 +94,7 @@ async fn soak(run: &Run, duration: Duration) -> Result<(String, Result<()>)> {
     Ok((report(&looks, &tally), verdict(&looks, &tally)))
 }
 
-/// The middle one of the looks from one share of the time to another.
+/// The median over a part of the time, given as fractions.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -114,12 +113,12 @@ fn verdict(looks: &[Look], tally: &Tally) -> Result<()> {
     if !complaints.is_empty() {
         bail!("correct requests failed:\n  {}", complaints.join("\n  "));
     }
-    let third = |number: f64| median(looks, (number - 1.0) / 3.0, number / 3.0, |look| look.kib).context("too short");
+    let third = |number: f64| median(looks, (number - 1.0) / 3.0, number / 3.0, |look| look.kib).context("the run is too short");
     let (middle, last) = (third(2.0)?, third(3.0)?);
     #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
     let grown = last as f64 / middle as f64 - 1.0;
     if grown > FLAT {
-        bail!("memory grows: {middle} KiB in the second third of the time, {last} KiB in the last");
+        bail!("memory grows: {middle} KiB in the second third, {last} KiB in the last");
     }
     Ok(())
 }
@@ -142,14 +141,14 @@ fn report(looks: &[Look], tally: &Tally) -> String {
     format!(
         "# Soak
 
-Written by `make soak`: {minutes:.0} minutes of mixed load against the static binary that is shipped, its sessions in SQLite.
+Written by `make soak`: {minutes:.0} minutes of mixed load against the released static binary, with sessions in SQLite.
 
 | | memory, MiB (median) | open files (median) |
 |---|---|---|
 {thirds}
-The most that it took was {highest} KiB.
+Maximum memory: {highest} KiB.
 
-| what clients did | times |
+| operation | count |
 |---|---|
 {kinds}",
         minutes = looks.last().map_or(0.0, |look| look.minutes),

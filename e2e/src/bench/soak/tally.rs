@@ -1,4 +1,4 @@
-//! The counts and complaints of all clients.
+//! Counts and failures of all clients.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +8,9 @@ use std::{
     },
 };
 
-/// Complaints that are kept; more say nothing new.
+/// The number of failure messages that are kept.
 const KEPT: usize = 20;
 
-/// What the clients have seen.
 #[derive(Default)]
 pub struct Tally {
     pub over: AtomicBool,
@@ -20,12 +19,10 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One more of a kind.
     pub fn count(&self, kind: &'static str) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
     }
 
-    /// Whether clients shall stop.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! An upstream with three answers: a short one, a large one, and a stream.
+//! An upstream with short, large, delayed and streamed responses.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,13 +16,13 @@ use tokio::{
     time::{interval, sleep},
 };
 
-/// Bytes of the large answer.
+/// The size of the large response in bytes.
 pub const LARGE: usize = 4 * 1024 * 1024;
 
-/// Bytes that a request may have here.
+/// The largest request body in bytes.
 const MOST: usize = 1024 * 1024;
 
-/// Starts it, and returns its port.
+/// Starts the upstream and returns its port.
 pub async fn start() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();

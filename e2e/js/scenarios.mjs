@@ -1,4 +1,4 @@
-// An MCP server with createMcpServer that the conformance suite's server scenarios need, for both generations of the
+// An MCP server with everything that the conformance suite's server scenarios need, for both generations of the
 // protocol: with sessions (2025-11-25) and stateless (2026-07-28).
 //
 //   PORT=3001 node scenarios.mjs ADDRESS

@@ -1,7 +1,9 @@
-//! The bed's own cluster: pods, Services, names, and that nothing of it is left behind.
+//! The test bed's own cluster: pods, Services, DNS and cleanup.
+//!
+//! Needs root on Linux and the packages that `e2e cluster up` checks.
 //!
 //! Needs root on Linux and the packages that `e2e cluster up` names.
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     path::PathBuf,
@@ -19,7 +21,7 @@ use e2e::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Ends the run also when the test fails, and keeps the logs then.
+/// Removes the run at the end of the test, and keeps the logs if it failed.
 struct Ended(Run);
 
 impl Drop for Ended {
@@ -29,7 +31,7 @@ impl Drop for Ended {
             eprintln!("logs are kept in {}", self.0.logs().display());
         }
         let ended = Cluster::down(&self.0, failed);
-        // A second panic would end the other tests, and leave their clusters.
+        // A second panic would abort the other tests and leave their clusters.
         if failed { eprintln!("{ended:?}") } else { ended.unwrap() }
     }
 }
@@ -45,7 +47,7 @@ fn probe() -> Result<Image> {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/probe/probe.rs");
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"]).arg(&binary).arg(source);
-    ensure!(rustc.status()?.success(), "the probe does not build");
+    ensure!(rustc.status()?.success(), "the probe does not compile");
     image::build("mcp-oauth-probe", &binary, None)
 }
 
@@ -66,7 +68,7 @@ fn deployment(image: &Image) -> String {
     )
 }
 
-/// The body of an answer, asked for in the run's network namespace.
+/// The body of a response, requested in the run's network namespace.
 fn get(run: &Run, url: &str) -> Result<String> {
     let url = url.to_owned();
     tokio::runtime::Runtime::new()?.block_on(inside(run, move || async move {
@@ -89,7 +91,7 @@ fn deployment_pods_are_reachable_by_service_and_dns() {
     let address = kubectl.output(&["get", "service", "probe", "--output", "jsonpath={.spec.clusterIP}"]).unwrap();
     let by_service = |path: &str| get(&run, &format!("http://{address}/{path}"));
     let eventually = |path: &str, wanted: &dyn Fn(&str) -> bool| {
-        let what = format!("the right answer to {path}");
+        let what = format!("the expected response to {path}");
         wait_until(&what, Duration::from_secs(90), || Ok(by_service(path).is_ok_and(|answer| wanted(&answer))))
             .unwrap();
     };
@@ -98,7 +100,7 @@ fn deployment_pods_are_reachable_by_service_and_dns() {
     eventually("lookup/probe.default.svc.cluster.local:80", &|answer| answer == address);
     eventually("call/probe:80", &|answer| answer.starts_with("probe-"));
 
-    // A program outside the pods: by the name that a browser uses, and by a name of the cluster.
+    // A program outside the pods, by the host name that a browser uses, and by a Service name.
     let server = ["-m", "http.server", "--bind", run.address(), "8999"];
     let page = run.directory().join("page");
     std::fs::create_dir_all(&page).unwrap();
@@ -109,7 +111,7 @@ fn deployment_pods_are_reachable_by_service_and_dns() {
     cluster.name_program("gateway", "elsewhere", 80, 8999).unwrap();
     eventually("call/gateway.elsewhere:80", &|answer| answer == "outside");
 
-    // Logs and exec take the way through the API server to the kubelet.
+    // Logs are fetched by the API server from the kubelet.
     kubectl.output(&["logs", "deployment/probe"]).unwrap();
 }
 
@@ -132,7 +134,7 @@ fn killed_run_is_cleaned_up_by_the_next() {
     kubectl.apply(&deployment(&image)).unwrap();
     kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=120s"]).unwrap();
     let sysctls: Vec<(String, String)> = run.made().into_iter().filter_map(sysctl).collect();
-    assert!(!sysctls.is_empty(), "the kubelet's changes are noted");
+    assert!(!sysctls.is_empty(), "the kubelet's changes are recorded");
     for (_, pid) in run.components() {
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
@@ -146,7 +148,7 @@ fn killed_run_is_cleaned_up_by_the_next() {
     Cluster::down(&run, false).unwrap();
     assert_eq!(leftovers(&run), Vec::<String>::new());
     assert!(!run.directory().exists());
-    // The kubelet of another run still needs them; the last one to go restores them.
+    // The last run restores the sysctls, because other runs' kubelets need them.
     if !Run::all().unwrap().iter().any(|other| other.made().into_iter().any(|made| sysctl(made).is_some())) {
         for (key, before) in sysctls {
             let now = std::fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).unwrap();
@@ -176,7 +178,7 @@ fn named_cluster_is_used_and_left_unchanged() {
     let up = e2e(&["cluster", "up"], &context);
     assert!(up.status.success(), "{up:?}");
     assert!(String::from_utf8_lossy(&up.stdout).contains(&format!("--context {context}")), "{up:?}");
-    assert_eq!(leftovers(&guest), Vec::<String>::new(), "nothing of the guest's own was started");
+    assert_eq!(leftovers(&guest), Vec::<String>::new(), "nothing was started for the guest");
 
     let archive = guest.directory().join("image.tar");
     std::fs::write(&archive, "").unwrap();

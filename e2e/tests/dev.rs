@@ -1,4 +1,4 @@
-//! `dev`: the sample served on this machine, ready at once, with a login and a call.
+//! The `dev` command serves the sample, with a login and a call.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ async fn dev_serves_the_sample_without_its_issuer_and_credentials() {
     let client = http::client(None).unwrap();
     let metadata = format!("{url}/.well-known/oauth-authorization-server");
     while client.get(&metadata).send().await.is_err() {
-        // The promise is 5 s; a test of speed it is not.
+        // Usually below 5 s. This is not a benchmark.
         assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -29,7 +29,7 @@ async fn dev_serves_the_sample_without_its_issuer_and_credentials() {
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["result"]["content"][0]["text"], "You are ada@jomcgi.dev");
 
-    // The sample's access rules hold here too.
+    // The sample's access rules apply too.
     let refused = login::token(url, "eve@evil.example").await.unwrap_err().to_string();
     assert!(refused.contains("403"), "{refused}");
 }

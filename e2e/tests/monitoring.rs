@@ -1,5 +1,5 @@
-//! `config/monitoring`: its alerts fire when they should, and what its alerts and dashboard ask for is what a proxy shows.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! `config/monitoring`: alerts fire under their conditions, and alerts and dashboard use existing metrics.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ fn file(name: &str) -> PathBuf {
     workspace().join("config/monitoring").join(name)
 }
 
-/// The groups of rules, as Prometheus reads them.
+/// The rule groups in Prometheus's format.
 fn rules() -> Value {
     let rule: Value = serde_yaml::from_str(&fs::read_to_string(file("alerts.yaml")).unwrap()).unwrap();
     rule["spec"].clone()
@@ -43,7 +43,7 @@ fn alerts_fire_under_their_conditions_only() {
         String::from_utf8_lossy(&tested.stdout),
         String::from_utf8_lossy(&tested.stderr)
     );
-    // An alert without a test would be green too.
+    // promtool does not detect alerts without a test.
     let tests = fs::read_to_string(file("alerts.test.yaml")).unwrap();
     let runbook = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
     for rule in all_rules() {
@@ -51,10 +51,10 @@ fn alerts_fire_under_their_conditions_only() {
         assert_eq!(
             tests.matches(&format!("alertname: {name}\n        exp_alerts:")).count(),
             1,
-            "{name} is never seen to fire"
+            "no test shows that {name} fires"
         );
-        assert!(tests.contains(&format!("alertname: {name}}}")), "{name} is never seen to be silent");
-        assert!(runbook.contains(&format!("\n### {name}\n")), "docs/observability.md says nothing of {name}");
+        assert!(tests.contains(&format!("alertname: {name}}}")), "no test shows that {name} does not fire");
+        assert!(runbook.contains(&format!("\n### {name}\n")), "docs/observability.md has no section {name}");
         let url = rule["annotations"]["runbook_url"].as_str().unwrap();
         assert!(url.ends_with(&format!("docs/observability.md#{}", name.to_lowercase())), "{url}");
     }
@@ -86,7 +86,7 @@ async fn alerts_dashboard_and_documentation_name_existing_metrics() {
     collect(&dashboard, &mut asked);
     assert!(asked.len() > 20, "{asked:?}");
     let unknown: Vec<_> = asked.difference(&shown).collect();
-    assert!(unknown.is_empty(), "asked for and not there: {unknown:?}");
+    assert!(unknown.is_empty(), "unknown metrics: {unknown:?}");
 
     let documented = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
     let documented: BTreeSet<&str> =
@@ -96,10 +96,10 @@ async fn alerts_dashboard_and_documentation_name_existing_metrics() {
         .map(|name| ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name))
         .collect();
     let of_proxy: BTreeSet<&str> = documented.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
-    assert_eq!(of_proxy, families, "left: documented, right: shown");
+    assert_eq!(of_proxy, families, "left: documented, right: exposed");
 }
 
-/// Ends with its value.
+/// Killed when dropped.
 struct Prometheus(Child);
 
 impl Drop for Prometheus {
@@ -140,7 +140,7 @@ async fn prometheus_scrapes_the_proxy_and_loads_the_alerts() {
         if !series.is_empty() {
             break series;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "it has read nothing");
+        assert!(begun.elapsed() < Duration::from_secs(60), "Prometheus scraped nothing");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(seen.iter().any(|series| series["metric"]["outcome"] == "unauthorized"), "{seen:?}");
@@ -150,7 +150,7 @@ async fn prometheus_scrapes_the_proxy_and_loads_the_alerts() {
     assert_eq!(loaded.sum::<usize>(), all_rules().len());
 }
 
-/// The names of proxies' metrics in all texts.
+/// Collects the names of the proxy's metrics in all strings.
 fn collect(value: &Value, names: &mut BTreeSet<String>) {
     match value {
         Value::String(text) => {

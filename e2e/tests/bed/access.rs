@@ -1,4 +1,4 @@
-//! Who may come in, and who has to go when that changes.
+//! Access rules, and the end of sessions when the rules change.
 
 use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS},
@@ -26,7 +26,7 @@ async fn issuer_group_allows_its_members_only() {
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
     assert_eq!(client.call(&tokens.access, &[]).await.status(), StatusCode::OK);
-    // The groups are carried in the session: a refresh asks for them again.
+    // The session stores the groups, and a refresh evaluates the rules with them.
     assert!(sessions(&stage, "groups").await[0].spec.claims.groups.contains(&"gateway-users".to_owned()));
     client.refresh(&tokens.refresh).await.unwrap();
 
@@ -58,12 +58,12 @@ async fn session_caps_and_changed_rules_end_only_affected_sessions() {
         async move { client.call(&access, &[]).await.status() }
     };
 
-    // Three logins of one person: the first ends.
+    // The first of three logins of one user ends.
     let browser = Browser::start(&stage.run).await.unwrap();
     let mut alice = Vec::new();
     for _ in 0..3 {
         alice.push(client.login(&browser, MEMBERS[0]).await.unwrap());
-        // Which one has gone longest without a refresh is told in whole seconds.
+        // The last refresh, which decides which session ends, has a resolution of one second.
         let before = jiff::Timestamp::now().as_second();
         eventually("the next second", || async { jiff::Timestamp::now().as_second() > before }).await;
     }
@@ -78,10 +78,10 @@ async fn session_caps_and_changed_rules_end_only_affected_sessions() {
     assert_eq!(status(alice[1].access.clone()).await, StatusCode::OK);
     assert_eq!(status(alice[2].access.clone()).await, StatusCode::OK);
 
-    // Deleting the sessions of a person, as docs/access.md has it, logs out this person alone.
-    let whose = format!("spec.proxy={name},spec.user.email={}", MEMBERS[1]);
-    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsessions", "--field-selector", &whose]).unwrap();
-    eventually("the deleted session's calls end", || async {
+    // Deleting a user's sessions, as in docs/access.md, logs out only that user.
+    let selector = format!("spec.proxy={name},spec.user.email={}", MEMBERS[1]);
+    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsessions", "--field-selector", &selector]).unwrap();
+    eventually("the deleted session is rejected", || async {
         status(carol.access.clone()).await == StatusCode::UNAUTHORIZED
     })
     .await;
@@ -90,15 +90,15 @@ async fn session_caps_and_changed_rules_end_only_affected_sessions() {
     let carol = client.login(&browser, MEMBERS[1]).await.unwrap();
     browser.close().await.unwrap();
 
-    // Who is blocked is logged out; others are not.
+    // Blocking a user ends only that user's sessions.
     patch(&json!({"spec": {"access": {"blocked": [MEMBERS[0]]}}}));
-    eventually("all sessions of the blocked person are gone", || async {
+    eventually("all sessions of the blocked user are gone", || async {
         sessions(&stage, name).await.iter().all(|session| session.spec.user.email == MEMBERS[1])
     })
     .await;
     assert_eq!(sessions(&stage, name).await.len(), 1);
     assert!(client.refresh(&alice[2].refresh).await.is_err());
-    eventually("the other one's calls go on", || async { status(carol.access.clone()).await == StatusCode::OK }).await;
+    eventually("the other user's calls succeed", || async { status(carol.access.clone()).await == StatusCode::OK }).await;
 
     // Mass logout.
     patch(&json!({"spec": {"sessions": {"notBefore": jiff::Timestamp::now().to_string()}}}));

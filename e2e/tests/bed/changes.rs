@@ -1,4 +1,5 @@
-//! What the operator and the pods make of changes: of the resource, of its Secret, and of objects of its name.
+//! Reactions of operator and pods to changes: of the resource, of its Secret, and of objects with the names of
+//! children.
 
 use e2e::{
     cluster::Kubectl,
@@ -17,7 +18,6 @@ fn patch(kubectl: &Kubectl, object: &str, patch: &Value) {
     namespaced(kubectl, &["patch", object, "--type=merge", "--patch", &patch.to_string()]);
 }
 
-/// Uid and restarts of each pod.
 fn pods(kubectl: &Kubectl, proxy: &str) -> Vec<(String, u64)> {
     let selector = format!("app.kubernetes.io/name={proxy}");
     let list: Value =
@@ -42,7 +42,7 @@ async fn foreign_object_with_a_childs_name_is_kept_and_reported() {
     let mut spec = stage.spec(name, &edge);
     spec.replicas = 1;
     stage.apply(&client, name, spec).await.unwrap();
-    eventually("the conflict is named", || async {
+    eventually("the conflict is reported", || async {
         let ready = Condition::of(&kubectl, name, "Ready");
         ready.reason == "NameConflict" && ready.message.contains("ConfigMap conflict")
     })
@@ -65,20 +65,20 @@ async fn changed_resource_replaces_pods_and_wrong_image_can_be_corrected() {
     let front = stage.front(name, |spec| spec.replicas = 1).await.unwrap();
     let before = pods(&kubectl, name);
 
-    // Not ready as long as no pod with the present spec answers; the old one goes on serving.
+    // Not Ready until a pod with the current spec is ready; the old pod continues to serve.
     let resource = format!("mop/{name}");
     patch(&kubectl, &resource, &json!({"spec": {"image": "localhost/nowhere:1"}}));
-    eventually("it is not ready with an image that is not there", || async {
+    eventually("the resource with a missing image is not Ready", || async {
         let ready = Condition::of(&kubectl, name, "Ready");
         ready.status == "False" && ["RollingOut", "RolloutStuck"].contains(&ready.reason.as_str())
     })
     .await;
     assert_eq!(Condition::of(&kubectl, name, "Available").status, "True");
 
-    // Corrected, with other access rules: who could log in before no longer can.
+    // Corrected, with different access rules: a user who could log in before cannot any more.
     let corrected = json!({"spec": {"image": null, "access": {"domains": null, "emails": ["carol@example.com"]}}});
     patch(&kubectl, &resource, &corrected);
-    eventually("the pods are others", || async {
+    eventually("the pods are replaced", || async {
         let now = pods(&kubectl, name);
         now.len() == 1 && now[0].0 != before[0].0 && Condition::of(&kubectl, name, "Ready").status == "True"
     })
@@ -103,7 +103,7 @@ async fn changed_secret_is_reloaded_by_running_pods() {
     let browser = Browser::start(&stage.run).await.unwrap();
     let client = Scripted::register(&stage, &front).await.unwrap();
 
-    // A secret that the issuer does not know: logins fail as soon as the pods have read it.
+    // A client secret that the issuer rejects: logins fail as soon as the pods have loaded it.
     let secret = format!("secret/{}", credentials_name(name));
     patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": "not-the-issuers"}}));
     eventually("the pods use the changed secret", || async {
@@ -112,7 +112,7 @@ async fn changed_secret_is_reloaded_by_running_pods() {
     })
     .await;
     patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": CLIENT_SECRET}}));
-    eventually("the pods use the secret that was put back", || async {
+    eventually("the pods use the restored secret", || async {
         client.login(&browser, MEMBERS[0]).await.is_ok()
     })
     .await;
@@ -129,10 +129,10 @@ async fn deleted_or_edited_child_is_restored() {
     let config = || namespaced(&kubectl, &["get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data}"]);
     let before = config();
     patch(&kubectl, &format!("configmap/{name}"), &json!({"data": {"config.yaml": "edited"}}));
-    eventually("the edited ConfigMap is put right", || async { config() == before }).await;
+    eventually("the edited ConfigMap is restored", || async { config() == before }).await;
     for child in ["configmap", "service", "rolebinding", "serviceaccount"] {
         namespaced(&kubectl, &["delete", child, name]);
-        eventually(&format!("the deleted {child} is made again"), || async {
+        eventually(&format!("the deleted {child} is recreated"), || async {
             !namespaced(&kubectl, &["get", child, name, "--ignore-not-found", "-o", "name"]).is_empty()
         })
         .await;

@@ -7,7 +7,8 @@ use crate::support::{eventually, stage};
 
 const KINDS: &str = "deployment,service,serviceaccount,rolebinding,configmap,secret";
 
-/// Kind and version of each object that the resource owns. The Deployment's is its generation, since its status moves too.
+/// Kind and version of each object that the resource owns. For the Deployment it is the generation, because its status
+/// changes too.
 fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
     let items = objects["items"].as_array().unwrap().iter();
     items
@@ -51,12 +52,12 @@ async fn children_are_created_and_deleted_with_the_resource() {
     assert_eq!(context["capabilities"]["drop"][0], "ALL");
     assert_eq!(container["resources"]["limits"]["memory"], "128Mi");
 
-    // A pass over settled children writes nothing. That there was one is seen by the one child that was to change, and
-    // that it is over by the status, which is written last.
+    // A reconcile that changes one child writes no other child. The status is written last, so it shows the end of the
+    // reconcile.
     let mut before = owned(&json(&[KINDS]), &uid);
-    let change = r#"{"spec":{"service":{"annotations":{"e2e/pass":"second"}}}}"#;
+    let change = r#"{"spec":{"service":{"annotations":{"e2e/reconcile":"second"}}}}"#;
     kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", name, "--type=merge", "--patch", change]).unwrap();
-    eventually("the second pass is over", || async {
+    eventually("the second reconcile is complete", || async {
         let resource = json(&["mop", name]);
         resource["status"]["observedGeneration"] == resource["metadata"]["generation"]
     })

@@ -13,7 +13,7 @@ async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
     let mut spec = stage.spec(name, &edge);
     spec.replicas = 1;
     stage.apply(&client, name, spec).await.unwrap();
-    eventually("the condition says which Secret is missing", || async {
+    eventually("the condition names the missing Secret", || async {
         let ready = condition("CredentialsReady");
         ready.reason == "SecretNotFound" && ready.message.contains(&credentials_name(name))
     })
@@ -24,7 +24,7 @@ async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
     let incomplete =
         ["--namespace", NAMESPACE, "create", "secret", "generic", &secret, "--from-literal=OAUTH_CLIENT_ID=x"];
     kubectl.output(&incomplete).unwrap();
-    eventually("the condition says which key is missing", || async {
+    eventually("the condition names the missing key", || async {
         let ready = condition("CredentialsReady");
         ready.reason == "SecretKeyMissing" && ready.message.contains("OAUTH_CLIENT_SECRET")
     })

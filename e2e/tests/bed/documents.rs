@@ -1,5 +1,4 @@
-//! Clients that name themselves by the address of a metadata document, which the proxy fetches from a host with a public address
-//! and from no other.
+//! Clients identified by a client ID metadata document, which the proxy fetches only from hosts with public addresses.
 
 use std::fs;
 
@@ -47,13 +46,13 @@ async fn claude_code_logs_in_with_its_metadata_document() {
     assert!(claude.is_connected().await.unwrap());
     assert_eq!(proxy.sessions_of("Claude Code").unwrap(), 1);
     claude.spoil_access_token().unwrap();
-    assert!(claude.is_connected().await.unwrap(), "it refreshes without a login");
+    assert!(claude.is_connected().await.unwrap(), "a refresh needs no login");
     let requests = fs::read_to_string(stage.run.log(&format!("edge-{NAME}"))).unwrap();
     assert!(!requests.contains("POST /register"), "{requests}");
     let fetched = documents.asked().unwrap();
-    assert_eq!(fetched, ["claude.ai/oauth/claude-code-client-metadata"], "once, and never for tokens");
+    assert_eq!(fetched, ["claude.ai/oauth/claude-code-client-metadata"], "fetched once, and not for token requests");
 
-    // What is no document of its own address, or at no public address, is no client.
+    // Documents that do not contain their own URL, or are at a non-public address, are rejected.
     let http = client(&stage);
     let authorize = async |id: &str| {
         let parameters = [

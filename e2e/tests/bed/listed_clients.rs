@@ -1,4 +1,4 @@
-//! Clients with an id typed in by hand, and the Secret that such a client's own secret is in.
+//! Static clients, and the Secret with such a client's secret.
 
 use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS},
@@ -28,7 +28,7 @@ async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() 
         redirect_uris: vec![REDIRECT_URI.to_owned()],
     }];
     stage.apply(&api, name, spec).await.unwrap();
-    eventually("the missing Secret is named", || async {
+    eventually("the missing Secret is reported", || async {
         let condition = Condition::of(&kubectl, name, "CredentialsReady");
         condition.reason == "ClientSecretMissing" && condition.message.contains("chat-client")
     })

@@ -1,4 +1,4 @@
-//! The way of the credentials from a 1Password item, with the stand-in for 1Password's operator.
+//! Credentials from a 1Password item, with the stand-in for 1Password's operator.
 
 use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS, one_password::OnePassword},
@@ -22,9 +22,9 @@ async fn one_password_item_provides_credentials_and_is_deleted_with_its_resource
     spec.credentials.secret_ref = None;
     spec.credentials.one_password = Some(OnePasswordSource { item_path: ITEM.to_owned() });
 
-    // Nobody has installed 1Password's operator yet.
+    // 1Password's operator is not installed yet.
     stage.apply(&client, name, spec).await.unwrap();
-    eventually("the missing kind is named", || async {
+    eventually("the missing CRD is reported", || async {
         Condition::of(&kubectl, name, "CredentialsReady").reason == "OnePasswordCRDMissing"
     })
     .await;

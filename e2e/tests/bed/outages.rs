@@ -1,4 +1,4 @@
-//! What callers notice of restarts and of parts that are down: nothing, as long as their tokens are good.
+//! Clients with valid tokens do not notice restarts and outages.
 
 use std::{
     sync::{
@@ -22,10 +22,10 @@ use crate::{
     support::{Scripted, client, eventually, pods, stage},
 };
 
-/// How many callers call at once, each over a connection of its own that it keeps.
+/// The number of concurrent callers, each with its own keep-alive connection.
 const CALLERS: usize = 8;
 
-/// Calls one after the other until it is told to stop.
+/// A client that calls sequentially until it is stopped.
 #[derive(Clone)]
 struct Caller {
     http: Client,
@@ -41,7 +41,7 @@ struct Load {
 }
 
 impl Caller {
-    /// What became of the calls that were not answered with 200.
+    /// Returns the failures of all calls without status 200.
     async fn call(self) -> Vec<String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
         let mut failed = Vec::new();
@@ -65,10 +65,10 @@ impl Caller {
     }
 }
 
-/// How many streams are open meanwhile.
+/// The number of concurrent streams.
 const STREAMS: usize = 200;
 
-/// Listens to what the server has to say, until the stream ends; says what was wrong with that.
+/// Reads a stream until it ends. Returns the error if it did not end normally.
 async fn listen(http: Client, url: String, access: String, open: Arc<AtomicUsize>) -> Option<String> {
     let asked = http.get(&url).bearer_auth(&access).header("accept", "text/event-stream");
     let asked = asked.timeout(Duration::from_secs(600)).send().await;
@@ -86,16 +86,16 @@ async fn listen(http: Client, url: String, access: String, open: Arc<AtomicUsize
     }
 }
 
-/// Callers of this machine, at this address.
+/// Starts callers in the current network namespace.
 fn call_from_here(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
     let caller = Caller { http: http.clone(), url: url.to_owned(), access: access.to_owned(), load: load.clone() };
     (0..CALLERS).map(|_| caller.clone().call()).collect()
 }
 
-/// Ends the load, when it has been answered this often more.
+/// Stops the load after 20 more successful calls and returns all failures.
 async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
     let answered = load.answered.load(Ordering::SeqCst);
-    eventually("calls are answered", || async { load.answered.load(Ordering::SeqCst) >= answered + 20 }).await;
+    eventually("calls succeed", || async { load.answered.load(Ordering::SeqCst) >= answered + 20 }).await;
     load.stop.store(true, Ordering::SeqCst);
     callers.join_all().await.concat()
 }
@@ -115,7 +115,7 @@ async fn rolling_restart_fails_no_call() {
     let before = pods(&stage, name);
     assert_eq!(before.len(), 2);
 
-    // Through the edge, which opens a connection for each call, and at the Service over connections that are kept.
+    // Through the edge, which opens a connection per request, and to the Service over keep-alive connections.
     let load = Arc::new(Load::default());
     let callers = call_from_here(&client(&stage), &front.url(), &tokens.access, &load);
     let service = namespaced(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}"]);
@@ -128,7 +128,7 @@ async fn rolling_restart_fails_no_call() {
         })
         .await
     });
-    eventually("calls are answered", || async { beside.answered.load(Ordering::SeqCst) > 20 }).await;
+    eventually("calls succeed", || async { beside.answered.load(Ordering::SeqCst) > 20 }).await;
 
     let open = Arc::new(AtomicUsize::default());
     let http = client(&stage);
@@ -139,7 +139,7 @@ async fn rolling_restart_fails_no_call() {
 
     namespaced(&["rollout", "restart", &format!("deployment/{name}")]);
     namespaced(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]);
-    eventually("the former pods are gone", || async {
+    eventually("the old pods are gone", || async {
         let now = pods(&stage, name);
         now.len() == 2 && now.iter().all(|pod| !before.contains(pod))
     })
@@ -147,17 +147,17 @@ async fn rolling_restart_fails_no_call() {
     let mut failed = end(callers, &load).await;
     failed.extend(kept.await.unwrap().unwrap());
     let answered = load.answered.load(Ordering::SeqCst);
-    eprintln!("{answered} calls were answered while the replicas were restarted, {} failed", failed.len());
+    eprintln!("{answered} calls succeeded during the restart of the replicas, {} failed", failed.len());
     failed.extend(streams.join_all().await.into_iter().flatten());
     assert_eq!(failed, Vec::<String>::new());
 }
 
-/// Where nobody listens.
+/// Configures an unreachable issuer.
 fn nowhere(configuration: &mut Value) {
     configuration["identityProvider"]["issuerURL"] = json!("http://127.0.0.1:9");
 }
 
-/// Since when the replica has not heard of the API server.
+/// The time since the replica's last contact with the API server.
 async fn silence(replica: &Replica) -> Duration {
     let contact = replica.metric("mcp_oauth_proxy_session_watch_contact_timestamp_seconds").await;
     let contact: i64 = contact.parse().unwrap();
@@ -176,26 +176,26 @@ async fn calls_continue_without_issuer_and_api_server_and_refreshes_get_503() {
     let replica = Replica::start(&stage, name, nowhere).await;
     let load = Arc::new(Load::default());
     let callers = call_from_here(&http::client(None).unwrap(), &replica.url, &tokens.access, &load);
-    eventually("calls are answered", || async { load.answered.load(Ordering::SeqCst) > 20 }).await;
+    eventually("calls succeed", || async { load.answered.load(Ordering::SeqCst) > 20 }).await;
 
     replica.relay.stop();
-    // Longer than the watch goes without contact before it is given up and begun anew.
-    eventually("the API server has been silent for long", || async {
+    // Longer than the timeout after which the watch is restarted.
+    eventually("the API server has not responded for 30 s", || async {
         silence(&replica).await > Duration::from_secs(30)
     })
     .await;
     let waits = replica.refresh(&scripted.client_id, &tokens.refresh).await;
     assert_eq!(waits.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(waits.headers().contains_key("retry-after"));
-    assert!(replica.is_ready().await, "a restart would not help");
+    assert!(replica.is_ready().await, "the replica stays ready, because a restart would not help");
 
     replica.relay.resume();
-    eventually("the API server is heard of again", || async { silence(&replica).await < Duration::from_secs(15) })
+    eventually("the replica is connected to the API server again", || async { silence(&replica).await < Duration::from_secs(15) })
         .await;
     let refreshed = replica.refresh(&scripted.client_id, &tokens.refresh).await;
-    assert_eq!(refreshed.status(), StatusCode::OK, "the failed attempt has burnt nothing");
+    assert_eq!(refreshed.status(), StatusCode::OK, "the failed attempt did not consume the refresh token");
     let failed = end(callers, &load).await;
     let answered = load.answered.load(Ordering::SeqCst);
-    eprintln!("{answered} calls were answered without issuer and API server, {} failed", failed.len());
+    eprintln!("{answered} calls succeeded without issuer and API server, {} failed", failed.len());
     assert_eq!(failed, Vec::<String>::new());
 }

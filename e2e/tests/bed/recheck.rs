@@ -1,4 +1,4 @@
-//! The issuer is asked at each refresh whether the person is still there.
+//! The issuer is queried at each refresh (`identityProvider.recheckOnRefresh`).
 
 use e2e::{
     peers::{
@@ -28,24 +28,24 @@ async fn recheck_ends_sessions_of_removed_accounts_at_the_next_refresh() {
     let browser = Browser::start(&stage.run).await.unwrap();
     let mut tokens = client.login(&browser, DAVE).await.unwrap();
     let kubectl = stage.cluster.kubectl_program();
-    eventually("the operator hears of the refresh token", || async {
+    eventually("the operator reports that the recheck works", || async {
         Condition::of(&kubectl, name, "RecheckWorks").status == "True"
     })
     .await;
 
-    // The issuer takes a refresh token of its own for stolen when it comes twice, and forgets the login. So twenty refreshes at
-    // two pods that all get through prove that it was asked once a generation.
+    // The issuer treats a reused refresh token as stolen and ends the login. So twenty concurrent refreshes at two pods
+    // can only all succeed if the issuer is queried once per generation.
     for _ in 0..3 {
         let answers = join_all((0..20).map(|_| client.refresh(&tokens.refresh))).await;
         let mut answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
         tokens = answers.remove(0);
     }
-    let [session] = &sessions(&stage, name).await[..] else { panic!("one login makes one session") };
+    let [session] = &sessions(&stage, name).await[..] else { panic!("one login must create one session") };
     assert_eq!(session.spec.rotation, 4);
     assert!(session.spec.upstream_token.as_ref().is_some_and(|token| token.len() > 40), "{session:?}");
     assert_eq!(session.spec.leased_until, None);
 
-    // Their groups, and all else that the rules read, are those of now.
+    // The rules are evaluated with the issuer's current claims.
     stage
         .provider
         .change(|registry| {
@@ -97,7 +97,7 @@ async fn recheck_without_issuer_refresh_token_refuses_logins_and_sets_a_conditio
     assert_eq!(landing.status, 500, "{landing:?}");
     browser.close().await.unwrap();
     assert!(sessions(&stage, name).await.is_empty());
-    eventually("the condition says why", || async {
+    eventually("the condition reports the reason", || async {
         Condition::of(&kubectl, name, "RecheckWorks").reason == "NoRefreshToken"
     })
     .await;

@@ -1,4 +1,4 @@
-//! A third replica beside the two pods of a proxy, outside of the cluster. Its way to the API server can be disturbed.
+//! A third replica of a proxy, outside the cluster. Its connection to the API server can be disturbed.
 
 use std::{convert::Infallible, fs, path::Path, process::Stdio, time::Duration};
 
@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::support::eventually;
 
-/// The replica. It ends with this.
+/// A running replica. It is killed when dropped.
 pub struct Replica {
     pub relay: ApiRelay,
     pub url: String,
@@ -47,8 +47,8 @@ async fn secret(stage: &Stage, name: &str, folder: &Path) {
 }
 
 impl Replica {
-    /// Starts it with the keys and the configuration of the proxy's pods, changed so. Its upstream answers everything with
-    /// 200, and a GET with a stream ([`Self::say`]).
+    /// Starts a replica with the keys and the configuration of the proxy's pods, modified by `change`. Its upstream
+    /// responds to GET with a stream ([`Self::send_event`]), and to everything else with 200.
     pub async fn start(stage: &Stage, proxy: &str, change: impl FnOnce(&mut Value)) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream_url = format!("http://{}", upstream.local_addr().unwrap());
@@ -107,7 +107,6 @@ impl Replica {
         request.send().await.unwrap().status()
     }
 
-    /// Opens a stream with a token.
     pub async fn listen(&self, access: &str) -> Response {
         let request = http::client(None).unwrap().get(&self.url).bearer_auth(access);
         let answer = request.timeout(Duration::from_secs(120)).send().await.unwrap();
@@ -115,17 +114,16 @@ impl Replica {
         answer
     }
 
-    /// Its upstream says this in all streams.
+    /// Sends an event in all open streams.
     pub fn say(&self, event: &'static str) {
         self.events.send(event).unwrap();
     }
 
-    /// How many sessions its watch has shown, as its metrics say.
+    /// The number of sessions in its live set.
     pub async fn sessions(&self) -> usize {
         self.metric("mcp_oauth_proxy_sessions").await.parse().unwrap()
     }
 
-    /// A value of its metrics.
     pub async fn metric(&self, name: &str) -> String {
         let asked = http::client(None).unwrap().get(format!("{}/metrics", self.health)).send().await.unwrap();
         let text = asked.text().await.unwrap();
@@ -133,7 +131,6 @@ impl Replica {
         value.unwrap().to_owned()
     }
 
-    /// Its answer to the refresh of a client's token.
     pub async fn refresh(&self, client_id: &str, refresh: &str) -> Response {
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", client_id)];
         http::client(None).unwrap().post(format!("{}/token", self.origin)).form(&form).send().await.unwrap()

@@ -1,4 +1,4 @@
-//! New keys, while what the old ones have made is about.
+//! Rotation of signing and encryption keys.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn read(stage: &Stage) -> SigningKeys {
     SigningKeys::parse(&STANDARD.decode(text.trim()).unwrap()).unwrap()
 }
 
-/// As if so much time had passed.
+/// Replaces the keys, to simulate the passing of time.
 fn write(stage: &Stage, keys: &SigningKeys) {
     let kubectl = stage.cluster.kubectl_program();
     let patch = json!({"stringData": {"keys.json": keys.to_json().unwrap()}}).to_string();
@@ -31,7 +31,7 @@ fn write(stage: &Stage, keys: &SigningKeys) {
     kubectl.output(&["--namespace", NAMESPACE, "patch", "secret", &secret, "--type=merge", "--patch", &patch]).unwrap();
 }
 
-/// How many keys a pod publishes.
+/// The number of keys that a pod publishes.
 async fn published(stage: &Stage, pod: &str) -> usize {
     let url = format!("http://{pod}:8080/jwks");
     let asked =
@@ -47,7 +47,7 @@ fn kid(token: &str) -> String {
     serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }
 
-/// No pod refuses any of these tokens.
+/// Asserts that every pod accepts all tokens.
 async fn every_pod_takes(stage: &Stage, client: &Scripted, tokens: &[&str]) {
     let pods = pods(stage, NAME);
     assert_eq!(pods.len(), 2);
@@ -70,25 +70,25 @@ async fn signing_key_rotation_refuses_no_token() {
     let mut keys = read(stage);
     keys.keys[0].use_from = Timestamp::now() - SIGNS_FOR - SignedDuration::from_hours(1);
     write(stage, &keys);
-    // A change makes the operator look at once; without one it looks every now and then.
+    // A change triggers a reconcile before the next resync.
     let change = json!({"spec": {"sessions": {"maxPerUser": 19}}}).to_string();
     let kubectl = stage.cluster.kubectl_program();
     kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", NAME, "--type=merge", "--patch", &change]).unwrap();
     eventually("the operator adds a key", || async { read(stage).keys.len() == 2 }).await;
     stage.wait_ready(NAME).unwrap();
     let mut keys = read(stage);
-    assert!(keys.keys[1].use_from > Timestamp::now() + SignedDuration::from_mins(5), "it is published before it signs");
-    eventually("the pods that ran before are gone", || async { pods(stage, NAME).len() == 2 }).await;
+    assert!(keys.keys[1].use_from > Timestamp::now() + SignedDuration::from_mins(5), "a key is published before it signs");
+    eventually("the old pods are gone", || async { pods(stage, NAME).len() == 2 }).await;
     for pod in &pods(stage, NAME) {
         eventually("a pod publishes the new key", || async { published(stage, pod).await == 2 }).await;
     }
     let second = client.refresh(&first.refresh).await.unwrap();
-    assert_eq!(kid(&second.access), keys.keys[0].kid, "the old key signs until the new one's time has come");
+    assert_eq!(kid(&second.access), keys.keys[0].kid, "the old key signs until useFrom of the new one");
 
     keys.keys[1].use_from = Timestamp::now();
     write(stage, &keys);
-    // The pods read it one after the other; meanwhile both keys sign.
-    eventually("both pods have read it", || async {
+    // The pods load the keys at different times; meanwhile both keys sign.
+    eventually("both pods sign with the new key", || async {
         every_pod_takes(stage, &client, &[&first.access, &second.access]).await;
         let mut signed = Vec::new();
         for pod in pods(stage, NAME) {
@@ -103,7 +103,7 @@ async fn signing_key_rotation_refuses_no_token() {
     every_pod_takes(stage, &client, &[&first.access, &second.access, &newest.access]).await;
 }
 
-/// A refresh at each pod, one after the other: what the one has sealed the other opens. Their access tokens are good at both.
+/// Refreshes at each pod in turn, and asserts that every pod accepts the tokens of the others.
 async fn refreshed_everywhere(stage: &Stage, proxy: &str, client: &Scripted, mut tokens: Tokens) -> Tokens {
     for pod in &pods(stage, proxy) {
         tokens = client.refresh_at(stage, pod, &tokens.refresh).await.unwrap();
@@ -130,7 +130,7 @@ async fn encryption_key_rotation_is_unnoticed_by_clients() {
         let words = ["--namespace", NAMESPACE, "patch", "secret", &secret, "--type=merge", "--patch", &patch];
         kubectl.output(&words).unwrap();
     };
-    // Of both pods' logs.
+    // The number of matching lines in the logs of both pods.
     let said = |what: &str| {
         let selector = format!("app.kubernetes.io/name={name}");
         let words = ["--namespace", NAMESPACE, "logs", "--selector", &selector, "--tail=-1", "--prefix"];
@@ -138,7 +138,7 @@ async fn encryption_key_rotation_is_unnoticed_by_clients() {
     };
     let next = STANDARD.encode([7; 32]);
     change(&json!({"stringData": {"ENCRYPTION_KEY": next, "PREVIOUS_ENCRYPTION_KEY": ENCRYPTION_KEY}}));
-    // They read it one after the other.
+    // The pods load it at different times.
     for (limit, what) in [(3, "changed credentials or keys are now used"), (8, "now seals new values")] {
         eventually_within(Duration::from_secs(limit * 60), what, || async { said(what) == 2 }).await;
         tokens = refreshed_everywhere(stage, name, &old, tokens).await;
@@ -149,9 +149,10 @@ async fn encryption_key_rotation_is_unnoticed_by_clients() {
     old.login(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
 
-    // Without the former key, what it has made is void, and what was made since is not: so the keys have really changed.
+    // Without the previous key, values that it sealed are rejected and newer ones are not: the keys have really
+    // changed.
     change(&json!({"data": {"PREVIOUS_ENCRYPTION_KEY": null}}));
-    eventually("a pod does not know the client of the former key any more", || async {
+    eventually("both pods reject the client of the previous key", || async {
         let mut refused = 0;
         for pod in &ran {
             refused += usize::from(old.refresh_at(stage, pod, &tokens.refresh).await.is_err());

@@ -1,4 +1,4 @@
-//! The operator logs no secret, at the level at which everything is.
+//! Operator and pods log no secret at trace level.
 
 use std::process::Command;
 
@@ -40,13 +40,13 @@ async fn operator_and_pods_log_no_secret() {
     let signing = SigningKeys::parse(&STANDARD.decode(keys.trim()).unwrap()).unwrap().keys.remove(0).private_key;
     let mut secrets = vec![
         ("the client secret", CLIENT_SECRET.to_owned()),
-        ("the client secret as the API has it", STANDARD.encode(CLIENT_SECRET)),
+        ("the client secret in base64", STANDARD.encode(CLIENT_SECRET)),
         ("the encryption key", ENCRYPTION_KEY.to_owned()),
-        ("the encryption key as the API has it", STANDARD.encode(ENCRYPTION_KEY)),
-        ("a signing key as the API has it", keys.trim().to_owned()),
+        ("the encryption key in base64", STANDARD.encode(ENCRYPTION_KEY)),
+        ("the signing keys in base64", keys.trim().to_owned()),
         ("a signing key", signing),
         ("a code", code),
-        ("the issuer's refresh token, sealed", upstream),
+        ("the sealed refresh token of the issuer", upstream),
     ];
     for tokens in [first, second] {
         secrets.extend([("an access token", tokens.access), ("a refresh token", tokens.refresh)]);
@@ -56,17 +56,17 @@ async fn operator_and_pods_log_no_secret() {
             secrets.extend(given[member].as_str().map(|token| ("a token of the issuer", token.to_owned())));
         }
     }
-    // At this level a log is long: the kubelet has put the beginning away, and kubectl shows what came since.
+    // A trace log is long: kubectl shows only the part since the kubelet's last log rotation.
     let folder = stage.run.logs().join("pods");
     let all = format!("zcat --force '{}'/{}_*/operator/*", folder.display(), operator::NAMESPACE);
     let of_operator = program::output(Command::new("sh").args(["-c", &all])).unwrap();
-    assert!(of_operator.contains("\"TRACE\"") && of_operator.contains(name), "it is not one at trace level");
+    assert!(of_operator.contains("\"TRACE\"") && of_operator.contains(name), "the operator's log is not at trace level");
     let deployment = format!("deployment/{name}");
     let of_pod = kubectl.output(&["--namespace", NAMESPACE, "logs", &deployment, "--tail=-1"]).unwrap();
     assert!(of_pod.contains("logged in"), "{of_pod}");
     for (log, whose) in [(of_operator, "the operator"), (of_pod, "a pod")] {
         for (what, secret) in &secrets {
-            assert!(!log.contains(secret.as_str()), "{what} is in the log of {whose}");
+            assert!(!log.contains(secret.as_str()), "the log of {whose} contains {what}");
         }
     }
 }

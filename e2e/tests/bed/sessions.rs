@@ -25,7 +25,7 @@ async fn edited_or_forged_session_counts_as_ended() {
         async move { client.call(&access, &[]).await.status() }
     };
 
-    // Whose it is cannot be edited at all.
+    // The session's user is immutable.
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
     let object = sessions(&stage, "forged").await.remove(0);
     let name = object.metadata.name.clone().unwrap();
@@ -37,16 +37,16 @@ async fn edited_or_forged_session_counts_as_ended() {
     let tokens = client.refresh(&tokens.refresh).await.unwrap();
     assert_eq!(status(tokens.access.clone()).await, StatusCode::OK);
 
-    // What can be edited ends it.
+    // Editing other fields ends the session.
     let later = json!({"spec": {"expiresAt": "2099-01-01T00:00:00Z"}});
     api.patch(&name, &PatchParams::default(), &Patch::Merge(&later)).await.unwrap();
-    eventually("an edited session is refused", || async {
+    eventually("the edited session is rejected", || async {
         status(tokens.access.clone()).await == StatusCode::UNAUTHORIZED
     })
     .await;
     assert!(client.refresh(&tokens.refresh).await.is_err());
 
-    // `kubectl replace --force`: deleted, and made anew with somebody else's address.
+    // `kubectl replace --force`: deletes the session and recreates it with another user's e-mail address.
     api.delete(&name, &DeleteParams::default()).await.unwrap();
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
     let mut forged = sessions(&stage, "forged").await.remove(0);
@@ -56,11 +56,11 @@ async fn edited_or_forged_session_counts_as_ended() {
     forged.metadata.resource_version = None;
     forged.metadata.uid = None;
     api.create(&PostParams::default(), &forged).await.unwrap();
-    // A pod that has seen nothing but the forged object.
+    // New pods have only seen the forged object.
     let kubectl = stage.cluster.kubectl_program();
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "restart", "deployment/forged"]).unwrap();
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", "deployment/forged", "--timeout=120s"]).unwrap();
-    eventually("a forged session is refused", || async {
+    eventually("the forged session is rejected", || async {
         status(tokens.access.clone()).await == StatusCode::UNAUTHORIZED
     })
     .await;
@@ -92,7 +92,8 @@ async fn a11_concurrent_redemptions_at_two_pods_yield_one_success_and_replay_end
     }
     let winner = client.refresh_at(&stage, &pods[1], &winner.refresh).await.unwrap();
 
-    // The same code with the right verifier, when no slow answer can be the reason: within the code's own minute.
+    // The replay of the code with the right verifier ends the session, also within the minute in which the code is
+    // valid.
     let stolen = || async {
         client.redeem_at(&stage, &pods[0], &code).await.is_err() && sessions(&stage, name).await.is_empty()
     };

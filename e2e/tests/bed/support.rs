@@ -19,33 +19,33 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-/// The stage that `make test` has set.
+/// The environment that `make test` has started.
 pub fn stage() -> Stage {
-    let name = env::var("E2E_RUN").expect("these tests need the bed: run `make test`, or `e2e test`");
-    Stage::attach(&Run::open(&name).unwrap()).expect("the run has no stage: run `make test`, or `e2e test`")
+    let name = env::var("E2E_RUN").expect("these tests need the test bed: run `make test` or `e2e test`");
+    Stage::attach(&Run::open(&name).unwrap()).expect("the run has no environment: run `make test` or `e2e test`")
 }
 
-/// A client that trusts the edge.
+/// An HTTP client that trusts the edge.
 pub fn client(stage: &Stage) -> Client {
     http::client(Some(&Certificates::of(&stage.run).unwrap().authority())).unwrap()
 }
 
-/// Looks every 200 ms until it holds; the test fails with `what` after two and a half minutes, which is longer than the
-/// operator waits between two looks.
+/// Polls every 200 ms until the condition holds. Fails after 150 s, which is longer than the operator's resync
+/// interval.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, look: impl FnMut() -> F) {
     eventually_within(Duration::from_secs(150), what, look).await;
 }
 
-/// The same, for what takes longer.
+/// Like [`eventually`], with another limit.
 pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut look: impl FnMut() -> F) {
     let begun = Instant::now();
     while !look().await {
-        assert!(begun.elapsed() < limit, "waited in vain: {what}");
+        assert!(begun.elapsed() < limit, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// A condition of a proxy's status; empty if it is not there.
+/// A condition of a proxy's status; empty if missing.
 #[derive(Debug, Default, Deserialize)]
 pub struct Condition {
     pub status: String,
@@ -63,7 +63,7 @@ impl Condition {
     }
 }
 
-/// The addresses of a proxy's pods.
+/// The IP addresses of a proxy's pods.
 pub fn pods(stage: &Stage, proxy: &str) -> Vec<String> {
     let selector = format!("app.kubernetes.io/name={proxy}");
     let addresses = "jsonpath={.items[*].status.podIP}";
@@ -71,14 +71,13 @@ pub fn pods(stage: &Stage, proxy: &str) -> Vec<String> {
     stage.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
 }
 
-/// The sessions of a proxy.
 pub async fn sessions(stage: &Stage, proxy: &str) -> Vec<McpOAuthSession> {
     let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
     let of_proxy = ListParams::default().fields(&format!("spec.proxy={proxy}"));
     api.list(&of_proxy).await.unwrap().items
 }
 
-/// An MCP client of our own, for what the real ones never do.
+/// A scripted MCP client, for behaviour that real clients do not have.
 pub struct Scripted {
     pub http: Client,
     pub origin: String,
@@ -86,7 +85,7 @@ pub struct Scripted {
     pub verifier: String,
 }
 
-/// Tokens, as `/token` gave them.
+/// A token response.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     pub access: String,
@@ -112,7 +111,7 @@ impl Scripted {
         Ok(Self { http, origin: front.edge.url.clone(), client_id, verifier: "v".repeat(64) })
     }
 
-    /// One whose id was typed in.
+    /// A static client.
     pub fn listed(stage: &Stage, front: &Front, client_id: &str) -> Self {
         let (origin, client_id) = (front.edge.url.clone(), client_id.to_owned());
         Self { http: client(stage), origin, client_id, verifier: "v".repeat(64) }
@@ -132,13 +131,13 @@ impl Scripted {
         Url::parse_with_params(&format!("{}/authorize", self.origin), parameters).unwrap()
     }
 
-    /// Logs in through the browser.
+    /// Logs in with the browser and returns the code.
     pub async fn code(&self, browser: &Browser, email: &str) -> Result<String> {
         let landing = browser.login(self.authorize_url().as_str(), email).await?;
         landing.parameter("code").with_context(|| format!("no code: {landing:?}"))
     }
 
-    /// Logs in through the browser and fetches tokens.
+    /// Logs in with the browser and redeems the code.
     pub async fn login(&self, browser: &Browser, email: &str) -> Result<Tokens> {
         let code = self.code(browser, email).await?;
         self.tokens(&[("grant_type", "authorization_code"), ("code", &code), ("code_verifier", &self.verifier)]).await
@@ -154,7 +153,7 @@ impl Scripted {
         read_tokens(self.http.post(format!("{}/token", self.origin)).form(&form).send().await?).await
     }
 
-    /// The status of an MCP request with a token to one pod, past the edge and the Service.
+    /// The status of an MCP request to one pod, bypassing edge and Service.
     pub async fn call_pod(&self, stage: &Stage, pod: &str, access: &str) -> StatusCode {
         let (url, access) = (format!("http://{pod}:8080/mcp"), access.to_owned());
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
@@ -165,12 +164,12 @@ impl Scripted {
         asked.await.unwrap()
     }
 
-    /// A refresh at one pod, past the edge and the Service.
+    /// A refresh at one pod, bypassing edge and Service.
     pub async fn refresh_at(&self, stage: &Stage, pod: &str, refresh: &str) -> Result<Tokens> {
         self.tokens_at(stage, pod, &[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
     }
 
-    /// The redemption of a code at one pod.
+    /// Redeems a code at one pod.
     pub async fn redeem_at(&self, stage: &Stage, pod: &str, code: &str) -> Result<Tokens> {
         let parameters = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", &self.verifier)];
         self.tokens_at(stage, pod, &parameters).await
@@ -185,7 +184,6 @@ impl Scripted {
         inside(&stage.run, ask).await
     }
 
-    /// An MCP request with a token.
     pub async fn call(&self, access: &str, headers: &[(&str, &str)]) -> Response {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
         let mut request = self

@@ -1,5 +1,5 @@
-//! A replica whose watch of the sessions is disturbed on its way (`e2e/src/peers/api_relay.rs`): it neither lets an ended
-//! session through for long, nor refuses a live one.
+//! A replica whose session watch is disturbed (`e2e/src/peers/api_relay.rs`): it rejects ended sessions within a
+//! bounded time, and never rejects live ones.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use crate::{
     support::{Scripted, eventually, sessions, stage},
 };
 
-/// An ended session may be let through for this long while the API server can be asked (architecture.md).
+/// The longest time for which an ended session is accepted while the API server responds (docs/reliability.md).
 const BOUND: Duration = Duration::from_secs(15);
 
-/// What looking costs, on a machine that is busy.
+/// The measurement error on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Deletes the session, and measures how long its token is let through. A session that lives on is answered all the while.
+/// Deletes a session and returns how long its token is accepted. Asserts that a live session is accepted meanwhile.
 async fn end(stage: &Stage, replica: &Replica, ended: (&str, &str), living: &str) -> Duration {
     let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
     let (name, access) = ended;
@@ -30,7 +30,7 @@ async fn end(stage: &Stage, replica: &Replica, ended: (&str, &str), living: &str
     api.delete(name, &DeleteParams::default()).await.unwrap();
     let deleted = Instant::now();
     loop {
-        assert_eq!(replica.status(living).await, StatusCode::OK, "a session that lives");
+        assert_eq!(replica.status(living).await, StatusCode::OK, "a live session");
         let status = replica.status(access).await;
         if status == StatusCode::UNAUTHORIZED || deleted.elapsed() > BOUND * 2 {
             return deleted.elapsed();
@@ -41,7 +41,7 @@ async fn end(stage: &Stage, replica: &Replica, ended: (&str, &str), living: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disturbed_watch_bounds_ended_sessions_and_refuses_no_live_one() {
+async fn disturbed_watch_delays_session_end_by_15_s_at_most_and_rejects_no_live_session() {
     let stage = stage();
     let name = "watched";
     let front = stage.front(name, |_| ()).await.unwrap();
@@ -59,7 +59,7 @@ async fn disturbed_watch_bounds_ended_sessions_and_refuses_no_live_one() {
         Watches::Delay(Duration::from_secs(8)),
         Watches::Delay(Duration::from_secs(40)),
     ] {
-        // A login that was finished at a pod while this replica's watch said nothing of it.
+        // A login completed at a pod, which the disturbed watch does not report.
         replica.relay.set(watches);
         let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
         assert_eq!(replica.status(&tokens.access).await, StatusCode::OK, "{watches:?}: a new session");
@@ -67,12 +67,12 @@ async fn disturbed_watch_bounds_ended_sessions_and_refuses_no_live_one() {
         let new = all.iter().find(|name| !known.contains(name)).unwrap().clone();
         known = all;
 
-        // Let through by the watch, so that only the watch can end it.
+        // The watch must know the session first, so that only the watch can end it.
         replica.relay.set(Watches::Pass);
         eventually("the watch shows the new session", || async { replica.sessions().await == known.len() }).await;
         replica.relay.set(watches);
         let passed = end(&stage, &replica, (&new, &tokens.access), &living.access).await;
-        eprintln!("{watches:?}: an ended session was let through for {} ms", passed.as_millis());
+        eprintln!("{watches:?}: an ended session was accepted for {} ms", passed.as_millis());
         assert!(passed <= BOUND + SLACK, "{watches:?}: {passed:?}");
         known.retain(|name| *name != new);
         replica.relay.set(Watches::Pass);
@@ -80,7 +80,7 @@ async fn disturbed_watch_bounds_ended_sessions_and_refuses_no_live_one() {
     browser.close().await.unwrap();
 }
 
-/// Over the watch alone nothing of it would be heard.
+/// The stalled watch reports nothing, so only lists and look-ups can end the stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn looked_up_sessions_stream_ends_with_it_and_live_stream_continues() {
     let stage = stage();
@@ -93,7 +93,7 @@ async fn looked_up_sessions_stream_ends_with_it_and_live_stream_continues() {
 
     let mut tries = 0;
     let (ended, mut ending, mut living) = loop {
-        // Right after a list, there is time for two logins before the next.
+        // After a list, there is time for two logins before the next one.
         client.login(&browser, MEMBERS[0]).await.unwrap();
         let known = names(&stage, name).await;
         eventually("a list shows all sessions", || async { replica.sessions().await == known.len() }).await;
@@ -105,14 +105,14 @@ async fn looked_up_sessions_stream_ends_with_it_and_live_stream_continues() {
             break (new, streams.0, streams.1);
         }
         tries += 1;
-        assert!(tries < 5, "lists come too often for two logins in between");
+        assert!(tries < 5, "the interval between lists is too short for two logins");
     };
     let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
     api.delete(&ended, &DeleteParams::default()).await.unwrap();
     let deleted = Instant::now();
     let rest = tokio::time::timeout(BOUND + SLACK, ending.chunk()).await;
     assert_eq!(rest.expect("the stream ends in time").unwrap(), None);
-    eprintln!("the stream of an ended session went on for {} ms", deleted.elapsed().as_millis());
+    eprintln!("the stream of an ended session stayed open for {} ms", deleted.elapsed().as_millis());
     replica.say("data: still there\n\n");
     assert_eq!(living.chunk().await.unwrap().unwrap(), "data: still there\n\n");
     browser.close().await.unwrap();

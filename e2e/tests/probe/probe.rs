@@ -1,7 +1,7 @@
-//! A pod's program for tests of the cluster: says who it is, and looks up or calls others when asked. Standard library
-//! only, built by rustc alone.
+//! The program of test pods: returns its name, resolves names and calls hosts. Uses only the standard library and is
+//! compiled with rustc directly.
 //!
-//! `GET /` answers with the pod's name, `/lookup/NAME:PORT` with the addresses, `/call/HOST:PORT` with what HOST answers.
+//! `GET /` returns the pod's name, `/lookup/NAME:PORT` the addresses, `/call/HOST:PORT` the response of HOST.
 
 use std::{
     env,

@@ -1,5 +1,5 @@
-//! What takes minutes: access tokens run out, a changed encryption key takes over, and then all keys are gone. Every real
-//! client goes through it side by side, so that they wait together.
+//! Slow tests: expired access tokens, rotation of the encryption key, and loss of all keys. All real clients run
+//! together, so that they share the waiting time.
 
 use std::time::Duration;
 
@@ -22,16 +22,16 @@ use crate::{
     own_proxy::OwnProxy,
 };
 
-/// What a client does whose registration nobody knows any more.
+/// A client's reaction to an unknown client id.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Forgotten {
-    /// It registers anew, and asks for a login.
+    /// It registers again and requests a login.
     Registers,
-    /// It asks for a login in the name that nobody knows.
+    /// It requests a login with the unknown client id.
     Stuck,
 }
 
-/// A client of any kind.
+/// An object-safe version of [`Client`].
 trait AnyClient {
     fn work<'a>(&'a self, url: &'a str, person: Option<Person<'a>>) -> LocalBoxFuture<'a, Result<usize>>;
 }
@@ -51,7 +51,7 @@ struct Installed<'a> {
 }
 
 impl Installed<'_> {
-    /// Lets it use the server, and returns how many times it asked for a login.
+    /// Lets the client use the server and returns the number of logins.
     async fn work(&self, person: Option<Person<'_>>) -> Result<usize> {
         self.client.work(&self.proxy.url(), person).await.with_context(|| self.name.to_owned())
     }
@@ -86,7 +86,8 @@ async fn clients_survive_encryption_key_rotation_and_token_expiry() {
     let bed = bed::hold().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
-    // The shortest time there is: it is over before the changed key takes over, which is five minutes after it was read.
+    // The shortest allowed lifetime: tokens expire before the proxy seals with the new key, which is five minutes after
+    // loading it.
     let settings = [("tokens", json!({"accessTTL": "2m"}))];
     let proxy = OwnProxy::with(&bed, "aging", &bed.tap.address, &settings).await;
     let everything = OwnProxy::with(&bed, "aging-everything", &bed.context_forge.everything, &settings).await;
@@ -99,8 +100,8 @@ async fn clients_survive_encryption_key_rotation_and_token_expiry() {
         assert_eq!(client.work(Some(alice)).await.unwrap(), 1, "{}: the login", client.name);
     }
     for proxy in [&proxy, &everything] {
-        let taken_over = "the new encryption key now seals new values";
-        proxy.process().wait_until_logged(taken_over, Duration::from_secs(360)).unwrap();
+        let active = "the new encryption key now seals new values";
+        proxy.process().wait_until_logged(active, Duration::from_secs(360)).unwrap();
     }
 
     for client in &clients {
@@ -109,15 +110,15 @@ async fn clients_survive_encryption_key_rotation_and_token_expiry() {
             Lost::Refreshes => (None, 0),
             Lost::LogsIn => (Some(alice), 1),
         };
-        assert_eq!(client.work(person).await.unwrap(), logins, "{}: its token had run out", client.name);
-        // Claude Code asks before each request for which its token has less than five minutes left.
-        assert!(client.proxy.token_requests() > before, "{}: its token had run out", client.name);
-        // With what the new key has made.
+        assert_eq!(client.work(person).await.unwrap(), logins, "{}: with an expired token", client.name);
+        // Claude Code refreshes before each request if its token is valid for less than five minutes.
+        assert!(client.proxy.token_requests() > before, "{}: with an expired token", client.name);
+        // With tokens that the new key sealed.
         assert_eq!(client.work(None).await.unwrap(), 0, "{}: the next start", client.name);
     }
-    assert_eq!(proxy.registrations() + everything.registrations(), clients.len(), "one has registered anew");
+    assert_eq!(proxy.registrations() + everything.registrations(), clients.len(), "a client has registered again");
 
-    // The last row of the table: keys thrown away, which nobody should do.
+    // All keys are lost, the last row of the table in docs/clients.md.
     for proxy in [&proxy, &everything] {
         proxy.process().replace_encryption_key().await.unwrap();
     }

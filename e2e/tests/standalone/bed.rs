@@ -1,4 +1,4 @@
-//! The peers of these tests: started by the first that needs them, ended when the last that runs is done with them.
+//! The peers of these tests: started by the first test, stopped after the last running one.
 
 use std::{
     fs,
@@ -40,7 +40,7 @@ pub struct Bed {
     failed: AtomicBool,
 }
 
-/// One test's share in the bed.
+/// A test's reference to the shared test bed.
 pub struct Held(Arc<Bed>);
 
 pub async fn hold() -> Held {
@@ -72,7 +72,7 @@ impl Drop for Held {
 
 impl Bed {
     async fn up() -> Result<Self> {
-        // One bed may still be ending while the next begins.
+        // A previous bed may still be stopping.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let run = Run::open(&format!("standalone-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))?;
         let ending = Ending(run.clone());
@@ -94,40 +94,40 @@ impl Bed {
         Ok(Self { run, context_forge, tap, edge, proxy, provider, failed: AtomicBool::new(false) })
     }
 
-    /// How many sessions the database has of clients of this name; [`Bed::authorize_url`] registers them as `e2e`.
+    /// The number of sessions of clients with this name; [`Bed::authorize_url`] registers clients as `e2e`.
     pub fn sessions_of(&self, client: &str) -> usize {
         self.proxy.sessions_of(client).unwrap()
     }
 
-    /// How many times the refresh token of a client's only session has been replaced.
+    /// The refresh token generation of a client's only session.
     pub fn generation_of(&self, client: &str) -> usize {
         self.proxy.generation_of(client).unwrap()
     }
 
-    /// A client that trusts the edge.
+    /// An HTTP client that trusts the edge.
     pub fn client(&self) -> Client {
         http::client(Some(&Certificates::of(&self.run).unwrap().authority())).unwrap()
     }
 
-    /// A client of its own kind, which trusts the edge.
+    /// A custom HTTP client that trusts the edge.
     pub fn client_with(&self, build: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
         let authority = fs::read(Certificates::of(&self.run).unwrap().authority()).unwrap();
         let builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&authority).unwrap()]);
         build(builder).build().unwrap()
     }
 
-    /// A path at the edge.
+    /// A URL at the edge.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.edge.url)
     }
 
-    /// The address at which a new client asks for a login.
+    /// Registers a client and returns its authorization URL.
     pub async fn authorize_url(&self) -> String {
         authorize_url(&self.client(), &self.edge.url).await
     }
 }
 
-/// The address at which a new client, registered for it, asks the proxy at `proxy` for a login.
+/// Registers a client at the proxy at this URL, and returns its authorization URL.
 pub async fn authorize_url(http: &Client, proxy: &str) -> String {
     let redirect = "http://127.0.0.1:9/callback";
     let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
@@ -150,7 +150,7 @@ pub async fn authorize_url(http: &Client, proxy: &str) -> String {
 impl Drop for Bed {
     fn drop(&mut self) {
         if self.failed.load(Ordering::SeqCst) {
-            eprintln!("the logs are kept: {}", self.run.logs().display());
+            eprintln!("the logs are in {}", self.run.logs().display());
         }
         end(&self.run);
         if !self.failed.load(Ordering::SeqCst) {
@@ -159,7 +159,7 @@ impl Drop for Bed {
     }
 }
 
-/// Ends what has been started when it goes out of scope.
+/// Stops the run's components when dropped.
 pub struct Ending(pub Run);
 
 impl Drop for Ending {

@@ -1,5 +1,5 @@
-//! Each real client over the life of its login (docs/clients.md): what is lost on the way, and what it does then. What takes
-//! time to be lost is in `aging.rs`.
+//! Real clients over the life of a login (docs/clients.md): lost access tokens, a restarted proxy, an ended session.
+//! Expiry is in `expiry.rs`.
 
 use anyhow::{Context, Result, ensure};
 use e2e::peers::{
@@ -19,26 +19,26 @@ use crate::{
     own_proxy::OwnProxy,
 };
 
-/// A client as it is installed on a computer, with its store.
+/// An installed client with its store.
 pub trait Client {
-    /// Starts it and lets it use the server, and returns how many times it asked for a login. Without a person to log in
-    /// that is an error.
+    /// Starts the client, lets it use the server, and returns the number of logins. Without a user, a login is an
+    /// error.
     async fn work(&self, url: &str, person: Option<Person<'_>>) -> Result<usize>;
 
-    /// Puts what is no token in its access token's place.
+    /// Replaces the stored access token by an invalid one.
     fn lose_access_token(&self) -> Result<()>;
 }
 
-/// What a client does that was started with an access token that is not good any more.
+/// A client's reaction to a start with an invalid access token.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub enum Lost {
     /// It uses its refresh token.
     Refreshes,
-    /// It asks for a login, although it has a refresh token.
+    /// It requests a login, although it has a refresh token.
     LogsIn,
 }
 
-/// The life of a login. Each step starts the client anew.
+/// Checks the life of a login. Each step restarts the client.
 async fn live(bed: &Bed, proxy: &OwnProxy, client: &impl Client, lost: Lost) {
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = Person { browser: &browser, email: ALICE };
@@ -53,14 +53,14 @@ async fn live(bed: &Bed, proxy: &OwnProxy, client: &impl Client, lost: Lost) {
     let before = proxy.token_requests();
     proxy.restart().await;
     assert_eq!(client.work(&url, None).await.unwrap(), 0, "a restart of the proxy");
-    assert_eq!(proxy.token_requests(), before, "the access token was not good after a restart");
+    assert_eq!(proxy.token_requests(), before, "the access token was invalid after a restart");
     lose_access_token(proxy, client, lost, alice).await;
 
     assert!(proxy.end_sessions().await > 0);
     assert_eq!(client.work(&url, Some(alice)).await.unwrap(), 1, "the session was ended");
-    assert_eq!(client.work(&url, None).await.unwrap(), 0, "the start after that");
-    assert_eq!(proxy.registrations(), 1, "it has registered anew");
-    assert_eq!(proxy.clients().len(), 1, "it has logged in as another client");
+    assert_eq!(client.work(&url, None).await.unwrap(), 0, "the next start");
+    assert_eq!(proxy.registrations(), 1, "the client has registered again");
+    assert_eq!(proxy.clients().len(), 1, "the client has logged in with another client id");
     browser.close().await.unwrap();
 }
 
@@ -71,7 +71,7 @@ async fn lose_access_token(proxy: &OwnProxy, client: &impl Client, lost: Lost, a
         Lost::Refreshes => assert_eq!(client.work(&proxy.url(), None).await.unwrap(), 0),
         Lost::LogsIn => assert_eq!(client.work(&proxy.url(), Some(alice)).await.unwrap(), 1),
     }
-    assert_eq!(proxy.token_requests(), before + 1, "one request for tokens");
+    assert_eq!(proxy.token_requests(), before + 1, "one token request");
 }
 
 impl Client for McpRemote {
@@ -126,8 +126,8 @@ async fn typescript_sdk_2_logs_in_again_only_after_its_session_ended() {
     live(&bed, &proxy, &client, Lost::Refreshes).await;
 }
 
-/// The SDK for Python does not keep when its access token ends, and a 401 leads it to a login and not to a refresh: so it
-/// refreshes silently in the process that got the token, and in no later one.
+/// The Python SDK does not store the expiry of its access token, and reacts to 401 with a login instead of a refresh.
+/// So it refreshes only in the process that received the token.
 async fn live_with_python(kind: Kind, name: &str) {
     let bed = bed::hold().await;
     let proxy = OwnProxy::up(&bed, name, &bed.tap.address).await;
@@ -165,7 +165,7 @@ impl Client for Inspector {
 #[tokio::test]
 async fn inspector_logs_in_again_only_after_its_session_ended() {
     let bed = bed::hold().await;
-    // It sets the level of the server's log when it connects, which Context Forge lets only administrators do.
+    // The Inspector sets the server's log level, which Context Forge allows only to administrators.
     let proxy = OwnProxy::up(&bed, "inspector", &bed.context_forge.everything).await;
     let client = Inspector::install(&bed.run, "life").await.unwrap();
     live(&bed, &proxy, &client, Lost::Refreshes).await;
@@ -178,7 +178,7 @@ impl Client for ClaudeCode {
         }
         let person = person.context("Claude Code needs a login")?;
         let logins = self.log_in(person).await?;
-        ensure!(self.is_connected().await?, "Claude Code has logged in and is not connected");
+        ensure!(self.is_connected().await?, "Claude Code has logged in but is not connected");
         Ok(logins)
     }
 

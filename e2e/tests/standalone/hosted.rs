@@ -1,4 +1,4 @@
-//! The clients that cannot run here, as the requests that they are known to send (docs/clients.md).
+//! Clients that cannot run here, simulated by their known requests (docs/clients.md).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -29,11 +29,11 @@ async fn claude_ai_connects_and_refreshes_concurrently_from_two_addresses() {
 
     let from = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
     let (one, other) = tokio::join!(claude.refresh_from(from(1), &first), claude.refresh_from(from(2), &first));
-    assert_eq!(bed.generation_of("Claude"), generation + 1, "both got the same");
+    assert_eq!(bed.generation_of("Claude"), generation + 1, "both got the same generation");
     for tokens in [&one, &other] {
         client.call(&tokens.access).await;
     }
-    // Each of its servers goes on with its own.
+    // Each of Claude's servers continues with its own tokens.
     let one = claude.refresh(&one).await;
     let other = claude.refresh(&other).await;
     assert_eq!(bed.generation_of("Claude"), generation + 2);
@@ -93,7 +93,7 @@ async fn cursor_registers_three_redirect_uris_and_uses_its_own_scheme() {
 async fn chatgpt_redirects_to_its_connector_url() {
     let bed = bed::hold().await;
     let client = Scripted::new(&bed, "openai-mcp/1.0.0");
-    // It asks for this before it has been refused anything.
+    // ChatGPT requests the metadata before any 401.
     client.discover(&bed.url("/.well-known/oauth-protected-resource/mcp")).await;
     let callback = "https://chatgpt.com/connector/oauth/OUbdUMlL15Ct";
     let chatgpt = client.register(&wish("ChatGPT", "none", &[callback])).await;
@@ -110,12 +110,12 @@ async fn codex_uses_a_different_redirect_path_per_login() {
     let challenge = client.challenge(Method::POST).await;
     client.discover(&challenge).await;
     let browser = Browser::start(&bed.run).await.unwrap();
-    // It registers the path before each login.
+    // Codex registers a new path before each login.
     for path in ["callback/Zm9vYmFy", "callback/YmF6cXV4"] {
         let callback = format!("http://127.0.0.1:{}/{path}", free_port().unwrap());
         let codex = client.register(&wish("Codex", "none", &[&callback])).await;
         let tokens = codex.log_in(&browser, &callback).await;
-        // Two of its processes with the same token.
+        // Two Codex processes use the same token.
         let (one, other) = tokio::join!(codex.refresh(&tokens), codex.refresh(&tokens));
         client.call(&one.access).await;
         client.call(&other.access).await;
@@ -129,7 +129,7 @@ async fn opencode_logs_in_at_its_fixed_port() {
     let client = Scripted::new(&bed, "opencode");
     let challenge = client.challenge(Method::POST).await;
     client.discover(&challenge).await;
-    // Its own port: nothing listens there for this test, so that two runs are not in each other's way.
+    // OpenCode's port stays closed in this test, so that concurrent runs do not conflict.
     let callback = "http://127.0.0.1:19876/mcp/oauth/callback";
     let opencode = client.register(&wish("OpenCode", "none", &[callback])).await;
     let browser = Browser::start(&bed.run).await.unwrap();
@@ -138,7 +138,7 @@ async fn opencode_logs_in_at_its_fixed_port() {
     browser.close().await.unwrap();
 }
 
-/// A registration as these clients send it.
+/// A registration request of these clients.
 fn wish(name: &str, method: &str, redirect_uris: &[&str]) -> Value {
     json!({
         "client_name": name,

@@ -1,4 +1,4 @@
-//! An issuer whose certificate only a company's own authority has signed (`identityProvider.caRef`).
+//! An issuer whose certificate is signed by a private CA (`identityProvider.caRef`).
 
 use std::{
     fs, process,
@@ -35,7 +35,7 @@ async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     let provider = Provider::up(&run, &options).await.unwrap();
     Edge::up(&run, "issuer", port, &provider.address).await.unwrap();
 
-    // The authority of somebody else, to begin with.
+    // The reference contains another CA at first.
     let references = run.directory().join("references");
     let authority = references.join("configmaps/corp-ca/ca.crt");
     fs::create_dir_all(authority.parent().unwrap()).unwrap();
@@ -44,7 +44,7 @@ async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     let edge = Edge::up(&run, "main", free_port().unwrap(), &listen).await.unwrap();
     let trusting = json!({"issuerURL": issuer, "caRef": {"name": "corp-ca", "key": "ca.crt"}});
     let settings = [("references", json!(references)), ("identityProvider", trusting)];
-    // Nothing is forwarded here.
+    // Nothing is forwarded in this test.
     let upstream = "127.0.0.1:9";
     let between = Between {
         public_url: &edge.url,
@@ -66,7 +66,7 @@ async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
 
     fs::copy(&ours, &authority).unwrap();
     proxy.wait_until_logged("changed credentials or keys are now used", Duration::from_secs(30)).unwrap();
-    // An issuer that failed is not asked again for a few seconds.
+    // After a failure, the proxy does not contact the issuer for a few seconds.
     let deadline = Instant::now() + Duration::from_secs(60);
     let landing = loop {
         let landing = browser.login(&authorize_url(&client, &edge.url).await, ALICE).await.unwrap();

@@ -1,4 +1,5 @@
-//! Our own client: `login` by browser, by hand, as the source of a token for another program, and as its bridge.
+//! Our own client, the `login` command: with a browser, with a pasted URL, as a token source for other programs, and as
+//! a bridge.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -8,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{ALICE, bed};
 
-/// Chromium connects to no such port (its list of restricted ports): as if it were on another machine.
+/// A port that Chromium blocks (its list of restricted ports), as if it were on another machine.
 const UNREACHABLE: u16 = 10080;
 
-/// The status of a plain `tools/list` with a token, and the names of the tools.
+/// The status of a plain `tools/list` request with a token, and the names of the tools.
 async fn tools(bed: &bed::Bed, token: &str) -> (StatusCode, Vec<String>) {
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
     let request = bed.client().post(bed.url("/mcp")).bearer_auth(token);
@@ -32,7 +33,7 @@ async fn login_prompts_once_then_prints_tokens() {
     let computer = Login::install(&bed.run, "once").unwrap();
     let url = bed.url("/mcp");
 
-    // A script is not kept waiting for a person.
+    // With `--no-login`, a script does not wait for a user.
     let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
     assert_eq!((refused.succeeded(), refused.output.as_str()), (false, ""));
     assert!(computer.log().unwrap().contains(&format!("run `mcp-oauth-operator login {url}`")));
@@ -53,7 +54,7 @@ async fn login_prompts_once_then_prints_tokens() {
     assert_eq!(status, 200);
     assert!(names.iter().any(|name| name == TOOL), "{names:?}");
 
-    // Whoever ended the session from the other side has ended that too; the registration goes on being good.
+    // A session that the server ended is detected; the registration stays valid.
     let kept = computer.kept().unwrap();
     end_session(&bed, &kept).await;
     let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
@@ -132,13 +133,13 @@ async fn bridge_prompts_only_after_the_login_ended() {
 
 fn no_token_is_logged(computer: &Login, kept: &Value) {
     let log = computer.log().unwrap();
-    assert!(log.contains("TRACE"), "the log is not one at trace level");
+    assert!(log.contains("TRACE"), "the log is not at trace level");
     for name in ["access_token", "refresh_token"] {
-        assert!(!log.contains(kept["tokens"][name].as_str().unwrap()), "the {name} is in the log");
+        assert!(!log.contains(kept["tokens"][name].as_str().unwrap()), "the log contains the {name}");
     }
 }
 
-/// Logs the client out, as somebody else.
+/// Revokes the client's session without its knowledge.
 async fn end_session(bed: &bed::Bed, kept: &Value) {
     let form = [
         ("token", kept["tokens"]["refresh_token"].as_str().unwrap()),

@@ -1,6 +1,6 @@
-//! The proxy as a plain process between real peers: provider, TLS edge, Context Forge, browser, MCP clients.
+//! The proxy as a plain process with real peers: provider, TLS edge, Context Forge, browser, MCP clients.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod aging;
 mod bed;

@@ -1,4 +1,4 @@
-//! A client of our own, which sends what a test tells it to, for clients that cannot run here.
+//! A scripted MCP client, for clients that cannot run here.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -17,23 +17,23 @@ use crate::{ALICE, bed::Bed};
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-/// As VS Code's, which is an address itself: it must come back without having been decoded twice.
+/// Like VS Code's state, which is itself a URL: it must be returned without being decoded twice.
 const STATE: &str = "vscode://dynamicauthprovider/localhost%3A1/authorize?nonce=a%2Bb&windowId=1";
 
-/// The client, before it has registered.
+/// A client before its registration.
 pub struct Scripted<'a> {
     bed: &'a Bed,
     agent: &'static str,
 }
 
-/// What it got by registering.
+/// A registered client.
 pub struct Registered<'a> {
     client: &'a Scripted<'a>,
-    /// The whole answer.
+    /// The registration response.
     pub answer: Value,
 }
 
-/// What `/token` gave.
+/// A token response.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     pub access: String,
@@ -41,17 +41,17 @@ pub struct Tokens {
 }
 
 impl<'a> Scripted<'a> {
-    /// One that calls itself `agent` in `User-Agent`.
+    /// A client with this `User-Agent`.
     pub fn new(bed: &'a Bed, agent: &'static str) -> Self {
         Self { bed, agent }
     }
 
-    /// The MCP endpoint, as a person types it.
+    /// The MCP endpoint's URL, as a user types it.
     pub fn resource(&self) -> String {
         self.bed.url("/mcp")
     }
 
-    /// A request without a token, which must be refused; returns where the challenge leads.
+    /// Sends a request without a token, and returns the metadata URL in the challenge of the 401 response.
     pub async fn challenge(&self, method: Method) -> String {
         let answer = self.bed.client().request(method, self.resource()).header(USER_AGENT, self.agent);
         let answer = answer.body("{}").send().await.unwrap();
@@ -61,7 +61,7 @@ impl<'a> Scripted<'a> {
         rest.split_once('"').unwrap().0.to_owned()
     }
 
-    /// A document that everybody may read, at once and without a redirect.
+    /// Fetches a public document, which must not redirect.
     pub async fn document(&self, url: &str) -> Value {
         let answer = self.bed.client().get(url).header(USER_AGENT, self.agent).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{url}");
@@ -71,7 +71,7 @@ impl<'a> Scripted<'a> {
     /// Reads the metadata of the endpoint at `url`, then that of its authorization server.
     pub async fn discover(&self, url: &str) -> Value {
         let resource = self.document(url).await;
-        // Byte for byte: VS Code and claude.ai go no further otherwise.
+        // VS Code and claude.ai compare this byte for byte.
         assert_eq!(resource["resource"], json!(self.resource()), "{url}");
         let issuer = resource["authorization_servers"][0].as_str().unwrap();
         let server = self.document(&format!("{issuer}/.well-known/oauth-authorization-server")).await;
@@ -83,7 +83,7 @@ impl<'a> Scripted<'a> {
         server
     }
 
-    /// Registers; all of the redirect URIs must have been taken.
+    /// Registers; the proxy must accept all redirect URIs.
     pub async fn register(&self, wish: &Value) -> Registered<'_> {
         let request = self.bed.client().post(self.bed.url("/register")).header(USER_AGENT, self.agent);
         let answer = request.json(wish).send().await.unwrap();
@@ -120,7 +120,6 @@ impl<'a> Scripted<'a> {
 }
 
 impl Registered<'_> {
-    /// The address at which this client asks for a login.
     pub fn authorize_url(&self, redirect_uri: &str) -> String {
         let resource = self.client.resource();
         let query = [
@@ -137,7 +136,6 @@ impl Registered<'_> {
         Url::parse_with_params(&self.client.bed.url("/authorize"), query).unwrap().to_string()
     }
 
-    /// Logs in with Chromium.
     pub async fn log_in(&self, browser: &Browser, redirect_uri: &str) -> Tokens {
         let person = Person { browser, email: ALICE };
         let landing = person.log_in(&self.authorize_url(redirect_uri)).await.unwrap();
@@ -145,12 +143,12 @@ impl Registered<'_> {
         self.redeem(redirect_uri, &landing.url).await
     }
 
-    /// Logs in page by page. Chromium does not follow a redirect to a scheme that no program has claimed.
+    /// Logs in page by page, without Chromium, which does not follow a redirect to an unregistered scheme.
     pub async fn log_in_without_browser(&self, redirect_uri: &str) -> Tokens {
         self.log_in_side_by_side(redirect_uri, 1).await.remove(0)
     }
 
-    /// Logs in several times in one browser, a page of each in turn.
+    /// Logs in several times concurrently in one browser, alternating between the pages.
     pub async fn log_in_side_by_side(&self, redirect_uri: &str, logins: usize) -> Vec<Tokens> {
         let http = self.client.bed.client_with(|builder| builder.redirect(redirect::Policy::none()).cookie_store(true));
         let begin = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
@@ -168,11 +166,11 @@ impl Registered<'_> {
                 }
             }
         }
-        assert!(tabs.is_empty(), "a login does not come to an end: {}", tabs[0].0);
+        assert!(tabs.is_empty(), "a login did not finish: {}", tabs[0].0);
         tokens
     }
 
-    /// What came back with the browser, and the tokens for it.
+    /// Checks the redirect to the client and redeems its code.
     async fn redeem(&self, redirect_uri: &str, arrived: &Url) -> Tokens {
         assert!(arrived.as_str().starts_with(&format!("{redirect_uri}?")), "{arrived}");
         let query: HashMap<_, _> = arrived.query_pairs().collect();
@@ -187,7 +185,6 @@ impl Registered<'_> {
         Tokens::of(self.token(&self.client.bed.client(), &form).await).await
     }
 
-    /// Refreshes.
     pub async fn refresh(&self, tokens: &Tokens) -> Tokens {
         Tokens::of(self.refresh_by(&self.client.bed.client(), tokens).await).await
     }
@@ -218,7 +215,7 @@ impl Registered<'_> {
     }
 }
 
-/// Follows a redirect, or sends a page's form. No answer if the way leads back to the client.
+/// Follows a redirect, or submits a page's form. Returns no response when the redirect leads to the client.
 async fn next_page(http: &Client, at: Url, answer: Response, redirect_uri: &str) -> (Url, Option<Response>) {
     if let Some(location) = answer.headers().get(LOCATION) {
         let at = at.join(location.to_str().unwrap()).unwrap();
@@ -229,10 +226,10 @@ async fn next_page(http: &Client, at: Url, answer: Response, redirect_uri: &str)
         return (at, Some(answer));
     }
     let page = answer.text().await.unwrap();
-    let Some((_, rest)) = page.split_once(" action=\"") else { panic!("there is no form at {at}: {page}") };
+    let Some((_, rest)) = page.split_once(" action=\"") else { panic!("no form at {at}: {page}") };
     let at = at.join(rest.split_once('"').unwrap().0).unwrap();
     let mut form = hidden_fields(&page);
-    // Each of the two forms takes its own.
+    // Each of the two forms uses its own fields.
     form.extend([("decision", "approve"), ("email", ALICE), ("password", "any")]);
     let answer = http.post(at.clone()).form(&form).send().await.unwrap();
     (at, Some(answer))
@@ -250,7 +247,7 @@ impl Tokens {
     }
 }
 
-/// The hidden fields of a page's form; none of these pages needs unescaping.
+/// The hidden fields of a page's form. None of them needs unescaping.
 fn hidden_fields(page: &str) -> Vec<(&str, &str)> {
     page.split("<input type=\"hidden\" name=\"")
         .skip(1)

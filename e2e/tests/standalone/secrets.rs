@@ -1,4 +1,4 @@
-//! Nothing secret is logged, at the level at which everything is.
+//! The proxy logs no secret at trace level.
 
 use std::{fs, path::Path};
 
@@ -19,12 +19,12 @@ async fn trace_logs_contain_no_secret() {
     connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
     drop(connection);
     of_folder(&computer.store(), &mut secrets);
-    // A refresh, at which the issuer is asked.
+    // A refresh, at which the issuer is queried.
     computer.spoil_access_tokens().unwrap();
     let mut connection = computer.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
     connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
     let given = bed.provider.given().unwrap();
-    assert!(given.len() > 1, "the issuer was asked at the refresh");
+    assert!(given.len() > 1, "the issuer was not queried at the refresh");
     given.iter().for_each(|given| of_json(given, &mut secrets));
     let landing = browser.login(&bed.authorize_url().await, alice.email).await.unwrap();
     let form = [("grant_type", "authorization_code"), ("code", "not-a-code-of-ours"), ("client_id", "not-a-client")];
@@ -33,29 +33,29 @@ async fn trace_logs_contain_no_secret() {
 
     secrets.extend([
         ("a code".to_owned(), landing.parameter("code").unwrap()),
-        ("a code of nobody".to_owned(), "not-a-code-of-ours".to_owned()),
-        ("a token of nobody".to_owned(), "not-a-token".to_owned()),
+        ("an invalid code".to_owned(), "not-a-code-of-ours".to_owned()),
+        ("an invalid token".to_owned(), "not-a-token".to_owned()),
     ]);
     of_folder(&bed.proxy.secrets(), &mut secrets);
     of_folder(&computer.store(), &mut secrets);
-    // What the issuer sent back through the browser.
+    // The parameters that the issuer sent through the browser.
     secrets.extend(callback_parameters(&fs::read_to_string(bed.run.log("edge-main")).unwrap()));
     let has = |name: &str| secrets.iter().any(|(secret, _)| secret == name);
     for name in
         ["ENCRYPTION_KEY", "OAUTH_CLIENT_SECRET", "access_token", "refresh_token", "privateKey", "code", "state"]
     {
-        assert!(has(name), "no {name} was found to look for");
+        assert!(has(name), "no {name} was found");
     }
 
     let log = bed.proxy.log().unwrap();
-    assert!(log.contains("TRACE"), "the log is not one at trace level");
+    assert!(log.contains("TRACE"), "the log is not at trace level");
     for (name, secret) in secrets {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(&secret)).collect();
-        assert!(lines.is_empty(), "{name} is in the log: {lines:#?}");
+        assert!(lines.is_empty(), "the log contains {name}: {lines:#?}");
     }
 }
 
-/// What the files below a folder keep, each value of JSON by its member's name.
+/// The contents of the files below a folder; secret JSON members by their names.
 fn of_folder(folder: &Path, secrets: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -73,7 +73,7 @@ fn of_folder(folder: &Path, secrets: &mut Vec<(String, String)>) {
     }
 }
 
-/// The strings of members that are kept secret: tokens, and the private halves of signing keys.
+/// The strings of secret members: tokens, client secrets and private keys.
 fn of_json(value: &Value, secrets: &mut Vec<(String, String)>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| of_json(value, secrets)),
@@ -94,7 +94,7 @@ fn of_json(value: &Value, secrets: &mut Vec<(String, String)>) {
     }
 }
 
-/// The codes and states of the requests that the edge has let through to `/callback`.
+/// The codes and states of requests to `/callback` in the edge's log.
 fn callback_parameters(log: &str) -> Vec<(String, String)> {
     log.split_whitespace()
         .filter(|word| word.starts_with("/callback?"))

@@ -1,5 +1,5 @@
-//! Whether an MCP server answers through the proxy as it does without, in plain, over TLS, and behind a gateway that speaks HTTP/2
-//! to the proxy: the conformance suite's scenarios for servers, in both generations of the protocol.
+//! An MCP server behaves the same through the proxy as without it, in plain HTTP, over TLS, and behind a gateway that
+//! speaks HTTP/2 to the proxy: the conformance suite's server scenarios in both generations of the protocol.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ use crate::{
     own_proxy::OwnProxy,
 };
 
-/// What our server has not: tasks, an extension, and a tool with a schema of its own.
+/// Scenarios for features that our server lacks: tasks, an extension, and a tool with its own schema.
 fn is_beyond(scenario: &str) -> bool {
     scenario.starts_with("tasks-") || scenario == "json-schema-2020-12"
 }
@@ -68,7 +68,7 @@ async fn curl_speaks_http2_to_the_proxy() {
     assert!(refused.starts_with("HTTP/2 401 ") && refused.contains("\nwww-authenticate: Bearer "), "{refused}");
 }
 
-/// A proxy of that name before `upstream`, and the access token of somebody who is logged in.
+/// A proxy with this name in front of `upstream`, and the access token of a user.
 async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> (OwnProxy, String) {
     let proxy = OwnProxy::up(bed, &format!("transparent-{name}"), upstream).await;
     let browser = Browser::start(&bed.run).await.unwrap();
@@ -80,7 +80,7 @@ async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> (OwnProxy, String) 
     (proxy, login.output.trim().to_owned())
 }
 
-/// The address of the proxy at `target` for clients that have no token.
+/// The MCP URL of the proxy at `target` for clients without a token.
 async fn with_token(bed: &Bed, name: &str, target: &str, token: &str) -> String {
     format!("http://{}/mcp", scenarios::with_token(&bed.run, name, target, token).await.unwrap())
 }

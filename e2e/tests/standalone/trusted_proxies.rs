@@ -1,4 +1,4 @@
-//! Whose request it is behind a real nginx, which adds the address of whoever connects to it (`trustedProxies`).
+//! The client IP behind a real nginx, which adds the address of its peer to `X-Forwarded-For` (`trustedProxies`).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,10 +11,10 @@ use crate::{
     own_proxy::OwnProxy,
 };
 
-/// More than one client may ask at once, and less than all of them together.
+/// More requests than one client may send at once, and fewer than all clients together.
 const FLOOD: usize = 400;
 
-/// A computer of this address, every one of which is this machine's own.
+/// A client with this loopback address.
 fn computer(bed: &Bed, last: u8) -> Client {
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
     bed.client_with(|builder| builder.local_address(address))
@@ -30,7 +30,7 @@ async fn b7_rate_limit_follows_the_real_client_ip() {
     let flooder = computer(&bed, 2);
     let answers: Vec<_> = stream::iter(0..FLOOD)
         .map(|number| {
-            // Another address in each, as if it were many.
+            // A different forged address in each request.
             let said = format!("198.51.{}.{}", number / 250, number % 250);
             let asked = flooder.post(&register).header("x-forwarded-for", &said).header("cf-connecting-ip", said);
             async move { asked.send().await.unwrap() }
@@ -39,12 +39,12 @@ async fn b7_rate_limit_follows_the_real_client_ip() {
         .collect()
         .await;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).collect();
-    assert!(!refused.is_empty(), "nobody was refused");
+    assert!(!refused.is_empty(), "no request was rejected");
     assert!(refused.iter().all(|answer| answer.headers().contains_key(RETRY_AFTER)), "{refused:?}");
-    // A registration without anything in it.
+    // The empty registration is invalid.
     assert!(answers.iter().filter(|answer| answer.status() == StatusCode::BAD_REQUEST).count() >= 200);
 
-    // And it cannot have another one refused by speaking in its name.
+    // The flooder cannot exhaust another client's limit by forging its address.
     let asked = computer(&bed, 3).post(&register).header("x-forwarded-for", "127.0.0.2");
     assert_eq!(asked.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
 }

@@ -7,18 +7,18 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     cluster::Cluster,
+    environment::{DeployedProxy, Environment, NAMESPACE},
     operator::Installer,
     peers::{
         browser::Browser,
         certificates::Certificates,
         context_forge::{MEMBERS, TOOL},
-        json_lines::Person,
+        json_lines::User,
         mcp_remote::McpRemote,
     },
     prepare::prepare,
     progress::{Progress, catch_interrupts, interrupted},
-    run::{Name, Run},
-    stage::{Front, NAMESPACE, Stage},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "mcp-oauth-proxy";
@@ -32,9 +32,9 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Action {
     /// Run the main use case and leave it running
-    Up(Name),
+    Up(RunArg),
     /// Stop the demo and remove everything it created
-    Down(Name),
+    Down(RunArg),
 }
 
 impl Args {
@@ -53,7 +53,7 @@ impl Args {
     }
 }
 
-async fn up(name: &Name) -> Result<()> {
+async fn up(name: &RunArg) -> Result<()> {
     let run = name.open()?;
     let done = tokio::select! {
         done = show(&run) => done,
@@ -70,34 +70,38 @@ async fn up(name: &Name) -> Result<()> {
 async fn show(run: &Run) -> Result<()> {
     let progress = Progress::default();
     spawn_blocking(move || prepare(&progress)).await??;
-    let stage = Stage::set(run, Installer::Helm, "info").await?;
-    let front = stage.front(NAME, |_| ()).await?;
-    progress.say(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", front.url()));
-    let logins = try_it(&stage, &front).await?;
-    progress.say(match logins {
+    let environment = Environment::start(run, Installer::Helm, "info").await?;
+    let proxy = environment.deploy_proxy(NAME, |_| ()).await?;
+    progress.print(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", proxy.url()));
+    let logins = try_it(&environment, &proxy).await?;
+    progress.print(match logins {
         0 => "the tool responded; mcp-remote used its stored tokens",
         _ => "mcp-remote logged in through the browser and the tool responded",
     });
-    print(&stage, &front)
+    print(&environment, &proxy)
 }
 
 /// Logs in with mcp-remote through a real browser and calls a tool. Returns the number of logins.
-async fn try_it(stage: &Stage, front: &Front) -> Result<usize> {
-    let browser = Browser::start(&stage.run).await?;
-    let person = Person { browser: &browser, email: MEMBERS[0] };
-    let client = McpRemote::install(&stage.run, "demo").await?;
-    let mut connection = client.connect(&front.url(), Some(person), &[]).await?;
-    let answer = connection.call(TOOL, json!({"message": "hello from the demo"})).await?;
+async fn try_it(environment: &Environment, proxy: &DeployedProxy) -> Result<usize> {
+    let browser = Browser::start(&environment.run).await?;
+    let user = User { browser: &browser, email: MEMBERS[0] };
+    let client = McpRemote::install(&environment.run, "demo").await?;
+    let mut connection = client.connect(&proxy.url(), Some(user), &[]).await?;
+    let response = connection.call(TOOL, json!({"message": "hello from the demo"})).await?;
     let logins = connection.logins();
     drop(connection);
     browser.close().await?;
-    println!("\n  {TOOL} responded to {}: {answer}", MEMBERS[0]);
-    if answer.contains("hello from the demo") { Ok(logins) } else { bail!("unexpected response of the tool: {answer}") }
+    println!("\n  {TOOL} responded to {}: {response}", MEMBERS[0]);
+    if response.contains("hello from the demo") {
+        Ok(logins)
+    } else {
+        bail!("unexpected response of the tool: {response}")
+    }
 }
 
-fn print(stage: &Stage, front: &Front) -> Result<()> {
-    let (url, kubeconfig) = (front.url(), stage.cluster.kubeconfig());
-    let authority = Certificates::of(&stage.run)?.authority();
+fn print(environment: &Environment, proxy: &DeployedProxy) -> Result<()> {
+    let (url, kubeconfig) = (proxy.url(), environment.cluster.kubeconfig());
+    let authority = Certificates::for_run(&environment.run)?.authority();
     println!(
         "
 The demo keeps running. Try it:
@@ -116,8 +120,8 @@ The demo keeps running. Try it:
   remove         make demo-down",
         authority = authority.display(),
         kubeconfig = kubeconfig.display(),
-        programs = stage.cluster.programs().display(),
-        logs = stage.run.logs().display(),
+        programs = environment.cluster.programs().display(),
+        logs = environment.run.logs().display(),
     );
     Ok(())
 }

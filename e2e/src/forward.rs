@@ -31,9 +31,9 @@ const PORTS: Range<u16> = 20_000..30_000;
 pub fn free_port() -> Result<u16> {
     let cache = cache_directory()?;
     fs::create_dir_all(&cache)?;
-    let memory = cache.join("last-port");
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&memory)?;
-    file.lock().with_context(|| format!("cannot lock {}", memory.display()))?;
+    let last_port = cache.join("last-port");
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&last_port)?;
+    file.lock().with_context(|| format!("cannot lock {}", last_port.display()))?;
     let mut last = String::new();
     file.read_to_string(&mut last)?;
     let skipped = match last.parse::<u16>() {
@@ -53,12 +53,12 @@ pub fn free_port() -> Result<u16> {
 impl Run {
     /// Starts the component `name`, which forwards loopback ports of the host to addresses in the run's namespace.
     /// Without a namespace, components listen on the host's loopback already.
-    pub fn forward(&self, name: &str, pairs: &[(u16, &str)]) -> Result<()> {
+    pub fn forward(&self, name: &str, forwards: &[(u16, &str)]) -> Result<()> {
         let Some(namespace) = self.namespace() else { return Ok(()) };
-        let mut command = Command::new(this_program()?);
+        let mut command = Command::new(e2e_program()?);
         command.arg("forward").arg("--namespace").arg(namespace);
-        for (port, inside) in pairs {
-            command.arg(format!("{port}={inside}"));
+        for (port, target) in forwards {
+            command.arg(format!("{port}={target}"));
         }
         self.spawn(name, &mut command)?;
         Ok(())
@@ -66,26 +66,26 @@ impl Run {
 }
 
 /// The `e2e` executable: this process, or the one beside this test's executable.
-pub fn this_program() -> Result<PathBuf> {
+pub fn e2e_program() -> Result<PathBuf> {
     let this = std::env::current_exe()?;
-    let candidates = this.ancestors().take(3).map(|place| place.join("e2e"));
+    let candidates = this.ancestors().take(3).map(|folder| folder.join("e2e"));
     let found = std::iter::once(this.clone()).chain(candidates).find(|path| path.ends_with("e2e") && path.is_file());
     found.with_context(|| format!("no `e2e` beside {}: build it with cargo build --package e2e", this.display()))
 }
 
 /// A loopback port of the host and its target in the namespace, written PORT=ADDRESS:PORT.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Pair {
+struct PortForward {
     port: u16,
-    inside: SocketAddr,
+    target: SocketAddr,
 }
 
-impl FromStr for Pair {
+impl FromStr for PortForward {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let Some((port, inside)) = text.split_once('=') else { bail!("expected PORT=ADDRESS:PORT, not {text}") };
-        Ok(Self { port: port.parse().context("PORT")?, inside: inside.parse().context("ADDRESS:PORT")? })
+        let Some((port, target)) = text.split_once('=') else { bail!("expected PORT=ADDRESS:PORT, not {text}") };
+        Ok(Self { port: port.parse().context("PORT")?, target: target.parse().context("ADDRESS:PORT")? })
     }
 }
 
@@ -96,12 +96,12 @@ pub struct Args {
     namespace: String,
     /// PORT=ADDRESS:PORT: a loopback port of the host and its target in the namespace.
     #[arg(required = true)]
-    pairs: Vec<Pair>,
+    forwards: Vec<PortForward>,
 }
 
 impl Args {
     pub fn run(self) -> Result<()> {
-        let listeners = self.pairs.into_iter().map(listen).collect::<Result<Vec<_>>>()?;
+        let listeners = self.forwards.into_iter().map(listen).collect::<Result<Vec<_>>>()?;
         let namespace = format!("/run/netns/{}", self.namespace);
         let namespace = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
         // setns(2) moves only this thread, so the runtime must be single-threaded.
@@ -109,8 +109,8 @@ impl Args {
             .context("cannot enter the namespace")?;
         tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
             let mut open = tokio::task::JoinSet::new();
-            for (listener, inside) in listeners {
-                open.spawn(carry(net::TcpListener::from_std(listener)?, inside));
+            for (listener, target) in listeners {
+                open.spawn(forward_connections(net::TcpListener::from_std(listener)?, target));
             }
             match open.join_next().await {
                 Some(ended) => ended?,
@@ -120,19 +120,19 @@ impl Args {
     }
 }
 
-fn listen(pair: Pair) -> Result<(TcpListener, SocketAddr)> {
+fn listen(forward: PortForward) -> Result<(TcpListener, SocketAddr)> {
     let listener =
-        TcpListener::bind(("127.0.0.1", pair.port)).with_context(|| format!("port {} is in use", pair.port))?;
+        TcpListener::bind(("127.0.0.1", forward.port)).with_context(|| format!("port {} is in use", forward.port))?;
     listener.set_nonblocking(true)?;
-    Ok((listener, pair.inside))
+    Ok((listener, forward.target))
 }
 
-async fn carry(listener: net::TcpListener, inside: SocketAddr) -> Result<()> {
+async fn forward_connections(listener: net::TcpListener, target: SocketAddr) -> Result<()> {
     loop {
         let (mut outer, _) = listener.accept().await?;
         tokio::spawn(async move {
             // If the target refuses, or either side closes, dropping the sockets closes the other side.
-            if let Ok(mut inner) = net::TcpStream::connect(inside).await {
+            if let Ok(mut inner) = net::TcpStream::connect(target).await {
                 let _ = (outer.set_nodelay(true), inner.set_nodelay(true));
                 let _ = copy_bidirectional(&mut outer, &mut inner).await;
             }
@@ -160,9 +160,9 @@ mod tests {
 
     #[test]
     fn forward_is_parsed_as_port_and_address() {
-        let pair: Pair = "8443=10.89.0.1:6443".parse().unwrap();
-        assert_eq!(pair, Pair { port: 8443, inside: "10.89.0.1:6443".parse().unwrap() });
-        assert!("8443".parse::<Pair>().is_err());
-        assert!("8443=somewhere".parse::<Pair>().is_err());
+        let forward: PortForward = "8443=10.89.0.1:6443".parse().unwrap();
+        assert_eq!(forward, PortForward { port: 8443, target: "10.89.0.1:6443".parse().unwrap() });
+        assert!("8443".parse::<PortForward>().is_err());
+        assert!("8443=somewhere".parse::<PortForward>().is_err());
     }
 }

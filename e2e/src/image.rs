@@ -15,7 +15,7 @@ use crate::{progress::Progress, run::cache_directory};
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// glibc keeps 16 freed chunks per size for reuse instead of 7. This saves about 3 % of the CPU time of a request
 /// (docs/performance.md).
-pub const MALLOC: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=16");
+pub const MALLOC_TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=16");
 /// Numeric, because the image has no /etc/passwd.
 const USER: &str = "65532:65532";
 
@@ -40,11 +40,11 @@ impl Image {
 /// The operator's image, built from this tree.
 pub fn operator() -> Result<Image> {
     let progress = Progress::default();
-    progress.say("building the static binary (the first time takes 4 minutes)");
+    progress.print("building the static binary (the first time takes 4 minutes)");
     // Link-time optimisation takes minutes after each change. E2E_PROFILE=dev skips it during development.
     let profile = env::var("E2E_PROFILE").unwrap_or_else(|_| "release".to_owned());
     let image = build("mcp-oauth-operator", &static_binary(&profile)?, Some(Path::new(CERTIFICATES)))?;
-    progress.say(format!("image {}", image.reference));
+    progress.print(format!("image {}", image.reference));
     Ok(image)
 }
 
@@ -86,7 +86,7 @@ pub fn pause() -> Result<Image> {
     let built = tempfile::tempdir()?;
     let binary = built.path().join("pause");
     // The tag is a digest of the source, so it is known before the build.
-    let image = at("mcp-oauth-pause", &fs::read(&source)?)?;
+    let image = image_for("mcp-oauth-pause", &fs::read(&source)?)?;
     if image.archive.exists() {
         return Ok(image);
     }
@@ -116,17 +116,17 @@ pub fn pause() -> Result<Image> {
 /// Builds an image of one static binary. Its tag is a digest of its content, so different binaries have different tags.
 pub fn build(name: &str, binary: &Path, certificates: Option<&Path>) -> Result<Image> {
     let mut content = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    content.extend_from_slice(MALLOC.1.as_bytes());
-    let image = at(name, &content)?;
+    content.extend_from_slice(MALLOC_TUNABLES.1.as_bytes());
+    let image = image_for(name, &content)?;
     if !image.archive.exists() {
-        forget_older(name, &image)?;
+        prune_older(name, &image)?;
         pack(&image, name, binary, certificates)?;
     }
     Ok(image)
 }
 
 /// The reference and archive path for this name and content.
-fn at(name: &str, content: &[u8]) -> Result<Image> {
+fn image_for(name: &str, content: &[u8]) -> Result<Image> {
     let digest: String = digest(&SHA256, content).as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let directory = cache_directory()?.join("images");
     fs::create_dir_all(&directory)?;
@@ -137,15 +137,15 @@ fn at(name: &str, content: &[u8]) -> Result<Image> {
 }
 
 /// Deletes older images of the same name except for the newest four.
-fn forget_older(name: &str, image: &Image) -> Result<()> {
+fn prune_older(name: &str, image: &Image) -> Result<()> {
     let Some(directory) = image.archive.parent() else { return Ok(()) };
-    let mut older: Vec<_> = fs::read_dir(directory)?
+    let mut archives: Vec<_> = fs::read_dir(directory)?
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{name}-")))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    older.sort();
-    for (_, path) in older.iter().rev().skip(4) {
+    archives.sort();
+    for (_, path) in archives.iter().rev().skip(4) {
         let _ = fs::remove_file(path);
     }
     Ok(())
@@ -161,7 +161,10 @@ fn pack(image: &Image, name: &str, binary: &Path, certificates: Option<&Path>) -
     if let Some(certificates) = certificates {
         fs::copy(certificates, context.join("ca-certificates.crt"))
             .with_context(|| format!("no {}: apt-get install --yes ca-certificates", certificates.display()))?;
-        containerfile.push_str(&format!("COPY ca-certificates.crt {CERTIFICATES}\nENV {}={}\n", MALLOC.0, MALLOC.1));
+        containerfile.push_str(&format!(
+            "COPY ca-certificates.crt {CERTIFICATES}\nENV {}={}\n",
+            MALLOC_TUNABLES.0, MALLOC_TUNABLES.1
+        ));
     }
     containerfile.push_str(&format!("USER {USER}\nENTRYPOINT [\"/{name}\"]\n"));
     fs::write(context.join("Containerfile"), containerfile)?;

@@ -14,7 +14,7 @@ use crate::{
     cluster::Cluster,
     image::{self, Image, workspace},
     progress::Progress,
-    run::Name,
+    run::RunArg,
 };
 
 /// The namespace that both installers use.
@@ -35,7 +35,7 @@ enum Action {
     /// Build the operator's image and install or upgrade the operator.
     Install {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         /// The installer.
         #[arg(long = "with", value_enum, default_value_t = Installer::Helm)]
         installer: Installer,
@@ -71,7 +71,7 @@ pub fn install(cluster: &Cluster, image: &Image, installer: Installer, log: &str
     let deployment = format!("deployment/{NAME}");
     let rollout = ["--namespace", NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"];
     must_succeed(&mut cluster.kubectl(&rollout)).context("the operator's pod is not ready")?;
-    progress.say("operator ready");
+    progress.print("operator ready");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::{
-    cluster::{Cluster, needs},
+    cluster::{Cluster, requirements},
     image,
     peers::{context_forge::ContextForge, node::Node, python},
     progress::{Progress, catch_interrupts},
@@ -22,23 +22,23 @@ impl Args {
 
 /// Also prepares the MCP clients, which only tests need.
 pub fn prepare_tests(progress: &Progress) -> Result<()> {
-    needs::check_tests()?;
+    requirements::check_tests()?;
     prepare(progress)?;
     Node::with_clients()?;
     python::MCP_SDK.install()?;
     python::MCP_SDK_1.install()?;
-    progress.say("MCP clients installed");
+    progress.print("MCP clients installed");
     Ok(())
 }
 
 /// Checks the machine's requirements first, then prepares the components of a test environment.
 pub fn prepare(progress: &Progress) -> Result<()> {
-    needs::check_stage()?;
+    requirements::check_stage()?;
     Cluster::prepare(progress)?;
     image::pause()?;
     Node::install()?;
     python::CONTEXT_FORGE.install()?;
     tokio::runtime::Runtime::new()?.block_on(ContextForge::prepare())?;
-    progress.say("all cached components are ready");
+    progress.print("all cached components are ready");
     Ok(())
 }

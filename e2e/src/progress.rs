@@ -19,34 +19,34 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Prints lines with the elapsed seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    begun: Instant,
+    started: Instant,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { begun: Instant::now() }
+        Self { started: Instant::now() }
     }
 }
 
 impl Progress {
     /// To standard error: standard output is for results.
-    pub fn say(&self, what: impl AsRef<str>) {
-        eprintln!("[{:6.1} s] {}", self.begun.elapsed().as_secs_f32(), what.as_ref());
+    pub fn print(&self, what: impl AsRef<str>) {
+        eprintln!("[{:6.1} s] {}", self.started.elapsed().as_secs_f32(), what.as_ref());
     }
 }
 
 /// Polls until `check` returns true. Fails after `limit`, on an interrupt, and when `check` fails.
-pub fn wait_until(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
-    wait_out(what, limit, || {
+pub fn wait_until(what: &str, limit: Duration, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_uninterruptibly(what, limit, || {
         stop_if_interrupted()?;
-        look()
+        check()
     })
 }
 
 /// Like [`wait_until`], but ignores interrupts: for cleanup.
-pub fn wait_out(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn wait_uninterruptibly(what: &str, limit: Duration, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
-    while !look()? {
+    while !check()? {
         if Instant::now() > deadline {
             bail!("timed out after {} s waiting for {what}", limit.as_secs());
         }

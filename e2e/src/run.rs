@@ -23,25 +23,36 @@ pub const NODE_ADDRESS: &str = "10.89.0.1";
 /// A journal entry: something that the run created or changed on the machine outside its folder.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
-pub enum Made {
+pub enum JournalEntry {
     /// A process. The start time (clock ticks since boot) distinguishes it from a later process with the same id.
-    Process { name: String, pid: i32, started: u64 },
-    NetworkNamespace { name: String },
+    Process {
+        name: String,
+        pid: i32,
+        started: u64,
+    },
+    NetworkNamespace {
+        name: String,
+    },
     /// A cgroup, in each mounted hierarchy.
-    Cgroup { path: String },
+    Cgroup {
+        path: String,
+    },
     /// A sysctl that was changed, with its original value.
-    Sysctl { key: String, before: String },
+    Sysctl {
+        key: String,
+        before: String,
+    },
 }
 
 /// The `--run` option that all commands share.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Name {
+pub struct RunArg {
     /// The run's name. Several runs can exist at once.
     #[arg(id = "run", long = "run", value_name = "NAME", default_value = "demo", env = "E2E_RUN")]
     name: String,
 }
 
-impl Name {
+impl RunArg {
     pub fn open(&self) -> Result<Run> {
         Run::open(&self.name)
     }
@@ -58,8 +69,8 @@ impl Run {
     /// Opens a run and creates its folder if needed.
     pub fn open(name: &str) -> Result<Self> {
         // The name becomes part of the names of a network namespace, a cgroup, a node and folders.
-        let fits = |character: char| matches!(character, 'a'..='z' | '0'..='9' | '-');
-        if name.is_empty() || name.len() > 30 || !name.chars().all(fits) {
+        let is_allowed = |character: char| matches!(character, 'a'..='z' | '0'..='9' | '-');
+        if name.is_empty() || name.len() > 30 || !name.chars().all(is_allowed) {
             bail!("{name:?} is not a run name: use 1 to 30 lower-case letters, digits and dashes");
         }
         let directory = runs_directory()?.join(name);
@@ -115,7 +126,7 @@ impl Run {
 
     /// Marks this process as the run's owner until the file is dropped. A run whose owner has exited without cleanup is
     /// abandoned.
-    pub fn own(&self) -> Result<File> {
+    pub fn take_ownership(&self) -> Result<File> {
         let file = File::create(self.owner_file())?;
         file.try_lock().with_context(|| format!("run {} belongs to another process", self.name))?;
         Ok(file)
@@ -124,7 +135,7 @@ impl Run {
     /// Whether the run's owner exited without cleaning up.
     pub fn is_abandoned(&self) -> bool {
         let owned = File::open(self.owner_file());
-        owned.is_ok_and(|file| file.try_lock().is_ok()) && !self.made().is_empty()
+        owned.is_ok_and(|file| file.try_lock().is_ok()) && !self.journal_entries().is_empty()
     }
 
     fn owner_file(&self) -> PathBuf {
@@ -142,8 +153,8 @@ impl Run {
 
     /// The run's network namespace, if it has a cluster.
     pub fn namespace(&self) -> Option<String> {
-        self.made().into_iter().rev().find_map(|made| match made {
-            Made::NetworkNamespace { name } => Some(name),
+        self.journal_entries().into_iter().rev().find_map(|made| match made {
+            JournalEntry::NetworkNamespace { name } => Some(name),
             _ => None,
         })
     }
@@ -180,7 +191,7 @@ impl Run {
             .with_context(|| format!("cannot start {component}: {}", command.get_program().display()))?;
         let pid = i32::try_from(child.id())?;
         let started = start_time(pid).unwrap_or_default();
-        self.record(&Made::Process { name: component.to_owned(), pid, started })?;
+        self.record(&JournalEntry::Process { name: component.to_owned(), pid, started })?;
         // Reaped by this process while it runs, and by init afterwards.
         thread::spawn(move || {
             let mut child = child;
@@ -191,17 +202,17 @@ impl Run {
 
     /// The process id of a running component.
     pub fn running(&self, component: &str) -> Option<i32> {
-        self.made().into_iter().rev().find_map(|made| match made {
-            Made::Process { name, pid, started } if name == component && is_same(pid, started) => Some(pid),
+        self.journal_entries().into_iter().rev().find_map(|made| match made {
+            JournalEntry::Process { name, pid, started } if name == component && is_running(pid, started) => Some(pid),
             _ => None,
         })
     }
 
     /// Name and process id of all running components, oldest first.
     pub fn components(&self) -> Vec<(String, i32)> {
-        let made = self.made().into_iter();
+        let made = self.journal_entries().into_iter();
         made.filter_map(|made| match made {
-            Made::Process { name, pid, started } if is_same(pid, started) => Some((name, pid)),
+            JournalEntry::Process { name, pid, started } if is_running(pid, started) => Some((name, pid)),
             _ => None,
         })
         .collect()
@@ -209,19 +220,19 @@ impl Run {
 
     /// Terminates a component's process and waits for its exit. Does nothing if it is not running.
     pub fn stop(&self, component: &str) -> Result<()> {
-        for made in self.made() {
-            if let Made::Process { name, pid, started } = &made
+        for made in self.journal_entries() {
+            if let JournalEntry::Process { name, pid, started } = &made
                 && name == component
             {
-                end(name, *pid, *started)?;
-                self.forget(&made)?;
+                terminate(name, *pid, *started)?;
+                self.remove_entry(&made)?;
             }
         }
         Ok(())
     }
 
     /// Records a resource, so that it is cleaned up even if this process is killed.
-    pub fn record(&self, made: &Made) -> Result<()> {
+    pub fn record(&self, made: &JournalEntry) -> Result<()> {
         let _lock = self.lock_journal()?;
         let mut journal = OpenOptions::new().create(true).append(true).open(self.journal())?;
         writeln!(journal, "{}", serde_json::to_string(made)?)?;
@@ -230,16 +241,20 @@ impl Run {
     }
 
     /// All journal entries, oldest first.
-    pub fn made(&self) -> Vec<Made> {
+    pub fn made(&self) -> Vec<JournalEntry> {
         let text = fs::read_to_string(self.journal()).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Removes an entry after its cleanup.
-    pub fn forget(&self, undone: &Made) -> Result<()> {
+    pub fn remove_entry(&self, removed: &JournalEntry) -> Result<()> {
         let _lock = self.lock_journal()?;
-        let rest: Vec<String> =
-            self.made().iter().filter(|made| *made != undone).map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let rest: Vec<String> = self
+            .journal_entries()
+            .iter()
+            .filter(|made| *made != removed)
+            .map(serde_json::to_string)
+            .collect::<Result<_, _>>()?;
         let text = rest.iter().map(|line| format!("{line}\n")).collect::<String>();
         let new = self.directory.join("journal.new");
         fs::write(&new, text)?;
@@ -276,24 +291,24 @@ pub fn runs_directory() -> Result<PathBuf> {
 }
 
 /// Terminates a process with SIGTERM, and with SIGKILL after 20 s.
-pub fn end(name: &str, pid: i32, started: u64) -> Result<()> {
+pub fn terminate(name: &str, pid: i32, started: u64) -> Result<()> {
     for signal in [Signal::TERM, Signal::KILL] {
-        if !is_same(pid, started) {
+        if !is_running(pid, started) {
             return Ok(());
         }
         let id = Pid::from_raw(pid).with_context(|| format!("{pid} is not a process id"))?;
         // The process may exit between the check and the signal.
         let _ = kill_process(id, signal);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while is_same(pid, started) && Instant::now() < deadline {
+        while is_running(pid, started) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
         }
     }
-    if is_same(pid, started) { bail!("{name} (process {pid}) does not exit") } else { Ok(()) }
+    if is_running(pid, started) { bail!("{name} (process {pid}) does not exit") } else { Ok(()) }
 }
 
 /// Whether the process with this id and start time exists and is not a zombie.
-fn is_same(pid: i32, started: u64) -> bool {
+fn is_running(pid: i32, started: u64) -> bool {
     start_time(pid).is_some_and(|now| now == started)
 }
 
@@ -313,12 +328,12 @@ mod tests {
     fn removed_entry_is_no_longer_in_the_journal() {
         let folder = tempfile::tempdir().unwrap();
         let run = Run { name: "a".to_owned(), directory: folder.path().to_owned() };
-        let namespace = Made::NetworkNamespace { name: "n".to_owned() };
-        let cgroup = Made::Cgroup { path: "/c".to_owned() };
+        let namespace = JournalEntry::NetworkNamespace { name: "n".to_owned() };
+        let cgroup = JournalEntry::Cgroup { path: "/c".to_owned() };
         run.record(&namespace).unwrap();
         run.record(&cgroup).unwrap();
-        run.forget(&namespace).unwrap();
-        assert_eq!(run.made(), [cgroup]);
+        run.remove_entry(&namespace).unwrap();
+        assert_eq!(run.journal_entries(), [cgroup]);
         assert_eq!(run.namespace(), None);
     }
 
@@ -326,8 +341,8 @@ mod tests {
     fn process_with_a_reused_id_is_detected() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let started = start_time(pid).unwrap();
-        assert!(is_same(pid, started));
-        assert!(!is_same(pid, started + 1));
+        assert!(is_running(pid, started));
+        assert!(!is_running(pid, started + 1));
     }
 
     #[test]

@@ -7,12 +7,12 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     cluster::Cluster,
+    environment::Environment,
     image::workspace,
     operator::Installer,
     prepare::prepare_tests,
     progress::{Progress, catch_interrupts, stop_if_interrupted, wait_until},
     run::Run,
-    stage::Stage,
 };
 
 /// Several times the usual duration.
@@ -32,7 +32,7 @@ impl Args {
         catch_interrupts();
         Cluster::down_abandoned()?;
         let run = Run::open(&format!("test-{}", std::process::id()))?;
-        let owner = run.own()?;
+        let owner = run.take_ownership()?;
         let tested = self.test(&run).and_then(|()| stop_if_interrupted());
         if let (Err(_), Ok(cluster)) = (&tested, Cluster::attach(&run)) {
             cluster.save_state();
@@ -43,38 +43,39 @@ impl Args {
             return Ok(fs::remove_file(run.directory().join("owner"))?).and(tested);
         }
         // Keep the logs only after a failure.
-        let ended = Cluster::down(&run, tested.is_err());
+        let removal = Cluster::down(&run, tested.is_err());
         drop(owner);
-        if let (Err(_), Err(error)) = (&tested, &ended) {
+        if let (Err(_), Err(error)) = (&tested, &removal) {
             eprintln!("error: {error:#}");
         }
         tested.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
-        ended
+        removal
     }
 
     fn test(&self, run: &Run) -> Result<()> {
         prepare_tests(&Progress::default())?;
         // Trace level, because tests check that logs contain no secrets.
-        let stage = tokio::runtime::Runtime::new()?.block_on(Stage::set(run, Installer::Helm, "trace"))?;
-        Progress::default().say("running the cluster tests");
+        let environment =
+            tokio::runtime::Runtime::new()?.block_on(Environment::start(run, Installer::Helm, "trace"))?;
+        Progress::default().print("running the cluster tests");
         let cargo = |arguments: &[&str]| {
             let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             command.current_dir(workspace()).args(arguments);
-            command.env("E2E_RUN", run.name()).env("KUBECONFIG", stage.cluster.kubeconfig());
+            command.env("E2E_RUN", run.name()).env("KUBECONFIG", environment.cluster.kubeconfig());
             command
         };
         let filter = self.filter.as_deref().unwrap_or_default();
         // Two threads: each test has proxy pods and a browser, and the machine may have only two cores.
-        let on_the_bed =
-            within(&mut cargo(&["test", "--workspace", "--test", "bed", "--", "--test-threads=2", filter]))?;
+        let bed_tests_pass =
+            tests_pass(&mut cargo(&["test", "--workspace", "--test", "bed", "--", "--test-threads=2", filter]))?;
         // The contract test of the session stores that needs an API server.
-        let needs_cluster = within(&mut cargo(&["test", "--workspace", "--lib", "--", "--ignored", filter]))?;
-        if on_the_bed && needs_cluster { Ok(()) } else { bail!("tests failed") }
+        let store_tests_pass = tests_pass(&mut cargo(&["test", "--workspace", "--lib", "--", "--ignored", filter]))?;
+        if bed_tests_pass && store_tests_pass { Ok(()) } else { bail!("tests failed") }
     }
 }
 
 /// Whether the tests passed. A test run that hangs is killed, so that the logs are still collected.
-fn within(command: &mut Command) -> Result<bool> {
+fn tests_pass(command: &mut Command) -> Result<bool> {
     let mut child = command.process_group(0).spawn().context("cannot run cargo")?;
     let mut status = None;
     let waited = wait_until("the tests to finish", LIMIT, || {

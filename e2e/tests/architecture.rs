@@ -13,7 +13,7 @@ type Graph<T> = BTreeMap<T, BTreeSet<T>>;
 /// The layers from top to bottom. `lib.rs` and `main.rs` are above them.
 const LAYERS: &[&[&str]] = &[
     &["demo", "testing", "bench"],
-    &["stage", "prepare"],
+    &["environment", "prepare"],
     &["operator"],
     &["peers"],
     &["cluster"],

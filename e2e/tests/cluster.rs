@@ -15,16 +15,16 @@ use anyhow::{Result, ensure};
 use e2e::{
     cluster::{Cluster, leftovers},
     image::{self, Image},
-    peers::{http, inside::inside},
+    peers::{http, netns::run_in_netns},
     progress::wait_until,
-    run::{Made, Run},
+    run::{JournalEntry, Run},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Removes the run at the end of the test, and keeps the logs if it failed.
-struct Ended(Run);
+struct RunGuard(Run);
 
-impl Drop for Ended {
+impl Drop for RunGuard {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
         if failed {
@@ -36,9 +36,9 @@ impl Drop for Ended {
     }
 }
 
-fn run(name: &str) -> (Run, Ended) {
+fn run(name: &str) -> (Run, RunGuard) {
     let run = Run::open(&format!("{name}-{}", std::process::id())).unwrap();
-    (run.clone(), Ended(run))
+    (run.clone(), RunGuard(run))
 }
 
 fn probe() -> Result<Image> {
@@ -71,7 +71,7 @@ fn deployment(image: &Image) -> String {
 /// The body of a response, requested in the run's network namespace.
 fn get(run: &Run, url: &str) -> Result<String> {
     let url = url.to_owned();
-    tokio::runtime::Runtime::new()?.block_on(inside(run, move || async move {
+    tokio::runtime::Runtime::new()?.block_on(run_in_netns(run, move || async move {
         Ok(http::client(None)?.get(&url).send().await?.error_for_status()?.text().await?)
     }))
 }
@@ -83,22 +83,22 @@ fn deployment_pods_are_reachable_by_service_and_dns() {
     let image = probe().unwrap();
     cluster.load_image(&image.archive, &image.reference).unwrap();
     let kubectl = cluster.kubectl_program();
-    let begun = Instant::now();
+    let started = Instant::now();
     kubectl.apply(&deployment(&image)).unwrap();
     kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=120s"]).unwrap();
-    eprintln!("both pods ready after {:.1} s", begun.elapsed().as_secs_f32());
+    eprintln!("both pods ready after {:.1} s", started.elapsed().as_secs_f32());
 
     let address = kubectl.output(&["get", "service", "probe", "--output", "jsonpath={.spec.clusterIP}"]).unwrap();
     let by_service = |path: &str| get(&run, &format!("http://{address}/{path}"));
     let eventually = |path: &str, wanted: &dyn Fn(&str) -> bool| {
         let what = format!("the expected response to {path}");
-        wait_until(&what, Duration::from_secs(90), || Ok(by_service(path).is_ok_and(|answer| wanted(&answer))))
+        wait_until(&what, Duration::from_secs(90), || Ok(by_service(path).is_ok_and(|response| wanted(&response))))
             .unwrap();
     };
-    eventually("", &|answer| answer.starts_with("probe-"));
-    eventually("lookup/kubernetes.default:443", &|answer| answer == "10.96.0.1");
-    eventually("lookup/probe.default.svc.cluster.local:80", &|answer| answer == address);
-    eventually("call/probe:80", &|answer| answer.starts_with("probe-"));
+    eventually("", &|response| response.starts_with("probe-"));
+    eventually("lookup/kubernetes.default:443", &|response| response == "10.96.0.1");
+    eventually("lookup/probe.default.svc.cluster.local:80", &|response| response == address);
+    eventually("call/probe:80", &|response| response.starts_with("probe-"));
 
     // A program outside the pods, by the host name that a browser uses, and by a Service name.
     let server = ["-m", "http.server", "--bind", run.address(), "8999"];
@@ -106,10 +106,10 @@ fn deployment_pods_are_reachable_by_service_and_dns() {
     std::fs::create_dir_all(&page).unwrap();
     std::fs::write(page.join("index.html"), "outside").unwrap();
     run.spawn("page", run.command("python3").args(server).current_dir(&page)).unwrap();
-    eventually("lookup/login.localhost:80", &|answer| answer == "10.89.0.1");
-    eventually("call/login.localhost:8999", &|answer| answer == "outside");
-    cluster.name_program("gateway", "elsewhere", 80, 8999).unwrap();
-    eventually("call/gateway.elsewhere:80", &|answer| answer == "outside");
+    eventually("lookup/login.localhost:80", &|response| response == "10.89.0.1");
+    eventually("call/login.localhost:8999", &|response| response == "outside");
+    cluster.create_service_for("gateway", "elsewhere", 80, 8999).unwrap();
+    eventually("call/gateway.elsewhere:80", &|response| response == "outside");
 
     // Logs are fetched by the API server from the kubelet.
     kubectl.output(&["logs", "deployment/probe"]).unwrap();
@@ -133,7 +133,7 @@ fn killed_run_is_cleaned_up_by_the_next() {
     let kubectl = cluster.kubectl_program();
     kubectl.apply(&deployment(&image)).unwrap();
     kubectl.output(&["rollout", "status", "deployment/probe", "--timeout=120s"]).unwrap();
-    let sysctls: Vec<(String, String)> = run.made().into_iter().filter_map(sysctl).collect();
+    let sysctls: Vec<(String, String)> = run.journal_entries().into_iter().filter_map(sysctl).collect();
     assert!(!sysctls.is_empty(), "the kubelet's changes are recorded");
     for (_, pid) in run.components() {
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
@@ -149,7 +149,7 @@ fn killed_run_is_cleaned_up_by_the_next() {
     assert_eq!(leftovers(&run), Vec::<String>::new());
     assert!(!run.directory().exists());
     // The last run restores the sysctls, because other runs' kubelets need them.
-    if !Run::all().unwrap().iter().any(|other| other.made().into_iter().any(|made| sysctl(made).is_some())) {
+    if !Run::all().unwrap().iter().any(|other| other.journal_entries().into_iter().any(|made| sysctl(made).is_some())) {
         for (key, before) in sysctls {
             let now = std::fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).unwrap();
             assert_eq!(now.trim(), before, "{key}");
@@ -164,11 +164,11 @@ fn named_cluster_is_used_and_left_unchanged() {
     let (guest, _gone) = run("guest");
     let cluster = Cluster::up(&owner).unwrap();
     let context = format!("mcp-oauth-{}", owner.name());
-    let e2e = |arguments: &[&str], leave: &str| {
+    let e2e = |arguments: &[&str], permission: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_e2e"));
         command.args(arguments).args(["--run", guest.name()]);
         command.env("E2E_KUBECONFIG", cluster.kubeconfig()).env("E2E_CONTEXT", &context);
-        command.env("E2E_I_MAY_DESTROY", leave).env("E2E_LOAD_IMAGE", "cp \"$1\" \"$1.loaded\"");
+        command.env("E2E_I_MAY_DESTROY", permission).env("E2E_LOAD_IMAGE", "cp \"$1\" \"$1.loaded\"");
         command.output().unwrap()
     };
     let refused = e2e(&["cluster", "up"], "");
@@ -190,9 +190,9 @@ fn named_cluster_is_used_and_left_unchanged() {
     cluster.kubectl_program().output(&["get", "nodes"]).unwrap();
 }
 
-fn sysctl(made: Made) -> Option<(String, String)> {
+fn sysctl(made: JournalEntry) -> Option<(String, String)> {
     match made {
-        Made::Sysctl { key, before } => Some((key, before)),
+        JournalEntry::Sysctl { key, before } => Some((key, before)),
         _ => None,
     }
 }

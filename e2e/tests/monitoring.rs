@@ -70,28 +70,28 @@ async fn alerts_dashboard_and_documentation_name_existing_metrics() {
     let state = tempfile::tempdir().unwrap();
     let dev = Dev::start(&state.path().join("state")).unwrap();
     let health = dev.health().unwrap();
-    let answer = http::client(None).unwrap().get(format!("{health}/metrics")).send().await.unwrap();
-    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
-    let metrics = answer.text().await.unwrap();
-    let shown: BTreeSet<String> = metrics
+    let response = http::client(None).unwrap().get(format!("{health}/metrics")).send().await.unwrap();
+    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let metrics = response.text().await.unwrap();
+    let exposed: BTreeSet<String> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| line.split(['{', ' ']).next().unwrap().to_owned())
         .collect();
-    assert!(shown.contains("mcp_oauth_proxy_requests_total"), "{metrics}");
+    assert!(exposed.contains("mcp_oauth_proxy_requests_total"), "{metrics}");
 
     let dashboard: Value = serde_json::from_str(&fs::read_to_string(file("dashboard.json")).unwrap()).unwrap();
-    let mut asked = BTreeSet::new();
-    collect(&Value::Array(all_rules()), &mut asked);
-    collect(&dashboard, &mut asked);
-    assert!(asked.len() > 20, "{asked:?}");
-    let unknown: Vec<_> = asked.difference(&shown).collect();
+    let mut used = BTreeSet::new();
+    collect(&Value::Array(all_rules()), &mut used);
+    collect(&dashboard, &mut used);
+    assert!(used.len() > 20, "{used:?}");
+    let unknown: Vec<_> = used.difference(&exposed).collect();
     assert!(unknown.is_empty(), "unknown metrics: {unknown:?}");
 
     let documented = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
     let documented: BTreeSet<&str> =
         documented.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
-    let families: BTreeSet<&str> = shown
+    let families: BTreeSet<&str> = exposed
         .iter()
         .map(|name| ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name))
         .collect();
@@ -130,21 +130,21 @@ async fn prometheus_scrapes_the_proxy_and_loads_the_alerts() {
             .unwrap(),
     );
     let client = http::client(None).unwrap();
-    let ask = async |path: &str| -> Option<Value> {
+    let query = async |path: &str| -> Option<Value> {
         client.get(format!("http://{listen}/api/v1/{path}")).send().await.ok()?.json().await.ok()
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let seen = loop {
-        let answer = ask("query?query=mcp_oauth_proxy_requests_total").await;
-        let series = answer.and_then(|answer| answer["data"]["result"].as_array().cloned()).unwrap_or_default();
+        let response = query("query?query=mcp_oauth_proxy_requests_total").await;
+        let series = response.and_then(|response| response["data"]["result"].as_array().cloned()).unwrap_or_default();
         if !series.is_empty() {
             break series;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "Prometheus scraped nothing");
+        assert!(started.elapsed() < Duration::from_secs(60), "Prometheus scraped nothing");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(seen.iter().any(|series| series["metric"]["outcome"] == "unauthorized"), "{seen:?}");
-    let loaded = ask("rules").await.unwrap();
+    let loaded = query("rules").await.unwrap();
     let loaded =
         loaded["data"]["groups"].as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len());
     assert_eq!(loaded.sum::<usize>(), all_rules().len());

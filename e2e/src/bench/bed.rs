@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     forward::free_port,
-    image::{MALLOC, static_binary},
+    image::{MALLOC_TUNABLES, static_binary},
     peers::http,
     program,
     progress::Progress,
@@ -53,7 +53,7 @@ impl Bed {
         let upstream = Process { pid, port };
         let pid = start_nginx(run, &nginx, "nginx", MEASURED_CORE, &forwarding(peer, port)).await?;
         let nginx = Process { pid, port: peer };
-        progress.say("building the released static binary");
+        progress.print("building the released static binary");
         let binary = static_binary("release")?;
         let login = start_dev(run, &binary, "login", port).await?;
         let token = login::token(&url(login), "bench@example.com").await?;
@@ -152,7 +152,7 @@ pub async fn start_proxy(run: &Run, binary: &Path, name: &str, login: Process, u
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     let mut command = Command::new("taskset");
     command.args(["-c", MEASURED_CORE]).arg(binary).args(["proxy", "--config"]).arg(&file);
-    let process = Process { pid: run.spawn(name, command.env(MALLOC.0, MALLOC.1))?, port };
+    let process = Process { pid: run.spawn(name, command.env(MALLOC_TUNABLES.0, MALLOC_TUNABLES.1))?, port };
     http::wait_until_ready(run, name, &format!("http://127.0.0.1:{health}/readyz"), Duration::from_secs(10)).await?;
     Ok(process)
 }

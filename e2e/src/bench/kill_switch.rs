@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     login::{self, Tokens},
-    logins::PEOPLE,
+    logins::USERS,
     measure::Latency,
 };
 
@@ -23,33 +23,33 @@ use super::{
 pub const SESSIONS: usize = 10_000;
 
 /// The number of sessions that are deleted, one after the other.
-const DELETED: usize = 100;
+const DELETIONS: usize = 100;
 
 /// The e-mail suffix of users whose sessions are deleted.
-const VICTIM: &str = "victim@example.com";
+const EMAIL: &str = "victim@example.com";
 
-pub struct Ends {
+pub struct EndLatencies {
     pub refused: Latency,
     pub closed: Latency,
 }
 
 /// Logs users in until there are [`SESSIONS`], including the `present` ones.
-pub async fn fill(proxy: &str, present: usize) -> Result<()> {
-    let missing = SESSIONS.saturating_sub(present + DELETED);
+pub async fn create_sessions(proxy: &str, present: usize) -> Result<()> {
+    let missing = SESSIONS.saturating_sub(present + DELETIONS);
     stream::iter(0..missing)
         .map(|number| async move { login::log_in(&login::client()?, proxy, &format!("many-{number}@example.com")).await })
-        .buffer_unordered(PEOPLE)
+        .buffer_unordered(USERS)
         .try_for_each(|_| async { Ok(()) })
         .await
 }
 
 /// Deletes sessions one by one while each has an open stream at `proxy`, whose upstream must respond with streams.
-pub async fn ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<Ends> {
+pub async fn measure_ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<EndLatencies> {
     let (mut refused, mut closed) = (Vec::new(), Vec::new());
     let client = &login::client()?;
-    for number in 0..DELETED {
-        let tokens = login::log_in(&login::client()?, proxy, &format!("{number}-{VICTIM}")).await?;
-        let name = session_of(objects, &format!("{number}-{VICTIM}")).await?;
+    for number in 0..DELETIONS {
+        let tokens = login::log_in(&login::client()?, proxy, &format!("{number}-{EMAIL}")).await?;
+        let name = session_of(objects, &format!("{number}-{EMAIL}")).await?;
         let mut open = get(client, proxy, &tokens).await?;
         if open.status() != StatusCode::OK {
             bail!("opening a stream failed: {}", open.status());
@@ -72,7 +72,7 @@ pub async fn ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<Ends> {
         closed.push(end.as_secs_f64() * 1000.0);
         refused.push(refusal?.as_secs_f64() * 1000.0);
     }
-    Ok(Ends { refused: Latency::of(refused), closed: Latency::of(closed) })
+    Ok(EndLatencies { refused: Latency::from_samples(refused), closed: Latency::from_samples(closed) })
 }
 
 async fn session_of(objects: &Api<McpOAuthSession>, email: &str) -> Result<String> {

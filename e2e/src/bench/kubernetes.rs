@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     cores::MEASURED_CORE,
-    kill_switch::{self, Ends},
+    kill_switch::{self, EndLatencies},
     login, logins,
     measure::{Rate, resident_kib},
     streams,
@@ -30,12 +30,12 @@ use crate::{cluster::Cluster, forward::free_port, image::workspace, peers::http,
 
 const NAMESPACE: &str = "default";
 
-pub struct Figures {
+pub struct Results {
     pub logins: Rate,
     pub refreshes: Rate,
     /// Objects per second that the API server creates and then patches, with as many concurrent writers as users.
     pub pairs_of_writes: f64,
-    pub ends: Ends,
+    pub ends: EndLatencies,
     /// The proxy's memory in KiB with [`kill_switch::SESSIONS`] sessions, and its time from start to ready.
     pub with_sessions: u64,
     pub start: Duration,
@@ -43,7 +43,7 @@ pub struct Figures {
 
 /// Measures a second proxy with the public URL of the `dev` server at `login`: they share an issuer, whose login page
 /// knows only one redirect URI.
-pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Figures> {
+pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Results> {
     let issuer = logins::issuer(login).await?;
     let of_cluster = Run::open(&format!("{}-cluster", run.name()))?;
     let cluster = {
@@ -64,7 +64,7 @@ async fn in_cluster(
     url: &str,
     issuer: &str,
     state: &Path,
-) -> Result<Figures> {
+) -> Result<Results> {
     let crds = workspace().join("crds");
     let kubectl = cluster.kubectl_program();
     kubectl.output(&["apply", "--server-side", "-k", &crds.display().to_string()])?;
@@ -122,23 +122,23 @@ async fn in_cluster(
     let refreshes = logins::refreshes(&proxy, pid).await?;
 
     let present = objects.list_metadata(&ListParams::default()).await?.items.len();
-    kill_switch::fill(&proxy, present).await?;
+    kill_switch::create_sessions(&proxy, present).await?;
     run.stop("kubernetes")?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let pid = start().await?;
-    let started = begun.elapsed();
+    let start = started.elapsed();
     let with_sessions = resident_kib(pid)?;
-    let ends = kill_switch::ends(&proxy, &objects).await?;
+    let ends = kill_switch::measure_ends(&proxy, &objects).await?;
     run.stop("kubernetes")?;
-    Ok(Figures { logins, refreshes, pairs_of_writes, ends, with_sessions, start: started })
+    Ok(Results { logins, refreshes, pairs_of_writes, ends, with_sessions, start })
 }
 
 /// The API server's cost of a login: an object like a session is created and then patched as the proxy does. A simpler
 /// object would not be comparable: objects with a schema cost several times as much as a `ConfigMap`.
 async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
     let like = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("no session exists")?;
-    let (like, begun, count) = (&like, Instant::now(), &AtomicU64::new(0));
-    try_join_all((0..logins::PEOPLE).map(|writer| async move {
+    let (like, started, count) = (&like, Instant::now(), &AtomicU64::new(0));
+    try_join_all((0..logins::USERS).map(|writer| async move {
         let claims = serde_json::to_value(&like.spec.claims)?;
         for number in 0.. {
             let name = format!("{writer:02x}{number:030x}");
@@ -163,7 +163,7 @@ async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
             });
             objects.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;
             count.fetch_add(1, Ordering::Relaxed);
-            if begun.elapsed() >= logins::DURATION {
+            if started.elapsed() >= logins::DURATION {
                 break;
             }
         }
@@ -172,7 +172,7 @@ async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
     .await
     .context("the API server rejected a write")?;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let pairs = count.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    let pairs = count.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
     // They are not valid sessions, because each copies another session's MAC.
     objects.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=pairs")).await?;
     Ok(pairs)

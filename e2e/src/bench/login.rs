@@ -84,8 +84,8 @@ pub async fn log_in(client: &Client, proxy: &str, email: &str) -> Result<Tokens>
     read(&client.post(format!("{proxy}/token")).form(&form).send().await?.json().await?, &client_id)
 }
 
-fn location(answer: &reqwest::Response) -> Result<Url> {
-    let location = answer.headers().get(LOCATION).with_context(|| format!("no redirect: {}", answer.status()))?;
+fn location(response: &reqwest::Response) -> Result<Url> {
+    let location = response.headers().get(LOCATION).with_context(|| format!("no redirect: {}", response.status()))?;
     Ok(Url::parse(location.to_str()?)?)
 }
 

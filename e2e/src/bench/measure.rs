@@ -19,12 +19,12 @@ pub const DURATION: &str = "2s";
 const TICKS: f64 = 100.0;
 
 /// The tokens of the requests.
-pub enum Tokens {
+pub enum RequestTokens {
     None,
     /// The same token for all requests.
-    One(String),
+    Single(String),
     /// The next line of this file for each request.
-    EachAnother(PathBuf),
+    FromFile(PathBuf),
 }
 
 /// A wrk script and its target.
@@ -35,13 +35,13 @@ pub struct Load {
 
 impl Load {
     /// An MCP request to the contender at `port`.
-    pub fn new(run: &Run, name: &str, port: u16, tokens: &Tokens) -> Result<Self> {
+    pub fn new(run: &Run, name: &str, port: u16, tokens: &RequestTokens) -> Result<Self> {
         let script = run.directory().join(format!("{name}.lua"));
         let authorization = match tokens {
-            Tokens::None => String::new(),
-            Tokens::One(token) => format!("wrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"),
+            RequestTokens::None => String::new(),
+            RequestTokens::Single(token) => format!("wrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"),
             // A round continues at the position where the previous one stopped, so that no token is used twice.
-            Tokens::EachAnother(file) => format!(
+            RequestTokens::FromFile(file) => format!(
                 "local tokens, at = io.open('{0}'), '{0}.at'\nlocal mark = io.open(at)\nif mark then tokens:seek('set', tonumber(mark:read())) mark:close() end\nfunction request()\n  wrk.headers[\"Authorization\"] = 'Bearer ' .. tokens:read()\n  return wrk.format()\nend\nlocal count = 0\nfunction response()\n  count = count + 1\n  if count % 256 == 0 then local mark = io.open(at, 'w') mark:write(tokens:seek()) mark:close() end\nend\n",
                 file.display()
             ),
@@ -69,7 +69,7 @@ impl Sample {
     }
 
     /// The ratio to another sample.
-    pub fn against(&self, other: &Self) -> f64 {
+    pub fn ratio_to(&self, other: &Self) -> f64 {
         self.micros_per_request / other.micros_per_request
     }
 }
@@ -97,7 +97,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    pub fn of(mut milliseconds: Vec<f64>) -> Self {
+    pub fn from_samples(mut milliseconds: Vec<f64>) -> Self {
         milliseconds.sort_by(f64::total_cmp);
         let at = |share: usize| milliseconds.get(milliseconds.len() * share / 100).copied().unwrap_or_default();
         Self { p50: at(50), p99: at(99) }
@@ -105,7 +105,7 @@ impl Latency {
 
     /// The medians of the figures of several rounds.
     pub fn median(rounds: &[Self]) -> Self {
-        let median = |figure: fn(&Self) -> f64| Self::of(rounds.iter().map(figure).collect()).p50;
+        let median = |figure: fn(&Self) -> f64| Self::from_samples(rounds.iter().map(figure).collect()).p50;
         Self { p50: median(|round| round.p50), p99: median(|round| round.p99) }
     }
 }
@@ -123,8 +123,11 @@ pub fn wrk(core: &str, load: &Load) -> Result<u64> {
     if output.contains("Non-2xx") || output.contains("Socket errors") {
         bail!("requests to {} failed: {output}", load.url);
     }
-    let count =
-        output.lines().find_map(|line| line.trim().split_once(" requests in ")).context("wrk printed no request count")?.0;
+    let count = output
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .context("wrk printed no request count")?
+        .0;
     Ok(count.parse()?)
 }
 

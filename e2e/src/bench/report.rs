@@ -5,22 +5,22 @@ use std::fs;
 use super::{
     kill_switch::SESSIONS,
     kubernetes,
+    latency::{self, RATE},
     measure::{DURATION, Latency, ROUNDS, Rate, Sample},
-    paced::{self, RATE},
     streams,
 };
 
 /// All results.
-pub struct Figures {
+pub struct Results {
     /// The reference first, the proxy second.
     pub forwarding: Vec<(&'static str, Vec<Sample>)>,
     /// Each with the microseconds of one ES256 verification.
-    pub unseen: Vec<(Sample, f64)>,
+    pub uncached: Vec<(Sample, f64)>,
     pub logins: Rate,
     pub refreshes: Rate,
-    pub kubernetes: kubernetes::Figures,
+    pub kubernetes: kubernetes::Results,
     pub paced: Vec<(&'static str, Latency)>,
-    pub late: [(&'static str, Latency); 2],
+    pub delays: [(&'static str, Latency); 2],
     /// The number of idle streams, and KiB per stream.
     pub idle_streams: (usize, f64),
     pub starts: Vec<f64>,
@@ -54,15 +54,18 @@ pub fn forwarding(contenders: &[(&'static str, Vec<Sample>)]) -> String {
     let rows = contenders.iter().map(|(name, samples)| {
         let (median, low, high) = micros(samples);
         // Ratios are per round, because the machine's other load changes between rounds.
-        let ratios = reference.iter().zip(samples).map(|(reference, sample)| reference.against(sample));
+        let ratios = reference.iter().zip(samples).map(|(reference, sample)| reference.ratio_to(sample));
         let (ratio, ..) = spread(ratios.collect());
         format!("| {name} | {median:.1} | {low:.1} to {high:.1} | {ratio:.2} |\n")
     });
-    format!("| | µs per request, median | spread | relative to nginx |\n|---|---|---|---|\n{}", rows.collect::<String>())
+    format!(
+        "| | µs per request, median | spread | relative to nginx |\n|---|---|---|---|\n{}",
+        rows.collect::<String>()
+    )
 }
 
 /// P2.
-pub fn unseen(rounds: &[(Sample, f64)]) -> String {
+pub fn uncached(rounds: &[(Sample, f64)]) -> String {
     let (samples, alone): (Vec<_>, Vec<_>) = rounds.iter().copied().unzip();
     let (median, low, high) = micros(&samples);
     let (verification, ..) = spread(alone);
@@ -89,11 +92,11 @@ pub fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-pub fn report(figures: &Figures) -> String {
+pub fn report(figures: &Results) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown CPU");
     let (start, quickest, slowest) = spread(figures.starts.clone());
-    let Figures { logins, refreshes, kubernetes, .. } = figures;
+    let Results { logins, refreshes, kubernetes, .. } = figures;
     format!(
         "# Results
 
@@ -108,7 +111,7 @@ same round, the median of the rounds.
 {forwarding}
 ## P2: forwarding with an uncached token in each request
 
-{unseen}
+{uncached}
 ## P3: latency at {RATE} requests per second
 
 The time from when a request is due until its response is complete, with {paced_connections} connections, in milliseconds: the median of
@@ -120,7 +123,7 @@ The time from when a request is due until its response is complete, with {paced_
 The time from when the upstream sends an event until the client reads it, 200 events 10 ms apart, in milliseconds: the median of
 {stream_rounds} interleaved rounds, under the conditions of P3.
 
-{late}
+{delays}
 ## P5: idle streams
 
 {idle_streams}
@@ -155,7 +158,7 @@ With these sessions, the proxy needs {with_sessions:.1} MiB, and {start_with_ses
         version = env!("CARGO_PKG_VERSION"),
         size = mib(figures.binary / 1024),
         forwarding = forwarding(&figures.forwarding),
-        unseen = unseen(&figures.unseen),
+        uncached = uncached(&figures.uncached),
         idle_streams = idle_streams(figures.idle_streams),
         memory = memory(figures.idle, figures.loaded),
         logins_rate = logins.per_second,
@@ -167,10 +170,10 @@ With these sessions, the proxy needs {with_sessions:.1} MiB, and {start_with_ses
         kube_refreshes_rate = kubernetes.refreshes.per_second,
         kube_refreshes_cpu = kubernetes.refreshes.cpu_milliseconds,
         paced = latencies(&figures.paced),
-        paced_connections = paced::CONNECTIONS,
-        paced_rounds = paced::ROUNDS,
+        paced_connections = latency::CONNECTIONS,
+        paced_rounds = latency::ROUNDS,
         stream_rounds = streams::ROUNDS,
-        late = latencies(&figures.late),
+        delays = latencies(&figures.delays),
         ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
         with_sessions = mib(kubernetes.with_sessions),
         start_with_sessions = kubernetes.start.as_secs_f64() * 1000.0,

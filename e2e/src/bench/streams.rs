@@ -71,25 +71,25 @@ fn request(query: &str, token: Option<&str>) -> String {
 }
 
 /// The delay of a stream's events in milliseconds.
-pub async fn lateness(port: u16, token: Option<&str>) -> Result<Latency> {
+pub async fn event_delays(port: u16, token: Option<&str>) -> Result<Latency> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(request("", token).as_bytes()).await?;
-    let (mut read, mut late) = (Vec::with_capacity(64 * 1024), Vec::new());
+    let (mut read, mut delays) = (Vec::with_capacity(64 * 1024), Vec::new());
     let mut from = 0;
-    while late.len() < EVENTS {
+    while delays.len() < EVENTS {
         if stream.read_buf(&mut read).await? == 0 {
-            bail!("the stream ended after {} events", late.len());
+            bail!("the stream ended after {} events", delays.len());
         }
         let now = CLOCK.elapsed();
         let text = std::str::from_utf8(&read)?;
         while let Some(begin) = text[from..].find("data: ").map(|at| from + at + 6) {
             let Some(end) = text[begin..].find('\n').map(|at| begin + at) else { break };
             let sent = Duration::from_nanos(text[begin..end].parse()?);
-            late.push((now.saturating_sub(sent)).as_secs_f64() * 1000.0);
+            delays.push((now.saturating_sub(sent)).as_secs_f64() * 1000.0);
             from = end;
         }
     }
-    Ok(Latency::of(late))
+    Ok(Latency::from_samples(delays))
 }
 
 /// The number of open streams, and KiB of the proxy's memory per stream after its first event.

@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    cgroup, control_plane, dns, kubeconfig,
-    kubeconfig::outside_kubeconfig,
+    cgroup, cleanup, control_plane, dns, kubeconfig,
+    kubeconfig::host_kubeconfig,
     kubectl::Kubectl,
-    needs, network, node,
+    network, node,
     pki::Pki,
+    requirements,
     setup::{API_PORT, NODE, Setup},
     tools::Tools,
-    undo,
 };
 use crate::{
     forward::free_port,
@@ -25,25 +25,25 @@ use crate::{
 /// Starts the cluster, unless it runs already. A partly running cluster is cleaned up first.
 pub fn up(run: &Run) -> Result<()> {
     let progress = Progress::default();
-    needs::check_node()?;
+    requirements::check_node()?;
     catch_interrupts();
     let _lock = run.lock()?;
     let tools = Tools::ready(&progress)?;
     if is_up(run, &tools) {
-        progress.say(format!("the cluster of run {} is already running", run.name()));
+        progress.print(format!("the cluster of run {} is already running", run.name()));
         return Ok(());
     }
-    if !run.made().is_empty() {
-        progress.say(format!("cleaning up an earlier run {} first", run.name()));
-        undo::everything(run)?;
+    if !run.journal_entries().is_empty() {
+        progress.print(format!("cleaning up an earlier run {} first", run.name()));
+        cleanup::remove_run(run)?;
     }
     let run = &Run::open(run.name())?;
     let pki = Pki::at(run.directory().join("pki"));
     let setup = Setup { run, tools, pki, progress };
     let Err(error) = setup.bring_up() else { return Ok(()) };
-    progress.say("the start failed: cleaning up");
-    if let Err(second) = undo::keeping_logs(run) {
-        progress.say(format!("the cleanup is incomplete: {second:#}"));
+    progress.print("the start failed: cleaning up");
+    if let Err(second) = cleanup::remove_run_except_logs(run) {
+        progress.print(format!("the cleanup is incomplete: {second:#}"));
     }
     Err(error.context(format!("the cluster did not start; its logs are in {}", run.logs().display())))
 }
@@ -52,13 +52,13 @@ pub fn up(run: &Run) -> Result<()> {
 pub fn down(run: &Run, keep_logs: bool) -> Result<()> {
     let progress = Progress::default();
     let _lock = run.lock()?;
-    let was_there = !run.made().is_empty();
+    let was_there = !run.journal_entries().is_empty();
     if keep_logs {
-        undo::keeping_logs(run)?;
+        cleanup::remove_run_except_logs(run)?;
     } else {
-        undo::everything(run)?;
+        cleanup::remove_run(run)?;
     }
-    progress.say(match was_there {
+    progress.print(match was_there {
         true => format!("run {} is removed", run.name()),
         false => format!("run {} was not running", run.name()),
     });
@@ -67,7 +67,7 @@ pub fn down(run: &Run, keep_logs: bool) -> Result<()> {
 
 pub fn is_up(run: &Run, tools: &Tools) -> bool {
     COMPONENTS.iter().all(|component| run.running(component).is_some())
-        && node_is_ready(&Kubectl::of_run(run, tools)).unwrap_or(false)
+        && node_is_ready(&Kubectl::for_run(run, tools)).unwrap_or(false)
 }
 
 /// The cluster's processes in start order. They are stopped in reverse order.
@@ -85,25 +85,25 @@ pub const COMPONENTS: &[&str] = &[
 
 impl Setup<'_> {
     fn bring_up(&self) -> Result<()> {
-        self.progress.say(format!("run {}: logs are in {}", self.run.name(), self.run.logs().display()));
+        self.progress.print(format!("run {}: logs are in {}", self.run.name(), self.run.logs().display()));
         let pause = image::pause()?;
         self.pki.make(NODE)?;
         network::make(self.run)?;
         let cgroup = cgroup::make(self.run)?;
-        undo::remember_sysctls(self.run)?;
+        cleanup::record_sysctls(self.run)?;
         self.write_kubeconfigs()?;
-        self.progress.say("network namespace, certificates and cgroup created");
+        self.progress.print("network namespace, certificates and cgroup created");
 
         node::start_containerd(self, &pause.reference)?;
         control_plane::start_storage_and_api(self)?;
         self.run.forward("api-forward", &[(self.api_port()?, &format!("{NODE_ADDRESS}:{API_PORT}"))])?;
         node::wait_for_containerd(self)?;
         node::import_image(self.run, &pause.archive)?;
-        let kubectl = Kubectl::of_run(self.run, &self.tools);
+        let kubectl = Kubectl::for_run(self.run, &self.tools);
         self.wait(&["kube-apiserver", "api-forward", "etcd"], "the API server to be ready", || {
             Ok(kubectl.try_run(&["get", "--raw", "/readyz"]))
         })?;
-        self.progress.say("API server ready");
+        self.progress.print("API server ready");
 
         control_plane::start_controllers(self)?;
         node::start_kube_proxy(self)?;
@@ -111,7 +111,7 @@ impl Setup<'_> {
         dns::start(self)?;
         self.wait(&["kubelet", "containerd"], "the node to be ready", || Ok(node_is_ready(&kubectl).unwrap_or(false)))?;
         drop(alone);
-        self.progress.say("node ready");
+        self.progress.print("node ready");
         Ok(())
     }
 
@@ -121,12 +121,12 @@ impl Setup<'_> {
             kubeconfig::write(&self.kubeconfig(user), &self.pki, user, &inside, &self.context())?;
         }
         let outside = format!("https://127.0.0.1:{}", free_port()?);
-        kubeconfig::write(&outside_kubeconfig(self.run), &self.pki, "admin", &outside, &self.context())
+        kubeconfig::write(&host_kubeconfig(self.run), &self.pki, "admin", &outside, &self.context())
     }
 
     /// The host's loopback port of the API server, read from the host kubeconfig.
     fn api_port(&self) -> Result<u16> {
-        let text = fs::read_to_string(outside_kubeconfig(self.run))?;
+        let text = fs::read_to_string(host_kubeconfig(self.run))?;
         let config: Value = serde_yaml::from_str(&text)?;
         let server = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str);
         let port = server.and_then(|server| server.rsplit_once(':')).context("the kubeconfig has no port")?.1;

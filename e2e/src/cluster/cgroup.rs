@@ -12,14 +12,14 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    progress::wait_out,
-    run::{Made, Run},
+    progress::wait_uninterruptibly,
+    run::{JournalEntry, Run},
 };
 
 /// Creates the run's cgroup in every mounted hierarchy and returns its path for the kubelet's `cgroupRoot`.
 pub fn make(run: &Run) -> Result<String> {
     let path = format!("/{}", run.machine_name());
-    run.record(&Made::Cgroup { path: path.clone() })?;
+    run.record(&JournalEntry::Cgroup { path: path.clone() })?;
     for hierarchy in hierarchies() {
         let group = below(&hierarchy, &path);
         fs::create_dir_all(&group).with_context(|| format!("cannot create the cgroup {}", group.display()))?;
@@ -61,7 +61,7 @@ pub fn processes(path: &str) -> Vec<i32> {
 
 /// Removes a cgroup, which must contain no processes, from every hierarchy.
 pub fn remove(path: &str) -> Result<()> {
-    wait_out(&format!("the cgroup {path} to be removable"), Duration::from_secs(60), || {
+    wait_uninterruptibly(&format!("the cgroup {path} to be removable"), Duration::from_secs(60), || {
         for group in hierarchies().iter().flat_map(|hierarchy| tree(&below(hierarchy, path))) {
             // A killed process is counted for a moment, so removal is retried.
             let _ = fs::remove_dir(group);
@@ -96,8 +96,8 @@ fn mounted_hierarchies(mounts: &str) -> Vec<PathBuf> {
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
-            let place = fields.next()?;
-            matches!(fields.next()?, "cgroup" | "cgroup2").then(|| PathBuf::from(place))
+            let mount_point = fields.next()?;
+            matches!(fields.next()?, "cgroup" | "cgroup2").then(|| PathBuf::from(mount_point))
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::Result;
 
 use super::{
-    kubeconfig::inside_kubeconfig,
+    kubeconfig::namespace_kubeconfig,
     setup::{Setup, text},
 };
 use crate::run::NODE_ADDRESS;
@@ -13,7 +13,7 @@ use crate::run::NODE_ADDRESS;
 /// Starts CoreDNS on the node's address.
 pub fn start(setup: &Setup<'_>) -> Result<()> {
     let file = setup.path("Corefile");
-    fs::write(&file, corefile(&inside_kubeconfig(setup.run)))?;
+    fs::write(&file, corefile(&namespace_kubeconfig(setup.run)))?;
     setup.start("coredns", setup.tools.coredns(), &["-conf".to_owned(), text(&file)])
 }
 

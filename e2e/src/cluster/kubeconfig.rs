@@ -31,11 +31,11 @@ pub fn write(file: &Path, pki: &Pki, user: &str, server: &str, context: &str) ->
 }
 
 /// The kubeconfig for programs on the host.
-pub fn outside_kubeconfig(run: &Run) -> PathBuf {
+pub fn host_kubeconfig(run: &Run) -> PathBuf {
     run.directory().join("kubeconfig")
 }
 
 /// The kubeconfig for programs in the run's network namespace.
-pub fn inside_kubeconfig(run: &Run) -> PathBuf {
+pub fn namespace_kubeconfig(run: &Run) -> PathBuf {
     run.directory().join("kubeconfig-admin")
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{kubeconfig::outside_kubeconfig, tools::Tools};
+use super::{kubeconfig::host_kubeconfig, tools::Tools};
 use crate::run::Run;
 
 #[derive(Clone, Debug)]
@@ -20,8 +20,8 @@ pub struct Kubectl {
 
 impl Kubectl {
     /// For the test bed's own cluster.
-    pub(super) fn of_run(run: &Run, tools: &Tools) -> Self {
-        Self { program: tools.kubernetes("kubectl"), kubeconfig: outside_kubeconfig(run), context: None }
+    pub(super) fn for_run(run: &Run, tools: &Tools) -> Self {
+        Self { program: tools.kubernetes("kubectl"), kubeconfig: host_kubeconfig(run), context: None }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -2,19 +2,19 @@
 
 mod bed;
 mod cgroup;
+mod cleanup;
 mod control_plane;
 mod dns;
-mod foreign;
+mod external;
 mod kubeconfig;
 mod kubectl;
-pub mod needs;
 mod network;
 mod node;
-mod outside;
 mod pki;
+pub mod requirements;
+mod service;
 mod setup;
 mod tools;
-mod undo;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,31 +26,31 @@ use clap::Subcommand;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use self::tools::Tools;
-pub use self::{foreign::Foreign, kubectl::Kubectl, undo::leftovers};
+pub use self::{cleanup::leftovers, external::ExternalCluster, kubectl::Kubectl};
 use crate::{
     progress::Progress,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 /// A running cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     run: Run,
-    place: Place,
+    kind: ClusterKind,
     tools: Tools,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum ClusterKind {
     /// Created by the test bed, in the run's network namespace.
     Bed,
-    Foreign(Foreign),
+    ExternalCluster(ExternalCluster),
 }
 
 impl Cluster {
     /// Starts the run's cluster unless it runs, or uses the external cluster if one is named.
     pub fn up(run: &Run) -> Result<Self> {
-        if Foreign::named()?.is_none() {
+        if ExternalCluster::from_env()?.is_none() {
             bed::up(run)?;
         }
         Self::attach(&Run::open(run.name())?)
@@ -59,12 +59,12 @@ impl Cluster {
     /// The run's cluster, which must be running.
     pub fn attach(run: &Run) -> Result<Self> {
         let tools = Tools::ready(&Progress::default())?;
-        let place = match Foreign::named()? {
-            Some(foreign) => Place::Foreign(foreign),
-            None if bed::is_up(run, &tools) => Place::Bed,
+        let kind = match ExternalCluster::from_env()? {
+            Some(external) => ClusterKind::ExternalCluster(external),
+            None if bed::is_up(run, &tools) => ClusterKind::Bed,
             None => bail!("run {} has no cluster: start it with e2e cluster up --run {}", run.name(), run.name()),
         };
-        Ok(Self { run: run.clone(), place, tools })
+        Ok(Self { run: run.clone(), kind, tools })
     }
 
     /// Stops and removes the run with all its components. An external cluster is left unchanged.
@@ -101,17 +101,17 @@ impl Cluster {
 
     /// The kubeconfig for programs on the host.
     pub fn kubeconfig(&self) -> PathBuf {
-        match &self.place {
-            Place::Bed => kubeconfig::outside_kubeconfig(&self.run),
-            Place::Foreign(foreign) => foreign.kubeconfig.clone(),
+        match &self.kind {
+            ClusterKind::Bed => kubeconfig::host_kubeconfig(&self.run),
+            ClusterKind::ExternalCluster(external) => external.kubeconfig.clone(),
         }
     }
 
     /// The kubeconfig for programs started by [`Run::command`].
-    pub fn kubeconfig_inside(&self) -> PathBuf {
-        match &self.place {
-            Place::Bed => kubeconfig::inside_kubeconfig(&self.run),
-            Place::Foreign(foreign) => foreign.kubeconfig.clone(),
+    pub fn namespace_kubeconfig(&self) -> PathBuf {
+        match &self.kind {
+            ClusterKind::Bed => kubeconfig::namespace_kubeconfig(&self.run),
+            ClusterKind::ExternalCluster(external) => external.kubeconfig.clone(),
         }
     }
 
@@ -152,28 +152,28 @@ impl Cluster {
 
     /// Loads an image on the nodes, unless the node is known to have it.
     pub fn load_image(&self, archive: &Path, reference: &str) -> Result<()> {
-        match &self.place {
-            Place::Bed if node::has_image(&self.run, reference)? => Ok(()),
+        match &self.kind {
+            ClusterKind::Bed if node::has_image(&self.run, reference)? => Ok(()),
             _ => self.load_archive(archive),
         }
     }
 
     fn load_archive(&self, archive: &Path) -> Result<()> {
-        match &self.place {
-            Place::Bed => node::import_image(&self.run, archive),
-            Place::Foreign(foreign) => {
+        match &self.kind {
+            ClusterKind::Bed => node::import_image(&self.run, archive),
+            ClusterKind::ExternalCluster(external) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", &foreign.load_image, "sh"]).arg(archive);
+                command.args(["-c", &external.load_image, "sh"]).arg(archive);
                 let status = command.status().context("cannot run sh")?;
-                if status.success() { Ok(()) } else { bail!("E2E_LOAD_IMAGE failed: {}", foreign.load_image) }
+                if status.success() { Ok(()) } else { bail!("E2E_LOAD_IMAGE failed: {}", external.load_image) }
             }
         }
     }
 
     fn context(&self) -> Option<String> {
-        match &self.place {
-            Place::Bed => None,
-            Place::Foreign(foreign) => Some(foreign.context.clone()),
+        match &self.kind {
+            ClusterKind::Bed => None,
+            ClusterKind::ExternalCluster(external) => Some(external.context.clone()),
         }
     }
 }
@@ -189,12 +189,12 @@ enum Action {
     /// Start the cluster.
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
     /// Stop the cluster and remove everything of the run.
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         /// Keep the logs.
         #[arg(long)]
         keep_logs: bool,
@@ -202,7 +202,7 @@ enum Action {
     /// Load an image archive on the nodes.
     LoadImage {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         /// An archive in the format of `docker save`.
         archive: PathBuf,
     },

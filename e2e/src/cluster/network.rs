@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{Made, NODE_ADDRESS, Run};
+use crate::run::{JournalEntry, NODE_ADDRESS, Run};
 
 /// The address range of pods.
 pub const POD_RANGE: &str = "10.88.0.0/24";
@@ -16,16 +16,16 @@ pub const API_SERVICE_ADDRESS: &str = "10.96.0.1";
 
 pub fn make(run: &Run) -> Result<()> {
     let name = run.machine_name();
-    run.record(&Made::NetworkNamespace { name: name.clone() })?;
+    run.record(&JournalEntry::NetworkNamespace { name: name.clone() })?;
     ip(&["netns", "add", &name])?;
     let inside = |words: &[&str]| ip(&[&["-netns", &name], words].concat());
-    inside(&["link", "set", "lo", "up"])?;
+    run_in_netns(&["link", "set", "lo", "up"])?;
     // A bridge without ports, because some kernels have no dummy devices.
-    inside(&["link", "add", "node0", "type", "bridge"])?;
-    inside(&["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
-    inside(&["link", "set", "node0", "up"])?;
+    run_in_netns(&["link", "add", "node0", "type", "bridge"])?;
+    run_in_netns(&["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
+    run_in_netns(&["link", "set", "node0", "up"])?;
     // The API server and the kubelet derive the node's address from the default route.
-    inside(&["route", "add", "default", "dev", "node0"])?;
+    run_in_netns(&["route", "add", "default", "dev", "node0"])?;
     // This setting is per namespace, so the host's is unchanged.
     execute(run.command("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))
 }

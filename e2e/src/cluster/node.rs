@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{
-    needs::CNI_PLUGINS,
     network::POD_RANGE,
+    requirements::CNI_PLUGINS,
     setup::{NODE, Setup, text},
 };
 use crate::run::{NODE_ADDRESS, Run, runs_directory};

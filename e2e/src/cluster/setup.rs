@@ -51,13 +51,13 @@ impl Setup<'_> {
     }
 
     /// Waits for a condition that the components fulfil. Fails immediately if one of them exits.
-    pub fn wait(&self, components: &[&str], what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub fn wait(&self, components: &[&str], what: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
         let waited = wait_until(what, Duration::from_secs(120), || {
             if let Some(ended) = components.iter().find(|component| self.run.running(component).is_none()) {
                 let log = self.run.log(ended);
                 bail!("{ended} exited; the last lines of {}:{}", log.display(), tail(&log));
             }
-            look()
+            check()
         });
         waited.with_context(|| format!("while waiting for {}", components.join(", ")))
     }

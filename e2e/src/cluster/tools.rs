@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::needs;
+use super::requirements;
 use crate::{
     progress::{self, Progress},
     run::cache_directory,
 };
 
 /// A go.mod of this crate. The programs of its `tool` lines are built together.
-struct Family {
+struct ToolModule {
     /// The name, and the folder of the go.mod.
     name: &'static str,
     title: &'static str,
@@ -26,13 +26,13 @@ struct Family {
     duration: &'static str,
 }
 
-const KUBERNETES: Family =
-    Family { name: "kubernetes", title: "Kubernetes", module: "k8s.io/kubernetes", duration: "4 minutes" };
-const ETCD: Family =
-    Family { name: "etcd", title: "etcd", module: "go.etcd.io/etcd/server/v3", duration: "30 seconds" };
-const COREDNS: Family =
-    Family { name: "coredns", title: "CoreDNS", module: "github.com/coredns/coredns", duration: "90 seconds" };
-const HELM: Family = Family { name: "helm", title: "helm", module: "helm.sh/helm/v4", duration: "90 seconds" };
+const KUBERNETES: ToolModule =
+    ToolModule { name: "kubernetes", title: "Kubernetes", module: "k8s.io/kubernetes", duration: "4 minutes" };
+const ETCD: ToolModule =
+    ToolModule { name: "etcd", title: "etcd", module: "go.etcd.io/etcd/server/v3", duration: "30 seconds" };
+const COREDNS: ToolModule =
+    ToolModule { name: "coredns", title: "CoreDNS", module: "github.com/coredns/coredns", duration: "90 seconds" };
+const HELM: ToolModule = ToolModule { name: "helm", title: "helm", module: "helm.sh/helm/v4", duration: "90 seconds" };
 
 /// The folders of the built programs.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Tools {
     }
 }
 
-impl Family {
+impl ToolModule {
     /// Returns the folder of the built programs, and builds them if needed.
     fn ready(&self, progress: &Progress) -> Result<PathBuf> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.name);
@@ -85,17 +85,17 @@ impl Family {
         if built.is_dir() {
             return Ok(built);
         }
-        needs::check_go()?;
+        requirements::check_go()?;
         fs::create_dir_all(&tools)?;
         let lock = File::create(tools.join(".lock"))?;
         if lock.try_lock().is_err() {
-            progress.say("waiting for another process that builds tools");
+            progress.print("waiting for another process that builds tools");
             lock.lock()?;
         }
         if !built.is_dir() {
-            progress.say(format!("building {} {version} (once, about {})", self.title, self.duration));
+            progress.print(format!("building {} {version} (once, about {})", self.title, self.duration));
             self.build(&source, version, &built)?;
-            progress.say(format!("built {}", self.title));
+            progress.print(format!("built {}", self.title));
         }
         Ok(built)
     }

@@ -21,11 +21,11 @@ use tokio::{
 
 /// The fault injected into open and new watches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Watches {
+pub enum WatchFault {
     /// No fault.
-    Pass,
+    None,
     /// Watches stay open, but neither events nor their end arrive.
-    Hold,
+    Stall,
     /// Watches are aborted.
     Cut,
     /// Events are delayed.
@@ -38,16 +38,16 @@ pub enum Watches {
 #[derive(Debug)]
 pub struct ApiRelay {
     address: SocketAddr,
-    watches: watch::Sender<Watches>,
-    answers: watch::Sender<bool>,
+    fault: watch::Sender<WatchFault>,
+    responding: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
 #[derive(Clone)]
-struct Relay {
+struct RelayState {
     client: kube::Client,
-    watches: watch::Receiver<Watches>,
-    answers: watch::Receiver<bool>,
+    fault: watch::Receiver<WatchFault>,
+    responding: watch::Receiver<bool>,
 }
 
 impl ApiRelay {
@@ -55,14 +55,14 @@ impl ApiRelay {
     pub async fn up(client: kube::Client) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let ((watches, now), (answers, does_answer)) = (watch::channel(Watches::Pass), watch::channel(true));
-        let router = Router::new().fallback(relay).with_state(Relay { client, watches: now, answers: does_answer });
+        let ((fault, current_fault), (responding, is_responding)) = (watch::channel(WatchFault::None), watch::channel(true));
+        let router = Router::new().fallback(relay).with_state(RelayState { client, fault: current_fault, responding: is_responding });
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 eprintln!("the API server relay failed: {error}");
             }
         });
-        Ok(Self { address, watches, answers, serving })
+        Ok(Self { address, fault, responding, serving })
     }
 
     /// Writes a kubeconfig for clients of the relay.
@@ -80,19 +80,19 @@ impl ApiRelay {
         std::fs::write(file, kubeconfig.to_string()).with_context(|| file.display().to_string())
     }
 
-    pub fn set(&self, watches: Watches) {
-        self.watches.send_replace(watches);
+    pub fn set_fault(&self, fault: WatchFault) {
+        self.fault.send_replace(fault);
     }
 
     /// Simulates a stopped API server: requests hang until [`Self::resume`], and watches are aborted.
     pub fn stop(&self) {
-        self.answers.send_replace(false);
-        self.set(Watches::Cut);
+        self.responding.send_replace(false);
+        self.set_fault(WatchFault::Cut);
     }
 
     pub fn resume(&self) {
-        self.set(Watches::Pass);
-        self.answers.send_replace(true);
+        self.set_fault(WatchFault::None);
+        self.responding.send_replace(true);
     }
 }
 
@@ -102,16 +102,16 @@ impl Drop for ApiRelay {
     }
 }
 
-async fn relay(State(mut relay): State<Relay>, request: Request) -> Response {
-    if relay.answers.wait_for(|answers| *answers).await.is_err() {
+async fn relay(State(mut state): State<RelayState>, request: Request) -> Response {
+    if state.responding.wait_for(|responding| *responding).await.is_err() {
         return axum::http::StatusCode::BAD_GATEWAY.into_response();
     }
     let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
-    if is_watch && *relay.watches.borrow() == Watches::Expire {
+    if is_watch && *state.fault.borrow() == WatchFault::Expire {
         return expired().into_response();
     }
     let (head, body) = request.into_parts();
-    let answer = async {
+    let response = async {
         let body = axum::body::to_bytes(body, usize::MAX).await?;
         let mut request = axum::http::Request::new(kube::client::Body::from(body.to_vec()));
         *request.method_mut() = head.method;
@@ -121,14 +121,14 @@ async fn relay(State(mut relay): State<Relay>, request: Request) -> Response {
                 request.headers_mut().insert(axum::http::HeaderName::from_static(name), value.clone());
             }
         }
-        anyhow::Ok(relay.client.send(request).await?)
+        anyhow::Ok(state.client.send(request).await?)
     };
-    match answer.await {
-        Ok(answer) if is_watch => {
-            let (head, body) = answer.into_parts();
-            Response::from_parts(head, Body::from_stream(disturbed(Body::new(body), relay.watches)))
+    match response.await {
+        Ok(response) if is_watch => {
+            let (head, body) = response.into_parts();
+            Response::from_parts(head, Body::from_stream(with_faults(Body::new(body), state.fault)))
         }
-        Ok(answer) => answer.map(Body::new),
+        Ok(response) => response.map(Body::new),
         Err(error) => (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }
 }
@@ -150,7 +150,7 @@ fn expired() -> Body {
 type Chunk = Result<Bytes, axum::Error>;
 
 /// The events of a watch, with the current fault applied.
-fn disturbed(body: Body, watches: watch::Receiver<Watches>) -> impl stream::Stream<Item = Chunk> {
+fn with_faults(body: Body, fault: watch::Receiver<WatchFault>) -> impl stream::Stream<Item = Chunk> {
     let (sender, chunks) = mpsc::unbounded();
     // Events are timestamped on arrival, so that each is delayed only once.
     tokio::spawn(async move {
@@ -161,31 +161,31 @@ fn disturbed(body: Body, watches: watch::Receiver<Watches>) -> impl stream::Stre
             }
         }
     });
-    stream::unfold(Some((chunks, watches)), |open| async {
-        let (mut chunks, mut watches) = open?;
+    stream::unfold(Some((chunks, fault)), |open| async {
+        let (mut chunks, mut fault) = open?;
         let cut = || Some((Err(axum::Error::new("aborted by the relay")), None));
         loop {
-            let now = *watches.borrow_and_update();
+            let current = *fault.borrow_and_update();
             let next = async {
-                match now {
-                    Watches::Hold => std::future::pending().await,
-                    Watches::Delay(late) => {
+                match current {
+                    WatchFault::Stall => std::future::pending().await,
+                    WatchFault::Delay(delay) => {
                         let next = chunks.next().await;
                         match &next {
-                            Some((read, _)) => sleep_until(*read + late).await,
-                            None => sleep(late).await,
+                            Some((received, _)) => sleep_until(*received + delay).await,
+                            None => sleep(delay).await,
                         }
                         next
                     }
                     _ => chunks.next().await,
                 }
             };
-            if matches!(now, Watches::Cut | Watches::Expire) {
+            if matches!(current, WatchFault::Cut | WatchFault::Expire) {
                 return cut();
             }
             tokio::select! {
-                next = next => return next.map(|(_, chunk)| (chunk, Some((chunks, watches)))),
-                changed = watches.changed() => if changed.is_err() { return cut() },
+                next = next => return next.map(|(_, chunk)| (chunk, Some((chunks, fault)))),
+                changed = fault.changed() => if changed.is_err() { return cut() },
             }
         }
     })

@@ -29,7 +29,7 @@ const PASSWORD: &str = "form#login input[name=password]";
 const SIGN_IN: &str = "form#login button[type=submit]";
 const PROBLEM: &str = "#problem";
 /// Redirect hosts of hosted clients. They are unresolvable, so that a test sends them nothing.
-const ELSEWHERE: &str = "MAP claude.ai ~NOTFOUND, MAP *.vscode.dev ~NOTFOUND, MAP vscode.dev ~NOTFOUND, \
+const BLOCKED_HOSTS: &str = "MAP claude.ai ~NOTFOUND, MAP *.vscode.dev ~NOTFOUND, MAP vscode.dev ~NOTFOUND, \
     MAP chatgpt.com ~NOTFOUND, MAP *.cursor.com ~NOTFOUND";
 /// The longest time until the next page, on a busy machine.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ pub struct Browser {
 
 /// The page at which a login ended.
 #[derive(Clone, Debug)]
-pub struct Landing {
+pub struct FinalPage {
     pub url: Url,
     /// The HTTP status; 0 without a response.
     pub status: u64,
@@ -58,7 +58,7 @@ pub struct Landing {
     pub signed_in: bool,
 }
 
-impl Landing {
+impl FinalPage {
     /// A query parameter.
     pub fn parameter(&self, name: &str) -> Option<String> {
         self.url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
@@ -82,7 +82,7 @@ impl Browser {
         command.env("TMPDIR", temporary.path());
         command.env("PATH", env::var_os("PATH").unwrap_or_default());
         run.spawn(&component, &mut command)?;
-        let trusted = Certificates::of(run)?.public_key_hash()?;
+        let trusted = Certificates::for_run(run)?.public_key_hash()?;
         let arguments = [
             "--headless=new".to_owned(),
             // Chromium's sandbox does not work as root.
@@ -96,7 +96,7 @@ impl Browser {
             "--disable-sync".to_owned(),
             "--no-proxy-server".to_owned(),
             "--window-size=1000,800".to_owned(),
-            format!("--host-resolver-rules={ELSEWHERE}"),
+            format!("--host-resolver-rules={BLOCKED_HOSTS}"),
             // Chromium exits with the driver.
             "--remote-debugging-pipe".to_owned(),
             format!("--user-data-dir={}", profile.display()),
@@ -123,22 +123,22 @@ impl Browser {
 
     /// Opens a URL, approves on the consent page and signs in as `email` at the provider (unless it remembers the
     /// account). Returns the next other page: the client's, or an error page of ours.
-    pub async fn login(&self, url: &str, email: &str) -> Result<Landing> {
-        self.walk(url, APPROVE, email).await
+    pub async fn login(&self, url: &str, email: &str) -> Result<FinalPage> {
+        self.complete_login(url, APPROVE, email).await
     }
 
     /// Like [`Self::login`], but denies on the consent page.
-    pub async fn refuse(&self, url: &str) -> Result<Landing> {
-        self.walk(url, DENY, "nobody@example.com").await
+    pub async fn deny(&self, url: &str) -> Result<FinalPage> {
+        self.complete_login(url, DENY, "nobody@example.com").await
     }
 
-    async fn walk(&self, url: &str, decision: &str, email: &str) -> Result<Landing> {
+    async fn complete_login(&self, url: &str, decision: &str, email: &str) -> Result<FinalPage> {
         self.goto(url).await?;
         let (mut consented, mut signed_in) = (false, false);
         for _ in 0..6 {
             if let Some(button) = self.find(decision).await? {
                 consented = true;
-                self.press(&button).await?;
+                self.click(&button).await?;
             } else if let Some(field) = self.find(EMAIL).await? {
                 if let Some(problem) = self.find(PROBLEM).await? {
                     bail!("the provider refused the login: {}", problem.text().await?);
@@ -147,9 +147,9 @@ impl Browser {
                 field.clear().await?;
                 field.send_keys(email).await?;
                 self.client.find(Locator::Css(PASSWORD)).await?.send_keys("any").await?;
-                self.press(&self.client.find(Locator::Css(SIGN_IN)).await?).await?;
+                self.click(&self.client.find(Locator::Css(SIGN_IN)).await?).await?;
             } else {
-                return self.look(consented, signed_in).await;
+                return self.final_page(consented, signed_in).await;
             }
         }
         let picture = self.screenshot("incomplete").await?;
@@ -157,7 +157,7 @@ impl Browser {
     }
 
     /// Clicks a button and waits for the next page: the driver may respond before the click has its effect.
-    async fn press(&self, button: &Element) -> Result<()> {
+    async fn click(&self, button: &Element) -> Result<()> {
         button.click().await?;
         let deadline = Instant::now() + STEP_LIMIT;
         // The button disappears with its page. While a page loads, its load event is still missing.
@@ -192,11 +192,11 @@ impl Browser {
         }
     }
 
-    async fn look(&self, consented: bool, signed_in: bool) -> Result<Landing> {
+    async fn final_page(&self, consented: bool, signed_in: bool) -> Result<FinalPage> {
         let status =
             "const [entry] = performance.getEntriesByType('navigation'); return entry ? entry.responseStatus : 0";
         let text = "return document.body ? document.body.innerText : ''";
-        Ok(Landing {
+        Ok(FinalPage {
             url: self.client.current_url().await?,
             status: self.client.execute(status, Vec::new()).await?.as_u64().unwrap_or_default(),
             title: self.client.title().await?,

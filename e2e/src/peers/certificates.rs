@@ -14,7 +14,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType,
 };
 
-use super::kept;
+use super::component_state;
 use crate::run::Run;
 
 #[derive(Clone, Debug)]
@@ -24,9 +24,9 @@ pub struct Certificates {
 
 impl Certificates {
     /// Creates the CA and the edges' certificate, or finds them.
-    pub fn of(run: &Run) -> Result<Self> {
+    pub fn for_run(run: &Run) -> Result<Self> {
         let made = Self { directory: run.directory().join("tls") };
-        let _lock = kept::alone(&made.directory)?;
+        let _lock = component_state::lock_folder(&made.directory)?;
         // The last file that is written.
         if !made.directory.join("spki").exists() {
             made.make().context("cannot create the certificates of the edges")?;

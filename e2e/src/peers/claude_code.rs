@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use tokio::{process::Command, task::spawn_blocking};
 
 use super::{
-    browser_stub::{BrowserStub, Ended},
+    browser_stub::{BrowserStub, CompletedProgram},
     certificates::Certificates,
-    json_lines::Person,
+    client_store,
+    json_lines::User,
     node::Node,
-    stored,
 };
 use crate::{program, run::Run};
 
@@ -38,7 +38,7 @@ impl ClaudeCode {
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;
-        let authority = Certificates::of(run)?.authority();
+        let authority = Certificates::for_run(run)?.authority();
         Ok(Self { program, script, folder, stub, log: run.log(&name), authority })
     }
 
@@ -64,20 +64,20 @@ impl ClaudeCode {
     }
 
     /// `claude mcp login`. Returns the number of logins.
-    pub async fn log_in(&self, person: Person<'_>) -> Result<usize> {
+    pub async fn log_in(&self, user: User<'_>) -> Result<usize> {
         // The command requires a terminal.
         let mut command = self.command(&self.script);
         command.args(["-qefc", "exec \"$CLAUDE\" mcp login \"$SERVER\"", "/dev/null"]);
         command.env("CLAUDE", &self.program).env("SERVER", SERVER);
-        Ok(done(self.stub.run(&mut command, Some(person), &self.log).await?)?.logins)
+        Ok(done(self.stub.run(&mut command, Some(user), &self.log).await?)?.logins)
     }
 
     /// Replaces the stored access token by an invalid one, as if it had expired.
-    pub fn spoil_access_token(&self) -> Result<()> {
-        stored::change(&self.configuration().join(".credentials.json"), |credentials| {
+    pub fn invalidate_access_token(&self) -> Result<()> {
+        client_store::edit(&self.configuration().join(".credentials.json"), |credentials| {
             let servers = credentials["mcpOAuth"].as_object_mut().context("no logins are stored")?;
             let tokens = servers.values_mut().next().context("no login is stored")?;
-            stored::spoil(tokens, "accessToken")
+            client_store::invalidate_token(tokens, "accessToken")
         })
     }
 
@@ -102,6 +102,6 @@ impl ClaudeCode {
     }
 }
 
-fn done(ended: Ended) -> Result<Ended> {
-    if ended.code == Some(0) { Ok(ended) } else { bail!("claude exited with {:?}: {}", ended.code, ended.output) }
+fn done(exit: CompletedProgram) -> Result<CompletedProgram> {
+    if exit.code == Some(0) { Ok(exit) } else { bail!("claude exited with {:?}: {}", exit.code, exit.output) }
 }

@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{certificates::Certificates, http, json_lines::Person, node::Node};
+use super::{certificates::Certificates, http, json_lines::User, node::Node};
 use crate::{forward::free_port, progress::tail, run::Run};
 
 /// The checks of both scenarios. The third, client ID metadata documents, only warns.
@@ -51,10 +51,10 @@ impl Verdict {
 
 /// Runs all authorization scenarios against the authorization server at `url`, for one of its resources. `user` logs
 /// in.
-pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<'_>) -> Result<Verdict> {
+pub async fn authorization(run: &Run, url: &str, resource: &str, user: User<'_>) -> Result<Verdict> {
     let node = spawn_blocking(Node::with_clients).await??;
     let port = free_port()?;
-    let authority = Certificates::of(run)?.authority();
+    let authority = Certificates::for_run(run)?.authority();
     let client = register(url, port, &authority).await?;
     let folder = run.directory().join("conformance");
     if folder.exists() {
@@ -78,11 +78,11 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
         }
         sleep(Duration::from_millis(100)).await;
     };
-    person.browser.login(&address, person.email).await?;
-    let ended =
+    user.browser.login(&address, user.email).await?;
+    let exit =
         timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite did not exit")??;
-    if !ended.success() {
-        bail!("the conformance suite exited with {ended}. Its log {}:{}", log.display(), tail(&log));
+    if !exit.success() {
+        bail!("the conformance suite exited with {exit}. Its log {}:{}", log.display(), tail(&log));
     }
     Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
 }
@@ -134,15 +134,15 @@ fn scenario(folder: &str) -> String {
 }
 
 async fn register(url: &str, port: u16, authority: &Path) -> Result<String> {
-    let wish = json!({
+    let registration = json!({
         "client_name": "conformance",
         "redirect_uris": [format!("http://127.0.0.1:{port}/callback")],
         "token_endpoint_auth_method": "none",
     });
     let trusted = url.starts_with("https:").then_some(authority);
-    let answer = http::client(trusted)?.post(format!("{url}/register")).json(&wish).send().await?;
-    let answer: Value = answer.error_for_status()?.json().await?;
-    Ok(answer["client_id"].as_str().context("the registration has no client_id")?.to_owned())
+    let response = http::client(trusted)?.post(format!("{url}/register")).json(&registration).send().await?;
+    let response: Value = response.error_for_status()?.json().await?;
+    Ok(response["client_id"].as_str().context("the registration has no client_id")?.to_owned())
 }
 
 /// The checks in all `checks.json` files below the folder.

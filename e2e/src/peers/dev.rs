@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    forward::{free_port, this_program},
+    forward::{e2e_program, free_port},
     image::workspace,
 };
 
@@ -28,17 +28,17 @@ impl Dev {
     /// Starts `dev` with this state folder. It may not serve yet when this returns.
     pub fn start(state: &Path) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", free_port()?);
-        let mut child = Command::new(this_program()?.with_file_name("mcp-oauth-operator"))
+        let mut child = Command::new(e2e_program()?.with_file_name("mcp-oauth-operator"))
             .args(["dev", "--upstream", "demo", "--listen", &listen, "--file"])
             .arg(workspace().join("config/samples/mcp-oauth-proxy.yaml"))
             .arg("--state")
             .arg(state)
             .stderr(Stdio::piped())
             .spawn()?;
-        let said = BufReader::new(child.stderr.take().context("no standard error")?);
+        let output = BufReader::new(child.stderr.take().context("no standard error")?);
         let (sender, health) = mpsc::channel();
         thread::spawn(move || {
-            for line in said.lines().map_while(Result::ok) {
+            for line in output.lines().map_while(Result::ok) {
                 eprintln!("{line}");
                 if let Some((health, _)) =
                     line.strip_prefix("health and metrics: ").and_then(|rest| rest.split_once("/readyz"))

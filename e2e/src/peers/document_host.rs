@@ -54,7 +54,7 @@ impl DocumentHost {
         };
         // Too long for an inline response in nginx's configuration.
         fs::write(folder.join("large.json"), " ".repeat(6 * 1024))?;
-        nginx::start(run, NAME, &servers(&Certificates::of(run)?, document)).await?;
+        nginx::start(run, NAME, &servers(&Certificates::for_run(run)?, document)).await?;
         Ok(host)
     }
 
@@ -64,14 +64,14 @@ impl DocumentHost {
         // Replaces /etc/hosts for this command only.
         command.args(["--mount", "--", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
         command.arg(&self.hosts).arg(program);
-        command.env("SSL_CERT_FILE", Certificates::of(&self.run)?.authority());
+        command.env("SSL_CERT_FILE", Certificates::for_run(&self.run)?.authority());
         Ok(command)
     }
 
     /// The requested documents, with their hosts: `claude.ai/oauth/claude-code-client-metadata`.
-    pub fn asked(&self) -> Result<Vec<String>> {
+    pub fn requested_documents(&self) -> Result<Vec<String>> {
         let log = fs::read_to_string(self.run.log(NAME))?;
-        Ok(log.lines().filter_map(|line| line.strip_prefix("asked ")).map(str::to_owned).collect())
+        Ok(log.lines().filter_map(|line| line.strip_prefix("requested ")).map(str::to_owned).collect())
     }
 }
 
@@ -81,14 +81,14 @@ fn servers(certificates: &Certificates, document: impl Fn(&str) -> String) -> St
     let (claude_code, cursor) = (document(CLAUDE_CODE), document("https://www.cursor.com/private"));
     let elsewhere = document("https://claude.ai/elsewhere");
     format!(
-        r#"  log_format asked 'asked $host$uri';
+        r#"  log_format requested 'requested $host$uri';
   access_log off;
   server {{
     listen {PUBLIC_ADDRESS}:443 ssl;
     listen {NODE_ADDRESS}:443 ssl;
     ssl_certificate {certificate};
     ssl_certificate_key {key};
-    access_log /dev/stdout asked;
+    access_log /dev/stdout requested;
     default_type application/json;
     add_header Cache-Control "max-age=300";
     location = /oauth/claude-code-client-metadata {{ return 200 '{claude_code}'; }}

@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::{certificates::Certificates, kept, nginx, outside};
+use super::{certificates::Certificates, component_state, host_ports, nginx};
 use crate::{
     forward::free_port,
-    run::{NODE_ADDRESS, Name, Run},
+    run::{NODE_ADDRESS, Run, RunArg},
 };
 
 /// A running edge. A run may have several.
@@ -27,26 +27,26 @@ impl Edge {
     /// it. A target name is resolved with the cluster's DNS at each request, so it need not exist yet.
     pub async fn up(run: &Run, name: &str, port: u16, target: &str) -> Result<Self> {
         let component = component(name);
-        if let Some(running) = kept::find(run, &component) {
+        if let Some(running) = component_state::load(run, &component) {
             return Ok(running);
         }
         Self::down(run, name)?;
-        let servers = servers(run, &Certificates::of(run)?, port, target)?;
+        let servers = servers(run, &Certificates::for_run(run)?, port, target)?;
         nginx::start(run, &component, &servers).await?;
-        outside::publish(run, &component, port).await?;
+        host_ports::publish(run, &component, port).await?;
         let edge = Self { name: name.to_owned(), url: format!("https://localhost:{port}"), target: target.to_owned() };
-        kept::keep(run, &component, &edge)?;
+        component_state::save(run, &component, &edge)?;
         eprintln!("edge          {} in front of {target} · log {}", edge.url, run.log(&component).display());
         Ok(edge)
     }
 
     /// The edge with this name, if it is running.
     pub fn find(run: &Run, name: &str) -> Option<Self> {
-        kept::find(run, &component(name))
+        component_state::load(run, &component(name))
     }
 
     pub fn down(run: &Run, name: &str) -> Result<()> {
-        outside::withdraw(run, &component(name))?;
+        host_ports::unpublish(run, &component(name))?;
         run.stop(&component(name))
     }
 }
@@ -109,7 +109,7 @@ enum Action {
     /// Start an edge in front of a host and port
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         #[arg(long, default_value = "main")]
         name: String,
         #[arg(long)]
@@ -119,7 +119,7 @@ enum Action {
     /// Stop the edge
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         #[arg(long, default_value = "main")]
         name: String,
     },

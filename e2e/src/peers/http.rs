@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::{Certificate, Client, redirect};
 use tokio::time::sleep;
 
-use super::inside::inside;
+use super::netns::run_in_netns;
 use crate::{progress::tail, run::Run};
 
 /// A client without redirects, cookies and proxies. It trusts only the CA in `trusted`, if given.
@@ -32,12 +32,12 @@ pub fn client(trusted: Option<&Path>) -> Result<Client> {
 pub async fn wait_until_ready(run: &Run, component: &str, url: &str, limit: Duration) -> Result<()> {
     let log = run.log(component);
     let (run, name, url) = (run.clone(), component.to_owned(), url.to_owned());
-    let asked = run.clone();
-    inside(&asked, move || async move {
+    let namespace_run = run.clone();
+    run_in_netns(&namespace_run, move || async move {
         let client = client(None)?;
         let deadline = Instant::now() + limit;
         loop {
-            if client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            if client.get(&url).send().await.is_ok_and(|response| response.status().is_success()) {
                 return Ok(());
             }
             if run.running(&name).is_none() {

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::browser::{Browser, Landing};
+use super::browser::{Browser, FinalPage};
 use crate::progress::tail;
 
 /// Longer than any login, shorter than the clients' own timeouts.
@@ -18,19 +18,19 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// A user who logs in with a browser.
 #[derive(Clone, Copy, Debug)]
-pub struct Person<'a> {
+pub struct User<'a> {
     pub browser: &'a Browser,
     pub email: &'a str,
 }
 
-impl Person<'_> {
+impl User<'_> {
     /// Logs in at a client's login URL and returns the final page: the client's redirect URI with a code.
-    pub async fn log_in(self, address: &str) -> Result<Landing> {
-        let landing = self.browser.login(address, self.email).await?;
-        if landing.parameter("code").is_none() {
-            bail!("the login ended at {}: {}", landing.url, landing.text);
+    pub async fn log_in(self, address: &str) -> Result<FinalPage> {
+        let final_page = self.browser.login(address, self.email).await?;
+        if final_page.parameter("code").is_none() {
+            bail!("the login ended at {}: {}", final_page.url, final_page.text);
         }
-        Ok(landing)
+        Ok(final_page)
     }
 }
 
@@ -60,34 +60,34 @@ impl Program {
         Ok(Self { child, input, output, log: log.to_owned() })
     }
 
-    pub async fn say(&mut self, line: &str) -> Result<()> {
-        self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| self.ended())?;
+    pub async fn write_line(&mut self, line: &str) -> Result<()> {
+        self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| self.exited_error())?;
         Ok(self.input.flush().await?)
     }
 
     /// Reads the next line; `None` at the end of the output.
-    pub async fn line(&mut self) -> Result<Option<String>> {
-        Ok(timeout(LIMIT, self.output.next_line()).await.with_context(|| self.silent())??)
+    pub async fn read_line(&mut self) -> Result<Option<String>> {
+        Ok(timeout(LIMIT, self.output.next_line()).await.with_context(|| self.timeout_error())??)
     }
 
     /// Closes the program's input, waits for its exit and returns the exit code, if no signal ended it.
-    pub async fn end(self) -> Result<Option<i32>> {
+    pub async fn finish(self) -> Result<Option<i32>> {
         let Self { mut child, input, output: _output, log: _ } = self;
         drop(input);
         Ok(timeout(LIMIT, child.wait()).await.context("the program did not exit")??.code())
     }
 
     /// Reads the next line as JSON.
-    pub async fn hear(&mut self) -> Result<Value> {
-        let Some(line) = self.line().await? else { bail!(self.ended()) };
+    pub async fn read_json(&mut self) -> Result<Value> {
+        let Some(line) = self.read_line().await? else { bail!(self.exited_error()) };
         serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
     }
 
-    fn ended(&self) -> String {
+    fn exited_error(&self) -> String {
         format!("the client exited. Its log {}:{}", self.log.display(), tail(&self.log))
     }
 
-    pub(super) fn silent(&self) -> String {
+    pub(super) fn timeout_error(&self) -> String {
         format!(
             "the client did not respond for {} s. Its log {}:{}",
             LIMIT.as_secs(),

@@ -10,12 +10,12 @@ use tokio::{
 };
 
 use super::{
-    browser_stub::{BrowserStub, Ended},
+    browser_stub::{BrowserStub, CompletedProgram},
     certificates::Certificates,
-    json_lines::{LIMIT, Person, Program},
+    json_lines::{LIMIT, Program, User},
     mcp_remote::Connection,
 };
-use crate::{forward::this_program, run::Run};
+use crate::{forward::e2e_program, run::Run};
 
 /// A `login` installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl Login {
         let folder = run.directory().join(format!("login-{computer}"));
         fs::create_dir_all(&folder)?;
         let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{computer}")));
-        Ok(Self { folder, stub, log, authority: Certificates::of(run)?.authority() })
+        Ok(Self { folder, stub, log, authority: Certificates::for_run(run)?.authority() })
     }
 
     /// The folder with the stored logins.
@@ -46,24 +46,24 @@ impl Login {
     }
 
     /// The stored login of its only server.
-    pub fn kept(&self) -> Result<Value> {
+    pub fn stored_login(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&fs::read(self.file()?)?)?)
     }
 
     /// Replaces the stored login.
-    pub fn keep(&self, login: &Value) -> Result<()> {
+    pub fn store_login(&self, login: &Value) -> Result<()> {
         Ok(fs::write(self.file()?, login.to_string())?)
     }
 
     /// Runs the command for a server to completion. If it requests a login, `user` logs in; without a user that is an
     /// error.
-    pub async fn run(&self, url: &str, person: Option<Person<'_>>, options: &[&str]) -> Result<Ended> {
-        self.stub.run(&mut self.command(url, options)?, person, &self.log).await
+    pub async fn run(&self, url: &str, user: Option<User<'_>>, options: &[&str]) -> Result<CompletedProgram> {
+        self.stub.run(&mut self.command(url, options)?, user, &self.log).await
     }
 
     /// Runs the command without a browser: the user opens the printed URL on another machine, where `port` is closed,
     /// and pastes the final URL.
-    pub async fn run_pasting(&self, url: &str, person: Person<'_>, port: u16) -> Result<Ended> {
+    pub async fn run_with_pasted_url(&self, url: &str, user: User<'_>, port: u16) -> Result<CompletedProgram> {
         let mut program = self.start(url, &["--no-browser", "--port", &port.to_string()])?;
         let mut look = interval(Duration::from_millis(50));
         let address = timeout(LIMIT, async {
@@ -74,28 +74,28 @@ impl Login {
                 }
             }
         });
-        let landing = person.log_in(&address.await.context("`login` printed no URL")??).await?;
-        if landing.status != 0 {
-            bail!("the redirect reached a server at {}", landing.url);
+        let final_page = user.log_in(&address.await.context("`login` printed no URL")??).await?;
+        if final_page.status != 0 {
+            bail!("the redirect reached a server at {}", final_page.url);
         }
-        program.say("not a URL").await?;
-        program.say(landing.url.as_str()).await?;
-        let output = program.line().await?.unwrap_or_default();
-        Ok(Ended { code: program.end().await?, output, logins: 1, landings: vec![landing.text] })
+        program.write_line("not a URL").await?;
+        program.write_line(final_page.url.as_str()).await?;
+        let output = program.read_line().await?.unwrap_or_default();
+        Ok(CompletedProgram { code: program.finish().await?, output, logins: 1, final_pages: vec![final_page.text] })
     }
 
     /// Starts the command as an MCP server on standard input and output, and initializes the connection.
-    pub async fn bridge<'a>(&self, url: &str, person: Option<Person<'a>>) -> Result<Connection<'a>> {
+    pub async fn bridge<'a>(&self, url: &str, user: Option<User<'a>>) -> Result<Connection<'a>> {
         let program = self.start(url, &["--bridge"])?;
-        Connection::initialize(program, self.stub.clone(), person).await
+        Connection::initialize(program, self.stub.clone(), user).await
     }
 
     fn start(&self, url: &str, options: &[&str]) -> Result<Program> {
-        Program::start(self.stub.of(&mut self.command(url, options)?)?, &self.log)
+        Program::start(self.stub.set_as_browser(&mut self.command(url, options)?)?, &self.log)
     }
 
     fn command(&self, url: &str, options: &[&str]) -> Result<Command> {
-        let mut command = Command::new(this_program()?.with_file_name("mcp-oauth-operator"));
+        let mut command = Command::new(e2e_program()?.with_file_name("mcp-oauth-operator"));
         command
             .args(["login", "--log", "trace", url, "--store"])
             .arg(self.store())

@@ -14,9 +14,9 @@ use tokio::{
 use super::{
     browser_stub::BrowserStub,
     certificates::Certificates,
-    json_lines::{LIMIT, Person, Program},
+    client_store,
+    json_lines::{LIMIT, Program, User},
     node::Node,
-    stored,
 };
 use crate::{forward::free_port, run::Run};
 
@@ -41,7 +41,7 @@ impl McpRemote {
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;
         let log = run.log(&format!("mcp-remote-{computer}"));
-        Ok(Self { node, folder, stub, log, authority: Certificates::of(run)?.authority(), port: free_port()? })
+        Ok(Self { node, folder, stub, log, authority: Certificates::for_run(run)?.authority(), port: free_port()? })
     }
 
     /// The folder where it stores client, tokens and code verifier.
@@ -50,12 +50,12 @@ impl McpRemote {
     }
 
     /// Replaces all stored access tokens by invalid ones, as if they had expired.
-    pub fn spoil_access_tokens(&self) -> Result<()> {
+    pub fn invalidate_access_tokens(&self) -> Result<()> {
         let folder = self.store().join("mcp-remote-v1");
         for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
             let file = entry?.path();
             if file.to_string_lossy().ends_with("_tokens.json") {
-                stored::change(&file, |tokens| stored::spoil(tokens, "access_token"))?;
+                client_store::edit(&file, |tokens| client_store::invalidate_token(tokens, "access_token"))?;
             }
         }
         Ok(())
@@ -63,7 +63,7 @@ impl McpRemote {
 
     /// Starts mcp-remote for a server and initializes the MCP connection. If it requests a login, `user` logs in;
     /// without a user that is an error. `options` are passed to it unchanged.
-    pub async fn connect<'a>(&self, url: &str, person: Option<Person<'a>>, options: &[&str]) -> Result<Connection<'a>> {
+    pub async fn connect<'a>(&self, url: &str, user: Option<User<'a>>, options: &[&str]) -> Result<Connection<'a>> {
         let mut command = Command::new(self.node.interpreter()?);
         command
             .arg(self.node.file("mcp-remote/dist/proxy.js"))
@@ -74,8 +74,8 @@ impl McpRemote {
             .env("HOME", &self.folder)
             .env("MCP_REMOTE_CONFIG_DIR", self.store())
             .env("NODE_EXTRA_CA_CERTS", &self.authority);
-        let program = Program::start(self.stub.of(&mut command)?, &self.log)?;
-        Connection::initialize(program, self.stub.clone(), person).await
+        let program = Program::start(self.stub.set_as_browser(&mut command)?, &self.log)?;
+        Connection::initialize(program, self.stub.clone(), user).await
     }
 }
 
@@ -84,25 +84,28 @@ impl McpRemote {
 pub struct Connection<'a> {
     program: Program,
     stub: BrowserStub,
-    person: Option<Person<'a>>,
+    user: Option<User<'a>>,
     logins: usize,
     requests: u32,
 }
 
 impl<'a> Connection<'a> {
     /// Sends `initialize`. If the program requests a login, `user` logs in; without a user that is an error.
-    pub(super) async fn initialize(program: Program, stub: BrowserStub, person: Option<Person<'a>>) -> Result<Self> {
-        let mut connection = Self { program, stub, person, logins: 0, requests: 0 };
+    pub(super) async fn initialize(program: Program, stub: BrowserStub, user: Option<User<'a>>) -> Result<Self> {
+        let mut connection = Self { program, stub, user, logins: 0, requests: 0 };
         let client = json!({"name": "e2e", "version": "1"});
-        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
-        connection.request("initialize", hello).await?;
-        connection.program.say(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await?;
+        let parameters = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        connection.request("initialize", parameters).await?;
+        connection
+            .program
+            .write_line(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string())
+            .await?;
         Ok(connection)
     }
 
     /// Closes the program's input and waits for its exit. Returns whether it succeeded.
-    pub async fn end(self) -> Result<bool> {
-        Ok(self.program.end().await? == Some(0))
+    pub async fn finish(self) -> Result<bool> {
+        Ok(self.program.finish().await? == Some(0))
     }
 
     /// The number of logins so far.
@@ -118,7 +121,8 @@ impl<'a> Connection<'a> {
 
     pub async fn call(&mut self, tool: &str, arguments: Value) -> Result<String> {
         let result = self.request("tools/call", json!({"name": tool, "arguments": arguments})).await?;
-        let text = result["content"][0]["text"].as_str().with_context(|| format!("unexpected result of {tool}: {result}"))?;
+        let text =
+            result["content"][0]["text"].as_str().with_context(|| format!("unexpected result of {tool}: {result}"))?;
         if result["isError"] == json!(true) {
             bail!("{tool} failed: {text}");
         }
@@ -128,17 +132,17 @@ impl<'a> Connection<'a> {
     pub async fn request(&mut self, method: &str, parameters: Value) -> Result<Value> {
         self.requests += 1;
         let request = json!({"jsonrpc": "2.0", "id": self.requests, "method": method, "params": parameters});
-        self.program.say(&request.to_string()).await?;
+        self.program.write_line(&request.to_string()).await?;
         let id = self.requests;
-        timeout(LIMIT, self.answer(id, method)).await.with_context(|| self.program.silent())?
+        timeout(LIMIT, self.receive_response(id, method)).await.with_context(|| self.program.timeout_error())?
     }
 
-    async fn answer(&mut self, id: u32, method: &str) -> Result<Value> {
+    async fn receive_response(&mut self, id: u32, method: &str) -> Result<Value> {
         let mut look = interval(Duration::from_millis(50));
         loop {
             // Both branches are cancel-safe: reading a line keeps what it has read.
             tokio::select! {
-                message = self.program.hear() => {
+                message = self.program.read_json() => {
                     let mut message = message?;
                     if message["id"] != json!(id) || message.get("method").is_some() {
                         continue;
@@ -150,15 +154,15 @@ impl<'a> Connection<'a> {
                 }
                 _ = look.tick() => (),
             }
-            self.log_in_if_asked().await?;
+            self.log_in_if_requested().await?;
         }
     }
 
-    async fn log_in_if_asked(&mut self) -> Result<()> {
-        for url in self.stub.asked()?.into_iter().skip(self.logins) {
-            let Some(person) = self.person else { bail!("the program requested a login at {url}") };
+    async fn log_in_if_requested(&mut self) -> Result<()> {
+        for url in self.stub.requested_urls()?.into_iter().skip(self.logins) {
+            let Some(user) = self.user else { bail!("the program requested a login at {url}") };
             self.logins += 1;
-            person.log_in(&url).await?;
+            user.log_in(&url).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{cached, kept};
+use super::{cache, component_state};
 use crate::{program, run::Run};
 
 const PACKAGE: &str = include_str!("../../js/package.json");
@@ -44,7 +44,7 @@ impl Node {
     }
 
     fn packages(cache: &str, scripts: &'static str, options: &[&str]) -> Result<Self> {
-        let directory = cached::once(cache, &[LOCK, ARCH], |directory| {
+        let directory = cache::get_or_create(cache, &[LOCK, ARCH], |directory| {
             let npm = program::find("npm", "npm")?;
             eprintln!("npm           installing the packages of e2e/js");
             fs::write(directory.join("package.json"), PACKAGE)?;
@@ -78,7 +78,7 @@ impl Node {
     pub fn script(&self, run: &Run, name: &str) -> Result<PathBuf> {
         let directory = run.directory().join(self.scripts);
         // Components that start concurrently share the folder.
-        let _lock = kept::alone(&directory)?;
+        let _lock = component_state::lock_folder(&directory)?;
         for (script, text) in SCRIPTS {
             let file = directory.join(script);
             // Do not truncate a file that another component may be reading.

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::{http, kept, node::Node, outside};
+use super::{component_state, host_ports, http, node::Node};
 use crate::{
     forward::free_port,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "provider";
@@ -98,19 +98,19 @@ impl Provider {
         run.spawn(NAME, command.arg(port.to_string()).arg(&folder))?;
         let discovery = format!("http://{}/.well-known/openid-configuration", provider.address);
         http::wait_until_ready(run, NAME, &discovery, Duration::from_secs(60)).await?;
-        outside::publish(run, NAME, port).await?;
-        kept::keep(run, NAME, &provider)?;
+        host_ports::publish(run, NAME, port).await?;
+        component_state::save(run, NAME, &provider)?;
         eprintln!("provider      {} · log {}", provider.issuer, run.log(NAME).display());
         Ok(provider)
     }
 
     /// The provider, if it is running.
     pub fn find(run: &Run) -> Option<Self> {
-        kept::find(run, NAME)
+        component_state::load(run, NAME)
     }
 
     pub fn down(run: &Run) -> Result<()> {
-        outside::withdraw(run, NAME)?;
+        host_ports::unpublish(run, NAME)?;
         run.stop(NAME)
     }
 
@@ -134,7 +134,7 @@ impl Provider {
     /// Changes clients or accounts. Effective immediately: a removed account can neither log in nor refresh.
     pub fn change(&self, change: impl FnOnce(&mut Registry)) -> Result<()> {
         // Concurrent tests register their proxies at the same provider.
-        let _lock = kept::alone(self.registry.parent().context("the registry is in a folder")?)?;
+        let _lock = component_state::lock_folder(self.registry.parent().context("the registry is in a folder")?)?;
         let text = fs::read(&self.registry).with_context(|| format!("cannot read {}", self.registry.display()))?;
         let mut registry = serde_json::from_slice(&text)?;
         change(&mut registry);
@@ -142,7 +142,7 @@ impl Provider {
     }
 
     /// All token responses so far.
-    pub fn given(&self) -> Result<Vec<Value>> {
+    pub fn token_responses(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.registry.with_file_name("token-responses.jsonl"))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
@@ -191,7 +191,7 @@ enum Action {
     /// Start the provider
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         /// `http://HOST` without the port
         #[arg(long, default_value = "http://localhost")]
         origin: String,
@@ -201,7 +201,7 @@ enum Action {
     /// Register a client, or add redirect URIs to it
     Register {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         id: String,
         secret: String,
         redirect_uris: Vec<String>,
@@ -209,7 +209,7 @@ enum Action {
     /// Stop the provider
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
 }
 
@@ -223,7 +223,8 @@ impl Args {
                 Ok(())
             }
             Action::Register { run, id, secret, redirect_uris } => {
-                let provider = Provider::find(&run.open()?).context("the provider is not running: start it with e2e provider up")?;
+                let provider = Provider::find(&run.open()?)
+                    .context("the provider is not running: start it with e2e provider up")?;
                 let uris: Vec<&str> = redirect_uris.iter().map(String::as_str).collect();
                 provider.register(&id, &secret, &uris)
             }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::cached;
+use super::cache;
 use crate::program;
 
 /// The installer, much faster than pip.
@@ -33,23 +33,24 @@ impl Requirements {
     pub fn install(self) -> Result<PathBuf> {
         let python = program::find("python3", "python3 python3-venv")?;
         let version = version(&python)?;
-        let directory = cached::once(&format!("python/{}", self.name), &[self.text, UV, &version], |directory| {
-            eprintln!("python        installing {} for Python {version}", self.name);
-            program::output(Command::new(&python).args(["-m", "venv"]).arg(directory))
-                .context("On Debian: apt-get install -y python3-venv")?;
-            let programs = directory.join("bin");
-            program::output(Command::new(programs.join("pip")).args(["install", "--quiet", UV]))?;
-            let list = directory.join("requirements.txt");
-            fs::write(&list, self.text)?;
-            program::output(
-                Command::new(programs.join("uv"))
-                    .args(["pip", "install", "--require-hashes", "--python"])
-                    .arg(programs.join("python"))
-                    .arg("--requirements")
-                    .arg(list),
-            )?;
-            Ok(())
-        })?;
+        let directory =
+            cache::get_or_create(&format!("python/{}", self.name), &[self.text, UV, &version], |directory| {
+                eprintln!("python        installing {} for Python {version}", self.name);
+                program::output(Command::new(&python).args(["-m", "venv"]).arg(directory))
+                    .context("On Debian: apt-get install -y python3-venv")?;
+                let programs = directory.join("bin");
+                program::output(Command::new(programs.join("pip")).args(["install", "--quiet", UV]))?;
+                let list = directory.join("requirements.txt");
+                fs::write(&list, self.text)?;
+                program::output(
+                    Command::new(programs.join("uv"))
+                        .args(["pip", "install", "--require-hashes", "--python"])
+                        .arg(programs.join("python"))
+                        .arg("--requirements")
+                        .arg(list),
+                )?;
+                Ok(())
+            })?;
         Ok(directory.join("bin"))
     }
 }

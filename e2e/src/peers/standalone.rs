@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{certificates::Certificates, document_host::DocumentHost, http};
 use crate::{
-    forward::{free_port, this_program},
+    forward::{e2e_program, free_port},
     program,
     progress::wait_until,
     run::Run,
@@ -19,13 +19,13 @@ const CLIENT_SECRET: &str = "standalone-secret";
 
 /// How a proxy is configured.
 #[derive(Clone, Copy, Debug)]
-pub struct Between<'a> {
+pub struct ProxyOptions<'a> {
     pub public_url: &'a str,
     pub provider: &'a super::provider::Provider,
     /// Host and port of the MCP server, or an https URL whose certificate is signed by the run's CA.
     pub upstream: &'a str,
     /// `identityProvider.recheckOnRefresh`.
-    pub rechecks: bool,
+    pub recheck_on_refresh: bool,
     /// The hosts of client metadata documents. Without them, metadata documents are disabled, because there is no
     /// internet access.
     pub documents: Option<&'a DocumentHost>,
@@ -47,11 +47,11 @@ pub struct Proxy {
 impl Proxy {
     /// Starts the proxy at `listen`, a host and port. It logs at trace level, because tests check that logs contain no
     /// secrets.
-    pub async fn up(run: &Run, name: &str, listen: &str, between: Between<'_>) -> Result<Self> {
+    pub async fn up(run: &Run, name: &str, listen: &str, options: ProxyOptions<'_>) -> Result<Self> {
         let health = format!("127.0.0.1:{}", free_port()?);
-        let documents = between.documents.cloned();
-        let (upstream, authorities) = match between.upstream {
-            url if url.starts_with("https://") => (url.to_owned(), Some(Certificates::of(run)?.authority())),
+        let documents = options.documents.cloned();
+        let (upstream, authorities) = match options.upstream {
+            url if url.starts_with("https://") => (url.to_owned(), Some(Certificates::for_run(run)?.authority())),
             address => (format!("http://{address}"), None),
         };
         let proxy = Self { run: run.clone(), name: name.to_owned(), health, documents, authorities };
@@ -61,28 +61,28 @@ impl Proxy {
             .context("build it with cargo build --bin mcp-oauth-operator")?;
         fs::write(secrets.join("OAUTH_CLIENT_ID"), CLIENT_ID)?;
         fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
-        between.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", between.public_url)])?;
+        options.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", options.public_url)])?;
         let mut configuration = json!({
-            "publicURL": between.public_url,
+            "publicURL": options.public_url,
             "listen": listen,
             "healthListen": proxy.health,
             "identityProvider": {
-                "issuerURL": between.provider.issuer,
-                "recheckOnRefresh": if between.rechecks { "Enabled" } else { "Disabled" },
+                "issuerURL": options.provider.issuer,
+                "recheckOnRefresh": if options.recheck_on_refresh { "Enabled" } else { "Disabled" },
             },
             "credentials": {"directory": secrets},
             "signingKeys": secrets.join("signing-keys.json"),
             "access": {"domains": ["example.com"]},
-            "clients": {"metadataDocuments": if between.documents.is_some() { "Known" } else { "Disabled" }},
+            "clients": {"metadataDocuments": if options.documents.is_some() { "Known" } else { "Disabled" }},
             "upstream": {"url": upstream, "paths": ["/mcp", "/servers/*/mcp"]},
             "sessions": {"store": {"type": "SQLite", "path": proxy.database()}},
         });
-        for (name, value) in between.settings {
+        for (name, value) in options.settings {
             configuration[*name] = value.clone();
         }
         fs::write(proxy.configuration(), serde_yaml::to_string(&configuration)?)?;
         proxy.restart().await?;
-        eprintln!("{name:13} {} · log {}", between.public_url, run.log(name).display());
+        eprintln!("{name:13} {} · log {}", options.public_url, run.log(name).display());
         Ok(proxy)
     }
 
@@ -145,16 +145,16 @@ impl Proxy {
 
     /// The number of sessions of clients with this name.
     pub fn sessions_of(&self, client: &str) -> Result<usize> {
-        self.number_of("count(*)", client)
+        self.query_client("count(*)", client)
     }
 
     /// The refresh token generation of the only session of clients with this name.
     pub fn generation_of(&self, client: &str) -> Result<usize> {
         ensure!(self.sessions_of(client)? == 1, "{client} does not have exactly one session");
-        self.number_of("json_extract(record, '$.rotation')", client)
+        self.query_client("json_extract(record, '$.rotation')", client)
     }
 
-    fn number_of(&self, what: &str, client: &str) -> Result<usize> {
+    fn query_client(&self, what: &str, client: &str) -> Result<usize> {
         let select = format!("SELECT {what} FROM sessions WHERE json_extract(record, '$.client.name') = ?");
         self.query(&format!("print(database.execute(\"{select}\", sys.argv[2:]).fetchone()[0])"), &[client])
     }
@@ -162,7 +162,7 @@ impl Proxy {
     /// Deletes all sessions from the database, as docs/standalone.md describes, and returns their number. Waits until
     /// the proxy has noticed it, because a request that is in flight at that moment would be cut and fail in the
     /// client.
-    pub async fn end_sessions(&self) -> Result<usize> {
+    pub async fn delete_sessions(&self) -> Result<usize> {
         let ended = self.query("print(database.execute(\"DELETE FROM sessions\").rowcount); database.commit()", &[])?;
         let (client, metrics) = (http::client(None)?, format!("http://{}/metrics", self.health));
         let limit = Duration::from_secs(30);
@@ -202,5 +202,5 @@ impl Proxy {
 }
 
 fn binary() -> Result<PathBuf> {
-    Ok(this_program()?.with_file_name("mcp-oauth-operator"))
+    Ok(e2e_program()?.with_file_name("mcp-oauth-operator"))
 }

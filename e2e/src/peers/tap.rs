@@ -27,21 +27,21 @@ use hyper_util::{
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use super::{http, kept};
+use super::{component_state, http};
 use crate::{
-    forward::{free_port, this_program},
-    run::{Name, Run},
+    forward::{e2e_program, free_port},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "tap";
 /// A path that the tap serves itself.
 const HEALTH: &str = "/.tap/health";
 /// The query for which the tap itself returns an endless event stream, because Context Forge offers none.
-pub const LISTEN: &str = "listen";
+pub const STREAM_QUERY: &str = "listen";
 
 /// A request as received.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Arrived {
+pub struct RecordedRequest {
     pub method: String,
     /// Including the query.
     pub path: String,
@@ -49,7 +49,7 @@ pub struct Arrived {
     pub headers: Vec<(String, String)>,
 }
 
-impl Arrived {
+impl RecordedRequest {
     pub fn header(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
     }
@@ -72,18 +72,18 @@ impl Tap {
         let address = format!("{}:{}", run.address(), free_port()?);
         let tap = Self { address, records: run.logs().join("tap.jsonl") };
         File::create(&tap.records)?;
-        let mut command = run.command(this_program()?);
+        let mut command = run.command(e2e_program()?);
         command.args(["tap", "serve", "--listen", &tap.address, "--upstream", upstream, "--records"]);
         run.spawn(NAME, command.arg(&tap.records))?;
         http::wait_until_ready(run, NAME, &format!("http://{}{HEALTH}", tap.address), Duration::from_secs(60)).await?;
-        kept::keep(run, NAME, &tap)?;
+        component_state::save(run, NAME, &tap)?;
         eprintln!("tap           {} in front of {upstream} · records {}", tap.address, tap.records.display());
         Ok(tap)
     }
 
     /// The tap, if it is running.
     pub fn find(run: &Run) -> Option<Self> {
-        kept::find(run, NAME)
+        component_state::load(run, NAME)
     }
 
     pub fn down(run: &Run) -> Result<()> {
@@ -91,7 +91,7 @@ impl Tap {
     }
 
     /// All requests so far.
-    pub fn arrived(&self) -> Result<Vec<Arrived>> {
+    pub fn requests(&self) -> Result<Vec<RecordedRequest>> {
         let text = fs::read_to_string(&self.records)?;
         // The last line may be incomplete.
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -113,16 +113,16 @@ async fn serve(listen: SocketAddr, upstream: &str, records: PathBuf) -> Result<(
         records: Arc::new(Mutex::new(records)),
         client: Client::builder(TokioExecutor::new()).build_http(),
     };
-    let router = Router::new().fallback(pass).with_state(shared);
+    let router = Router::new().fallback(handle).with_state(shared);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     Ok(axum::serve(listener, router).await?)
 }
 
-async fn pass(State(shared): State<Shared>, mut request: Request) -> Response {
+async fn handle(State(shared): State<Shared>, mut request: Request) -> Response {
     if request.uri().path() == HEALTH {
         return StatusCode::OK.into_response();
     }
-    if request.uri().query() == Some(LISTEN) {
+    if request.uri().query() == Some(STREAM_QUERY) {
         let events = stream::once(async { Ok::<_, Infallible>("data: {}\n\n") }).chain(stream::pending());
         return ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response();
     }
@@ -136,8 +136,8 @@ async fn forward(shared: &Shared, request: &mut Request) -> Result<Response> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
-    let arrived = Arrived { method: request.method().to_string(), path: path.clone(), headers };
-    let line = format!("{}\n", serde_json::to_string(&arrived)?);
+    let recorded = RecordedRequest { method: request.method().to_string(), path: path.clone(), headers };
+    let line = format!("{}\n", serde_json::to_string(&recorded)?);
     shared.records.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
 
     let mut onward = std::mem::take(request);
@@ -167,13 +167,13 @@ enum Action {
     /// Start the tap in front of a host and port
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         upstream: String,
     },
     /// Stop the tap
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
     /// Run the tap (started by `up`)
     #[command(hide = true)]

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use e2e::stage::NAMESPACE;
+use e2e::environment::NAMESPACE;
 use serde_json::Value;
 
-use crate::support::{eventually, stage};
+use crate::support::{environment, eventually};
 
 const KINDS: &str = "deployment,service,serviceaccount,rolebinding,configmap,secret";
 
@@ -26,14 +26,14 @@ fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn children_are_created_and_deleted_with_the_resource() {
-    let stage = stage();
+    let environment = environment();
     let name = "children";
-    let kubectl = stage.cluster.kubectl_program();
+    let kubectl = environment.cluster.kubectl_program();
     let json = |arguments: &[&str]| -> Value {
         let arguments = [&["--namespace", NAMESPACE, "-o", "json", "get"], arguments].concat();
         serde_json::from_str(&kubectl.output(&arguments).unwrap()).unwrap()
     };
-    stage.front(name, |spec| spec.replicas = 1).await.unwrap();
+    environment.deploy_proxy(name, |spec| spec.replicas = 1).await.unwrap();
 
     let uid = json(&["mop", name])["metadata"]["uid"].as_str().unwrap().to_owned();
     let children = owned(&json(&[KINDS]), &uid);

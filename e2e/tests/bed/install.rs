@@ -6,9 +6,9 @@ use e2e::{
 };
 
 /// A separate cluster, removed at the end of the test.
-struct Own(Run);
+struct ClusterGuard(Run);
 
-impl Drop for Own {
+impl Drop for ClusterGuard {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
         if let Err(error) = Cluster::down(&self.0, failed) {
@@ -19,8 +19,8 @@ impl Drop for Own {
 
 #[test]
 fn kubectl_apply_k_installs_the_operator() {
-    let own = Own(Run::open(&format!("kustomize-{}", std::process::id())).unwrap());
-    let cluster = Cluster::up(&own.0).unwrap();
+    let guard = ClusterGuard(Run::open(&format!("kustomize-{}", std::process::id())).unwrap());
+    let cluster = Cluster::up(&guard.0).unwrap();
     operator::install(&cluster, &image::operator().unwrap(), Installer::Kustomize, "info").unwrap();
     let kubectl = cluster.kubectl_program();
     // The rollout shows that the operator can list its resources. This shows that administrators can.

@@ -8,9 +8,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use e2e::{
     cluster::Kubectl,
-    peers::{browser::Browser, certificates::Certificates, http, inside::inside},
+    environment::{DeployedProxy, Environment, NAMESPACE},
+    peers::{browser::Browser, certificates::Certificates, http, netns::run_in_netns},
     run::Run,
-    stage::{Front, NAMESPACE, Stage},
 };
 use kube::{Api, api::ListParams};
 use mcp_oauth_operator::api::McpOAuthSession;
@@ -20,27 +20,27 @@ use serde_json::{Value, json};
 use url::Url;
 
 /// The environment that `make test` has started.
-pub fn stage() -> Stage {
+pub fn environment() -> Environment {
     let name = env::var("E2E_RUN").expect("these tests need the test bed: run `make test` or `e2e test`");
-    Stage::attach(&Run::open(&name).unwrap()).expect("the run has no environment: run `make test` or `e2e test`")
+    Environment::attach(&Run::open(&name).unwrap()).expect("the run has no environment: run `make test` or `e2e test`")
 }
 
 /// An HTTP client that trusts the edge.
-pub fn client(stage: &Stage) -> Client {
-    http::client(Some(&Certificates::of(&stage.run).unwrap().authority())).unwrap()
+pub fn client(environment: &Environment) -> Client {
+    http::client(Some(&Certificates::for_run(&environment.run).unwrap().authority())).unwrap()
 }
 
 /// Polls every 200 ms until the condition holds. Fails after 150 s, which is longer than the operator's resync
 /// interval.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, look: impl FnMut() -> F) {
-    eventually_within(Duration::from_secs(150), what, look).await;
+pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(150), what, check).await;
 }
 
 /// Like [`eventually`], with another limit.
-pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut look: impl FnMut() -> F) {
-    let begun = Instant::now();
-    while !look().await {
-        assert!(begun.elapsed() < limit, "timed out waiting until {what}");
+pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut check: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !check().await {
+        assert!(started.elapsed() < limit, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -54,7 +54,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub fn of(kubectl: &Kubectl, proxy: &str, kind: &str) -> Self {
+    pub fn get(kubectl: &Kubectl, proxy: &str, kind: &str) -> Self {
         let object = kubectl.output(&["--namespace", NAMESPACE, "get", "mop", proxy, "-o", "json"]).unwrap();
         let object: Value = serde_json::from_str(&object).unwrap();
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -64,21 +64,21 @@ impl Condition {
 }
 
 /// The IP addresses of a proxy's pods.
-pub fn pods(stage: &Stage, proxy: &str) -> Vec<String> {
+pub fn pods(environment: &Environment, proxy: &str) -> Vec<String> {
     let selector = format!("app.kubernetes.io/name={proxy}");
     let addresses = "jsonpath={.items[*].status.podIP}";
     let words = ["--namespace", NAMESPACE, "get", "pods", "--selector", &selector, "-o", addresses];
-    stage.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
+    environment.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
 }
 
-pub async fn sessions(stage: &Stage, proxy: &str) -> Vec<McpOAuthSession> {
-    let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+pub async fn sessions(environment: &Environment, proxy: &str) -> Vec<McpOAuthSession> {
+    let api: Api<McpOAuthSession> = Api::namespaced(environment.cluster.client().await.unwrap(), NAMESPACE);
     let of_proxy = ListParams::default().fields(&format!("spec.proxy={proxy}"));
     api.list(&of_proxy).await.unwrap().items
 }
 
 /// A scripted MCP client, for behaviour that real clients do not have.
-pub struct Scripted {
+pub struct ScriptedClient {
     pub http: Client,
     pub origin: String,
     pub client_id: String,
@@ -94,27 +94,27 @@ pub struct Tokens {
 
 pub const REDIRECT_URI: &str = "http://localhost:9/callback";
 
-impl Scripted {
-    pub async fn register(stage: &Stage, front: &Front) -> Result<Self> {
-        let http = client(stage);
+impl ScriptedClient {
+    pub async fn register(environment: &Environment, proxy: &DeployedProxy) -> Result<Self> {
+        let http = client(environment);
         let body =
             json!({"client_name": "scripted", "redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none"});
-        let answer: Value = http
-            .post(format!("{}/register", front.edge.url))
+        let response: Value = http
+            .post(format!("{}/register", proxy.edge.url))
             .json(&body)
             .send()
             .await?
             .error_for_status()?
             .json()
             .await?;
-        let client_id = answer["client_id"].as_str().context("no client_id")?.to_owned();
-        Ok(Self { http, origin: front.edge.url.clone(), client_id, verifier: "v".repeat(64) })
+        let client_id = response["client_id"].as_str().context("no client_id")?.to_owned();
+        Ok(Self { http, origin: proxy.edge.url.clone(), client_id, verifier: "v".repeat(64) })
     }
 
     /// A static client.
-    pub fn listed(stage: &Stage, front: &Front, client_id: &str) -> Self {
-        let (origin, client_id) = (front.edge.url.clone(), client_id.to_owned());
-        Self { http: client(stage), origin, client_id, verifier: "v".repeat(64) }
+    pub fn listed(environment: &Environment, proxy: &DeployedProxy, client_id: &str) -> Self {
+        let (origin, client_id) = (proxy.edge.url.clone(), client_id.to_owned());
+        Self { http: client(environment), origin, client_id, verifier: "v".repeat(64) }
     }
 
     pub fn authorize_url(&self) -> Url {
@@ -133,8 +133,8 @@ impl Scripted {
 
     /// Logs in with the browser and returns the code.
     pub async fn code(&self, browser: &Browser, email: &str) -> Result<String> {
-        let landing = browser.login(self.authorize_url().as_str(), email).await?;
-        landing.parameter("code").with_context(|| format!("no code: {landing:?}"))
+        let final_page = browser.login(self.authorize_url().as_str(), email).await?;
+        final_page.parameter("code").with_context(|| format!("no code: {final_page:?}"))
     }
 
     /// Logs in with the browser and redeems the code.
@@ -154,34 +154,34 @@ impl Scripted {
     }
 
     /// The status of an MCP request to one pod, bypassing edge and Service.
-    pub async fn call_pod(&self, stage: &Stage, pod: &str, access: &str) -> StatusCode {
+    pub async fn call_pod(&self, environment: &Environment, pod: &str, access: &str) -> StatusCode {
         let (url, access) = (format!("http://{pod}:8080/mcp"), access.to_owned());
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-        let asked = inside(&stage.run, move || async move {
+        let status = run_in_netns(&environment.run, move || async move {
             let request = http::client(None)?.post(url).bearer_auth(access).json(&body);
             Ok(request.header("accept", "application/json, text/event-stream").send().await?.status())
         });
-        asked.await.unwrap()
+        status.await.unwrap()
     }
 
     /// A refresh at one pod, bypassing edge and Service.
-    pub async fn refresh_at(&self, stage: &Stage, pod: &str, refresh: &str) -> Result<Tokens> {
-        self.tokens_at(stage, pod, &[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
+    pub async fn refresh_at(&self, environment: &Environment, pod: &str, refresh: &str) -> Result<Tokens> {
+        self.tokens_at(environment, pod, &[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
     }
 
     /// Redeems a code at one pod.
-    pub async fn redeem_at(&self, stage: &Stage, pod: &str, code: &str) -> Result<Tokens> {
+    pub async fn redeem_at(&self, environment: &Environment, pod: &str, code: &str) -> Result<Tokens> {
         let parameters = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", &self.verifier)];
-        self.tokens_at(stage, pod, &parameters).await
+        self.tokens_at(environment, pod, &parameters).await
     }
 
-    async fn tokens_at(&self, stage: &Stage, pod: &str, parameters: &[(&str, &str)]) -> Result<Tokens> {
+    async fn tokens_at(&self, environment: &Environment, pod: &str, parameters: &[(&str, &str)]) -> Result<Tokens> {
         let url = format!("http://{pod}:8080/token");
         let mut form: Vec<_> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         form.push(("client_id".to_owned(), self.client_id.clone()));
-        let ask = move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await };
-        inside(&stage.run, ask).await
+        let request = move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await };
+        run_in_netns(&environment.run, request).await
     }
 
     pub async fn call(&self, access: &str, headers: &[(&str, &str)]) -> Response {
@@ -199,8 +199,8 @@ impl Scripted {
     }
 }
 
-async fn read_tokens(answer: Response) -> Result<Tokens> {
-    let (status, body) = (answer.status(), answer.json::<Value>().await?);
+async fn read_tokens(response: Response) -> Result<Tokens> {
+    let (status, body) = (response.status(), response.json::<Value>().await?);
     if status != StatusCode::OK {
         bail!("{status}: {body}");
     }

@@ -4,13 +4,13 @@ use mcp_oauth_operator::api::{
     proxy::{ConfigMapKeyReference, IdentityHeaders, OnePasswordSource, StaticClient},
 };
 
-use crate::support::stage;
+use crate::support::environment;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_resources_are_refused_with_a_remedy() {
-    let stage = stage();
-    let edge = stage.edge("validation").await.unwrap();
-    let client = stage.cluster.client().await.unwrap();
+    let environment = environment();
+    let edge = environment.edge("validation").await.unwrap();
+    let client = environment.cluster.client().await.unwrap();
     type Change = fn(&mut McpOAuthProxySpec);
     let cases: [(Change, &str); 31] = [
         (
@@ -85,21 +85,21 @@ async fn invalid_resources_are_refused_with_a_remedy() {
             "itemPath must be vaults/VAULT/items/ITEM",
         ),
     ];
-    for (change, says) in cases {
-        let mut spec = stage.spec("validation", &edge);
+    for (change, expected) in cases {
+        let mut spec = environment.spec("validation", &edge);
         change(&mut spec);
-        let refused = stage.apply(&client, "validation", spec).await.unwrap_err().to_string();
-        assert!(refused.contains(says), "{refused}");
+        let refused = environment.apply(&client, "validation", spec).await.unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
     }
     for name in [&"n".repeat(53), "my.proxy", "1mcp"] {
-        let refused = stage.apply(&client, name, stage.spec(name, &edge)).await.unwrap_err().to_string();
+        let refused = environment.apply(&client, name, environment.spec(name, &edge)).await.unwrap_err().to_string();
         assert!(refused.contains("52 characters at most, lower-case letters"), "{refused}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sample_and_argo_cd_overlay_are_accepted() {
-    let kubectl = stage().cluster.kubectl_program();
+    let kubectl = environment().cluster.kubectl_program();
     for folder in ["config/samples", "config/argocd/overlay"] {
         let folder = workspace().join(folder).display().to_string();
         let applied =

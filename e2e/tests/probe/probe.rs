@@ -24,11 +24,11 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     let length = stream.read(&mut request)?;
     let request = String::from_utf8_lossy(&request[..length]);
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let body = answer(path).unwrap_or_else(|error| format!("error: {error}"));
+    let body = respond(path).unwrap_or_else(|error| format!("error: {error}"));
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-fn answer(path: &str) -> std::io::Result<String> {
+fn respond(path: &str) -> std::io::Result<String> {
     if let Some(name) = path.strip_prefix("/lookup/") {
         return Ok(name.to_socket_addrs()?.map(|found| found.ip().to_string()).collect::<Vec<_>>().join(" "));
     }

@@ -20,7 +20,7 @@ use e2e::{
         edge::Edge,
         http,
         provider::{Options, Provider},
-        standalone::{Between, Proxy},
+        standalone::{Proxy, ProxyOptions},
         tap::Tap,
     },
     run::Run,
@@ -41,20 +41,20 @@ pub struct Bed {
 }
 
 /// A test's reference to the shared test bed.
-pub struct Held(Arc<Bed>);
+pub struct SharedBed(Arc<Bed>);
 
-pub async fn hold() -> Held {
+pub async fn shared() -> SharedBed {
     static SHARED: Mutex<Weak<Bed>> = Mutex::const_new(Weak::new());
     let mut shared = SHARED.lock().await;
     if let Some(bed) = shared.upgrade() {
-        return Held(bed);
+        return SharedBed(bed);
     }
     let bed = Arc::new(Bed::up().await.unwrap());
     *shared = Arc::downgrade(&bed);
-    Held(bed)
+    SharedBed(bed)
 }
 
-impl Deref for Held {
+impl Deref for SharedBed {
     type Target = Bed;
 
     fn deref(&self) -> &Bed {
@@ -62,7 +62,7 @@ impl Deref for Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for SharedBed {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.failed.store(true, Ordering::SeqCst);
@@ -75,21 +75,21 @@ impl Bed {
         // A previous bed may still be stopping.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let run = Run::open(&format!("standalone-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))?;
-        let ending = Ending(run.clone());
+        let ending = StopOnDrop(run.clone());
         let (provider, context_forge) =
             tokio::try_join!(async { Provider::up(&run, &Options::default()).await }, ContextForge::up(&run))?;
         let tap = Tap::up(&run, &context_forge.address).await?;
         let listen = format!("127.0.0.1:{}", free_port()?);
         let edge = Edge::up(&run, "main", free_port()?, &listen).await?;
-        let between = Between {
+        let options = ProxyOptions {
             public_url: &edge.url,
             provider: &provider,
             upstream: &tap.address,
-            rechecks: true,
+            recheck_on_refresh: true,
             documents: None,
             settings: &[],
         };
-        let proxy = Proxy::up(&run, "proxy", &listen, between).await?;
+        let proxy = Proxy::up(&run, "proxy", &listen, options).await?;
         std::mem::forget(ending);
         Ok(Self { run, context_forge, tap, edge, proxy, provider, failed: AtomicBool::new(false) })
     }
@@ -106,12 +106,12 @@ impl Bed {
 
     /// An HTTP client that trusts the edge.
     pub fn client(&self) -> Client {
-        http::client(Some(&Certificates::of(&self.run).unwrap().authority())).unwrap()
+        http::client(Some(&Certificates::for_run(&self.run).unwrap().authority())).unwrap()
     }
 
     /// A custom HTTP client that trusts the edge.
     pub fn client_with(&self, build: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
-        let authority = fs::read(Certificates::of(&self.run).unwrap().authority()).unwrap();
+        let authority = fs::read(Certificates::for_run(&self.run).unwrap().authority()).unwrap();
         let builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&authority).unwrap()]);
         build(builder).build().unwrap()
     }
@@ -130,9 +130,10 @@ impl Bed {
 /// Registers a client at the proxy at this URL, and returns its authorization URL.
 pub async fn authorize_url(http: &Client, proxy: &str) -> String {
     let redirect = "http://127.0.0.1:9/callback";
-    let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
-    let answer = http.post(format!("{proxy}/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
-    let id = answer.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
+    let registration = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
+    let response =
+        http.post(format!("{proxy}/register")).json(&registration).send().await.unwrap().error_for_status().unwrap();
+    let id = response.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
     let resource = format!("{proxy}/mcp");
     let query = [
         ("response_type", "code"),
@@ -160,9 +161,9 @@ impl Drop for Bed {
 }
 
 /// Stops the run's components when dropped.
-pub struct Ending(pub Run);
+pub struct StopOnDrop(pub Run);
 
-impl Drop for Ending {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         end(&self.0);
     }

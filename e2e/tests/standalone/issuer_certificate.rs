@@ -13,7 +13,7 @@ use e2e::{
         edge::Edge,
         http,
         provider::{Options, Provider},
-        standalone::{Between, Proxy},
+        standalone::{Proxy, ProxyOptions},
     },
     run::Run,
 };
@@ -21,13 +21,13 @@ use serde_json::json;
 
 use crate::{
     ALICE,
-    bed::{Ending, authorize_url},
+    bed::{StopOnDrop, authorize_url},
 };
 
 #[tokio::test]
 async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     let run = Run::open(&format!("standalone-ca-{}", process::id())).unwrap();
-    let ending = Ending(run.clone());
+    let ending = StopOnDrop(run.clone());
     let elsewhere = Run::open(&format!("standalone-other-ca-{}", process::id())).unwrap();
     let (port, behind) = (free_port().unwrap(), free_port().unwrap());
     let issuer = format!("https://localhost:{port}");
@@ -39,24 +39,24 @@ async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     let references = run.directory().join("references");
     let authority = references.join("configmaps/corp-ca/ca.crt");
     fs::create_dir_all(authority.parent().unwrap()).unwrap();
-    fs::copy(Certificates::of(&elsewhere).unwrap().authority(), &authority).unwrap();
+    fs::copy(Certificates::for_run(&elsewhere).unwrap().authority(), &authority).unwrap();
     let listen = format!("127.0.0.1:{}", free_port().unwrap());
     let edge = Edge::up(&run, "main", free_port().unwrap(), &listen).await.unwrap();
     let trusting = json!({"issuerURL": issuer, "caRef": {"name": "corp-ca", "key": "ca.crt"}});
     let settings = [("references", json!(references)), ("identityProvider", trusting)];
     // Nothing is forwarded in this test.
     let upstream = "127.0.0.1:9";
-    let between = Between {
+    let options = ProxyOptions {
         public_url: &edge.url,
         provider: &provider,
         upstream,
-        rechecks: false,
+        recheck_on_refresh: false,
         documents: None,
         settings: &settings,
     };
-    let proxy = Proxy::up(&run, "proxy", &listen, between).await.unwrap();
+    let proxy = Proxy::up(&run, "proxy", &listen, options).await.unwrap();
 
-    let ours = Certificates::of(&run).unwrap().authority();
+    let ours = Certificates::for_run(&run).unwrap().authority();
     let client = http::client(Some(&ours)).unwrap();
     let browser = Browser::start(&run).await.unwrap();
     let refused = browser.login(&authorize_url(&client, &edge.url).await, ALICE).await.unwrap();
@@ -68,13 +68,13 @@ async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     proxy.wait_until_logged("changed credentials or keys are now used", Duration::from_secs(30)).unwrap();
     // After a failure, the proxy does not contact the issuer for a few seconds.
     let deadline = Instant::now() + Duration::from_secs(60);
-    let landing = loop {
-        let landing = browser.login(&authorize_url(&client, &edge.url).await, ALICE).await.unwrap();
-        if landing.status != 503 || Instant::now() > deadline {
-            break landing;
+    let final_page = loop {
+        let final_page = browser.login(&authorize_url(&client, &edge.url).await, ALICE).await.unwrap();
+        if final_page.status != 503 || Instant::now() > deadline {
+            break final_page;
         }
     };
-    assert!(landing.signed_in && landing.parameter("code").is_some(), "{landing:?}");
+    assert!(final_page.signed_in && final_page.parameter("code").is_some(), "{final_page:?}");
     browser.close().await.unwrap();
     drop(ending);
     for done in [&run, &elsewhere] {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     bed::{self, Bed},
-    own_proxy::OwnProxy,
+    dedicated_proxy::DedicatedProxy,
 };
 
 /// More requests than one client may send at once, and fewer than all clients together.
@@ -22,29 +22,31 @@ fn computer(bed: &Bed, last: u8) -> Client {
 
 #[tokio::test]
 async fn b7_rate_limit_follows_the_real_client_ip() {
-    let bed = bed::hold().await;
+    let bed = bed::shared().await;
     let settings = [("trustedProxies", json!(["127.0.0.1/32"]))];
-    let proxy = OwnProxy::with(&bed, "trusted", &bed.tap.address, &settings).await;
+    let proxy = DedicatedProxy::with(&bed, "trusted", &bed.tap.address, &settings).await;
     let register = proxy.url().replace("/mcp", "/register");
 
     let flooder = computer(&bed, 2);
-    let answers: Vec<_> = stream::iter(0..FLOOD)
+    let responses: Vec<_> = stream::iter(0..FLOOD)
         .map(|number| {
             // A different forged address in each request.
-            let said = format!("198.51.{}.{}", number / 250, number % 250);
-            let asked = flooder.post(&register).header("x-forwarded-for", &said).header("cf-connecting-ip", said);
-            async move { asked.send().await.unwrap() }
+            let forged_ip = format!("198.51.{}.{}", number / 250, number % 250);
+            let request =
+                flooder.post(&register).header("x-forwarded-for", &forged_ip).header("cf-connecting-ip", forged_ip);
+            async move { request.send().await.unwrap() }
         })
         .buffer_unordered(16)
         .collect()
         .await;
-    let refused: Vec<_> = answers.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).collect();
+    let refused: Vec<_> =
+        responses.iter().filter(|response| response.status() == StatusCode::TOO_MANY_REQUESTS).collect();
     assert!(!refused.is_empty(), "no request was rejected");
-    assert!(refused.iter().all(|answer| answer.headers().contains_key(RETRY_AFTER)), "{refused:?}");
+    assert!(refused.iter().all(|response| response.headers().contains_key(RETRY_AFTER)), "{refused:?}");
     // The empty registration is invalid.
-    assert!(answers.iter().filter(|answer| answer.status() == StatusCode::BAD_REQUEST).count() >= 200);
+    assert!(responses.iter().filter(|response| response.status() == StatusCode::BAD_REQUEST).count() >= 200);
 
     // The flooder cannot exhaust another client's limit by forging its address.
-    let asked = computer(&bed, 3).post(&register).header("x-forwarded-for", "127.0.0.2");
-    assert_eq!(asked.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
+    let request = computer(&bed, 3).post(&register).header("x-forwarded-for", "127.0.0.2");
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
 }

@@ -13,15 +13,15 @@ use crate::peers::http;
 /// Members of the team that may use the tools.
 pub const MEMBERS: [&str; 2] = ["alice@example.com", "carol@example.com"];
 /// A user of Context Forge who is in no team.
-pub const STRANGER: &str = "bob@example.com";
+pub const NON_MEMBER: &str = "bob@example.com";
 
 /// Satisfies the password policy; never used.
 const PASSWORD: &str = "Qw7!rTk9#LmPz2vB";
 
 /// Populates an empty Context Forge and returns the virtual server's id.
-pub async fn fill(base: &str, everything: &str) -> Result<String> {
+pub async fn populate(base: &str, everything: &str) -> Result<String> {
     let api = Api { base, client: http::client(None)? };
-    for email in MEMBERS.iter().chain([&STRANGER]) {
+    for email in MEMBERS.iter().chain([&NON_MEMBER]) {
         let user = json!({"email": email, "password": PASSWORD, "full_name": email, "is_admin": false});
         api.post("/v1/auth/email/admin/users", &user).await?;
     }
@@ -70,8 +70,8 @@ impl Api<'_> {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.with_context(|| format!("{path}: no response"))?;
-        let (status, text) = (answer.status(), answer.text().await?);
+        let response = request.send().await.with_context(|| format!("{path}: no response"))?;
+        let (status, text) = (response.status(), response.text().await?);
         if !status.is_success() {
             bail!("{path}: {status}: {text}");
         }

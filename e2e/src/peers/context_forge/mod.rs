@@ -11,11 +11,11 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-pub use self::fixture::{MEMBERS, STRANGER};
-use super::{cached, http, inside::inside, kept, node::Node, python};
+pub use self::fixture::{MEMBERS, NON_MEMBER};
+use super::{cache, component_state, http, netns::run_in_netns, node::Node, python};
 use crate::{
     forward::free_port,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "context-forge";
@@ -71,13 +71,13 @@ impl ContextForge {
         http::wait_until_ready(run, NAME, &format!("http://{address}/ready"), START_LIMIT).await?;
 
         let everything = format!("127.0.0.1:{upstream_port}");
-        let (base, behind) = (format!("http://{address}"), format!("http://{everything}/mcp"));
-        let server = inside(run, move || async move { fixture::fill(&base, &behind).await })
+        let (base, upstream_url) = (format!("http://{address}"), format!("http://{everything}/mcp"));
+        let server = run_in_netns(run, move || async move { fixture::populate(&base, &upstream_url).await })
             .await
             .with_context(|| format!("cannot populate Context Forge. Its log: {}", run.log(NAME).display()))?;
         let path = format!("/servers/{server}/mcp");
         let running = Self { address, server, path, everything };
-        kept::keep(run, NAME, &running)?;
+        component_state::save(run, NAME, &running)?;
         eprintln!("context-forge http://{}{}", running.address, running.path);
         Ok(running)
     }
@@ -91,7 +91,7 @@ impl ContextForge {
     /// Context Forge, if it is running.
     pub fn find(run: &Run) -> Option<Self> {
         run.running(UPSTREAM)?;
-        kept::find(run, NAME)
+        component_state::load(run, NAME)
     }
 
     /// Stops both servers.
@@ -106,7 +106,7 @@ async fn migrated(programs: &Path) -> Result<std::path::PathBuf> {
     let programs = programs.to_owned();
     let inputs = [python::CONTEXT_FORGE.text, settings::FINGERPRINT];
     let directory = spawn_blocking(move || {
-        cached::once(NAME, &inputs, |directory| {
+        cache::get_or_create(NAME, &inputs, |directory| {
             eprintln!("context-forge migrating its database (once)");
             // A separate run in the host's network.
             let run = Run::open(&format!("context-forge-database-{}", std::process::id()))?;
@@ -139,12 +139,12 @@ enum Action {
     /// Start Context Forge and its MCP server, and populate it
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
     /// Stop both servers
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
 }
 

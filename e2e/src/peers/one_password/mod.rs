@@ -18,12 +18,12 @@ use tokio::time::sleep;
 
 use self::items::read;
 pub use self::items::{Item, Items};
-use super::kept;
+use super::component_state;
 use crate::{
     cluster::Cluster,
-    forward::this_program,
+    forward::e2e_program,
     progress::tail,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "one-password";
@@ -36,7 +36,7 @@ pub struct OnePassword {
 impl OnePassword {
     /// Installs the CRD and starts the stand-in without items, or finds it running.
     pub async fn up(run: &Run, cluster: &Cluster) -> Result<Self> {
-        if let Some(running) = kept::find(run, NAME) {
+        if let Some(running) = component_state::load(run, NAME) {
             return Ok(running);
         }
         run.stop(NAME)?;
@@ -47,8 +47,8 @@ impl OnePassword {
         if ready.exists() {
             fs::remove_file(&ready)?;
         }
-        let mut command = run.command(this_program()?);
-        command.args(["one-password", "serve", "--kubeconfig"]).arg(cluster.kubeconfig_inside());
+        let mut command = run.command(e2e_program()?);
+        command.args(["one-password", "serve", "--kubeconfig"]).arg(cluster.namespace_kubeconfig());
         command.arg("--items").arg(&stand_in.items).arg("--ready").arg(&ready);
         run.spawn(NAME, &mut command)?;
         let (log, deadline) = (run.log(NAME), Instant::now() + Duration::from_secs(30));
@@ -58,7 +58,7 @@ impl OnePassword {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        kept::keep(run, NAME, &stand_in)?;
+        component_state::save(run, NAME, &stand_in)?;
         eprintln!("one-password  creates Secrets from {} · log {}", stand_in.items.display(), log.display());
         Ok(stand_in)
     }
@@ -70,7 +70,7 @@ impl OnePassword {
 
     /// Creates or changes an item.
     pub fn put(&self, path: &str, fields: &[(&str, &str)]) -> Result<()> {
-        let _lock = kept::alone(self.items.parent().context("the items are in a folder")?)?;
+        let _lock = component_state::lock_folder(self.items.parent().context("the items are in a folder")?)?;
         let mut items = read(&self.items)?;
         let item = items.entry(path.to_owned()).or_default();
         item.version += 1;
@@ -97,12 +97,12 @@ enum Action {
     /// Start the stand-in for the run's cluster
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
     /// Create or change an item
     Put {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         /// vaults/VAULT/items/ITEM
         path: String,
         /// LABEL=VALUE
@@ -111,7 +111,7 @@ enum Action {
     /// Stop the stand-in
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
     /// Run the stand-in (started by `up`)
     #[command(hide = true)]
@@ -134,8 +134,8 @@ impl Args {
                 OnePassword::up(&run, &Cluster::attach(&run)?).await.map(drop)
             }
             Action::Put { run, path, fields } => {
-                let stand_in: OnePassword =
-                    kept::find(&run.open()?, NAME).context("the stand-in is not running: start it with e2e one-password up")?;
+                let stand_in: OnePassword = component_state::load(&run.open()?, NAME)
+                    .context("the stand-in is not running: start it with e2e one-password up")?;
                 let fields: Option<Vec<_>> = fields.iter().map(|field| field.split_once('=')).collect();
                 stand_in.put(&path, &fields.context("fields must be LABEL=VALUE")?)
             }

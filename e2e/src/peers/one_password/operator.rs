@@ -48,15 +48,15 @@ struct Shared {
 
 /// kube requires `std::error::Error`, which [`anyhow::Error`] does not implement.
 #[derive(Debug)]
-struct Failed(anyhow::Error);
+struct ReconcileError(anyhow::Error);
 
-impl std::fmt::Display for Failed {
+impl std::fmt::Display for ReconcileError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{:#}", self.0)
     }
 }
 
-impl std::error::Error for Failed {}
+impl std::error::Error for ReconcileError {}
 
 /// Installs the CRD, creates the file `ready`, and runs until the process is killed.
 pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
@@ -108,7 +108,7 @@ async fn poll_once(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Action, Failed> {
+async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Action, ReconcileError> {
     let namespace = object.namespace().unwrap_or_default();
     let api = Api::<DynamicObject>::namespaced_with(shared.client.clone(), &namespace, &shared.resource);
     let done = finalizer(&api, FINALIZER, object, async |event| {
@@ -116,9 +116,9 @@ async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Ac
             Event::Apply(object) => apply(&shared, &api, &object).await,
             Event::Cleanup(object) => clean_up(&shared, &object).await,
         };
-        done.map_err(Failed)
+        done.map_err(ReconcileError)
     });
-    done.await.map_err(|error| Failed(error.into()))
+    done.await.map_err(|error| ReconcileError(error.into()))
 }
 
 async fn apply(shared: &Shared, api: &Api<DynamicObject>, object: &DynamicObject) -> Result<Action> {
@@ -197,7 +197,10 @@ async fn clean_up(shared: &Shared, object: &DynamicObject) -> Result<Action> {
 
 /// The real operator does not set `controller`.
 fn owner(object: &DynamicObject, resource: &ApiResource) -> Result<OwnerReference> {
-    Ok(OwnerReference { controller: None, ..object.owner_ref(resource).ok_or_else(|| anyhow!("the object has no uid"))? })
+    Ok(OwnerReference {
+        controller: None,
+        ..object.owner_ref(resource).ok_or_else(|| anyhow!("the object has no uid"))?
+    })
 }
 
 /// The Secret's data: labels become keys, with a dash for each run of invalid characters; empty values are left out.

@@ -10,22 +10,22 @@ use crate::run::Run;
 
 /// Runs the work on a thread that has entered the run's namespace, with its own runtime. Without a namespace, it runs
 /// in the host's network.
-pub async fn inside<T, F>(run: &Run, work: impl FnOnce() -> F + Send + 'static) -> Result<T>
+pub async fn run_in_netns<T, F>(run: &Run, work: impl FnOnce() -> F + Send + 'static) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>>,
 {
     let namespace = run.namespace();
-    let (answer, answered) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     thread::spawn(move || {
         let result = enter(namespace.as_deref()).and_then(|()| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(work())
         });
         // The receiver is gone if the caller was cancelled.
-        let _ = answer.send(result);
+        let _ = sender.send(result);
     });
-    answered.await.context("the thread in the network namespace panicked")?
+    receiver.await.context("the thread in the network namespace panicked")?
 }
 
 /// Moves this thread, and threads that it will start, into the namespace.

@@ -4,14 +4,14 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-use super::foreign::Foreign;
+use super::external::ExternalCluster;
 use crate::program;
 
 /// A program and its Debian package.
-type Need = (&'static str, &'static str);
+type Requirement = (&'static str, &'static str);
 
 /// Programs of a node.
-const NODE: &[Need] = &[
+const NODE: &[Requirement] = &[
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("containerd-shim-runc-v2", "containerd"),
@@ -23,10 +23,11 @@ const NODE: &[Need] = &[
 ];
 
 /// Programs of the peers.
-const PEERS: &[Need] = &[("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("nginx", "nginx-light")];
+const PEERS: &[Requirement] =
+    &[("chromium", "chromium"), ("chromedriver", "chromium-driver"), ("nginx", "nginx-light")];
 
 /// Programs that only tests need.
-const TESTS: &[Need] = &[("promtool", "prometheus"), ("nghttpx", "nghttp2-proxy"), ("curl", "curl")];
+const TESTS: &[Requirement] = &[("promtool", "prometheus"), ("nghttpx", "nghttp2-proxy"), ("curl", "curl")];
 
 /// Debian's folder of CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
@@ -37,7 +38,7 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Checks the requirements of a node.
 pub fn check_node() -> Result<()> {
     check_system()?;
-    say(node_packages(), Vec::new())
+    report_missing(node_packages(), Vec::new())
 }
 
 /// Checks the requirements of the complete environment.
@@ -50,8 +51,8 @@ pub fn check_tests() -> Result<()> {
     check(TESTS)
 }
 
-fn check(beyond: &[Need]) -> Result<()> {
-    if Foreign::named()?.is_some() {
+fn check(additional: &[Requirement]) -> Result<()> {
+    if ExternalCluster::from_env()?.is_some() {
         bail!(
             "E2E_KUBECONFIG is set, but demo and tests need the test bed's own cluster, whose pods can reach the issuer and Context Forge on this machine. Unset it, or run the proxy without a cluster: `make dev`"
         );
@@ -59,24 +60,24 @@ fn check(beyond: &[Need]) -> Result<()> {
     check_system()?;
     let mut packages = node_packages();
     packages.extend(missing(PEERS));
-    packages.extend(missing(beyond));
+    packages.extend(missing(additional));
     if !Path::new(CERTIFICATES).exists() {
         packages.push("ca-certificates");
     }
     if !succeeds("python3", &["-c", "import ensurepip, venv"]) {
         packages.push("python3-venv");
     }
-    let mut others = Vec::new();
+    let mut other_lines = Vec::new();
     if !succeeds("go", &["version"]) {
-        others.push("Go 1.26 or newer (https://go.dev/dl), with its bin folder on PATH");
+        other_lines.push("Go 1.26 or newer (https://go.dev/dl), with its bin folder on PATH");
     }
     if !succeeds("npm", &["--version"]) {
-        others.push("Node 20 or newer with npm (https://nodejs.org)");
+        other_lines.push("Node 20 or newer with npm (https://nodejs.org)");
     }
     if !succeeds("python3", &["-c", "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"]) {
-        others.push("Python 3.11, 3.12 or 3.13 as the first python3 on PATH");
+        other_lines.push("Python 3.11, 3.12 or 3.13 as the first python3 on PATH");
     }
-    say(packages, others)
+    report_missing(packages, other_lines)
 }
 
 pub fn check_go() -> Result<()> {
@@ -106,18 +107,22 @@ fn node_packages() -> Vec<&'static str> {
     packages
 }
 
-fn missing(needs: &[Need]) -> Vec<&'static str> {
-    needs.iter().filter(|(name, package)| program::find(name, package).is_err()).map(|(_, package)| *package).collect()
+fn missing(requirements: &[Requirement]) -> Vec<&'static str> {
+    requirements
+        .iter()
+        .filter(|(name, package)| program::find(name, package).is_err())
+        .map(|(_, package)| *package)
+        .collect()
 }
 
-fn say(mut packages: Vec<&'static str>, others: Vec<&'static str>) -> Result<()> {
+fn report_missing(mut packages: Vec<&'static str>, other_lines: Vec<&'static str>) -> Result<()> {
     packages.dedup();
     let mut lines = Vec::new();
     if !packages.is_empty() {
         let list = packages.join(" ");
         lines.push(format!("Debian packages {list}: apt-get install --yes --no-install-recommends {list}"));
     }
-    lines.extend(others.into_iter().map(str::to_owned));
+    lines.extend(other_lines.into_iter().map(str::to_owned));
     if lines.is_empty() { Ok(()) } else { bail!("missing on this machine:\n    {}", lines.join("\n    ")) }
 }
 

@@ -11,20 +11,20 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::run::Run;
 
 /// Stores a component's state.
-pub fn keep<T: Serialize>(run: &Run, component: &str, what: &T) -> Result<()> {
+pub fn save<T: Serialize>(run: &Run, component: &str, what: &T) -> Result<()> {
     let file = run.directory().join(format!("{component}.json"));
     fs::write(&file, serde_json::to_vec_pretty(what)?).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Loads the state of a component, if it is running.
-pub fn find<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
+pub fn load<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
     run.running(component)?;
     let text = fs::read(run.directory().join(format!("{component}.json"))).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
 /// Locks a folder of the run against other tests and commands until the file is dropped.
-pub fn alone(folder: &Path) -> Result<File> {
+pub fn lock_folder(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder)?;
     let lock = File::create(folder.join(".lock"))?;
     lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;

@@ -41,7 +41,7 @@ impl Verification {
 
 /// Writes tokens that differ from a valid one in their `jti`, one per line, signed with the proxy's key. Returns other
 /// tokens for measuring the verification alone.
-pub fn write(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
+pub fn write_tokens(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
     let keys: Value = serde_json::from_slice(&fs::read(keys)?)?;
     let key = STANDARD.decode(keys["keys"][0]["privateKey"].as_str().context("no key")?)?;
     let pair =
@@ -51,7 +51,7 @@ pub fn write(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
     let claims = BASE64_URL_SAFE_NO_PAD.decode(rest.split('.').next().context("no claims")?)?;
     let mut claims: Value = serde_json::from_slice(&claims)?;
     let mut sign = |number: usize| -> Result<(String, Vec<u8>)> {
-        claims["jti"] = format!("unseen-{number}").into();
+        claims["jti"] = format!("uncached-{number}").into();
         let signed = format!("{head}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
         let signature = pair.sign(&random, signed.as_bytes()).map_err(|_| anyhow::anyhow!("no signature"))?;
         Ok((signed, signature.as_ref().to_vec()))

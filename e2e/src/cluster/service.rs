@@ -9,7 +9,7 @@ use crate::run::NODE_ADDRESS;
 impl Cluster {
     /// Creates a Service whose `port` leads to a program that listens on the run's address at `target`. Creates its
     /// Kubernetes namespace too.
-    pub fn name_program(&self, service: &str, namespace: &str, port: u16, target: u16) -> Result<()> {
+    pub fn create_service_for(&self, service: &str, namespace: &str, port: u16, target: u16) -> Result<()> {
         let manifest = json!({ "apiVersion": "v1", "kind": "List", "items": [
             { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } },
             {

@@ -8,23 +8,27 @@ use super::cores::{LOAD_CORE, MEASURED_CORE};
 use crate::{program, run::Run};
 
 /// The core and component name of each busy loop.
-const AWAKE: [(&str, &str); 2] = [(MEASURED_CORE, "awake-0"), (LOAD_CORE, "awake-1")];
+const BUSY_LOOPS: [(&str, &str); 2] = [(MEASURED_CORE, "awake-0"), (LOAD_CORE, "awake-1")];
 
 /// Runs the measurement with real-time priority for these processes and this one.
-pub async fn undisturbed<T>(run: &Run, pids: &[i32], measured: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
+pub async fn with_realtime_priority<T>(
+    run: &Run,
+    pids: &[i32],
+    measurement: impl AsyncFnOnce() -> Result<T>,
+) -> Result<T> {
     let pids = [pids, &[process::id().cast_signed()]].concat();
     // Other load takes more than 1 % of the time, and would dominate p99.
     schedule(&pids, "--fifo", "1").context("latency benchmarks need root for real-time priority")?;
     // The host wakes a sleeping core of a virtual machine late, which would be measured. Busy loops with idle priority
     // keep the cores awake.
-    for (core, name) in AWAKE {
+    for (core, name) in BUSY_LOOPS {
         let mut command = Command::new("chrt");
         run.spawn(name, command.args(["--idle", "0", "taskset", "-c", core, "sh", "-c", "while :; do :; done"]))?;
     }
-    let measured = measured().await;
-    AWAKE.iter().try_for_each(|(_, name)| run.stop(name))?;
+    let measurement = measurement().await;
+    BUSY_LOOPS.iter().try_for_each(|(_, name)| run.stop(name))?;
     schedule(&pids, "--other", "0")?;
-    measured
+    measurement
 }
 
 /// Sets the scheduling policy and priority (sched(7)) of all threads of the processes.

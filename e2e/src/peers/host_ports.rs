@@ -13,12 +13,15 @@ pub async fn publish(run: &Run, component: &str, port: u16) -> Result<()> {
     if run.namespace().is_none() {
         return Ok(());
     }
-    let carrier = carrier(component);
-    run.forward(&carrier, &[(port, &format!("{NODE_ADDRESS}:{port}"))])?;
+    let forwarder = forwarder(component);
+    run.forward(&forwarder, &[(port, &format!("{NODE_ADDRESS}:{port}"))])?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        if run.running(&carrier).is_none() || Instant::now() > deadline {
-            bail!("127.0.0.1:{port} is not forwarded into the run's namespace. The log: {}", run.log(&carrier).display());
+        if run.running(&forwarder).is_none() || Instant::now() > deadline {
+            bail!(
+                "127.0.0.1:{port} is not forwarded into the run's namespace. The log: {}",
+                run.log(&forwarder).display()
+            );
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -26,10 +29,10 @@ pub async fn publish(run: &Run, component: &str, port: u16) -> Result<()> {
 }
 
 /// Reverses [`publish`].
-pub fn withdraw(run: &Run, component: &str) -> Result<()> {
-    run.stop(&carrier(component))
+pub fn unpublish(run: &Run, component: &str) -> Result<()> {
+    run.stop(&forwarder(component))
 }
 
-fn carrier(component: &str) -> String {
-    format!("{component}-outside")
+fn forwarder(component: &str) -> String {
+    format!("{component}-forward")
 }

@@ -6,7 +6,7 @@ use e2e::{
     forward::free_port,
     peers::{
         edge::Edge,
-        standalone::{Between, Proxy},
+        standalone::{Proxy, ProxyOptions},
     },
     run::Run,
 };
@@ -15,13 +15,13 @@ use url::Url;
 
 use crate::bed::Bed;
 
-pub struct OwnProxy {
+pub struct DedicatedProxy {
     run: Run,
     edge: Edge,
     proxy: Proxy,
 }
 
-impl OwnProxy {
+impl DedicatedProxy {
     /// Starts the proxy in front of a host and port, with its own edge, database and keys.
     pub async fn up(bed: &Bed, name: &str, upstream: &str) -> Self {
         Self::with(bed, name, upstream, &[]).await
@@ -32,8 +32,15 @@ impl OwnProxy {
         let listen = format!("127.0.0.1:{}", free_port().unwrap());
         let edge = Edge::up(&bed.run, name, free_port().unwrap(), &listen).await.unwrap();
         let provider = &bed.provider;
-        let between = Between { public_url: &edge.url, provider, upstream, rechecks: false, documents: None, settings };
-        let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, between).await.unwrap();
+        let options = ProxyOptions {
+            public_url: &edge.url,
+            provider,
+            upstream,
+            recheck_on_refresh: false,
+            documents: None,
+            settings,
+        };
+        let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, options).await.unwrap();
         Self { run: bed.run.clone(), edge, proxy }
     }
 
@@ -56,8 +63,8 @@ impl OwnProxy {
     }
 
     /// Deletes all sessions and returns their number.
-    pub async fn end_sessions(&self) -> usize {
-        self.proxy.end_sessions().await.unwrap()
+    pub async fn delete_sessions(&self) -> usize {
+        self.proxy.delete_sessions().await.unwrap()
     }
 
     /// The number of registrations.

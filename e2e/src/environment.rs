@@ -46,7 +46,7 @@ const GATEWAY: &str = "context-forge-mcp-stack-mcpgateway";
 
 /// The client that all proxies use at the issuer.
 pub const CLIENT_ID: &str = "mcp-oauth-proxy";
-pub const CLIENT_SECRET: &str = "the-bed-knows-no-secrets-but-this-one";
+pub const CLIENT_SECRET: &str = "e2e-client-secret";
 
 /// A fixed 32-byte key: the cluster exists only for the test run.
 pub const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -55,7 +55,7 @@ pub const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const FIELD_MANAGER: &str = "e2e";
 
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub struct Environment {
     pub run: Run,
     pub cluster: Cluster,
     pub provider: Provider,
@@ -65,36 +65,36 @@ pub struct Stage {
 
 /// A proxy behind a TLS edge.
 #[derive(Clone, Debug)]
-pub struct Front {
+pub struct DeployedProxy {
     pub name: String,
     pub edge: Edge,
 }
 
-impl Front {
+impl DeployedProxy {
     /// The MCP endpoint's URL for clients.
     pub fn url(&self) -> String {
         format!("{}/mcp", self.edge.url)
     }
 }
 
-impl Stage {
+impl Environment {
     /// Starts the environment, or attaches to it if it runs. `log` is the operator's log filter.
-    pub async fn set(run: &Run, installer: Installer, log: &'static str) -> Result<Self> {
+    pub async fn start(run: &Run, installer: Installer, log: &'static str) -> Result<Self> {
         let progress = Progress::default();
-        let (name, image) = (run.clone(), spawn_blocking(image::operator));
+        let (cluster_run, image) = (run.clone(), spawn_blocking(image::operator));
         let image = async { image.await? };
-        let cluster = spawn_blocking(move || Cluster::up(&name)).await??;
+        let cluster = spawn_blocking(move || Cluster::up(&cluster_run)).await??;
         // Reopened, because the run now has a network namespace.
         let run = Run::open(run.name())?;
-        let login = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None, issuer: None };
-        let provider = async { Provider::up(&run, &login).await };
+        let options = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None, issuer: None };
+        let provider = async { Provider::up(&run, &options).await };
         let (provider, context_forge, image) = tokio::try_join!(provider, ContextForge::up(&run), image)?;
         let tap = Tap::up(&run, &context_forge.address).await?;
         let port = tap.address.rsplit_once(':').context("the tap has no port")?.1.parse()?;
-        cluster.name_program(GATEWAY, NAMESPACE, 80, port)?;
-        let installing = cluster.clone();
-        spawn_blocking(move || operator::install(&installing, &image, installer, log)).await??;
-        progress.say("the environment is ready");
+        cluster.create_service_for(GATEWAY, NAMESPACE, 80, port)?;
+        let operator_cluster = cluster.clone();
+        spawn_blocking(move || operator::install(&operator_cluster, &image, installer, log)).await??;
+        progress.print("the environment is ready");
         Ok(Self { run, cluster, provider, context_forge, tap })
     }
 
@@ -165,7 +165,7 @@ impl Stage {
     }
 
     /// Applies a proxy with its Secret and edge, and waits until it is Ready and reachable.
-    pub async fn front(&self, name: &str, change: impl FnOnce(&mut McpOAuthProxySpec)) -> Result<Front> {
+    pub async fn deploy_proxy(&self, name: &str, change: impl FnOnce(&mut McpOAuthProxySpec)) -> Result<DeployedProxy> {
         let edge = self.edge(name).await?;
         let mut spec = self.spec(name, &edge);
         change(&mut spec);
@@ -173,27 +173,21 @@ impl Stage {
         self.apply_credentials(&client, name).await?;
         self.apply(&client, name, spec).await?;
         self.wait_ready(name)?;
-        self.routed(name, edge).await
+        self.wait_until_reachable(name, edge).await
     }
 
-    /// Waits until a Ready proxy is reachable through its edge.
-    pub async fn routed(&self, name: &str, edge: Edge) -> Result<Front> {
-        self.wait_routed(&edge).await?;
-        Ok(Front { name: name.to_owned(), edge })
-    }
-
-    /// Waits until the edge reaches the proxy: kube-proxy programs a new Service after about a second.
-    async fn wait_routed(&self, edge: &Edge) -> Result<()> {
-        let client = http::client(Some(&Certificates::of(&self.run)?.authority()))?;
+    /// Waits until a Ready proxy is reachable through its edge: kube-proxy programs a new Service after about a second.
+    pub async fn wait_until_reachable(&self, name: &str, edge: Edge) -> Result<DeployedProxy> {
+        let client = http::client(Some(&Certificates::for_run(&self.run)?.authority()))?;
         let metadata = format!("{}/.well-known/oauth-authorization-server", edge.url);
         let deadline = Instant::now() + Duration::from_secs(90);
-        while !client.get(&metadata).send().await.is_ok_and(|answer| answer.status().is_success()) {
+        while !client.get(&metadata).send().await.is_ok_and(|response| response.status().is_success()) {
             if Instant::now() > deadline {
                 bail!("{} does not reach the proxy", edge.url);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(())
+        Ok(DeployedProxy { name: name.to_owned(), edge })
     }
 
     /// Applies the Secret of a proxy's credentials.

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::run::cache_directory;
 
 /// Returns the folder `<cache>/<name>/<hash of inputs>`, which `make` fills if it does not exist yet.
-pub fn once(name: &str, inputs: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub fn get_or_create(name: &str, inputs: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let parent = cache_directory()?.join(name);
     fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let key = hash(inputs);

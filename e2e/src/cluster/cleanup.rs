@@ -17,8 +17,8 @@ use rustix::{
 
 use super::{cgroup, network};
 use crate::{
-    progress::wait_out,
-    run::{Made, Run, end},
+    progress::wait_uninterruptibly,
+    run::{JournalEntry, Run, terminate},
 };
 
 /// Machine-wide sysctls that the kubelet changes.
@@ -37,28 +37,31 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 
 /// Records the sysctls that the kubelet will change. If another run's kubelet has changed them already, records the
 /// value that the other run recorded.
-pub fn remember_sysctls(run: &Run) -> Result<()> {
+pub fn record_sysctls(run: &Run) -> Result<()> {
     let _lock = lock_sysctls()?;
-    let others = sysctls_of_others(run)?;
+    let others = other_runs_sysctls(run)?;
     for &key in KUBELET_SYSCTLS {
-        let Ok(now) = fs::read_to_string(sysctl_file(key)) else { continue };
-        let noted = others.iter().find(|(other, _)| other == key).map(|(_, before)| before.clone());
-        run.record(&Made::Sysctl { key: key.to_owned(), before: noted.unwrap_or_else(|| now.trim().to_owned()) })?;
+        let Ok(current) = fs::read_to_string(sysctl_file(key)) else { continue };
+        let recorded = others.iter().find(|(other, _)| other == key).map(|(_, before)| before.clone());
+        run.record(&JournalEntry::Sysctl {
+            key: key.to_owned(),
+            before: recorded.unwrap_or_else(|| current.trim().to_owned()),
+        })?;
     }
     Ok(())
 }
 
 /// Cleans up the machine and removes the run's folder.
-pub fn everything(run: &Run) -> Result<()> {
-    machine(run)?;
+pub fn remove_run(run: &Run) -> Result<()> {
+    clean_machine(run)?;
     remove_folder(run, run.directory())?;
     run.remove_lock();
     Ok(())
 }
 
 /// Cleans up the machine and removes the run's folder except for the logs.
-pub fn keeping_logs(run: &Run) -> Result<()> {
-    machine(run)?;
+pub fn remove_run_except_logs(run: &Run) -> Result<()> {
+    clean_machine(run)?;
     for entry in fs::read_dir(run.directory())?.flatten() {
         if entry.file_name() != "logs" {
             remove_folder(run, &entry.path())?;
@@ -70,16 +73,17 @@ pub fn keeping_logs(run: &Run) -> Result<()> {
 /// A description of each process, mount, namespace and cgroup that the run left on the machine; empty after a cleanup.
 pub fn leftovers(run: &Run) -> Vec<String> {
     let namespace = run.machine_name();
-    let processes =
-        strays(run).into_iter().map(|pid| format!("process {pid} {}", command_line(pid).replace('\0', " ")));
+    let processes = leftover_processes(run)
+        .into_iter()
+        .map(|pid| format!("process {pid} {}", command_line(pid).replace('\0', " ")));
     let mounts = mounts_below(run.directory()).into_iter().map(|mount| format!("mount {}", mount.display()));
     let network = network::exists(&namespace).then(|| format!("network namespace {namespace}"));
     let cgroup = cgroup::exists(&format!("/{namespace}")).then(|| format!("cgroup /{namespace}"));
     processes.chain(mounts).chain(network).chain(cgroup).collect()
 }
 
-fn machine(run: &Run) -> Result<()> {
-    let made = run.made();
+fn clean_machine(run: &Run) -> Result<()> {
+    let made = run.journal_entries();
     // A failed step does not prevent the other steps.
     let mut failures: Vec<String> = Vec::new();
     let mut attempt = |done: Result<()>| {
@@ -89,16 +93,18 @@ fn machine(run: &Run) -> Result<()> {
     };
     // Reverse start order: an API server that loses etcd hangs for minutes.
     for entry in made.iter().rev() {
-        if let Made::Process { name, pid, started } = entry {
+        if let JournalEntry::Process { name, pid, started } = entry {
             if name == "kube-apiserver" {
                 // The API server waits for open watches, and an operator in a pod watches as long as it runs. The
                 // kubelet, which would restart the pod, was started later and has been stopped already.
-                attempt(kill_until_gone("the pods' processes", || cgroup::processes(&format!("/{}", run.machine_name()))));
+                attempt(kill_until_exited("the pods' processes", || {
+                    cgroup::processes(&format!("/{}", run.machine_name()))
+                }));
             }
-            attempt(end(name, *pid, *started));
+            attempt(terminate(name, *pid, *started));
         }
     }
-    attempt(kill_until_gone("the remaining processes", || strays(run)));
+    attempt(kill_until_exited("the remaining processes", || leftover_processes(run)));
     let containers = containers(run);
     remove_shim_sockets(run);
     attempt(unmount_all(run));
@@ -106,19 +112,19 @@ fn machine(run: &Run) -> Result<()> {
     let _lock = lock_sysctls()?;
     for entry in &made {
         match entry {
-            Made::Cgroup { path } => attempt(cgroup::remove(path)),
-            Made::NetworkNamespace { name } => attempt(network::remove(name)),
-            Made::Sysctl { key, before } => attempt(restore(run, key, before)),
-            Made::Process { .. } => (),
+            JournalEntry::Cgroup { path } => attempt(cgroup::remove(path)),
+            JournalEntry::NetworkNamespace { name } => attempt(network::remove(name)),
+            JournalEntry::Sysctl { key, before } => attempt(restore_sysctl(run, key, before)),
+            JournalEntry::Process { .. } => (),
         }
     }
-    remove_traces(run, &containers);
+    remove_links_and_results(run, &containers);
     failures.extend(leftovers(run));
     if !failures.is_empty() {
         bail!("the cleanup of run {} is incomplete:\n    {}", run.name(), failures.join("\n    "));
     }
     for entry in &made {
-        run.forget(entry)?;
+        run.remove_entry(entry)?;
     }
     Ok(())
 }
@@ -137,26 +143,26 @@ fn containers(run: &Run) -> Vec<String> {
 }
 
 /// Processes of pods, their shims, and all other processes in the run's network namespace.
-fn strays(run: &Run) -> BTreeSet<i32> {
+fn leftover_processes(run: &Run) -> BTreeSet<i32> {
     let name = run.machine_name();
     let namespace = network::inode(&Path::new("/run/netns").join(&name));
     let folder = format!("{}/", run.directory().display());
-    let belongs = |pid: &i32| {
+    let belongs_to_run = |pid: &i32| {
         let shim = || {
             let line = command_line(*pid);
             line.split('\0').next().is_some_and(|program| program.ends_with("containerd-shim-runc-v2"))
                 && line.contains(&folder)
         };
         let inside = || namespace.is_some() && network::inode(Path::new(&format!("/proc/{pid}/ns/net"))) == namespace;
-        shim() || inside()
+        shim() || run_in_netns()
     };
     let pods = cgroup::processes(&format!("/{name}"));
-    all_processes().into_iter().filter(belongs).chain(pods).filter(|pid| !is_gone(*pid)).collect()
+    all_processes().into_iter().filter(belongs_to_run).chain(pods).filter(|pid| !has_exited(*pid)).collect()
 }
 
-fn kill_until_gone<P: IntoIterator<Item = i32>>(what: &str, find: impl Fn() -> P) -> Result<()> {
-    wait_out(&format!("{what} to exit"), Duration::from_secs(20), || {
-        let found: Vec<i32> = find().into_iter().filter(|pid| !is_gone(*pid)).collect();
+fn kill_until_exited<P: IntoIterator<Item = i32>>(what: &str, find: impl Fn() -> P) -> Result<()> {
+    wait_uninterruptibly(&format!("{what} to exit"), Duration::from_secs(20), || {
+        let found: Vec<i32> = find().into_iter().filter(|pid| !has_exited(*pid)).collect();
         for pid in found.iter().filter_map(|pid| Pid::from_raw(*pid)) {
             // The process may exit between the check and the signal.
             let _ = kill_process(pid, Signal::KILL);
@@ -177,7 +183,7 @@ fn remove_shim_sockets(run: &Run) {
 }
 
 fn unmount_all(run: &Run) -> Result<()> {
-    wait_out("the run's unmounts", Duration::from_secs(60), || {
+    wait_uninterruptibly("the run's unmounts", Duration::from_secs(60), || {
         for mount in mounts_below(run.directory()).iter().rev() {
             unmount(mount, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", mount.display()))?;
         }
@@ -188,24 +194,24 @@ fn unmount_all(run: &Run) -> Result<()> {
 /// The mounts below a folder, in mount order.
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    places.filter(|place| place.starts_with(folder)).collect()
+    let mount_points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    mount_points.filter(|path| path.starts_with(folder)).collect()
 }
 
 /// Another run's kubelet needs its settings; the last run restores them.
-fn restore(run: &Run, key: &str, before: &str) -> Result<()> {
-    if sysctls_of_others(run)?.iter().any(|(other, _)| other == key) {
+fn restore_sysctl(run: &Run, key: &str, before: &str) -> Result<()> {
+    if other_runs_sysctls(run)?.iter().any(|(other, _)| other == key) {
         return Ok(());
     }
     fs::write(sysctl_file(key), before).with_context(|| format!("cannot restore the sysctl {key} to {before}"))
 }
 
-fn sysctls_of_others(run: &Run) -> Result<Vec<(String, String)>> {
+fn other_runs_sysctls(run: &Run) -> Result<Vec<(String, String)>> {
     let others = Run::all()?.into_iter().filter(|other| other.name() != run.name());
-    let made = others.flat_map(|other| other.made());
+    let made = others.flat_map(|other| other.journal_entries());
     Ok(made
         .filter_map(|made| match made {
-            Made::Sysctl { key, before } => Some((key, before)),
+            JournalEntry::Sysctl { key, before } => Some((key, before)),
             _ => None,
         })
         .collect())
@@ -216,7 +222,7 @@ fn sysctl_file(key: &str) -> PathBuf {
 }
 
 /// Removes the run's files in folders that are not configurable.
-fn remove_traces(run: &Run, containers: &[String]) {
+fn remove_links_and_results(run: &Run, containers: &[String]) {
     for entry in fs::read_dir(CONTAINER_LOGS).into_iter().flatten().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(run.directory())) {
             let _ = fs::remove_file(entry.path());
@@ -252,6 +258,6 @@ fn command_line(pid: i32) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn is_gone(pid: i32) -> bool {
+fn has_exited(pid: i32) -> bool {
     command_line(pid).is_empty()
 }

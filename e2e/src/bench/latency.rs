@@ -36,7 +36,7 @@ pub fn latencies(bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
     for _ in 0..ROUNDS {
         for ((_, port, request), rounds) in contenders.iter().zip(&mut rounds) {
             stop_if_interrupted()?;
-            rounds.push(Latency::of(round(*port, request.as_bytes())?));
+            rounds.push(Latency::from_samples(round(*port, request.as_bytes())?));
         }
     }
     Ok(contenders.iter().zip(rounds).map(|((name, ..), rounds)| (*name, Latency::median(&rounds))).collect())
@@ -52,12 +52,12 @@ fn request(authorization: &str) -> String {
 
 /// Sends the request at [`RATE`] to a local port. Returns the milliseconds from the time when each request is due.
 fn round(port: u16, request: &[u8]) -> Result<Vec<f64>> {
-    let begun = Instant::now() + Duration::from_millis(100);
+    let started = Instant::now() + Duration::from_millis(100);
     let between = Duration::from_secs(1) * CONNECTIONS / RATE;
     // One thread per connection, because a runtime's timers are late by up to a millisecond, more than the measured
     // latency.
     thread::scope(|scope| {
-        let first = |number| begun + between * number / CONNECTIONS;
+        let first = |number| started + between * number / CONNECTIONS;
         let start = |number| scope.spawn(move || connection(port, request, first(number), between));
         let threads: Vec<_> = (0..CONNECTIONS).map(start).collect();
         let all = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a connection panicked"))?);
@@ -72,19 +72,19 @@ fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> R
     set_current_timer_slack(NonZeroU64::new(1))?;
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
-    let (mut answer, mut buffer) = (Vec::with_capacity(4096), [0; 4096]);
+    let (mut response, mut buffer) = (Vec::with_capacity(4096), [0; 4096]);
     let mut milliseconds = Vec::new();
     let mut due = first;
     while due < first + DURATION {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         stream.write_all(request)?;
-        answer.clear();
-        while !is_whole(&answer)? {
+        response.clear();
+        while !is_whole(&response)? {
             let length = stream.read(&mut buffer)?;
             if length == 0 {
                 bail!("port {port} closed the connection");
             }
-            answer.extend_from_slice(&buffer[..length]);
+            response.extend_from_slice(&buffer[..length]);
         }
         milliseconds.push(due.elapsed().as_secs_f64() * 1000.0);
         due += between;
@@ -93,9 +93,9 @@ fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> R
 }
 
 /// Whether a response with a Content-Length is complete.
-fn is_whole(answer: &[u8]) -> Result<bool> {
-    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
-    let head = std::str::from_utf8(&answer[..end])?;
+fn is_whole(response: &[u8]) -> Result<bool> {
+    let Some(end) = response.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
+    let head = std::str::from_utf8(&response[..end])?;
     if !head.starts_with("HTTP/1.1 200 ") {
         bail!("unexpected response: {head}");
     }
@@ -103,5 +103,5 @@ fn is_whole(answer: &[u8]) -> Result<bool> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
-    Ok(answer.len() - end - 4 >= length.context("the response has no Content-Length")?)
+    Ok(response.len() - end - 4 >= length.context("the response has no Content-Length")?)
 }

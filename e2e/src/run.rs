@@ -153,7 +153,7 @@ impl Run {
 
     /// The run's network namespace, if it has a cluster.
     pub fn namespace(&self) -> Option<String> {
-        self.journal_entries().into_iter().rev().find_map(|made| match made {
+        self.journal_entries().into_iter().rev().find_map(|entry| match entry {
             JournalEntry::NetworkNamespace { name } => Some(name),
             _ => None,
         })
@@ -202,7 +202,7 @@ impl Run {
 
     /// The process id of a running component.
     pub fn running(&self, component: &str) -> Option<i32> {
-        self.journal_entries().into_iter().rev().find_map(|made| match made {
+        self.journal_entries().into_iter().rev().find_map(|entry| match entry {
             JournalEntry::Process { name, pid, started } if name == component && is_running(pid, started) => Some(pid),
             _ => None,
         })
@@ -210,38 +210,39 @@ impl Run {
 
     /// Name and process id of all running components, oldest first.
     pub fn components(&self) -> Vec<(String, i32)> {
-        let made = self.journal_entries().into_iter();
-        made.filter_map(|made| match made {
-            JournalEntry::Process { name, pid, started } if is_running(pid, started) => Some((name, pid)),
-            _ => None,
-        })
-        .collect()
+        let entries = self.journal_entries().into_iter();
+        entries
+            .filter_map(|entry| match entry {
+                JournalEntry::Process { name, pid, started } if is_running(pid, started) => Some((name, pid)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Terminates a component's process and waits for its exit. Does nothing if it is not running.
     pub fn stop(&self, component: &str) -> Result<()> {
-        for made in self.journal_entries() {
-            if let JournalEntry::Process { name, pid, started } = &made
+        for entry in self.journal_entries() {
+            if let JournalEntry::Process { name, pid, started } = &entry
                 && name == component
             {
                 terminate(name, *pid, *started)?;
-                self.remove_entry(&made)?;
+                self.remove_entry(&entry)?;
             }
         }
         Ok(())
     }
 
     /// Records a resource, so that it is cleaned up even if this process is killed.
-    pub fn record(&self, made: &JournalEntry) -> Result<()> {
+    pub fn record(&self, entry: &JournalEntry) -> Result<()> {
         let _lock = self.lock_journal()?;
         let mut journal = OpenOptions::new().create(true).append(true).open(self.journal())?;
-        writeln!(journal, "{}", serde_json::to_string(made)?)?;
+        writeln!(journal, "{}", serde_json::to_string(entry)?)?;
         journal.sync_data()?;
         Ok(())
     }
 
     /// All journal entries, oldest first.
-    pub fn made(&self) -> Vec<JournalEntry> {
+    pub fn journal_entries(&self) -> Vec<JournalEntry> {
         let text = fs::read_to_string(self.journal()).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
@@ -252,7 +253,7 @@ impl Run {
         let rest: Vec<String> = self
             .journal_entries()
             .iter()
-            .filter(|made| *made != removed)
+            .filter(|entry| *entry != removed)
             .map(serde_json::to_string)
             .collect::<Result<_, _>>()?;
         let text = rest.iter().map(|line| format!("{line}\n")).collect::<String>();

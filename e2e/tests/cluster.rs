@@ -149,7 +149,8 @@ fn killed_run_is_cleaned_up_by_the_next() {
     assert_eq!(leftovers(&run), Vec::<String>::new());
     assert!(!run.directory().exists());
     // The last run restores the sysctls, because other runs' kubelets need them.
-    if !Run::all().unwrap().iter().any(|other| other.journal_entries().into_iter().any(|made| sysctl(made).is_some())) {
+    if !Run::all().unwrap().iter().any(|other| other.journal_entries().into_iter().any(|entry| sysctl(entry).is_some()))
+    {
         for (key, before) in sysctls {
             let now = std::fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/"))).unwrap();
             assert_eq!(now.trim(), before, "{key}");
@@ -190,8 +191,8 @@ fn named_cluster_is_used_and_left_unchanged() {
     cluster.kubectl_program().output(&["get", "nodes"]).unwrap();
 }
 
-fn sysctl(made: JournalEntry) -> Option<(String, String)> {
-    match made {
+fn sysctl(entry: JournalEntry) -> Option<(String, String)> {
+    match entry {
         JournalEntry::Sysctl { key, before } => Some((key, before)),
         _ => None,
     }

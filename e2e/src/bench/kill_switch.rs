@@ -26,10 +26,10 @@ pub const SESSIONS: usize = 10_000;
 const DELETIONS: usize = 100;
 
 /// The e-mail suffix of users whose sessions are deleted.
-const EMAIL: &str = "victim@example.com";
+const EMAIL: &str = "deleted@example.com";
 
 pub struct EndLatencies {
-    pub refused: Latency,
+    pub rejected: Latency,
     pub closed: Latency,
 }
 
@@ -37,7 +37,7 @@ pub struct EndLatencies {
 pub async fn create_sessions(proxy: &str, present: usize) -> Result<()> {
     let missing = SESSIONS.saturating_sub(present + DELETIONS);
     stream::iter(0..missing)
-        .map(|number| async move { login::log_in(&login::client()?, proxy, &format!("many-{number}@example.com")).await })
+        .map(|number| async move { login::log_in(&login::client()?, proxy, &format!("live-{number}@example.com")).await })
         .buffer_unordered(USERS)
         .try_for_each(|_| async { Ok(()) })
         .await
@@ -45,7 +45,7 @@ pub async fn create_sessions(proxy: &str, present: usize) -> Result<()> {
 
 /// Deletes sessions one by one while each has an open stream at `proxy`, whose upstream must respond with streams.
 pub async fn measure_ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<EndLatencies> {
-    let (mut refused, mut closed) = (Vec::new(), Vec::new());
+    let (mut rejected, mut closed) = (Vec::new(), Vec::new());
     let client = &login::client()?;
     for number in 0..DELETIONS {
         let tokens = login::log_in(&login::client()?, proxy, &format!("{number}-{EMAIL}")).await?;
@@ -70,9 +70,9 @@ pub async fn measure_ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result
         let both = timeout(Duration::from_secs(60), async { tokio::join!(end_of_stream, first_refusal) }).await;
         let (end, refusal) = both.context("a deleted session is still accepted after a minute")?;
         closed.push(end.as_secs_f64() * 1000.0);
-        refused.push(refusal?.as_secs_f64() * 1000.0);
+        rejected.push(refusal?.as_secs_f64() * 1000.0);
     }
-    Ok(EndLatencies { refused: Latency::from_samples(refused), closed: Latency::from_samples(closed) })
+    Ok(EndLatencies { rejected: Latency::from_samples(rejected), closed: Latency::from_samples(closed) })
 }
 
 async fn session_of(objects: &Api<McpOAuthSession>, email: &str) -> Result<String> {

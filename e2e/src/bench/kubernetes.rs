@@ -34,8 +34,8 @@ pub struct Results {
     pub logins: Rate,
     pub refreshes: Rate,
     /// Objects per second that the API server creates and then patches, with as many concurrent writers as users.
-    pub pairs_of_writes: f64,
-    pub ends: EndLatencies,
+    pub write_pairs: f64,
+    pub end_latencies: EndLatencies,
     /// The proxy's memory in KiB with [`kill_switch::SESSIONS`] sessions, and its time from start to ready.
     pub with_sessions: u64,
     pub start: Duration,
@@ -45,16 +45,16 @@ pub struct Results {
 /// knows only one redirect URI.
 pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Results> {
     let issuer = logins::issuer(login).await?;
-    let of_cluster = Run::open(&format!("{}-cluster", run.name()))?;
+    let cluster_run = Run::open(&format!("{}-cluster", run.name()))?;
     let cluster = {
-        let run = of_cluster.clone();
+        let run = cluster_run.clone();
         spawn_blocking(move || Cluster::up(&run)).await??
     };
-    let measured = in_cluster(run, &cluster, binary, login, &issuer, state).await;
-    let ended = spawn_blocking(move || Cluster::down(&of_cluster, false)).await?;
-    let figures = measured?;
-    ended?;
-    Ok(figures)
+    let results = in_cluster(run, &cluster, binary, login, &issuer, state).await;
+    let removal = spawn_blocking(move || Cluster::down(&cluster_run, false)).await?;
+    let results = results?;
+    removal?;
+    Ok(results)
 }
 
 async fn in_cluster(
@@ -117,7 +117,7 @@ async fn in_cluster(
     let proxy = format!("http://127.0.0.1:{listen}");
     let objects: Api<McpOAuthSession> = Api::namespaced(cluster.client().await?, NAMESPACE);
     login::log_in(&login::client()?, &proxy, "first@example.com").await?;
-    let pairs_of_writes = pairs_of_writes(&objects).await?;
+    let write_pairs = write_pairs(&objects).await?;
     let logins = logins::logins(&proxy, pid).await?;
     let refreshes = logins::refreshes(&proxy, pid).await?;
 
@@ -128,37 +128,37 @@ async fn in_cluster(
     let pid = start().await?;
     let start = started.elapsed();
     let with_sessions = resident_kib(pid)?;
-    let ends = kill_switch::measure_ends(&proxy, &objects).await?;
+    let end_latencies = kill_switch::measure_ends(&proxy, &objects).await?;
     run.stop("kubernetes")?;
-    Ok(Results { logins, refreshes, pairs_of_writes, ends, with_sessions, start })
+    Ok(Results { logins, refreshes, write_pairs, end_latencies, with_sessions, start })
 }
 
 /// The API server's cost of a login: an object like a session is created and then patched as the proxy does. A simpler
 /// object would not be comparable: objects with a schema cost several times as much as a `ConfigMap`.
-async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
-    let like = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("no session exists")?;
-    let (like, started, count) = (&like, Instant::now(), &AtomicU64::new(0));
+async fn write_pairs(objects: &Api<McpOAuthSession>) -> Result<f64> {
+    let template = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("no session exists")?;
+    let (template, started, count) = (&template, Instant::now(), &AtomicU64::new(0));
     try_join_all((0..logins::USERS).map(|writer| async move {
-        let claims = serde_json::to_value(&like.spec.claims)?;
+        let claims = serde_json::to_value(&template.spec.claims)?;
         for number in 0.. {
             let name = format!("{writer:02x}{number:030x}");
             let metadata = ObjectMeta {
                 name: Some(name.clone()),
                 labels: Some([("bench".to_owned(), "pairs".to_owned())].into()),
-                owner_references: like.metadata.owner_references.clone(),
+                owner_references: template.metadata.owner_references.clone(),
                 ..ObjectMeta::default()
             };
-            let object = McpOAuthSession { metadata, spec: like.spec.clone() };
+            let object = McpOAuthSession { metadata, spec: template.spec.clone() };
             let created = objects.create(&PostParams::default(), &object).await?;
             let change = json!({
                 "metadata": {"resourceVersion": created.metadata.resource_version, "uid": created.metadata.uid},
                 "spec": {
-                    "phase": like.spec.phase,
+                    "phase": template.spec.phase,
                     "rotation": 7,
-                    "rotatedAt": like.spec.expires_at,
-                    "expiresAt": like.spec.expires_at,
+                    "rotatedAt": template.spec.expires_at,
+                    "expiresAt": template.spec.expires_at,
                     "claims": claims,
-                    "mac": like.spec.mac,
+                    "mac": template.spec.mac,
                 },
             });
             objects.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;

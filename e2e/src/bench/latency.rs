@@ -79,7 +79,7 @@ fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> R
         thread::sleep(due.saturating_duration_since(Instant::now()));
         stream.write_all(request)?;
         response.clear();
-        while !is_whole(&response)? {
+        while !is_complete(&response)? {
             let length = stream.read(&mut buffer)?;
             if length == 0 {
                 bail!("port {port} closed the connection");
@@ -93,7 +93,7 @@ fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> R
 }
 
 /// Whether a response with a Content-Length is complete.
-fn is_whole(response: &[u8]) -> Result<bool> {
+fn is_complete(response: &[u8]) -> Result<bool> {
     let Some(end) = response.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
     let head = std::str::from_utf8(&response[..end])?;
     if !head.starts_with("HTTP/1.1 200 ") {

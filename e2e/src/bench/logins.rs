@@ -34,7 +34,7 @@ pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
         async move {
             let browser = login::client()?;
             for count in 0.. {
-                let email = format!("person-{number}-{count}@example.com");
+                let email = format!("user-{number}-{count}@example.com");
                 login::log_in(&browser, &proxy, &email).await?;
                 if counter.count() {
                     break;

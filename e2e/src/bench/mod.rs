@@ -65,15 +65,15 @@ impl Args {
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
         let run = Run::open(&format!("bench-{}", std::process::id()))?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let measured = if self.only.is_empty() {
+        let result = if self.only.is_empty() {
             runtime.block_on(measure(&run))
         } else {
-            runtime.block_on(measure_some(&run, &self.only))
+            runtime.block_on(measure_selected(&run, &self.only))
         };
         for (component, _) in run.components() {
             run.stop(&component)?;
         }
-        let report = measured.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
+        let report = result.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
         fs::remove_dir_all(run.directory())?;
         if !self.only.is_empty() {
             print!("{report}");
@@ -129,13 +129,13 @@ fn with_uncached_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
     let (uncached, keys) = (run.directory().join("uncached"), Bed::state(run).join("signing-keys.json"));
     let verification = uncached::write_tokens(&keys, &bed.token, &uncached)?;
     let mut contender = Contender::new(run, "uncached", bed.proxy, &RequestTokens::FromFile(uncached))?;
-    let mut alone = Vec::new();
+    let mut verifications = Vec::new();
     for _ in 0..ROUNDS {
         let before = verification.micros()?;
         contender.measure()?;
-        alone.push(f64::midpoint(before, verification.micros()?));
+        verifications.push(f64::midpoint(before, verification.micros()?));
     }
-    Ok(contender.samples.into_iter().zip(alone).collect())
+    Ok(contender.samples.into_iter().zip(verifications).collect())
 }
 
 async fn latencies(run: &Run, bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
@@ -157,37 +157,40 @@ async fn event_delays(run: &Run, bed: &Bed, events: u16, streaming: Process) -> 
 }
 
 /// Starts a proxy in front of an upstream that responds with streams.
-async fn before_streams(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
+async fn start_streaming_proxy(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
     let events = streams::upstream().await?;
     Ok((events, start_proxy(run, &bed.binary, "streaming", bed.login, events).await?))
 }
 
-async fn measure_some(run: &Run, parts: &[Benchmark]) -> Result<String> {
+async fn measure_selected(run: &Run, benchmarks: &[Benchmark]) -> Result<String> {
     let progress = Progress::default();
     let bed = Bed::up(run, &progress).await?;
     let mut report = String::new();
-    if parts.iter().any(|part| [Benchmark::Forwarding, Benchmark::Uncached, Benchmark::Memory].contains(part)) {
+    if benchmarks
+        .iter()
+        .any(|benchmark| [Benchmark::Forwarding, Benchmark::Uncached, Benchmark::Memory].contains(benchmark))
+    {
         report += &report::forwarding(&forwarding(run, &bed, &progress)?);
     }
-    if parts.contains(&Benchmark::Memory) {
+    if benchmarks.contains(&Benchmark::Memory) {
         report += &report::memory(bed.idle, resident_kib(bed.proxy.pid)?);
     }
-    if parts.contains(&Benchmark::Uncached) {
+    if benchmarks.contains(&Benchmark::Uncached) {
         report += &report::uncached(&with_uncached_tokens(run, &bed)?);
     }
-    if parts.contains(&Benchmark::Latency) {
+    if benchmarks.contains(&Benchmark::Latency) {
         report += &report::latencies(&latencies(run, &bed).await?);
     }
-    if parts.contains(&Benchmark::Streams) {
-        let (events, streaming) = before_streams(run, &bed).await?;
+    if benchmarks.contains(&Benchmark::Streams) {
+        let (events, streaming) = start_streaming_proxy(run, &bed).await?;
         report += &report::latencies(&event_delays(run, &bed, events, streaming).await?);
         run.stop("streaming")?;
     }
-    if parts.contains(&Benchmark::IdleStreams) {
-        let (_, streaming) = before_streams(run, &bed).await?;
+    if benchmarks.contains(&Benchmark::IdleStreams) {
+        let (_, streaming) = start_streaming_proxy(run, &bed).await?;
         report += &report::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
     }
-    if parts.contains(&Benchmark::Size) {
+    if benchmarks.contains(&Benchmark::Size) {
         report += &format!("size of the binary: {:.1} MiB\n", report::mib(fs::metadata(&bed.binary)?.len() / 1024));
     }
     Ok(report)
@@ -199,10 +202,10 @@ async fn measure(run: &Run) -> Result<String> {
     let forwarding = forwarding(run, &bed, &progress)?;
     let loaded = resident_kib(bed.proxy.pid)?;
 
-    let paced = latencies(run, &bed).await?;
+    let latencies = latencies(run, &bed).await?;
     progress.print("latency at a constant rate");
 
-    let (events, streaming) = before_streams(run, &bed).await?;
+    let (events, streaming) = start_streaming_proxy(run, &bed).await?;
     let delays = event_delays(run, &bed, events, streaming).await?;
     let idle_streams = streams::idle(streaming.port, &bed.token, streaming.pid).await?;
     run.stop("streaming")?;
@@ -224,7 +227,7 @@ async fn measure(run: &Run) -> Result<String> {
         logins,
         refreshes,
         kubernetes,
-        paced,
+        latencies,
         delays,
         idle_streams,
         starts,

@@ -19,7 +19,7 @@ pub struct Results {
     pub logins: Rate,
     pub refreshes: Rate,
     pub kubernetes: kubernetes::Results,
-    pub paced: Vec<(&'static str, Latency)>,
+    pub latencies: Vec<(&'static str, Latency)>,
     pub delays: [(&'static str, Latency); 2],
     /// The number of idle streams, and KiB per stream.
     pub idle_streams: (usize, f64),
@@ -66,9 +66,9 @@ pub fn forwarding(contenders: &[(&'static str, Vec<Sample>)]) -> String {
 
 /// P2.
 pub fn uncached(rounds: &[(Sample, f64)]) -> String {
-    let (samples, alone): (Vec<_>, Vec<_>) = rounds.iter().copied().unzip();
+    let (samples, verifications): (Vec<_>, Vec<_>) = rounds.iter().copied().unzip();
     let (median, low, high) = micros(&samples);
-    let (verification, ..) = spread(alone);
+    let (verification, ..) = spread(verifications);
     let rest = rounds.iter().map(|(sample, verification)| sample.micros_per_request - verification);
     let (rest, least, most) = spread(rest.collect());
     format!(
@@ -92,11 +92,11 @@ pub fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-pub fn report(figures: &Results) -> String {
+pub fn report(results: &Results) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown CPU");
-    let (start, quickest, slowest) = spread(figures.starts.clone());
-    let Results { logins, refreshes, kubernetes, .. } = figures;
+    let (start, quickest, slowest) = spread(results.starts.clone());
+    let Results { logins, refreshes, kubernetes, .. } = results;
     format!(
         "# Results
 
@@ -114,10 +114,10 @@ same round, the median of the rounds.
 {uncached}
 ## P3: latency at {RATE} requests per second
 
-The time from when a request is due until its response is complete, with {paced_connections} connections, in milliseconds: the median of
-{paced_rounds} interleaved rounds. For all contenders, the cores are kept awake and other load is suppressed (SCHED_FIFO).
+The time from when a request is due until its response is complete, with {connections} connections, in milliseconds: the median of
+{latency_rounds} interleaved rounds. For all contenders, the cores are kept awake and other load is suppressed (SCHED_FIFO).
 
-{paced}
+{latencies}
 ## P4: streams
 
 The time from when the upstream sends an event until the client reads it, 200 events 10 ms apart, in milliseconds: the median of
@@ -156,11 +156,11 @@ With these sessions, the proxy needs {with_sessions:.1} MiB, and {start_with_ses
 {start:.0} ms from process start to ready, median of {starts} ({quickest:.0} to {slowest:.0}), without a response of the issuer.
 ",
         version = env!("CARGO_PKG_VERSION"),
-        size = mib(figures.binary / 1024),
-        forwarding = forwarding(&figures.forwarding),
-        uncached = uncached(&figures.uncached),
-        idle_streams = idle_streams(figures.idle_streams),
-        memory = memory(figures.idle, figures.loaded),
+        size = mib(results.binary / 1024),
+        forwarding = forwarding(&results.forwarding),
+        uncached = uncached(&results.uncached),
+        idle_streams = idle_streams(results.idle_streams),
+        memory = memory(results.idle, results.loaded),
         logins_rate = logins.per_second,
         logins_cpu = logins.cpu_milliseconds,
         refreshes_rate = refreshes.per_second,
@@ -169,15 +169,15 @@ With these sessions, the proxy needs {with_sessions:.1} MiB, and {start_with_ses
         kube_logins_cpu = kubernetes.logins.cpu_milliseconds,
         kube_refreshes_rate = kubernetes.refreshes.per_second,
         kube_refreshes_cpu = kubernetes.refreshes.cpu_milliseconds,
-        paced = latencies(&figures.paced),
-        paced_connections = latency::CONNECTIONS,
-        paced_rounds = latency::ROUNDS,
+        latencies = latencies(&results.latencies),
+        connections = latency::CONNECTIONS,
+        latency_rounds = latency::ROUNDS,
         stream_rounds = streams::ROUNDS,
-        delays = latencies(&figures.delays),
-        ends = latencies(&[("first 401", kubernetes.ends.refused), ("stream closed", kubernetes.ends.closed)]),
+        delays = latencies(&results.delays),
+        ends = latencies(&[("first 401", kubernetes.end_latencies.rejected), ("stream closed", kubernetes.end_latencies.closed)]),
         with_sessions = mib(kubernetes.with_sessions),
         start_with_sessions = kubernetes.start.as_secs_f64() * 1000.0,
-        pairs = kubernetes.pairs_of_writes,
-        starts = figures.starts.len(),
+        pairs = kubernetes.write_pairs,
+        starts = results.starts.len(),
     )
 }

@@ -16,7 +16,7 @@ use super::measure::thread_cpu;
 const TOKENS: usize = 400_000;
 
 /// The number of tokens for measuring the verification alone.
-const VERIFIED: u32 = 5_000;
+const VERIFICATIONS: u32 = 5_000;
 
 /// Measures a signature verification alone.
 pub struct Verification {
@@ -35,7 +35,7 @@ impl Verification {
                 .verify_sig(signed.as_bytes(), signature)
                 .map_err(|_| anyhow::anyhow!("the signature is invalid"))?;
         }
-        Ok((thread_cpu() - before).as_secs_f64() * 1e6 / f64::from(VERIFIED))
+        Ok((thread_cpu() - before).as_secs_f64() * 1e6 / f64::from(VERIFICATIONS))
     }
 }
 
@@ -44,7 +44,7 @@ impl Verification {
 pub fn write_tokens(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
     let keys: Value = serde_json::from_slice(&fs::read(keys)?)?;
     let key = STANDARD.decode(keys["keys"][0]["privateKey"].as_str().context("no key")?)?;
-    let pair =
+    let key_pair =
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key).map_err(|_| anyhow::anyhow!("no key"))?;
     let random = SystemRandom::new();
     let (head, rest) = token.split_once('.').context("the token is not a JWT")?;
@@ -53,7 +53,7 @@ pub fn write_tokens(keys: &Path, token: &str, file: &Path) -> Result<Verificatio
     let mut sign = |number: usize| -> Result<(String, Vec<u8>)> {
         claims["jti"] = format!("uncached-{number}").into();
         let signed = format!("{head}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature = pair.sign(&random, signed.as_bytes()).map_err(|_| anyhow::anyhow!("no signature"))?;
+        let signature = key_pair.sign(&random, signed.as_bytes()).map_err(|_| anyhow::anyhow!("no signature"))?;
         Ok((signed, signature.as_ref().to_vec()))
     };
     let mut out = std::io::BufWriter::new(fs::File::create(file)?);
@@ -62,7 +62,7 @@ pub fn write_tokens(keys: &Path, token: &str, file: &Path) -> Result<Verificatio
         writeln!(out, "{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))?;
     }
     out.flush()?;
-    let tokens = (TOKENS..).take(VERIFIED as usize).map(sign).collect::<Result<_>>()?;
-    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref())?;
+    let tokens = (TOKENS..).take(VERIFICATIONS as usize).map(sign).collect::<Result<_>>()?;
+    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key_pair.public_key().as_ref())?;
     Ok(Verification { public, tokens })
 }

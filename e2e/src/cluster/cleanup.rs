@@ -83,7 +83,7 @@ pub fn leftovers(run: &Run) -> Vec<String> {
 }
 
 fn clean_machine(run: &Run) -> Result<()> {
-    let made = run.journal_entries();
+    let entries = run.journal_entries();
     // A failed step does not prevent the other steps.
     let mut failures: Vec<String> = Vec::new();
     let mut attempt = |done: Result<()>| {
@@ -92,7 +92,7 @@ fn clean_machine(run: &Run) -> Result<()> {
         }
     };
     // Reverse start order: an API server that loses etcd hangs for minutes.
-    for entry in made.iter().rev() {
+    for entry in entries.iter().rev() {
         if let JournalEntry::Process { name, pid, started } = entry {
             if name == "kube-apiserver" {
                 // The API server waits for open watches, and an operator in a pod watches as long as it runs. The
@@ -110,7 +110,7 @@ fn clean_machine(run: &Run) -> Result<()> {
     attempt(unmount_all(run));
     // Without the lock, two runs that end at the same time could each leave the sysctls to the other.
     let _lock = lock_sysctls()?;
-    for entry in &made {
+    for entry in &entries {
         match entry {
             JournalEntry::Cgroup { path } => attempt(cgroup::remove(path)),
             JournalEntry::NetworkNamespace { name } => attempt(network::remove(name)),
@@ -123,7 +123,7 @@ fn clean_machine(run: &Run) -> Result<()> {
     if !failures.is_empty() {
         bail!("the cleanup of run {} is incomplete:\n    {}", run.name(), failures.join("\n    "));
     }
-    for entry in &made {
+    for entry in &entries {
         run.remove_entry(entry)?;
     }
     Ok(())
@@ -208,9 +208,9 @@ fn restore_sysctl(run: &Run, key: &str, before: &str) -> Result<()> {
 
 fn other_runs_sysctls(run: &Run) -> Result<Vec<(String, String)>> {
     let others = Run::all()?.into_iter().filter(|other| other.name() != run.name());
-    let made = others.flat_map(|other| other.journal_entries());
-    Ok(made
-        .filter_map(|made| match made {
+    let entries = others.flat_map(|other| other.journal_entries());
+    Ok(entries
+        .filter_map(|entry| match entry {
             JournalEntry::Sysctl { key, before } => Some((key, before)),
             _ => None,
         })

@@ -44,7 +44,7 @@ pub struct Cluster {
 enum ClusterKind {
     /// Created by the test bed, in the run's network namespace.
     Bed,
-    ExternalCluster(ExternalCluster),
+    External(ExternalCluster),
 }
 
 impl Cluster {
@@ -60,7 +60,7 @@ impl Cluster {
     pub fn attach(run: &Run) -> Result<Self> {
         let tools = Tools::ready(&Progress::default())?;
         let kind = match ExternalCluster::from_env()? {
-            Some(external) => ClusterKind::ExternalCluster(external),
+            Some(external) => ClusterKind::External(external),
             None if bed::is_up(run, &tools) => ClusterKind::Bed,
             None => bail!("run {} has no cluster: start it with e2e cluster up --run {}", run.name(), run.name()),
         };
@@ -103,7 +103,7 @@ impl Cluster {
     pub fn kubeconfig(&self) -> PathBuf {
         match &self.kind {
             ClusterKind::Bed => kubeconfig::host_kubeconfig(&self.run),
-            ClusterKind::ExternalCluster(external) => external.kubeconfig.clone(),
+            ClusterKind::External(external) => external.kubeconfig.clone(),
         }
     }
 
@@ -111,7 +111,7 @@ impl Cluster {
     pub fn namespace_kubeconfig(&self) -> PathBuf {
         match &self.kind {
             ClusterKind::Bed => kubeconfig::namespace_kubeconfig(&self.run),
-            ClusterKind::ExternalCluster(external) => external.kubeconfig.clone(),
+            ClusterKind::External(external) => external.kubeconfig.clone(),
         }
     }
 
@@ -161,7 +161,7 @@ impl Cluster {
     fn load_archive(&self, archive: &Path) -> Result<()> {
         match &self.kind {
             ClusterKind::Bed => node::import_image(&self.run, archive),
-            ClusterKind::ExternalCluster(external) => {
+            ClusterKind::External(external) => {
                 let mut command = Command::new("sh");
                 command.args(["-c", &external.load_image, "sh"]).arg(archive);
                 let status = command.status().context("cannot run sh")?;
@@ -173,7 +173,7 @@ impl Cluster {
     fn context(&self) -> Option<String> {
         match &self.kind {
             ClusterKind::Bed => None,
-            ClusterKind::ExternalCluster(external) => Some(external.context.clone()),
+            ClusterKind::External(external) => Some(external.context.clone()),
         }
     }
 }

@@ -55,8 +55,13 @@ impl ApiRelay {
     pub async fn up(client: kube::Client) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let ((fault, current_fault), (responding, is_responding)) = (watch::channel(WatchFault::None), watch::channel(true));
-        let router = Router::new().fallback(relay).with_state(RelayState { client, fault: current_fault, responding: is_responding });
+        let ((fault, current_fault), (responding, is_responding)) =
+            (watch::channel(WatchFault::None), watch::channel(true));
+        let router = Router::new().fallback(relay).with_state(RelayState {
+            client,
+            fault: current_fault,
+            responding: is_responding,
+        });
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 eprintln!("the API server relay failed: {error}");

@@ -25,13 +25,13 @@ pub struct Certificates {
 impl Certificates {
     /// Creates the CA and the edges' certificate, or finds them.
     pub fn for_run(run: &Run) -> Result<Self> {
-        let made = Self { directory: run.directory().join("tls") };
-        let _lock = component_state::lock_folder(&made.directory)?;
+        let certificates = Self { directory: run.directory().join("tls") };
+        let _lock = component_state::lock_folder(&certificates.directory)?;
         // The last file that is written.
-        if !made.directory.join("spki").exists() {
-            made.make().context("cannot create the certificates of the edges")?;
+        if !certificates.directory.join("spki").exists() {
+            certificates.create().context("cannot create the certificates of the edges")?;
         }
-        Ok(made)
+        Ok(certificates)
     }
 
     /// The CA file, for `NODE_EXTRA_CA_CERTS`, `SSL_CERT_FILE` and the like.
@@ -52,7 +52,7 @@ impl Certificates {
         Ok(fs::read_to_string(self.directory.join("spki"))?)
     }
 
-    fn make(&self) -> Result<()> {
+    fn create(&self) -> Result<()> {
         let authority_key = KeyPair::generate()?;
         let mut authority = CertificateParams::default();
         authority.distinguished_name = named("mcp-oauth-operator test bed");

@@ -31,10 +31,10 @@ pub struct ClaudeCode {
 
 impl ClaudeCode {
     /// Installs Claude Code in its own folder.
-    pub async fn install(run: &Run, computer: &str) -> Result<Self> {
+    pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let program = spawn_blocking(Node::with_clients).await??.native("@anthropic-ai/claude-code-linux", "claude")?;
         let script = program::find("script", "bsdutils")?;
-        let name = format!("claude-code-{computer}");
+        let name = format!("claude-code-{installation}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;

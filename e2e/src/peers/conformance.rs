@@ -68,7 +68,7 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, user: User<'_>)
     let mut child = suite.spawn().context("cannot start the conformance suite")?;
     let deadline = Instant::now() + Duration::from_secs(60);
     let begin = format!("{url}/authorize");
-    let address = loop {
+    let login_url = loop {
         let text = fs::read_to_string(&log)?;
         if let Some(found) = text.lines().map(str::trim).find(|line| line.starts_with(&begin)) {
             break found.to_owned();
@@ -78,7 +78,7 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, user: User<'_>)
         }
         sleep(Duration::from_millis(100)).await;
     };
-    user.browser.login(&address, user.email).await?;
+    user.browser.login(&login_url, user.email).await?;
     let exit =
         timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite did not exit")??;
     if !exit.success() {

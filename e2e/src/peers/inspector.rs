@@ -22,9 +22,9 @@ pub struct Inspector {
 
 impl Inspector {
     /// Installs the Inspector in its own folder.
-    pub async fn install(run: &Run, computer: &str) -> Result<Self> {
+    pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let node = spawn_blocking(Node::with_clients).await??;
-        let name = format!("inspector-{computer}");
+        let name = format!("inspector-{installation}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;

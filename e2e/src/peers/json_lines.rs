@@ -25,8 +25,8 @@ pub struct User<'a> {
 
 impl User<'_> {
     /// Logs in at a client's login URL and returns the final page: the client's redirect URI with a code.
-    pub async fn log_in(self, address: &str) -> Result<FinalPage> {
-        let final_page = self.browser.login(address, self.email).await?;
+    pub async fn log_in(self, login_url: &str) -> Result<FinalPage> {
+        let final_page = self.browser.login(login_url, self.email).await?;
         if final_page.parameter("code").is_none() {
             bail!("the login ended at {}: {}", final_page.url, final_page.text);
         }

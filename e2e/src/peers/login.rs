@@ -28,10 +28,10 @@ pub struct Login {
 
 impl Login {
     /// Creates an installation in its own folder.
-    pub fn install(run: &Run, computer: &str) -> Result<Self> {
-        let folder = run.directory().join(format!("login-{computer}"));
+    pub fn install(run: &Run, installation: &str) -> Result<Self> {
+        let folder = run.directory().join(format!("login-{installation}"));
         fs::create_dir_all(&folder)?;
-        let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{computer}")));
+        let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{installation}")));
         Ok(Self { folder, stub, log, authority: Certificates::for_run(run)?.authority() })
     }
 
@@ -65,16 +65,16 @@ impl Login {
     /// and pastes the final URL.
     pub async fn run_with_pasted_url(&self, url: &str, user: User<'_>, port: u16) -> Result<CompletedProgram> {
         let mut program = self.start(url, &["--no-browser", "--port", &port.to_string()])?;
-        let mut look = interval(Duration::from_millis(50));
-        let address = timeout(LIMIT, async {
+        let mut ticks = interval(Duration::from_millis(50));
+        let login_url = timeout(LIMIT, async {
             loop {
-                look.tick().await;
-                if let Some(address) = self.log()?.lines().find_map(|line| line.strip_prefix("  https://")) {
-                    return anyhow::Ok(format!("https://{address}"));
+                ticks.tick().await;
+                if let Some(login_url) = self.log()?.lines().find_map(|line| line.strip_prefix("  https://")) {
+                    return anyhow::Ok(format!("https://{login_url}"));
                 }
             }
         });
-        let final_page = user.log_in(&address.await.context("`login` printed no URL")??).await?;
+        let final_page = user.log_in(&login_url.await.context("`login` printed no URL")??).await?;
         if final_page.status != 0 {
             bail!("the redirect reached a server at {}", final_page.url);
         }

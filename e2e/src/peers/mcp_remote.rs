@@ -35,12 +35,12 @@ pub struct McpRemote {
 
 impl McpRemote {
     /// Installs mcp-remote in its own folder.
-    pub async fn install(run: &Run, computer: &str) -> Result<Self> {
+    pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let node = spawn_blocking(Node::install).await??;
-        let folder = run.directory().join(format!("mcp-remote-{computer}"));
+        let folder = run.directory().join(format!("mcp-remote-{installation}"));
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;
-        let log = run.log(&format!("mcp-remote-{computer}"));
+        let log = run.log(&format!("mcp-remote-{installation}"));
         Ok(Self { node, folder, stub, log, authority: Certificates::for_run(run)?.authority(), port: free_port()? })
     }
 
@@ -138,7 +138,7 @@ impl<'a> Connection<'a> {
     }
 
     async fn receive_response(&mut self, id: u32, method: &str) -> Result<Value> {
-        let mut look = interval(Duration::from_millis(50));
+        let mut ticks = interval(Duration::from_millis(50));
         loop {
             // Both branches are cancel-safe: reading a line keeps what it has read.
             tokio::select! {
@@ -152,7 +152,7 @@ impl<'a> Connection<'a> {
                     }
                     return Ok(message["result"].take());
                 }
-                _ = look.tick() => (),
+                _ = ticks.tick() => (),
             }
             self.log_in_if_requested().await?;
         }

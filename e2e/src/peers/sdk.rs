@@ -60,12 +60,12 @@ pub struct CallResult {
 
 impl Sdk {
     /// Installs the client in its own folder.
-    pub async fn install(run: &Run, kind: SdkVersion, computer: &str) -> Result<Self> {
-        let name = format!("sdk-{computer}");
+    pub async fn install(run: &Run, kind: SdkVersion, installation: &str) -> Result<Self> {
+        let name = format!("sdk-{installation}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
-        let (of_run, of_client) = (run.clone(), folder.clone());
-        let (interpreter, script) = spawn_blocking(move || programs(&of_run, kind, &of_client)).await??;
+        let (cloned_run, cloned_folder) = (run.clone(), folder.clone());
+        let (interpreter, script) = spawn_blocking(move || programs(&cloned_run, kind, &cloned_folder)).await??;
         // A closed port: the test passes the browser's final URL to the client.
         let redirect_uri = format!("http://127.0.0.1:{}/callback", free_port()?);
         let authority = Certificates::for_run(run)?.authority();
@@ -106,12 +106,12 @@ impl Sdk {
         let mut logins = 0;
         loop {
             let message = program.read_json().await?;
-            let Some(address) = message["authorize"].as_str() else {
+            let Some(login_url) = message["authorize"].as_str() else {
                 return Ok(CallResult { logins, ..serde_json::from_value(message)? });
             };
-            let Some(user) = user else { bail!("the SDK requested a login at {address}") };
+            let Some(user) = user else { bail!("the SDK requested a login at {login_url}") };
             logins += 1;
-            program.write_line(user.log_in(address).await?.url.as_str()).await?;
+            program.write_line(user.log_in(login_url).await?.url.as_str()).await?;
         }
     }
 }

@@ -48,14 +48,14 @@ impl Caller {
         while !self.load.stop.load(Ordering::SeqCst) {
             let request = self.http.post(&self.url).bearer_auth(&self.access).json(&body);
             let response = request.header("accept", "application/json, text/event-stream").send().await;
-            let whole = match response {
+            let result = match response {
                 Ok(response) => {
                     let status = response.status();
                     response.bytes().await.map(|_| status)
                 }
                 Err(error) => Err(error),
             };
-            match whole {
+            match result {
                 Ok(StatusCode::OK) => drop(self.load.succeeded.fetch_add(1, Ordering::SeqCst)),
                 Ok(status) => failed.push(status.to_string()),
                 Err(error) => failed.push(format!("{error:?}")),
@@ -87,7 +87,7 @@ async fn listen(http: Client, url: String, access: String, open: Arc<AtomicUsize
 }
 
 /// Starts callers in the current network namespace.
-fn call_from_here(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
+fn start_callers(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
     let caller = Caller { http: http.clone(), url: url.to_owned(), access: access.to_owned(), load: load.clone() };
     (0..CALLERS).map(|_| caller.clone().call()).collect()
 }
@@ -104,9 +104,9 @@ async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
 async fn rolling_restart_fails_no_call() {
     let environment = environment();
     let name = "restarted";
-    let streams_of_one = u32::try_from(STREAMS).unwrap();
+    let streams_per_user = u32::try_from(STREAMS).unwrap();
     let proxy =
-        environment.deploy_proxy(name, |spec| spec.upstream.limits.streams_per_user = streams_of_one).await.unwrap();
+        environment.deploy_proxy(name, |spec| spec.upstream.limits.streams_per_user = streams_per_user).await.unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();
     let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
@@ -118,13 +118,13 @@ async fn rolling_restart_fails_no_call() {
 
     // Through the edge, which opens a connection per request, and to the Service over keep-alive connections.
     let load = Arc::new(Load::default());
-    let callers = call_from_here(&client(&environment), &proxy.url(), &tokens.access, &load);
+    let callers = start_callers(&client(&environment), &proxy.url(), &tokens.access, &load);
     let service = namespaced(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}"]);
-    let (url, access, at_service) = (format!("http://{service}:8080/mcp"), tokens.access.clone(), load.clone());
+    let (url, access, service_load) = (format!("http://{service}:8080/mcp"), tokens.access.clone(), load.clone());
     let (run, shared_load) = (environment.run.clone(), load.clone());
-    let kept = tokio::spawn(async move {
+    let service_callers = tokio::spawn(async move {
         run_in_netns(&run, move || async move {
-            let callers = call_from_here(&http::client(None)?, &url, &access, &at_service);
+            let callers = start_callers(&http::client(None)?, &url, &access, &service_load);
             Ok(callers.join_all().await.concat())
         })
         .await
@@ -146,7 +146,7 @@ async fn rolling_restart_fails_no_call() {
     })
     .await;
     let mut failed = end(callers, &load).await;
-    failed.extend(kept.await.unwrap().unwrap());
+    failed.extend(service_callers.await.unwrap().unwrap());
     let succeeded = load.succeeded.load(Ordering::SeqCst);
     eprintln!("{succeeded} calls succeeded during the restart of the replicas, {} failed", failed.len());
     failed.extend(streams.join_all().await.into_iter().flatten());
@@ -176,7 +176,7 @@ async fn calls_continue_without_issuer_and_api_server_and_refreshes_get_503() {
     browser.close().await.unwrap();
     let replica = Replica::start(&environment, name, set_unreachable_issuer).await;
     let load = Arc::new(Load::default());
-    let callers = call_from_here(&http::client(None).unwrap(), &replica.url, &tokens.access, &load);
+    let callers = start_callers(&http::client(None).unwrap(), &replica.url, &tokens.access, &load);
     eventually("calls succeed", || async { load.succeeded.load(Ordering::SeqCst) > 20 }).await;
 
     replica.relay.stop();

@@ -38,7 +38,7 @@ pub struct Replica {
     _folder: TempDir,
 }
 
-async fn secret(environment: &Environment, name: &str, folder: &Path) {
+async fn write_secret(environment: &Environment, name: &str, folder: &Path) {
     let secrets: Api<Secret> = Api::namespaced(environment.cluster.client().await.unwrap(), NAMESPACE);
     fs::create_dir_all(folder).unwrap();
     for (key, value) in secrets.get(name).await.unwrap().data.unwrap_or_default() {
@@ -54,7 +54,7 @@ impl Replica {
         let upstream_url = format!("http://{}", upstream.local_addr().unwrap());
         let (events, _) = broadcast::channel(16);
         let event_source = events.clone();
-        let response = async move |method: Method| {
+        let respond = async move |method: Method| {
             if method != Method::GET {
                 return "{}".into_response();
             }
@@ -63,14 +63,14 @@ impl Replica {
             let events = Body::from_stream(events.map(Ok::<_, Infallible>));
             ([(CONTENT_TYPE, "text/event-stream")], events).into_response()
         };
-        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(response)).await });
+        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(respond)).await });
         let client = environment.cluster.client().await.unwrap();
         let relay = ApiRelay::up(client.clone()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         relay.write_kubeconfig(&at("kubeconfig")).unwrap();
-        secret(environment, &credentials_name(proxy), &at("credentials")).await;
-        secret(environment, &format!("{proxy}-signing-keys"), &at("keys")).await;
+        write_secret(environment, &credentials_name(proxy), &at("credentials")).await;
+        write_secret(environment, &format!("{proxy}-signing-keys"), &at("keys")).await;
         let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
         let data = maps.get(proxy).await.unwrap().data.unwrap();
         let mut configuration: Value = serde_yaml::from_str(&data["config.yaml"]).unwrap();

@@ -55,7 +55,7 @@ async fn assert_every_pod_accepts(environment: &Environment, client: &ScriptedCl
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signing_key_rotation_refuses_no_token() {
+async fn signing_key_rotation_rejects_no_token() {
     let environment = environment();
     let proxy = environment.deploy_proxy(NAME, |_| ()).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();

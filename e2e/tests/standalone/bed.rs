@@ -75,7 +75,7 @@ impl Bed {
         // A previous bed may still be stopping.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let run = Run::open(&format!("standalone-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))?;
-        let ending = StopOnDrop(run.clone());
+        let stop_guard = StopOnDrop(run.clone());
         let (provider, context_forge) =
             tokio::try_join!(async { Provider::up(&run, &Options::default()).await }, ContextForge::up(&run))?;
         let tap = Tap::up(&run, &context_forge.address).await?;
@@ -90,7 +90,7 @@ impl Bed {
             settings: &[],
         };
         let proxy = Proxy::up(&run, "proxy", &listen, options).await?;
-        std::mem::forget(ending);
+        std::mem::forget(stop_guard);
         Ok(Self { run, context_forge, tap, edge, proxy, provider, failed: AtomicBool::new(false) })
     }
 

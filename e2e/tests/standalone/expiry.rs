@@ -136,10 +136,10 @@ async fn clients_survive_encryption_key_rotation_and_token_expiry() {
         let before = client.proxy.registrations();
         let result = client.use_server(Some(alice)).await;
         let registered = client.proxy.registrations() - before;
-        let seen = format!("{}: {result:?}, {registered} registrations", client.name);
+        let details = format!("{}: {result:?}, {registered} registrations", client.name);
         match client.on_unknown_client {
-            OnUnknownClient::Registers => assert!(matches!(result, Ok(1)) && registered == 1, "{seen}"),
-            OnUnknownClient::Fails => assert!(result.is_err() && registered == 0, "{seen}"),
+            OnUnknownClient::Registers => assert!(matches!(result, Ok(1)) && registered == 1, "{details}"),
+            OnUnknownClient::Fails => assert!(result.is_err() && registered == 0, "{details}"),
         }
     }
     browser.close().await.unwrap();

@@ -30,40 +30,40 @@ async fn login_prompts_once_then_prints_tokens() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = Login::install(&bed.run, "once").unwrap();
+    let installation = Login::install(&bed.run, "once").unwrap();
     let url = bed.url("/mcp");
 
     // With `--no-login`, a script does not wait for a user.
-    let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
+    let refused = installation.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
     assert_eq!((refused.succeeded(), refused.output.as_str()), (false, ""));
-    assert!(computer.log().unwrap().contains(&format!("run `mcp-oauth-operator login {url}`")));
+    assert!(installation.log().unwrap().contains(&format!("run `mcp-oauth-operator login {url}`")));
 
-    let first = computer.run(&url, Some(alice), &[]).await.unwrap();
+    let first = installation.run(&url, Some(alice), &[]).await.unwrap();
     assert!(first.succeeded() && first.output.starts_with(&format!("logged in to {url}, until 2")), "{first:?}");
     assert_eq!(first.output.lines().count(), 1);
     assert!(first.final_pages.len() == 1 && first.final_pages[0].contains("You can close this window."), "{first:?}");
-    let files = fs::read_dir(computer.store()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+    let files = fs::read_dir(installation.store()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
     assert!(files.into_iter().all(|file| file.permissions().mode() & 0o777 == 0o600));
-    assert_eq!(fs::metadata(computer.store()).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(installation.store()).unwrap().permissions().mode() & 0o777, 0o700);
 
-    let second = computer.run(&url, None, &[]).await.unwrap();
+    let second = installation.run(&url, None, &[]).await.unwrap();
     assert!(second.succeeded() && second.output.starts_with(&format!("already logged in to {url}, ")), "{second:?}");
 
-    let printed = computer.run(&url, None, &["--print-token"]).await.unwrap();
+    let printed = installation.run(&url, None, &["--print-token"]).await.unwrap();
     let (status, names) = tools(&bed, printed.output.trim()).await;
     assert_eq!(status, 200);
     assert!(names.iter().any(|name| name == TOOL), "{names:?}");
 
     // A session that the server ended is detected; the registration stays valid.
-    let stored = computer.stored_login().unwrap();
+    let stored = installation.stored_login().unwrap();
     end_session(&bed, &stored).await;
-    let refused = computer.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
+    let refused = installation.run(&url, None, &["--print-token", "--no-login"]).await.unwrap();
     assert_eq!((refused.succeeded(), refused.output.as_str()), (false, ""));
-    let again = computer.run(&url, Some(alice), &[]).await.unwrap();
+    let again = installation.run(&url, Some(alice), &[]).await.unwrap();
     assert!(again.succeeded() && again.output.starts_with("logged in to"), "{again:?}");
-    assert_eq!(computer.stored_login().unwrap()["client_id"], stored["client_id"]);
+    assert_eq!(installation.stored_login().unwrap()["client_id"], stored["client_id"]);
 
-    no_token_is_logged(&computer, &stored);
+    no_token_is_logged(&installation, &stored);
 }
 
 #[tokio::test]
@@ -71,10 +71,10 @@ async fn login_accepts_a_redirect_pasted_from_another_machine() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = Login::install(&bed.run, "pasted").unwrap();
-    let result = computer.run_with_pasted_url(&bed.url("/mcp"), alice, UNREACHABLE).await.unwrap();
+    let installation = Login::install(&bed.run, "pasted").unwrap();
+    let result = installation.run_with_pasted_url(&bed.url("/mcp"), alice, UNREACHABLE).await.unwrap();
     assert!(result.succeeded() && result.output.starts_with("logged in to"), "{result:?}");
-    assert!(computer.log().unwrap().contains("Paste the whole address"));
+    assert!(installation.log().unwrap().contains("Paste the whole address"));
 }
 
 #[tokio::test]
@@ -82,29 +82,29 @@ async fn login_refreshes_expired_tokens_and_replaces_lost_registrations() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = Login::install(&bed.run, "renewed").unwrap();
+    let installation = Login::install(&bed.run, "renewed").unwrap();
     let url = bed.url("/mcp");
-    computer.run(&url, Some(alice), &[]).await.unwrap();
+    installation.run(&url, Some(alice), &[]).await.unwrap();
 
-    let mut stored = computer.stored_login().unwrap();
+    let mut stored = installation.stored_login().unwrap();
     let old = stored["tokens"]["access_token"].take();
     stored["tokens"]["access_token"] = "another".into();
     stored["tokens"]["expires_at"] = "2026-01-01T00:00:00Z".into();
-    computer.store_login(&stored).unwrap();
-    let printed = computer.run(&url, None, &["--print-token"]).await.unwrap();
+    installation.store_login(&stored).unwrap();
+    let printed = installation.run(&url, None, &["--print-token"]).await.unwrap();
     assert!(
         printed.succeeded() && printed.output.trim() != old.as_str().unwrap() && printed.output.trim() != "another"
     );
     assert_eq!(tools(&bed, printed.output.trim()).await.0, 200);
-    no_token_is_logged(&computer, &computer.stored_login().unwrap());
+    no_token_is_logged(&installation, &installation.stored_login().unwrap());
 
-    let mut stored = computer.stored_login().unwrap();
+    let mut stored = installation.stored_login().unwrap();
     stored["client_id"] = "nobody".into();
     stored["tokens"] = Value::Null;
-    computer.store_login(&stored).unwrap();
-    let again = computer.run(&url, Some(alice), &[]).await.unwrap();
+    installation.store_login(&stored).unwrap();
+    let again = installation.run(&url, Some(alice), &[]).await.unwrap();
     assert!(again.succeeded() && again.output.starts_with("logged in to"), "{again:?}");
-    assert_ne!(computer.stored_login().unwrap()["client_id"], "nobody");
+    assert_ne!(installation.stored_login().unwrap()["client_id"], "nobody");
 }
 
 #[tokio::test]
@@ -112,27 +112,27 @@ async fn bridge_prompts_only_after_the_login_ended() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = Login::install(&bed.run, "bridge").unwrap();
-    let mut bridge = computer.bridge(&bed.url("/mcp"), Some(alice)).await.unwrap();
+    let installation = Login::install(&bed.run, "bridge").unwrap();
+    let mut bridge = installation.bridge(&bed.url("/mcp"), Some(alice)).await.unwrap();
     assert!(bridge.tools().await.unwrap().iter().any(|tool| tool == TOOL));
     assert_eq!(bridge.call(TOOL, json!({"message": "one"})).await.unwrap(), "Echo: one");
     assert_eq!(bridge.logins(), 1);
 
-    let mut stored = computer.stored_login().unwrap();
+    let mut stored = installation.stored_login().unwrap();
     stored["tokens"]["access_token"] = "spoiled".into();
-    computer.store_login(&stored).unwrap();
+    installation.store_login(&stored).unwrap();
     assert_eq!(bridge.call(TOOL, json!({"message": "two"})).await.unwrap(), "Echo: two");
     assert_eq!(bridge.logins(), 1);
-    assert_ne!(computer.stored_login().unwrap()["tokens"]["access_token"], "spoiled");
+    assert_ne!(installation.stored_login().unwrap()["tokens"]["access_token"], "spoiled");
 
-    end_session(&bed, &computer.stored_login().unwrap()).await;
+    end_session(&bed, &installation.stored_login().unwrap()).await;
     assert_eq!(bridge.call(TOOL, json!({"message": "three"})).await.unwrap(), "Echo: three");
     assert_eq!(bridge.logins(), 2);
-    assert!(bridge.finish().await.unwrap(), "{}", computer.log().unwrap());
+    assert!(bridge.finish().await.unwrap(), "{}", installation.log().unwrap());
 }
 
-fn no_token_is_logged(computer: &Login, stored: &Value) {
-    let log = computer.log().unwrap();
+fn no_token_is_logged(installation: &Login, stored: &Value) {
+    let log = installation.log().unwrap();
     assert!(log.contains("TRACE"), "the log is not at trace level");
     for name in ["access_token", "refresh_token"] {
         assert!(!log.contains(stored["tokens"][name].as_str().unwrap()), "the log contains the {name}");

@@ -33,14 +33,14 @@ async fn mcp_remote_logs_in_once_and_calls_a_tool() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = McpRemote::install(&bed.run, "once").await.unwrap();
-    let mut first = computer.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
+    let installation = McpRemote::install(&bed.run, "once").await.unwrap();
+    let mut first = installation.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
     assert!(first.tools().await.unwrap().iter().any(|tool| tool == TOOL));
     assert_eq!(first.call(TOOL, json!({"message": "one"})).await.unwrap(), "Echo: one");
     assert_eq!(first.logins(), 1);
     drop(first);
 
-    let mut second = computer.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
+    let mut second = installation.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
     assert_eq!(second.call(TOOL, json!({"message": "two"})).await.unwrap(), "Echo: two");
     assert_eq!(second.logins(), 0);
 }
@@ -50,12 +50,12 @@ async fn python_sdk_logs_in_once_and_calls_a_tool() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let carol = User { browser: &browser, email: "carol@example.com" };
-    let computer = Sdk::install(&bed.run, SdkVersion::Python2, "once").await.unwrap();
+    let installation = Sdk::install(&bed.run, SdkVersion::Python2, "once").await.unwrap();
     let url = bed.url(&bed.context_forge.path);
-    let first = computer.call(&url, Some(carol), TOOL, &json!({"message": "one"})).await.unwrap();
+    let first = installation.call(&url, Some(carol), TOOL, &json!({"message": "one"})).await.unwrap();
     assert!(first.tools.iter().any(|tool| tool == TOOL));
     assert_eq!((first.text, first.error, first.logins), (vec!["Echo: one".to_owned()], false, 1));
-    let second = computer.call(&url, None, TOOL, &json!({"message": "two"})).await.unwrap();
+    let second = installation.call(&url, None, TOOL, &json!({"message": "two"})).await.unwrap();
     assert_eq!((second.text, second.logins), (vec!["Echo: two".to_owned()], 0));
 }
 
@@ -64,10 +64,10 @@ async fn upstream_receives_the_account_and_no_client_identity_headers() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = McpRemote::install(&bed.run, "headers").await.unwrap();
+    let installation = McpRemote::install(&bed.run, "headers").await.unwrap();
     let forged = ["--header", "X-Forwarded-User: admin@example.com", "--header", "x_forwarded_user: admin@example.com"];
     let mark = [forged.as_slice(), &["--header", "x-mark: headers"]].concat();
-    let mut connection = computer.connect(&bed.url("/mcp"), Some(alice), &mark).await.unwrap();
+    let mut connection = installation.connect(&bed.url("/mcp"), Some(alice), &mark).await.unwrap();
     connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
 
     let requests = bed.tap.requests().unwrap();

@@ -13,15 +13,15 @@ async fn trace_logs_contain_no_secret() {
     let bed = bed::shared().await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = McpRemote::install(&bed.run, "secrets").await.unwrap();
+    let installation = McpRemote::install(&bed.run, "secrets").await.unwrap();
     let mut secrets = Vec::new();
-    let mut connection = computer.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
+    let mut connection = installation.connect(&bed.url("/mcp"), Some(alice), &[]).await.unwrap();
     connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
     drop(connection);
-    collect_folder(&computer.store(), &mut secrets);
+    collect_folder(&installation.store(), &mut secrets);
     // A refresh, at which the issuer is queried.
-    computer.invalidate_access_tokens().unwrap();
-    let mut connection = computer.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
+    installation.invalidate_access_tokens().unwrap();
+    let mut connection = installation.connect(&bed.url("/mcp"), None, &[]).await.unwrap();
     connection.call(TOOL, json!({"message": "hello"})).await.unwrap();
     let responses = bed.provider.token_responses().unwrap();
     assert!(responses.len() > 1, "the issuer was not queried at the refresh");
@@ -37,7 +37,7 @@ async fn trace_logs_contain_no_secret() {
         ("an invalid token".to_owned(), "not-a-token".to_owned()),
     ]);
     collect_folder(&bed.proxy.secrets(), &mut secrets);
-    collect_folder(&computer.store(), &mut secrets);
+    collect_folder(&installation.store(), &mut secrets);
     // The parameters that the issuer sent through the browser.
     secrets.extend(callback_parameters(&fs::read_to_string(bed.run.log("edge-main")).unwrap()));
     let has = |name: &str| secrets.iter().any(|(secret, _)| secret == name);

@@ -73,10 +73,10 @@ async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> (DedicatedProxy, St
     let proxy = DedicatedProxy::up(bed, &format!("transparent-{name}"), upstream).await;
     let browser = Browser::start(&bed.run).await.unwrap();
     let alice = User { browser: &browser, email: ALICE };
-    let computer = Login::install(&bed.run, &format!("transparent-{name}")).unwrap();
-    let logged_in = computer.run(&proxy.url(), Some(alice), &[]).await.unwrap();
+    let installation = Login::install(&bed.run, &format!("transparent-{name}")).unwrap();
+    let logged_in = installation.run(&proxy.url(), Some(alice), &[]).await.unwrap();
     assert!(logged_in.succeeded(), "{logged_in:?}");
-    let login = computer.run(&proxy.url(), None, &["--print-token"]).await.unwrap();
+    let login = installation.run(&proxy.url(), None, &["--print-token"]).await.unwrap();
     (proxy, login.output.trim().to_owned())
 }
 

@@ -15,7 +15,7 @@ use crate::{
 const FLOOD: usize = 400;
 
 /// A client with this loopback address.
-fn computer(bed: &Bed, last: u8) -> Client {
+fn client_at(bed: &Bed, last: u8) -> Client {
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
     bed.client_with(|builder| builder.local_address(address))
 }
@@ -27,7 +27,7 @@ async fn b7_rate_limit_follows_the_real_client_ip() {
     let proxy = DedicatedProxy::with(&bed, "trusted", &bed.tap.address, &settings).await;
     let register = proxy.url().replace("/mcp", "/register");
 
-    let flooder = computer(&bed, 2);
+    let flooder = client_at(&bed, 2);
     let responses: Vec<_> = stream::iter(0..FLOOD)
         .map(|number| {
             // A different forged address in each request.
@@ -47,6 +47,6 @@ async fn b7_rate_limit_follows_the_real_client_ip() {
     assert!(responses.iter().filter(|response| response.status() == StatusCode::BAD_REQUEST).count() >= 200);
 
     // The flooder cannot exhaust another client's limit by forging its address.
-    let request = computer(&bed, 3).post(&register).header("x-forwarded-for", "127.0.0.2");
+    let request = client_at(&bed, 3).post(&register).header("x-forwarded-for", "127.0.0.2");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
 }

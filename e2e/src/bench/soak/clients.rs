@@ -27,14 +27,14 @@ struct ClientContext {
 /// Starts all clients.
 pub async fn start(clients: &mut JoinSet<()>, proxy: &str, tally: &Arc<Tally>) -> Result<()> {
     let http = login::client()?;
-    let mut people = Vec::new();
+    let mut logins = Vec::new();
     for number in 0..10 {
-        people.push(login::log_in(&login::client()?, proxy, &format!("soak-{number}@example.com")).await?);
+        logins.push(login::log_in(&login::client()?, proxy, &format!("soak-{number}@example.com")).await?);
     }
     let context = |number: usize| ClientContext {
         proxy: proxy.to_owned(),
         http: http.clone(),
-        tokens: people[number % people.len()].clone(),
+        tokens: logins[number % logins.len()].clone(),
         number,
     };
     for number in 0..16 {

@@ -122,8 +122,8 @@ async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Ac
 }
 
 async fn apply(shared: &Shared, api: &Api<DynamicObject>, object: &DynamicObject) -> Result<Action> {
-    let made = make(shared, object).await;
-    let (status, message) = match &made {
+    let result = create_or_update_secret(shared, object).await;
+    let (status, message) = match &result {
         Ok(()) => ("True", String::new()),
         Err(error) => ("False", format!("{error:#}")),
     };
@@ -133,14 +133,14 @@ async fn apply(shared: &Shared, api: &Api<DynamicObject>, object: &DynamicObject
         let patch = json!({"status": {"conditions": [condition]}});
         api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
-    made.map(|()| Action::await_change())
+    result.map(|()| Action::await_change())
 }
 
 fn now() -> Time {
     Time(k8s_openapi::jiff::Timestamp::now())
 }
 
-async fn make(shared: &Shared, object: &DynamicObject) -> Result<()> {
+async fn create_or_update_secret(shared: &Shared, object: &DynamicObject) -> Result<()> {
     let path = object.data["spec"]["itemPath"].as_str().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').collect();
     if !matches!(parts[..], ["vaults", _, "items", _]) {

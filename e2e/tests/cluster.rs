@@ -30,9 +30,9 @@ impl Drop for RunGuard {
         if failed {
             eprintln!("logs are kept in {}", self.0.logs().display());
         }
-        let ended = Cluster::down(&self.0, failed);
+        let result = Cluster::down(&self.0, failed);
         // A second panic would abort the other tests and leave their clusters.
-        if failed { eprintln!("{ended:?}") } else { ended.unwrap() }
+        if failed { eprintln!("{result:?}") } else { result.unwrap() }
     }
 }
 
@@ -78,7 +78,7 @@ fn get(run: &Run, url: &str) -> Result<String> {
 
 #[test]
 fn deployment_pods_are_reachable_by_service_and_dns() {
-    let (run, _ended) = run("pods");
+    let (run, _guard) = run("pods");
     let cluster = Cluster::up(&run).unwrap();
     let image = probe().unwrap();
     cluster.load_image(&image.archive, &image.reference).unwrap();
@@ -117,7 +117,7 @@ fn deployment_pods_are_reachable_by_service_and_dns() {
 
 #[test]
 fn api_server_is_reachable_from_outside() {
-    let (run, _ended) = run("client");
+    let (run, _guard) = run("client");
     let cluster = Cluster::up(&run).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let version = runtime.block_on(async { cluster.client().await.unwrap().apiserver_version().await.unwrap() });
@@ -126,7 +126,7 @@ fn api_server_is_reachable_from_outside() {
 
 #[test]
 fn killed_run_is_cleaned_up_by_the_next() {
-    let (run, ended) = run("killed");
+    let (run, guard) = run("killed");
     let cluster = Cluster::up(&run).unwrap();
     let image = probe().unwrap();
     cluster.load_image(&image.archive, &image.reference).unwrap();
@@ -156,13 +156,13 @@ fn killed_run_is_cleaned_up_by_the_next() {
             assert_eq!(now.trim(), before, "{key}");
         }
     }
-    drop(ended);
+    drop(guard);
 }
 
 #[test]
 fn named_cluster_is_used_and_left_unchanged() {
-    let (owner, _ended) = run("owner");
-    let (guest, _gone) = run("guest");
+    let (owner, _guard) = run("owner");
+    let (guest, _guest_guard) = run("guest");
     let cluster = Cluster::up(&owner).unwrap();
     let context = format!("mcp-oauth-{}", owner.name());
     let e2e = |arguments: &[&str], permission: &str| {

@@ -107,10 +107,10 @@ impl Setup<'_> {
 
         control_plane::start_controllers(self)?;
         node::start_kube_proxy(self)?;
-        let alone = node::start_kubelet(self, &cgroup)?;
+        let kubelet_lock = node::start_kubelet(self, &cgroup)?;
         dns::start(self)?;
         self.wait(&["kubelet", "containerd"], "the node to be ready", || Ok(node_is_ready(&kubectl).unwrap_or(false)))?;
-        drop(alone);
+        drop(kubelet_lock);
         self.progress.print("node ready");
         Ok(())
     }

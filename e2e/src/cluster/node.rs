@@ -106,8 +106,8 @@ pub fn import_image(run: &Run, archive: &Path) -> Result<()> {
 /// A starting kubelet removes and recreates the device plugin socket at a machine-wide path that is not configurable.
 /// Two kubelets that do so at the same time fail with "address already in use".
 pub fn start_kubelet(setup: &Setup<'_>, cgroup: &str) -> Result<File> {
-    let alone = File::create(runs_directory()?.join(".kubelet.lock"))?;
-    alone.lock()?;
+    let kubelet_lock = File::create(runs_directory()?.join(".kubelet.lock"))?;
+    kubelet_lock.lock()?;
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -151,7 +151,7 @@ pub fn start_kubelet(setup: &Setup<'_>, cgroup: &str) -> Result<File> {
             format!("--node-ip={NODE_ADDRESS}"),
         ],
     )?;
-    Ok(alone)
+    Ok(kubelet_lock)
 }
 
 pub fn start_kube_proxy(setup: &Setup<'_>) -> Result<()> {

@@ -33,7 +33,7 @@ pub fn prepare_tests(progress: &Progress) -> Result<()> {
 
 /// Checks the machine's requirements first, then prepares the components of a test environment.
 pub fn prepare(progress: &Progress) -> Result<()> {
-    requirements::check_stage()?;
+    requirements::check_environment()?;
     Cluster::prepare(progress)?;
     image::pause()?;
     Node::install()?;

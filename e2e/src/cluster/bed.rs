@@ -116,12 +116,12 @@ impl Setup<'_> {
     }
 
     fn write_kubeconfigs(&self) -> Result<()> {
-        let inside = format!("https://{NODE_ADDRESS}:{API_PORT}");
+        let namespace_server = format!("https://{NODE_ADDRESS}:{API_PORT}");
         for user in ["admin", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"] {
-            kubeconfig::write(&self.kubeconfig(user), &self.pki, user, &inside, &self.context())?;
+            kubeconfig::write(&self.kubeconfig(user), &self.pki, user, &namespace_server, &self.context())?;
         }
-        let outside = format!("https://127.0.0.1:{}", free_port()?);
-        kubeconfig::write(&host_kubeconfig(self.run), &self.pki, "admin", &outside, &self.context())
+        let host_server = format!("https://127.0.0.1:{}", free_port()?);
+        kubeconfig::write(&host_kubeconfig(self.run), &self.pki, "admin", &host_server, &self.context())
     }
 
     /// The host's loopback port of the API server, read from the host kubeconfig.

@@ -148,13 +148,14 @@ fn leftover_processes(run: &Run) -> BTreeSet<i32> {
     let namespace = network::inode(&Path::new("/run/netns").join(&name));
     let folder = format!("{}/", run.directory().display());
     let belongs_to_run = |pid: &i32| {
-        let shim = || {
+        let is_shim = || {
             let line = command_line(*pid);
             line.split('\0').next().is_some_and(|program| program.ends_with("containerd-shim-runc-v2"))
                 && line.contains(&folder)
         };
-        let inside = || namespace.is_some() && network::inode(Path::new(&format!("/proc/{pid}/ns/net"))) == namespace;
-        shim() || run_in_netns()
+        let is_in_namespace =
+            || namespace.is_some() && network::inode(Path::new(&format!("/proc/{pid}/ns/net"))) == namespace;
+        is_shim() || is_in_namespace()
     };
     let pods = cgroup::processes(&format!("/{name}"));
     all_processes().into_iter().filter(belongs_to_run).chain(pods).filter(|pid| !has_exited(*pid)).collect()

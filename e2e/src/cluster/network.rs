@@ -18,14 +18,14 @@ pub fn make(run: &Run) -> Result<()> {
     let name = run.machine_name();
     run.record(&JournalEntry::NetworkNamespace { name: name.clone() })?;
     ip(&["netns", "add", &name])?;
-    let inside = |words: &[&str]| ip(&[&["-netns", &name], words].concat());
-    run_in_netns(&["link", "set", "lo", "up"])?;
+    let ip_in_netns = |words: &[&str]| ip(&[&["-netns", &name], words].concat());
+    ip_in_netns(&["link", "set", "lo", "up"])?;
     // A bridge without ports, because some kernels have no dummy devices.
-    run_in_netns(&["link", "add", "node0", "type", "bridge"])?;
-    run_in_netns(&["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
-    run_in_netns(&["link", "set", "node0", "up"])?;
+    ip_in_netns(&["link", "add", "node0", "type", "bridge"])?;
+    ip_in_netns(&["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
+    ip_in_netns(&["link", "set", "node0", "up"])?;
     // The API server and the kubelet derive the node's address from the default route.
-    run_in_netns(&["route", "add", "default", "dev", "node0"])?;
+    ip_in_netns(&["route", "add", "default", "dev", "node0"])?;
     // This setting is per namespace, so the host's is unchanged.
     execute(run.command("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))
 }

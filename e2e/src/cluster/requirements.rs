@@ -42,7 +42,7 @@ pub fn check_node() -> Result<()> {
 }
 
 /// Checks the requirements of the complete environment.
-pub fn check_stage() -> Result<()> {
+pub fn check_environment() -> Result<()> {
     check(&[])
 }
 

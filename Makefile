@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Cache of tools, downloads and build results, by version, shared by all clones.
+# Cache of tools, downloads and build results, keyed by version and shared by all clones.
 export MCP_OAUTH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mcp-oauth-operator
 export CARGO_TARGET_DIR ?= $(MCP_OAUTH_CACHE)/target
 
@@ -11,8 +11,8 @@ export CARGO_TARGET_DIR ?= $(MCP_OAUTH_CACHE)/target
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Cargo reuses what another clone has built if our files are older, but the test bed knows its clone's folder from its build.
-# So the first build after another clone's rebuilds the workspace's own crates; dependencies are kept.
+# Clones share the target directory, and Cargo would reuse another clone's e2e binary, which contains that clone's path.
+# So the first build after another clone's build recompiles the workspace crates; dependencies are kept.
 .PHONY: claim-target
 claim-target:
 	@if [ "$$(cat $(CARGO_TARGET_DIR)/clone 2>/dev/null)" != "$(CURDIR)" ]; then \
@@ -28,11 +28,11 @@ unit: claim-target ## Run the unit and integration tests of the crate (needs onl
 	cargo test --package mcp-oauth-operator
 
 .PHONY: dev
-dev: claim-target ## Serve the sample here, without a cluster: log in as anybody@jomcgi.dev (UPSTREAM=http://... to forward elsewhere, FILE=...)
+dev: claim-target ## Serve the sample without a cluster: log in as anybody@jomcgi.dev (UPSTREAM=http://... for another upstream, FILE=...)
 	cargo run --quiet --bin mcp-oauth-operator -- dev --file $(or $(FILE),config/samples/mcp-oauth-proxy.yaml) --upstream $(or $(UPSTREAM),demo)
 
 .PHONY: lint
-lint: claim-target ## Check formatting, clippy's lints and the dependency rules
+lint: claim-target ## Check formatting, clippy and the dependency rules
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
 	cargo clippy --package mcp-oauth-operator --lib --features fuzzing -- --deny warnings
@@ -43,18 +43,18 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(MCP_OAUTH_CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
 $(CARGO_DENY):
-	@echo "building cargo-deny $(CARGO_DENY_VERSION), once, about 5 minutes"
+	@echo "building cargo-deny $(CARGO_DENY_VERSION) (once, about 5 minutes)"
 	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/cargo-deny cargo install cargo-deny --quiet --locked --version $(CARGO_DENY_VERSION) --root $(dir $(CARGO_DENY))..
 	rm -rf $(MCP_OAUTH_CACHE)/build/cargo-deny
 
 .PHONY: deny
-deny: $(CARGO_DENY) ## Check the dependencies' licences, sources and bans, and advisories if their database is reachable
+deny: $(CARGO_DENY) ## Check licences, sources and bans of the dependencies, and advisories if their database is reachable
 	$(CARGO_DENY) --log-level error check bans licenses sources
 	@if $(CARGO_DENY) --log-level off fetch db >/dev/null 2>&1; \
 	then echo "$(CARGO_DENY) check advisories" && $(CARGO_DENY) --log-level error check advisories; \
 	else echo "ADVISORIES NOT CHECKED: the RustSec database cannot be fetched"; fi
 
-# All packages at once: separate builds would select other features of the dependencies and compile them again.
+# One build for all packages: separate builds would unify features differently and recompile dependencies.
 BUILD := cargo build --quiet --workspace --bins
 PROGRAMS := $(CARGO_TARGET_DIR)/debug
 
@@ -73,24 +73,25 @@ check-generated: ## Fail if generated files are out of date, and update them
 	|| { echo "generated files were out of date and have been updated: commit them"; exit 1; }
 
 E2E := $(BUILD) && $(PROGRAMS)/e2e
-# One clone builds and runs at a time, because all share the cache. --close keeps background processes from holding the lock.
+# Only one clone builds and runs at a time, because clones share the cache. --close prevents background processes from
+# holding the lock.
 LOCKED := mkdir -p $(CARGO_TARGET_DIR) && flock --close $(CARGO_TARGET_DIR)/in-use $(MAKE) --no-print-directory
 
 .PHONY: cluster-up
-cluster-up: claim-target ## Bring up a Kubernetes cluster on this machine (needs root; RUN=name for another one beside it)
+cluster-up: claim-target ## Start a Kubernetes cluster on this machine (needs root; RUN=name for an additional one)
 	@$(E2E) cluster up $(if $(RUN),--run $(RUN))
 
 .PHONY: cluster-down
-cluster-down: claim-target ## Stop that cluster and everything in it
+cluster-down: claim-target ## Stop that cluster and remove everything it created
 	@$(E2E) cluster down $(if $(RUN),--run $(RUN))
 
 .PHONY: demo
-demo: ## Run the main use case on real components, and leave it running (needs root on Linux)
+demo: ## Run the main use case on real components and leave it running (needs root on Linux)
 	@$(LOCKED) demo-steps
 
 .PHONY: demo-steps
 demo-steps: claim-target
-	@echo "building the demo's own programs (4 minutes the first time)"
+	@echo "building the demo's programs (4 minutes the first time)"
 	@$(E2E) demo up $(if $(RUN),--run $(RUN))
 
 .PHONY: demo-down
@@ -101,12 +102,12 @@ demo-down: claim-target ## Stop the demo and remove everything it created
 image: claim-target ## Build the image and print its path (for docker load, ctr image import, kind load)
 	@$(E2E) image
 
-# Optimised, so that it does not distort the measurement.
+# Optimised, so that the harness does not distort measurements.
 HARNESS := echo "building the harness (4 minutes the first time)" \
 	&& cargo build --quiet --profile harness --package e2e && $(CARGO_TARGET_DIR)/harness/e2e
 
 .PHONY: bench
-bench: ## Measure the proxy beside nginx and write bench/RESULTS.md (ONLY="P1 P5" prints only those; needs nginx, wrk and root)
+bench: ## Benchmark the proxy against nginx and write bench/RESULTS.md (ONLY="P1 P5" prints only those; needs nginx, wrk and root)
 	@$(LOCKED) bench-steps
 
 .PHONY: bench-steps
@@ -126,7 +127,7 @@ CARGO_FUZZ := $(MCP_OAUTH_CACHE)/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/carg
 FUZZ_TARGETS = $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 
 $(CARGO_FUZZ):
-	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION), once, about 2 minutes"
+	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION) (once, about 2 minutes)"
 	CARGO_TARGET_DIR=$(MCP_OAUTH_CACHE)/build/cargo-fuzz cargo install cargo-fuzz --quiet --locked --version $(CARGO_FUZZ_VERSION) --root $(dir $(CARGO_FUZZ))..
 	rm -rf $(MCP_OAUTH_CACHE)/build/cargo-fuzz
 
@@ -141,7 +142,7 @@ fuzz: $(CARGO_FUZZ) ## Fuzz the parsers of untrusted input (SECONDS_EACH=60; TAR
 	-max_total_time=$(or $(SECONDS_EACH),60) -max_len=4096 -print_final_stats=1; \
 	done
 
-# Minimise what the runs found and store it as the corpus.
+# Minimise the inputs that runs found and store them as the corpus.
 .PHONY: fuzz-keep
 fuzz-keep: $(CARGO_FUZZ)
 	@set -e; for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \

@@ -1,9 +1,9 @@
-// The OpenID Connect provider in Google's place: oidc-provider with made-up accounts and a plain login form.
+// The OpenID Connect provider that stands in for Google: oidc-provider with fixed accounts and a plain login form.
 //
 //   node provider.mjs ISSUER ADDRESS PORT FOLDER
 //
-// FOLDER/registry.json holds the clients and the accounts and is read at every use, so that both can change while this
-// runs. FOLDER/jwks.json keeps the signing key over a restart.
+// FOLDER/registry.json holds the clients and accounts. It is read at every use, so that both can change at run time.
+// FOLDER/jwks.json keeps the signing key across restarts.
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import Provider, { interactionPolicy } from 'oidc-provider';
@@ -23,7 +23,7 @@ class Adapter extends MemoryAdapter {
   }
 }
 
-// Whoever is missing from the registry can't log in, and no longer refresh.
+// Accounts missing from the registry can neither log in nor refresh.
 function findAccount(_ctx, id) {
   const account = registry().accounts.find((one) => one.sub === id);
   return account && { accountId: id, claims: () => account };
@@ -39,7 +39,7 @@ function signingKeys() {
   return JSON.parse(readFileSync(file, 'utf8'));
 }
 
-// As Google does: `prompt=select_account` is known, and shows the form again.
+// Like Google, accept `prompt=select_account` and show the form again.
 const policy = interactionPolicy.base();
 policy.add(new interactionPolicy.Prompt({ name: 'select_account', requestable: true }), 0);
 
@@ -49,7 +49,7 @@ const provider = new Provider(issuer, {
   jwks: signingKeys(),
   cookies: { keys: [randomUUID()] },
   claims: { openid: ['sub', 'hd', 'groups'], email: ['email', 'email_verified'], profile: ['name', 'picture'] },
-  // Google puts the claims of the scopes into the ID token.
+  // Like Google, put the claims of the scopes into the ID token.
   conformIdTokenClaims: false,
   extraParams: ['access_type', 'hd', 'include_granted_scopes'],
   features: { devInteractions: { enabled: false }, revocation: { enabled: true } },
@@ -62,10 +62,10 @@ const provider = new Provider(issuer, {
   ttl: { AccessToken: 3600, AuthorizationCode: 60, Grant: 1209600, IdToken: 3600, Interaction: 600, RefreshToken: 1209600, Session: 1209600 },
 });
 
-// Who ends https before it says so in X-Forwarded-Proto.
+// A TLS-terminating proxy sends X-Forwarded-Proto.
 provider.proxy = issuer.startsWith('https:');
 
-// Nobody is asked for consent.
+// Grants every client all scopes, without a consent page.
 async function granted(clientId, accountId) {
   const grant = new provider.Grant({ clientId, accountId });
   grant.addOIDCScope('openid email profile offline_access');
@@ -123,7 +123,7 @@ for (const event of ['authorization.error', 'grant.error', 'server_error', 'inte
   });
 }
 
-// What tests look for in others' logs.
-provider.on('grant.success', (ctx) => appendFileSync(`${folder}/given.jsonl`, `${JSON.stringify(ctx.body)}\n`, { mode: 0o600 }));
+// Tests check that these tokens appear in no log.
+provider.on('grant.success', (ctx) => appendFileSync(`${folder}/token-responses.jsonl`, `${JSON.stringify(ctx.body)}\n`, { mode: 0o600 }));
 
 provider.listen(Number(port), address, () => console.log(`${issuer} is served on ${address}:${port}`));

@@ -1,5 +1,5 @@
-// An MCP server with what the conformance suite's scenarios for servers ask for, in both generations of the protocol: sessions
-// (2025-11-25) and no state at all (2026-07-28).
+// An MCP server with everything that the conformance suite's server scenarios need, for both generations of the
+// protocol: with sessions (2025-11-25) and stateless (2026-07-28).
 //
 //   PORT=3001 node scenarios.mjs ADDRESS
 import { randomUUID } from 'node:crypto';
@@ -23,8 +23,8 @@ const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mil
 const states = createRequestStateCodec({ key: randomUUID() + randomUUID() });
 let handler;
 
-/** A server with everything; the suite calls each by its name. */
-function everything() {
+/** A server with all tools, resources and prompts that the suite uses. */
+function createMcpServer() {
   const hint = { ttlMs: 1000, cacheScope: 'private' };
   const server = new McpServer({ name: 'scenarios', version: '1' }, {
     capabilities: {
@@ -36,16 +36,16 @@ function everything() {
     ),
   });
   const tool = (name, run, inputSchema) => server.registerTool(name, { description: name, ...(inputSchema && { inputSchema }) }, inputSchema ? run : (context) => run({}, context));
-  answers(tool);
-  streams(tool);
-  questions(tool);
-  rounds(tool);
+  simpleTools(tool);
+  streamingTools(tool);
+  clientRequestTools(tool);
+  inputRequiredTools(tool);
   resourcesAndPrompts(server);
   return server;
 }
 
-/** Tools that answer at once. */
-function answers(tool) {
+/** Tools that respond immediately. */
+function simpleTools(tool) {
   tool('test_simple_text', () => text('This is a simple text response for testing.'));
   tool('test_image_content', () => ({ content: [image] }));
   tool('test_audio_content', () => ({ content: [{ type: 'audio', data: AUDIO, mimeType: 'audio/wav' }] }));
@@ -58,8 +58,8 @@ function answers(tool) {
   }));
 }
 
-/** Tools that say something before they answer, and one that hangs up in between. */
-function streams(tool) {
+/** Tools that send notifications before they respond, and one that closes its stream in between. */
+function streamingTools(tool) {
   tool('test_tool_with_logging', async (_, { mcpReq }) => {
     for (const words of ['Tool execution started', 'Tool processing data', 'Tool execution completed']) {
       await mcpReq.log('info', words);
@@ -89,10 +89,10 @@ function streams(tool) {
 }
 
 /**
- * Tools that ask the client (2025-11-25), in the stream of its request: left to itself the SDK takes the one of GET, which the
- * suite may not have opened yet, for it opens that at the same time and over another connection.
+ * Tools that send requests to the client (2025-11-25) in the stream of its own request. By default, the SDK uses the GET
+ * stream, which the suite may not have opened yet, because it does so concurrently over another connection.
  */
-function questions(tool) {
+function clientRequestTools(tool) {
   const within = (mcpReq) => ({ relatedRequestId: mcpReq.id });
   const ask = (name, message, properties) => tool(name, async (_, { mcpReq }) => {
     const answer = await mcpReq.elicitInput({ message, requestedSchema: { type: 'object', properties } }, within(mcpReq));
@@ -124,8 +124,8 @@ function questions(tool) {
   });
 }
 
-/** Tools that answer with a question, and go on when they are called again with its answer (2026-07-28). */
-function rounds(tool) {
+/** Tools that return a request for input and continue when called again with the input (2026-07-28). */
+function inputRequiredTools(tool) {
   const name = () => inputRequired.elicit({ message: 'What is your name?', requestedSchema: { type: 'object', properties: { name: { type: 'string' } }, required: ['name'] } });
   const sampling = () => inputRequired.createMessage({ messages: [{ role: 'user', content: { type: 'text', text: 'What is the capital of France?' } }], maxTokens: 100 });
   const round = (toolName, requests, done = () => 'done') => tool(toolName, async (_, { mcpReq }) => {
@@ -149,14 +149,14 @@ function rounds(tool) {
   stateful('test_input_required_result_multi_round', 2);
   tool('test_input_required_result_multiple_inputs', async (_, { mcpReq }) => {
     const inputRequests = { user_name: name(), greeting: sampling(), client_roots: inputRequired.listRoots() };
-    if (mcpReq.inputResponses) return text('all there');
+    if (mcpReq.inputResponses) return text('complete');
     return inputRequired({ inputRequests, requestState: await states.mint({ round: 1 }) });
   });
   tool('test_input_required_result_capabilities', async (_, { mcpReq }) => {
     const can = mcpReq.envelope?.['io.modelcontextprotocol/clientCapabilities'] ?? {};
     if (mcpReq.inputResponses) return text('done');
     const inputRequests = { ...(can.elicitation && { user_name: name() }), ...(can.sampling && { sampled: sampling() }) };
-    return Object.keys(inputRequests).length > 0 ? inputRequired({ inputRequests }) : text('nothing to ask');
+    return Object.keys(inputRequests).length > 0 ? inputRequired({ inputRequests }) : text('no input needed');
   });
 }
 
@@ -171,13 +171,13 @@ function resourcesAndPrompts(server) {
   server.registerPrompt('test_prompt_with_arguments', { description: 'arguments', argsSchema: z.object({ arg1: completable(z.string(), () => ['paris', 'park']), arg2: z.string() }) }, ({ arg1, arg2 }) => user({ type: 'text', text: `Prompt with arguments: arg1='${arg1}', arg2='${arg2}'` }));
   server.registerPrompt('test_prompt_with_embedded_resource', { description: 'resource', argsSchema: z.object({ resourceUri: z.string() }) }, ({ resourceUri }) => user(embedded(resourceUri, 'Embedded resource content for testing.')));
   server.registerPrompt('test_prompt_with_image', { description: 'image' }, () => user(image));
-  server.registerPrompt('test_input_required_result_prompt', { description: 'asks' }, (context) => {
-    if (context.mcpReq.inputResponses) return user({ type: 'text', text: 'asked' });
+  server.registerPrompt('test_input_required_result_prompt', { description: 'input' }, (context) => {
+    if (context.mcpReq.inputResponses) return user({ type: 'text', text: 'done' });
     return inputRequired({ inputRequests: { user_context: inputRequired.elicit({ message: 'What is it about?', requestedSchema: { type: 'object', properties: { context: { type: 'string' } } } }) } });
   });
 }
 
-/** The events of a session's streams, for who comes back with `Last-Event-ID`. */
+/** The events of a session's streams, for resumption with `Last-Event-ID`. */
 class Events {
   #events = [];
 
@@ -209,13 +209,13 @@ async function withSession(request) {
     eventStore: new Events(),
     retryInterval: 50,
   });
-  await everything().connect(transport);
+  await createMcpServer().connect(transport);
   return transport.handleRequest(request);
 }
 
-handler = createMcpHandler(everything, { legacy: 'reject' });
+handler = createMcpHandler(createMcpServer, { legacy: 'reject' });
 
-async function answer(request) {
+async function handle(request) {
   const { pathname } = new URL(request.url);
   if (pathname !== '/mcp') return new Response(null, { status: pathname === '/health' ? 200 : 404 });
   const refusal = hostHeaderValidationResponse(request, localhostAllowedHostnames()) ?? originValidationResponse(request, localhostAllowedOrigins());
@@ -224,18 +224,18 @@ async function answer(request) {
 }
 
 createServer(async (incoming, outgoing) => {
-  const gone = new AbortController();
-  outgoing.on('close', () => gone.abort());
+  const closed = new AbortController();
+  outgoing.on('close', () => closed.abort());
   const { method, headers } = incoming;
   const body = method === 'GET' || method === 'HEAD' || method === 'DELETE' ? undefined : Readable.toWeb(incoming);
   try {
-    const response = await answer(new Request(`http://${headers.host}${incoming.url}`, { method, headers, body, duplex: 'half', signal: gone.signal }));
+    const response = await handle(new Request(`http://${headers.host}${incoming.url}`, { method, headers, body, duplex: 'half', signal: closed.signal }));
     outgoing.writeHead(response.status, Object.fromEntries(response.headers));
     outgoing.flushHeaders();
     for await (const chunk of response.body ?? []) outgoing.write(chunk);
   } catch (error) {
     if (!outgoing.headersSent) outgoing.writeHead(500);
-    if (!gone.signal.aborted) console.error(error);
+    if (!closed.signal.aborted) console.error(error);
   }
   outgoing.end();
 }).listen(Number(process.env.PORT), process.argv[2]);

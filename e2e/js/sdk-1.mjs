@@ -1,4 +1,4 @@
-// A client of the TypeScript SDK 1.x.
+// A client with the TypeScript SDK 1.x.
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { UnauthorizedError } from '@modelcontextprotocol/sdk/client/auth.js';

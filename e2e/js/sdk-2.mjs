@@ -1,4 +1,4 @@
-// A client of the TypeScript SDK 2.x, which checks `iss` (RFC 9207) among the parameters.
+// A client with the TypeScript SDK 2.x, which checks the `iss` parameter (RFC 9207).
 import { Client, StreamableHTTPClientTransport, UnauthorizedError } from '@modelcontextprotocol/client';
 import { run } from './sdk.mjs';
 

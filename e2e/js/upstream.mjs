@@ -1,4 +1,4 @@
-// server-everything listens on every address; the bed wants one.
+// Makes server-everything, which listens on all addresses, listen on one.
 //
 //   PORT=3001 node upstream.mjs ADDRESS
 import { Server } from 'node:net';

@@ -1,5 +1,5 @@
-//! What a pod's sandbox runs: nothing. It only holds the pod's network namespace; containerd ends it with SIGKILL.
-//! Built by rustc alone (see image.rs), so that it is one small static file.
+//! The process of a pod sandbox: does nothing, and only keeps the pod's network namespace alive. containerd stops it
+//! with SIGKILL. Compiled directly with rustc (see image.rs), so that it is one small static file.
 
 fn main() {
     loop {

@@ -1,10 +1,10 @@
-"""What our clients of the Python SDK's two lines have in common: a login with the bed's help, and the call of a tool.
+"""The common part of the clients with Python SDK 1.x and 2.x: log in with the test's help and call a tool.
 
     python client_N.py URL STORE REDIRECT_URI TOOL ARGUMENTS [expire]
 
-Speaks JSON lines: prints {"authorize": url} when a person must log in and reads the address at which the browser arrived
-from standard input; at the end prints {"tools": [...], "text": [...], "error": bool}. STORE, a file, keeps the client's
-registration and its tokens over runs. With `expire` the tool is called once more, with an access token that has expired.
+Speaks JSON lines: prints {"authorize": url} to request a login and reads the browser's final URL from standard input; at
+the end prints {"tools": [...], "text": [...], "error": bool}. The file STORE keeps registration and tokens between runs.
+With `expire`, the tool is called once more with an expired access token.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAu
 
 
 class Store:
-    """The SDK's TokenStorage in a file."""
+    """The SDK's TokenStorage, stored in a file."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -29,22 +29,22 @@ class Store:
         self.path.write_text(json.dumps({**self._read(), key: value.model_dump(mode="json", exclude_none=True)}))
 
     async def get_tokens(self) -> OAuthToken | None:
-        kept = self._read().get("tokens")
-        return OAuthToken.model_validate(kept) if kept else None
+        stored = self._read().get("tokens")
+        return OAuthToken.model_validate(stored) if stored else None
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
         self._write("tokens", tokens)
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
-        kept = self._read().get("client")
-        return OAuthClientInformationFull.model_validate(kept) if kept else None
+        stored = self._read().get("client")
+        return OAuthClientInformationFull.model_validate(stored) if stored else None
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
         self._write("client", client_info)
 
 
 class Bed:
-    """What the bed wants of the client, and how it is told of what happens."""
+    """The arguments of the client, and its communication with the test."""
 
     def __init__(self) -> None:
         self.url, store, redirect_uri, self.tool, arguments, *rest = sys.argv[1:]
@@ -59,10 +59,10 @@ class Bed:
         )
 
     async def redirect(self, url: str) -> None:
-        self._say({"authorize": url})
+        self._send({"authorize": url})
 
-    async def arrived(self) -> dict[str, str]:
-        """The parameters with which the browser arrived."""
+    async def redirect_query(self) -> dict[str, str]:
+        """The query parameters of the browser's final URL."""
         line = await asyncio.to_thread(sys.stdin.readline)
         query = parse_qs(urlsplit(line.strip()).query)
         if "code" not in query:
@@ -70,13 +70,13 @@ class Bed:
         return {key: values[0] for key, values in query.items()}
 
     def expire(self, auth) -> None:
-        """The access token's time is over, for the SDK's clock and for the server."""
+        """Expires the access token, for the SDK and for the server."""
         auth.context.token_expiry_time = 1
         auth.context.current_tokens.access_token = "not-a-token"
 
-    def done(self, tools, result, error) -> None:
+    def report(self, tools, result, error) -> None:
         text = [part.text for part in result.content if part.type == "text"]
-        self._say({"tools": [found.name for found in tools.tools], "text": text, "error": bool(error)})
+        self._send({"tools": [found.name for found in tools.tools], "text": text, "error": bool(error)})
 
-    def _say(self, message: dict) -> None:
+    def _send(self, message: dict) -> None:
         print(json.dumps(message), flush=True)

@@ -1,4 +1,4 @@
-"""A client of the Python SDK 1.x: see bed.py."""
+"""A client with the Python SDK 1.x: see bed.py."""
 
 import asyncio
 
@@ -10,11 +10,11 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 
 async def main(bed: Bed) -> None:
-    async def arrived() -> tuple[str, str | None]:
-        query = await bed.arrived()
+    async def callback() -> tuple[str, str | None]:
+        query = await bed.redirect_query()
         return query["code"], query.get("state")
 
-    auth = OAuthClientProvider(bed.url, bed.metadata, bed.store, redirect_handler=bed.redirect, callback_handler=arrived)
+    auth = OAuthClientProvider(bed.url, bed.metadata, bed.store, redirect_handler=bed.redirect, callback_handler=callback)
     async with create_mcp_http_client(auth=auth) as http:
         async with streamable_http_client(bed.url, http_client=http) as (receive, send, _):
             async with ClientSession(receive, send) as client:
@@ -24,7 +24,7 @@ async def main(bed: Bed) -> None:
                 if bed.expires:
                     bed.expire(auth)
                     result = await client.call_tool(bed.tool, bed.arguments)
-                bed.done(tools, result, result.isError)
+                bed.report(tools, result, result.isError)
 
 
 asyncio.run(main(Bed()))

@@ -1,4 +1,4 @@
-"""A client of the Python SDK 2.x: see bed.py."""
+"""A client with the Python SDK 2.x: see bed.py."""
 
 import asyncio
 
@@ -11,12 +11,12 @@ from mcp.shared.auth import AuthorizationCodeResult
 
 
 async def main(bed: Bed) -> None:
-    async def arrived() -> AuthorizationCodeResult:
-        query = await bed.arrived()
+    async def callback() -> AuthorizationCodeResult:
+        query = await bed.redirect_query()
         return AuthorizationCodeResult(code=query["code"], state=query.get("state"), iss=query.get("iss"))
 
     auth = OAuthClientProvider(
-        bed.url, bed.metadata, bed.store, redirect_handler=bed.redirect, callback_handler=arrived
+        bed.url, bed.metadata, bed.store, redirect_handler=bed.redirect, callback_handler=callback
     )
     async with create_mcp_http_client(auth=auth) as http:
         async with Client(streamable_http_client(bed.url, http_client=http)) as client:
@@ -25,7 +25,7 @@ async def main(bed: Bed) -> None:
             if bed.expires:
                 bed.expire(auth)
                 result = await client.call_tool(bed.tool, bed.arguments)
-            bed.done(tools, result, result.is_error)
+            bed.report(tools, result, result.is_error)
 
 
 asyncio.run(main(Bed()))

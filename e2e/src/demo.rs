@@ -1,4 +1,4 @@
-//! `make demo`: the main job, end to end, on real parts, and then left running to try.
+//! `make demo`: runs the main use case on real components and leaves it running.
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -7,21 +7,20 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     cluster::Cluster,
+    environment::{DeployedProxy, Environment, NAMESPACE},
     operator::Installer,
     peers::{
         browser::Browser,
         certificates::Certificates,
         context_forge::{MEMBERS, TOOL},
-        json_lines::Person,
+        json_lines::User,
         mcp_remote::McpRemote,
     },
     prepare::prepare,
     progress::{Progress, catch_interrupts, interrupted},
-    run::{Name, Run},
-    stage::{Front, NAMESPACE, Stage},
+    run::{Run, RunArg},
 };
 
-/// The demo's proxy.
 const NAME: &str = "mcp-oauth-proxy";
 
 #[derive(clap::Args)]
@@ -32,10 +31,10 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Show the main job, and leave everything running
-    Up(Name),
-    /// End all of it
-    Down(Name),
+    /// Run the main use case and leave it running
+    Up(RunArg),
+    /// Stop the demo and remove everything it created
+    Down(RunArg),
 }
 
 impl Args {
@@ -45,7 +44,7 @@ impl Args {
                 catch_interrupts();
                 let runtime = tokio::runtime::Runtime::new()?;
                 let done = runtime.block_on(up(&name));
-                // Work on other threads that was given up needs nobody to wait for it.
+                // Do not wait for blocking tasks that were cancelled.
                 runtime.shutdown_background();
                 done
             }
@@ -54,7 +53,7 @@ impl Args {
     }
 }
 
-async fn up(name: &Name) -> Result<()> {
+async fn up(name: &RunArg) -> Result<()> {
     let run = name.open()?;
     let done = tokio::select! {
         done = show(&run) => done,
@@ -62,7 +61,7 @@ async fn up(name: &Name) -> Result<()> {
     };
     done.with_context(|| {
         format!(
-            "the demo is not complete. What came up stays: `make demo-down` ends it, `make demo` goes on. Logs: {}",
+            "the demo is incomplete. Its components keep running: `make demo` continues, `make demo-down` removes them. Logs: {}",
             run.logs().display()
         )
     })
@@ -71,54 +70,58 @@ async fn up(name: &Name) -> Result<()> {
 async fn show(run: &Run) -> Result<()> {
     let progress = Progress::default();
     spawn_blocking(move || prepare(&progress)).await??;
-    let stage = Stage::set(run, Installer::Helm, "info").await?;
-    let front = stage.front(NAME, |_| ()).await?;
-    progress.say(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", front.url()));
-    let logins = try_it(&stage, &front).await?;
-    progress.say(match logins {
-        0 => "the tool answered; mcp-remote had its tokens from before",
-        _ => "mcp-remote logged in through the browser and the tool answered",
+    let environment = Environment::start(run, Installer::Helm, "info").await?;
+    let proxy = environment.deploy_proxy(NAME, |_| ()).await?;
+    progress.print(format!("McpOAuthProxy {NAMESPACE}/{NAME} is ready at {}", proxy.url()));
+    let logins = try_it(&environment, &proxy).await?;
+    progress.print(match logins {
+        0 => "the tool responded; mcp-remote used its stored tokens",
+        _ => "mcp-remote logged in through the browser and the tool responded",
     });
-    print(&stage, &front)
+    print(&environment, &proxy)
 }
 
-/// The whole login with the real mcp-remote and the real browser, and a call of the tool.
-async fn try_it(stage: &Stage, front: &Front) -> Result<usize> {
-    let browser = Browser::start(&stage.run).await?;
-    let person = Person { browser: &browser, email: MEMBERS[0] };
-    let client = McpRemote::install(&stage.run, "demo").await?;
-    let mut connection = client.connect(&front.url(), Some(person), &[]).await?;
-    let answer = connection.call(TOOL, json!({"message": "hello from the demo"})).await?;
+/// Logs in with mcp-remote through a real browser and calls a tool. Returns the number of logins.
+async fn try_it(environment: &Environment, proxy: &DeployedProxy) -> Result<usize> {
+    let browser = Browser::start(&environment.run).await?;
+    let user = User { browser: &browser, email: MEMBERS[0] };
+    let client = McpRemote::install(&environment.run, "demo").await?;
+    let mut connection = client.connect(&proxy.url(), Some(user), &[]).await?;
+    let response = connection.call(TOOL, json!({"message": "hello from the demo"})).await?;
     let logins = connection.logins();
     drop(connection);
     browser.close().await?;
-    println!("\n  {TOOL} answered {}: {answer}", MEMBERS[0]);
-    if answer.contains("hello from the demo") { Ok(logins) } else { bail!("the tool did not answer: {answer}") }
+    println!("\n  {TOOL} responded to {}: {response}", MEMBERS[0]);
+    if response.contains("hello from the demo") {
+        Ok(logins)
+    } else {
+        bail!("unexpected response of the tool: {response}")
+    }
 }
 
-fn print(stage: &Stage, front: &Front) -> Result<()> {
-    let (url, kubeconfig) = (front.url(), stage.cluster.kubeconfig());
-    let authority = Certificates::of(&stage.run)?.authority();
+fn print(environment: &Environment, proxy: &DeployedProxy) -> Result<()> {
+    let (url, kubeconfig) = (proxy.url(), environment.cluster.kubeconfig());
+    let authority = Certificates::for_run(&environment.run)?.authority();
     println!(
         "
-It stays up. Try it:
+The demo keeps running. Try it:
 
   MCP endpoint   {url}
   log in as      alice@example.com, any password (mallory@evil.example and bob@example.com are refused)
 
-  a client       NODE_EXTRA_CA_CERTS={authority} npx mcp-remote {url}
-                 (the certificate is the demo's own: your browser warns once)
+  MCP client     NODE_EXTRA_CA_CERTS={authority} npx mcp-remote {url}
+                 (the certificate is signed by the demo's own CA: your browser warns once)
 
   kubectl        export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
                  kubectl get mop,pods --namespace {NAMESPACE}
-                 kubectl get mcpsessions --namespace {NAMESPACE}      # delete one: that client is logged out at once
+                 kubectl get mcpsessions --namespace {NAMESPACE}      # deleting one logs that client out immediately
 
   logs           {logs}
-  the end        make demo-down",
+  remove         make demo-down",
         authority = authority.display(),
         kubeconfig = kubeconfig.display(),
-        programs = stage.cluster.programs().display(),
-        logs = stage.run.logs().display(),
+        programs = environment.cluster.programs().display(),
+        logs = environment.run.logs().display(),
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Container images from scratch: one static binary each, built without a daemon.
+//! Container images `FROM scratch`, each with one static binary, built without a daemon.
 
 use std::{
     env, fs,
@@ -11,30 +11,27 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::{progress::Progress, run::cache_directory};
 
-/// The certificate authorities of the public web, for a proxy that talks to a real issuer.
+/// The public CA certificates, for a proxy with a real issuer.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// What the C library is told: of what is freed, sixteen of a size are kept for the next one, in place of seven. A thirtieth of what a
-/// request costs (docs/performance.md).
-pub const MALLOC: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=16");
-/// The image's user and group; no name is needed for them.
+/// glibc keeps 16 freed chunks per size for reuse instead of 7. This saves about 3 % of the CPU time of a request
+/// (docs/performance.md).
+pub const MALLOC_TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=16");
+/// Numeric, because the image has no /etc/passwd.
 const USER: &str = "65532:65532";
 
-/// An image in a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Image {
     /// Name and tag.
     pub reference: String,
-    /// In the format of `docker save`, which containerd, kind and k3d all take.
+    /// In the format of `docker save`, which containerd, kind and k3d accept.
     pub archive: PathBuf,
 }
 
 impl Image {
-    /// The part of the reference before the tag.
     pub fn name(&self) -> &str {
         self.reference.rsplit_once(':').map_or(&self.reference, |(name, _)| name)
     }
 
-    /// The part of the reference after the name.
     pub fn tag(&self) -> &str {
         self.reference.rsplit_once(':').map_or("", |(_, tag)| tag)
     }
@@ -43,22 +40,23 @@ impl Image {
 /// The operator's image, built from this tree.
 pub fn operator() -> Result<Image> {
     let progress = Progress::default();
-    progress.say("building the static binary (4 minutes the first time)");
-    // Link-time optimisation costs minutes at each change; E2E_PROFILE=dev does without while one works on the operator.
+    progress.print("building the static binary (the first time takes 4 minutes)");
+    // Link-time optimisation takes minutes after each change. E2E_PROFILE=dev skips it during development.
     let profile = env::var("E2E_PROFILE").unwrap_or_else(|_| "release".to_owned());
     let image = build("mcp-oauth-operator", &static_binary(&profile)?, Some(Path::new(CERTIFICATES)))?;
-    progress.say(format!("image {}", image.reference));
+    progress.print(format!("image {}", image.reference));
     Ok(image)
 }
 
-/// Our binary as one static file, built from this tree with a profile of cargo's.
+/// The static binary of this tree, built with a Cargo profile.
 pub fn static_binary(profile: &str) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let root = workspace();
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root)
-        // Given for one target, the flags do not reach build scripts and procedural macros, which cannot be static. Packed
-        // relocations are a megabyte less of file, and three of memory, for each page that has some is written at the start.
+        // With --target, the flags do not apply to build scripts and procedural macros, which cannot be static. Packed
+        // relocations save one MiB of file size and three of memory, because every page with relocations is written at
+        // startup.
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .args([
@@ -82,13 +80,13 @@ pub fn static_binary(profile: &str) -> Result<PathBuf> {
     Ok(root.join(target_directory).join(target).join(folder).join("mcp-oauth-operator"))
 }
 
-/// The image that pods' sandboxes run (see pause/pause.rs).
+/// The image of pod sandboxes (see pause/pause.rs).
 pub fn pause() -> Result<Image> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("pause/pause.rs");
     let built = tempfile::tempdir()?;
     let binary = built.path().join("pause");
-    // The digest of a source is known before it is built; the name of the image follows from it.
-    let image = at("mcp-oauth-pause", &fs::read(&source)?)?;
+    // The tag is a digest of the source, so it is known before the build.
+    let image = image_for("mcp-oauth-pause", &fs::read(&source)?)?;
     if image.archive.exists() {
         return Ok(image);
     }
@@ -115,20 +113,20 @@ pub fn pause() -> Result<Image> {
     Ok(image)
 }
 
-/// An image of one static binary; its tag is the digest of what is in it, so another binary never hides behind the same name.
+/// Builds an image of one static binary. Its tag is a digest of its content, so different binaries have different tags.
 pub fn build(name: &str, binary: &Path, certificates: Option<&Path>) -> Result<Image> {
     let mut content = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    content.extend_from_slice(MALLOC.1.as_bytes());
-    let image = at(name, &content)?;
+    content.extend_from_slice(MALLOC_TUNABLES.1.as_bytes());
+    let image = image_for(name, &content)?;
     if !image.archive.exists() {
-        forget_older(name, &image)?;
+        prune_older(name, &image)?;
         pack(&image, name, binary, certificates)?;
     }
     Ok(image)
 }
 
-/// The image of that name for that content.
-fn at(name: &str, content: &[u8]) -> Result<Image> {
+/// The reference and archive path for this name and content.
+fn image_for(name: &str, content: &[u8]) -> Result<Image> {
     let digest: String = digest(&SHA256, content).as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let directory = cache_directory()?.join("images");
     fs::create_dir_all(&directory)?;
@@ -138,23 +136,23 @@ fn at(name: &str, content: &[u8]) -> Result<Image> {
     })
 }
 
-/// Of the earlier images of that name the newest four stay.
-fn forget_older(name: &str, image: &Image) -> Result<()> {
+/// Deletes older images of the same name except for the newest four.
+fn prune_older(name: &str, image: &Image) -> Result<()> {
     let Some(directory) = image.archive.parent() else { return Ok(()) };
-    let mut older: Vec<_> = fs::read_dir(directory)?
+    let mut archives: Vec<_> = fs::read_dir(directory)?
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{name}-")))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    older.sort();
-    for (_, path) in older.iter().rev().skip(4) {
+    archives.sort();
+    for (_, path) in archives.iter().rev().skip(4) {
         let _ = fs::remove_file(path);
     }
     Ok(())
 }
 
 fn pack(image: &Image, name: &str, binary: &Path, certificates: Option<&Path>) -> Result<()> {
-    // Everything of the build is in here, the store of layers too, so that two builds at once don't meet.
+    // A temporary folder, also for buildah's storage, so that concurrent builds do not interfere.
     let work = tempfile::tempdir()?;
     let context = work.path().join("context");
     fs::create_dir_all(&context)?;
@@ -163,14 +161,17 @@ fn pack(image: &Image, name: &str, binary: &Path, certificates: Option<&Path>) -
     if let Some(certificates) = certificates {
         fs::copy(certificates, context.join("ca-certificates.crt"))
             .with_context(|| format!("no {}: apt-get install --yes ca-certificates", certificates.display()))?;
-        containerfile.push_str(&format!("COPY ca-certificates.crt {CERTIFICATES}\nENV {}={}\n", MALLOC.0, MALLOC.1));
+        containerfile.push_str(&format!(
+            "COPY ca-certificates.crt {CERTIFICATES}\nENV {}={}\n",
+            MALLOC_TUNABLES.0, MALLOC_TUNABLES.1
+        ));
     }
     containerfile.push_str(&format!("USER {USER}\nENTRYPOINT [\"/{name}\"]\n"));
     fs::write(context.join("Containerfile"), containerfile)?;
 
     let context = context.display().to_string();
     buildah(work.path(), &["bud", "--isolation", "chroot", "--tag", &image.reference, &context])?;
-    // Renamed when complete: a file of that name is a whole image.
+    // Renamed when complete: an archive with the final name is never partial.
     let partial = work.path().join("image.tar");
     let target = format!("docker-archive:{}:{}", partial.display(), image.reference);
     buildah(work.path(), &["push", &image.reference, &target])?;
@@ -197,7 +198,7 @@ fn buildah(work: &Path, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The root of this tree.
+/// The root of the repository.
 pub fn workspace() -> &'static Path {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR"));
     e2e.parent().unwrap_or(e2e)

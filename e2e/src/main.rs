@@ -1,4 +1,4 @@
-//! The command `e2e`: starts, shows and stops the test bed and its components.
+//! The `e2e` command: starts, shows and stops the test bed and its components.
 
 use std::process::ExitCode;
 
@@ -14,23 +14,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The Kubernetes cluster.
+    /// Manage the Kubernetes cluster.
     Cluster(cluster::Args),
-    /// The main job, end to end, left running to try.
+    /// Run the main use case and leave it running.
     Demo(demo::Args),
-    /// The operator, as a pod of the cluster.
+    /// Install the operator in the cluster.
     Operator(operator::Args),
-    /// Build and fetch what the bed is made of, once.
+    /// Build and download the components of the test bed, once.
     Prepare(prepare::Args),
-    /// Run the tests that need the bed, on a bed of their own.
+    /// Run the tests that need the test bed, in a new one.
     Test(testing::Args),
-    /// Measure the proxy beside nginx, and write bench/RESULTS.md.
+    /// Benchmark the proxy against nginx, and write bench/RESULTS.md.
     Bench(bench::Args),
-    /// Load the proxy for half an hour, slow clients among it, and write bench/SOAK.md.
+    /// Load the proxy for half an hour, including slow clients, and write bench/SOAK.md.
     Soak(bench::soak::Args),
     /// Build the operator's image.
     Image(image::Args),
-    /// Carry ports of this machine's loopback into a run's network namespace (started by the bed itself).
+    /// Forward loopback ports into a run's network namespace (started by other commands).
     #[command(hide = true)]
     Forward(forward::Args),
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The operator as its users install it: a pod, by our chart or by our kustomization.
+//! Installs the operator as users do: with the Helm chart or with kustomize.
 
 use std::{
     fs,
@@ -14,12 +14,12 @@ use crate::{
     cluster::Cluster,
     image::{self, Image, workspace},
     progress::Progress,
-    run::Name,
+    run::RunArg,
 };
 
-/// Where both put it.
+/// The namespace that both installers use.
 pub const NAMESPACE: &str = "mcp-oauth-system";
-/// The name of the Helm release, and of the Deployment.
+/// The name of the Helm release and of the Deployment.
 pub const NAME: &str = "mcp-oauth-operator";
 /// The image as the manifests in `config` name it.
 const MANIFEST_IMAGE: &str = "ghcr.io/jomcgi/mcp-oauth-operator";
@@ -32,11 +32,11 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build the operator's image and install it, or what has changed of it.
+    /// Build the operator's image and install or upgrade the operator.
     Install {
         #[command(flatten)]
-        run: Name,
-        /// What installs it.
+        run: RunArg,
+        /// The installer.
         #[arg(long = "with", value_enum, default_value_t = Installer::Helm)]
         installer: Installer,
     },
@@ -59,8 +59,8 @@ impl Args {
     }
 }
 
-/// Brings the image to the cluster, installs the operator and waits until its pod is ready.
-/// It logs what `log` says, where the installer has a setting for that.
+/// Loads the image into the cluster, installs the operator with the log filter `log` (Helm only) and waits until its
+/// pod is ready.
 pub fn install(cluster: &Cluster, image: &Image, installer: Installer, log: &str) -> Result<()> {
     let progress = Progress::default();
     cluster.load_image(&image.archive, &image.reference)?;
@@ -70,8 +70,8 @@ pub fn install(cluster: &Cluster, image: &Image, installer: Installer, log: &str
     }
     let deployment = format!("deployment/{NAME}");
     let rollout = ["--namespace", NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"];
-    must_succeed(&mut cluster.kubectl(&rollout)).context("the operator's pod does not become ready")?;
-    progress.say("operator ready");
+    must_succeed(&mut cluster.kubectl(&rollout)).context("the operator's pod is not ready")?;
+    progress.print("operator ready");
     Ok(())
 }
 
@@ -80,12 +80,12 @@ fn with_helm(cluster: &Cluster, image: &Image, log: &str) -> Result<()> {
     let (repository, tag) = (format!("image.repository={}", image.name()), format!("image.tag={}", image.tag()));
     let mut helm = cluster.helm(&["upgrade", "--install", NAME]);
     helm.arg(&chart).args(["--namespace", NAMESPACE, "--create-namespace"]);
-    // As strings: a tag of digits alone would be taken for a number.
+    // --set would parse a tag of digits as a number.
     helm.args(["--set-string", &repository, "--set-string", &tag, "--set-string", &format!("log.filter={log}")]);
     must_succeed(&mut helm)
 }
 
-/// An overlay that sets the image, as a user would write it.
+/// Writes and applies an overlay that sets the image, as a user would.
 fn with_kustomize(cluster: &Cluster, image: &Image) -> Result<()> {
     let overlay = cluster.run().directory().join("overlay");
     fs::create_dir_all(&overlay)?;
@@ -95,7 +95,7 @@ fn with_kustomize(cluster: &Cluster, image: &Image) -> Result<()> {
         "kind": "Kustomization",
         "resources": [base],
         "images": [{ "name": MANIFEST_IMAGE, "newName": image.name(), "newTag": image.tag() }],
-        // The operator starts proxies from its own image; config/default says why this is repeated.
+        // MCP_OAUTH_PROXY_IMAGE must be replaced too; config/default explains why.
         "replacements": [{
             "source": {
                 "kind": "Deployment",
@@ -115,7 +115,7 @@ fn with_kustomize(cluster: &Cluster, image: &Image) -> Result<()> {
     must_succeed(kubectl.arg(&overlay))
 }
 
-/// The way from one folder to another; kustomize takes no absolute one.
+/// The relative path between two folders; kustomize does not accept absolute paths.
 fn relative(from: &Path, to: &Path) -> PathBuf {
     let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(shared).map(|_| Component::ParentDir);

@@ -1,10 +1,10 @@
-//! `e2e prepare`: everything that is built or fetched once and then kept, with its progress shown: inside of a test it would
-//! be silent for minutes.
+//! `e2e prepare`: builds and downloads everything that is cached, with progress output. Inside a test this would be
+//! silent for minutes.
 
 use anyhow::Result;
 
 use crate::{
-    cluster::{Cluster, needs},
+    cluster::{Cluster, requirements},
     image,
     peers::{context_forge::ContextForge, node::Node, python},
     progress::{Progress, catch_interrupts},
@@ -20,25 +20,25 @@ impl Args {
     }
 }
 
-/// Prepares what tests need beyond a stage: clients.
+/// Also prepares the MCP clients, which only tests need.
 pub fn prepare_tests(progress: &Progress) -> Result<()> {
-    needs::check_tests()?;
+    requirements::check_tests()?;
     prepare(progress)?;
     Node::with_clients()?;
     python::MCP_SDK.install()?;
     python::MCP_SDK_1.install()?;
-    progress.say("the clients are there");
+    progress.print("MCP clients installed");
     Ok(())
 }
 
-/// Says at once what the machine lacks, then prepares all that a stage is made of.
+/// Checks the machine's requirements first, then prepares the components of a test environment.
 pub fn prepare(progress: &Progress) -> Result<()> {
-    needs::check_stage()?;
+    requirements::check_environment()?;
     Cluster::prepare(progress)?;
     image::pause()?;
     Node::install()?;
     python::CONTEXT_FORGE.install()?;
     tokio::runtime::Runtime::new()?.block_on(ContextForge::prepare())?;
-    progress.say("everything that is made once is there");
+    progress.print("all cached components are ready");
     Ok(())
 }

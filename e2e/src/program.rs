@@ -1,10 +1,10 @@
-//! Programs that the machine must have, and short commands run to their end.
+//! Finds required programs and runs short commands.
 
 use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-/// Finds a program on the PATH or where Debian keeps servers; names the package that brings it if it is missing.
+/// Finds a program on the PATH or in Debian's sbin folders. The error names the package to install.
 pub fn find(name: &str, package: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -14,7 +14,7 @@ pub fn find(name: &str, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is missing on this machine. On Debian: apt-get install -y {package}"))
 }
 
-/// Runs a command to its end and returns what it printed; its error output is in the error.
+/// Runs a command to completion and returns its standard output. The error contains its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let line = format!("{} {:?}", command.get_program().display(), command.get_args().collect::<Vec<_>>());
     let output = command.output().with_context(|| format!("cannot run {line}"))?;

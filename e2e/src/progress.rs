@@ -1,4 +1,4 @@
-//! What a person sees while the bed works, and the waiting for things that other programs do.
+//! Progress output, waiting for conditions, and interrupts.
 
 use std::{
     fs,
@@ -16,47 +16,47 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Prints lines with the seconds since its beginning.
+/// Prints lines with the elapsed seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    begun: Instant,
+    started: Instant,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { begun: Instant::now() }
+        Self { started: Instant::now() }
     }
 }
 
 impl Progress {
-    /// Says what was reached. Goes to standard error: standard output is for results.
-    pub fn say(&self, what: impl AsRef<str>) {
-        eprintln!("[{:6.1} s] {}", self.begun.elapsed().as_secs_f32(), what.as_ref());
+    /// To standard error: standard output is for results.
+    pub fn print(&self, what: impl AsRef<str>) {
+        eprintln!("[{:6.1} s] {}", self.started.elapsed().as_secs_f32(), what.as_ref());
     }
 }
 
-/// Looks until it is true. Fails after the time, on a Ctrl-C, and when the look itself fails.
-pub fn wait_until(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
-    wait_out(what, limit, || {
+/// Polls until `check` returns true. Fails after `limit`, on an interrupt, and when `check` fails.
+pub fn wait_until(what: &str, limit: Duration, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_uninterruptibly(what, limit, || {
         stop_if_interrupted()?;
-        look()
+        check()
     })
 }
 
-/// As [`wait_until`], whatever a person presses: for the undoing of what was begun.
-pub fn wait_out(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+/// Like [`wait_until`], but ignores interrupts: for cleanup.
+pub fn wait_uninterruptibly(what: &str, limit: Duration, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
-    while !look()? {
+    while !check()? {
         if Instant::now() > deadline {
-            bail!("waited {} s in vain: {what}", limit.as_secs());
+            bail!("timed out after {} s waiting for {what}", limit.as_secs());
         }
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
-/// From now on a Ctrl-C (or SIGTERM) does not end this process but makes [`stop_if_interrupted`] fail, so that what was
-/// begun is undone. A second one ends it as usual.
+/// After this, the first Ctrl-C or SIGTERM makes [`stop_if_interrupted`] fail, so that the command cleans up. The
+/// second one exits immediately.
 pub fn catch_interrupts() {
     static CAUGHT: Once = Once::new();
     CAUGHT.call_once(|| {
@@ -66,7 +66,7 @@ pub fn catch_interrupts() {
                 let mut terminate = signal(SignalKind::terminate())?;
                 tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
                 INTERRUPTED.store(true, Ordering::SeqCst);
-                eprintln!("interrupted: stopping in good order (once more ends this at once)");
+                eprintln!("interrupted: cleaning up (interrupt again to exit immediately)");
                 tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
                 std::process::exit(130)
             })
@@ -74,12 +74,12 @@ pub fn catch_interrupts() {
     });
 }
 
-/// Fails once the person wants to stop.
+/// Fails after an interrupt.
 pub fn stop_if_interrupted() -> Result<()> {
     if INTERRUPTED.load(Ordering::SeqCst) { bail!("interrupted") } else { Ok(()) }
 }
 
-/// Done, with an error, once the person wants to stop.
+/// Resolves to an error after an interrupt.
 pub async fn interrupted() -> anyhow::Error {
     loop {
         if let Err(error) = stop_if_interrupted() {
@@ -89,7 +89,7 @@ pub async fn interrupted() -> anyhow::Error {
     }
 }
 
-/// The last lines of a log, indented, for the end of an error message.
+/// The last lines of a log, indented, for error messages.
 pub fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

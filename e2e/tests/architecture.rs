@@ -1,4 +1,4 @@
-//! The layers of `e2e/src`, as its `lib.rs` lists them.
+//! Checks the layers of `e2e/src` that its `lib.rs` lists.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,14 +6,14 @@ use std::{
     path::Path,
 };
 
-/// A module by its path below the crate: `["cluster", "bed"]`.
+/// A module's path in the crate: `["cluster", "bed"]`.
 type Module = Vec<String>;
 type Graph<T> = BTreeMap<T, BTreeSet<T>>;
 
-/// The layers from top to bottom. `lib.rs` and `main.rs` stand above them.
+/// The layers from top to bottom. `lib.rs` and `main.rs` are above them.
 const LAYERS: &[&[&str]] = &[
     &["demo", "testing", "bench"],
-    &["stage", "prepare"],
+    &["environment", "prepare"],
     &["operator"],
     &["peers"],
     &["cluster"],
@@ -25,10 +25,10 @@ const LAYERS: &[&[&str]] = &[
 fn top_level_modules_use_only_lower_layers() {
     let layer = |module: &str| {
         let found = LAYERS.iter().position(|layer| layer.contains(&module));
-        found.unwrap_or_else(|| panic!("{module} has no layer in e2e/tests/architecture.rs"))
+        found.unwrap_or_else(|| panic!("{module} is missing in LAYERS of e2e/tests/architecture.rs"))
     };
     let edges = top_level(&edges(&sources()));
-    assert!(edges.len() > 8, "the test reads too few modules: {edges:?}");
+    assert!(edges.len() > 8, "too few modules were read: {edges:?}");
     let upward: Vec<String> = edges
         .iter()
         .flat_map(|(from, targets)| targets.iter().map(move |to| (from, to)))
@@ -60,7 +60,7 @@ fn cycle_detection_reports_its_modules() {
     assert_eq!(cycle(&edges).unwrap().len(), 4, "a, b, b::inner, c, and a again");
 }
 
-/// The text of every module without comments and without its unit tests.
+/// The source text of every module.
 fn sources() -> BTreeMap<Module, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut sources = BTreeMap::new();
@@ -113,7 +113,7 @@ fn edges(sources: &BTreeMap<Module, String>) -> Graph<Module> {
     edges
 }
 
-/// The absolute path of a path in a module, if it leads into this crate.
+/// The absolute path of a path in a module, if it refers to this crate.
 fn resolve(module: &Module, path: &[String], sources: &BTreeMap<Module, String>) -> Option<Module> {
     let supers = path.iter().take_while(|segment| *segment == "super").count();
     match path.first()?.as_str() {
@@ -127,7 +127,7 @@ fn resolve(module: &Module, path: &[String], sources: &BTreeMap<Module, String>)
     }
 }
 
-/// All paths of two or more segments, with the braces of `use` expanded.
+/// All paths of at least two segments, with `use` groups expanded.
 fn paths(text: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     let mut rest = text;
@@ -201,7 +201,6 @@ fn top_level(edges: &Graph<Module>) -> Graph<String> {
     top
 }
 
-/// The modules of a cycle, if there is one.
 fn cycle<T: Clone + Ord>(edges: &Graph<T>) -> Option<Vec<T>> {
     let reachable = |from: &T| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);

@@ -1,5 +1,5 @@
-//! `config/monitoring`: its alerts fire when they should, and what its alerts and dashboard ask for is what a proxy shows.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! `config/monitoring`: alerts fire under their conditions, and alerts and dashboard use existing metrics.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ fn file(name: &str) -> PathBuf {
     workspace().join("config/monitoring").join(name)
 }
 
-/// The groups of rules, as Prometheus reads them.
+/// The rule groups in Prometheus's format.
 fn rules() -> Value {
     let rule: Value = serde_yaml::from_str(&fs::read_to_string(file("alerts.yaml")).unwrap()).unwrap();
     rule["spec"].clone()
@@ -43,7 +43,7 @@ fn alerts_fire_under_their_conditions_only() {
         String::from_utf8_lossy(&tested.stdout),
         String::from_utf8_lossy(&tested.stderr)
     );
-    // An alert without a test would be green too.
+    // promtool does not detect alerts without a test.
     let tests = fs::read_to_string(file("alerts.test.yaml")).unwrap();
     let runbook = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
     for rule in all_rules() {
@@ -51,10 +51,10 @@ fn alerts_fire_under_their_conditions_only() {
         assert_eq!(
             tests.matches(&format!("alertname: {name}\n        exp_alerts:")).count(),
             1,
-            "{name} is never seen to fire"
+            "no test shows that {name} fires"
         );
-        assert!(tests.contains(&format!("alertname: {name}}}")), "{name} is never seen to be silent");
-        assert!(runbook.contains(&format!("\n### {name}\n")), "docs/observability.md says nothing of {name}");
+        assert!(tests.contains(&format!("alertname: {name}}}")), "no test shows that {name} does not fire");
+        assert!(runbook.contains(&format!("\n### {name}\n")), "docs/observability.md has no section {name}");
         let url = rule["annotations"]["runbook_url"].as_str().unwrap();
         assert!(url.ends_with(&format!("docs/observability.md#{}", name.to_lowercase())), "{url}");
     }
@@ -70,36 +70,36 @@ async fn alerts_dashboard_and_documentation_name_existing_metrics() {
     let state = tempfile::tempdir().unwrap();
     let dev = Dev::start(&state.path().join("state")).unwrap();
     let health = dev.health().unwrap();
-    let answer = http::client(None).unwrap().get(format!("{health}/metrics")).send().await.unwrap();
-    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
-    let metrics = answer.text().await.unwrap();
-    let shown: BTreeSet<String> = metrics
+    let response = http::client(None).unwrap().get(format!("{health}/metrics")).send().await.unwrap();
+    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let metrics = response.text().await.unwrap();
+    let exposed: BTreeSet<String> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| line.split(['{', ' ']).next().unwrap().to_owned())
         .collect();
-    assert!(shown.contains("mcp_oauth_proxy_requests_total"), "{metrics}");
+    assert!(exposed.contains("mcp_oauth_proxy_requests_total"), "{metrics}");
 
     let dashboard: Value = serde_json::from_str(&fs::read_to_string(file("dashboard.json")).unwrap()).unwrap();
-    let mut asked = BTreeSet::new();
-    collect(&Value::Array(all_rules()), &mut asked);
-    collect(&dashboard, &mut asked);
-    assert!(asked.len() > 20, "{asked:?}");
-    let unknown: Vec<_> = asked.difference(&shown).collect();
-    assert!(unknown.is_empty(), "asked for and not there: {unknown:?}");
+    let mut used = BTreeSet::new();
+    collect(&Value::Array(all_rules()), &mut used);
+    collect(&dashboard, &mut used);
+    assert!(used.len() > 20, "{used:?}");
+    let unknown: Vec<_> = used.difference(&exposed).collect();
+    assert!(unknown.is_empty(), "unknown metrics: {unknown:?}");
 
     let documented = fs::read_to_string(workspace().join("docs/observability.md")).unwrap();
     let documented: BTreeSet<&str> =
         documented.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
-    let families: BTreeSet<&str> = shown
+    let families: BTreeSet<&str> = exposed
         .iter()
         .map(|name| ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name))
         .collect();
     let of_proxy: BTreeSet<&str> = documented.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
-    assert_eq!(of_proxy, families, "left: documented, right: shown");
+    assert_eq!(of_proxy, families, "left: documented, right: exposed");
 }
 
-/// Ends with its value.
+/// Killed when dropped.
 struct Prometheus(Child);
 
 impl Drop for Prometheus {
@@ -130,27 +130,27 @@ async fn prometheus_scrapes_the_proxy_and_loads_the_alerts() {
             .unwrap(),
     );
     let client = http::client(None).unwrap();
-    let ask = async |path: &str| -> Option<Value> {
+    let query = async |path: &str| -> Option<Value> {
         client.get(format!("http://{listen}/api/v1/{path}")).send().await.ok()?.json().await.ok()
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let seen = loop {
-        let answer = ask("query?query=mcp_oauth_proxy_requests_total").await;
-        let series = answer.and_then(|answer| answer["data"]["result"].as_array().cloned()).unwrap_or_default();
+        let response = query("query?query=mcp_oauth_proxy_requests_total").await;
+        let series = response.and_then(|response| response["data"]["result"].as_array().cloned()).unwrap_or_default();
         if !series.is_empty() {
             break series;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "it has read nothing");
+        assert!(started.elapsed() < Duration::from_secs(60), "Prometheus scraped nothing");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(seen.iter().any(|series| series["metric"]["outcome"] == "unauthorized"), "{seen:?}");
-    let loaded = ask("rules").await.unwrap();
+    let loaded = query("rules").await.unwrap();
     let loaded =
         loaded["data"]["groups"].as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len());
     assert_eq!(loaded.sum::<usize>(), all_rules().len());
 }
 
-/// The names of proxies' metrics in all texts.
+/// Collects the names of the proxy's metrics in all strings.
 fn collect(value: &Value, names: &mut BTreeSet<String>) {
     match value {
         Value::String(text) => {

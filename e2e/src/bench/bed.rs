@@ -1,4 +1,4 @@
-//! Who is measured, and what stands behind and beside them.
+//! The measured processes, their upstream and the login server.
 
 use std::{
     fs,
@@ -17,36 +17,34 @@ use super::{
 };
 use crate::{
     forward::free_port,
-    image::{MALLOC, static_binary},
+    image::{MALLOC_TUNABLES, static_binary},
     peers::http,
     program,
     progress::Progress,
     run::Run,
 };
 
-/// A process that is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
     pub pid: i32,
     pub port: u16,
 }
 
-/// nginx and our proxy before the same upstream, and a token.
+/// nginx and the proxy in front of the same upstream, and a token.
 pub struct Bed {
     pub binary: PathBuf,
     pub upstream: Process,
     pub nginx: Process,
-    /// The proxy as it is shipped.
+    /// The proxy as released.
     pub proxy: Process,
-    /// `dev`, whose login page gives tokens for the proxies: these have its keys, its sessions and its name.
+    /// `dev`, whose login page issues tokens. The proxies use its keys, sessions and public URL.
     pub login: Process,
     pub token: String,
-    /// The memory of the proxy after its first request, in KiB.
+    /// The proxy's resident memory after its first request, in KiB.
     pub idle: u64,
 }
 
 impl Bed {
-    /// Starts them all.
     pub async fn up(run: &Run, progress: &Progress) -> Result<Self> {
         let nginx = program::find("nginx", "nginx-light")?;
         program::find("wrk", "wrk")?;
@@ -55,7 +53,7 @@ impl Bed {
         let upstream = Process { pid, port };
         let pid = start_nginx(run, &nginx, "nginx", MEASURED_CORE, &forwarding(peer, port)).await?;
         let nginx = Process { pid, port: peer };
-        progress.say("building the static binary that is shipped");
+        progress.print("building the released static binary");
         let binary = static_binary("release")?;
         let login = start_dev(run, &binary, "login", port).await?;
         let token = login::token(&url(login), "bench@example.com").await?;
@@ -65,13 +63,12 @@ impl Bed {
         Ok(Self { binary, upstream, nginx, proxy, login, token, idle })
     }
 
-    /// Where `dev` keeps keys and sessions.
+    /// The folder with the keys and sessions of `dev`.
     pub fn state(run: &Run) -> PathBuf {
         run.directory().join("login/state")
     }
 }
 
-/// The address of a process.
 pub fn url(process: Process) -> String {
     format!("http://127.0.0.1:{}", process.port)
 }
@@ -97,7 +94,7 @@ async fn start_nginx(run: &Run, nginx: &Path, name: &str, core: &str, server: &s
     Ok(pid)
 }
 
-/// An upstream that costs next to nothing: about 600 bytes of JSON.
+/// A minimal upstream: responds with about 600 bytes of JSON.
 fn answering(port: u16) -> String {
     let text = "x".repeat(540);
     format!(
@@ -105,14 +102,14 @@ fn answering(port: u16) -> String {
     )
 }
 
-/// nginx as one would put it before an MCP server: no buffering, connections kept.
+/// nginx configured for an MCP server: no buffering, keep-alive connections.
 fn forwarding(port: u16, upstream: u16) -> String {
     format!(
         "upstream mcp {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 100000000; }}\nserver {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://mcp; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off; proxy_request_buffering off; }} }}"
     )
 }
 
-/// `dev`, with what it keeps in the folder of its name.
+/// Starts `dev` with its state in a folder with its name.
 pub async fn start_dev(run: &Run, binary: &Path, name: &str, upstream: u16) -> Result<Process> {
     let folder = run.directory().join(name);
     fs::create_dir_all(&folder)?;
@@ -133,7 +130,7 @@ pub async fn start_dev(run: &Run, binary: &Path, name: &str, upstream: u16) -> R
     Ok(process)
 }
 
-/// The proxy as it is shipped, in the name of `login`, of whose sessions it knows those that there are by now.
+/// Starts the proxy as released, with the public URL and keys of `login`, and the sessions that exist at this time.
 pub async fn start_proxy(run: &Run, binary: &Path, name: &str, login: Process, upstream: u16) -> Result<Process> {
     let state = Bed::state(run);
     let (port, health) = (free_port()?, free_port()?);
@@ -155,7 +152,7 @@ pub async fn start_proxy(run: &Run, binary: &Path, name: &str, login: Process, u
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     let mut command = Command::new("taskset");
     command.args(["-c", MEASURED_CORE]).arg(binary).args(["proxy", "--config"]).arg(&file);
-    let process = Process { pid: run.spawn(name, command.env(MALLOC.0, MALLOC.1))?, port };
+    let process = Process { pid: run.spawn(name, command.env(MALLOC_TUNABLES.0, MALLOC_TUNABLES.1))?, port };
     http::wait_until_ready(run, name, &format!("http://127.0.0.1:{health}/readyz"), Duration::from_secs(10)).await?;
     Ok(process)
 }

@@ -1,7 +1,6 @@
-//! Which core runs what, so that the load does not compete with the measured processes.
+//! The CPU cores of load and measured processes, kept apart so that they do not compete.
 
-/// The core of the measured processes.
 pub const MEASURED_CORE: &str = "0";
 
-/// The core of the load and of the upstream.
+/// The core of the load generator and the upstream.
 pub const LOAD_CORE: &str = "1";

@@ -1,5 +1,5 @@
-//! P8: from the deletion of a session object to the first 401, and to the end of an open stream; S1: what ten thousand sessions
-//! cost.
+//! P8: the time from the deletion of a session object to the first 401 and to the end of an open stream. S1: the cost
+//! of ten thousand sessions.
 
 use std::time::{Duration, Instant};
 
@@ -15,45 +15,44 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     login::{self, Tokens},
-    logins::PEOPLE,
+    logins::USERS,
     measure::Latency,
 };
 
-/// Live sessions, as many as a proxy has at most.
+/// The number of live sessions, which is a proxy's maximum.
 pub const SESSIONS: usize = 10_000;
 
-/// How many of them are deleted, one after the other.
-const DELETED: usize = 100;
+/// The number of sessions that are deleted, one after the other.
+const DELETIONS: usize = 100;
 
-/// The person whose sessions are deleted.
-const VICTIM: &str = "victim@example.com";
+/// The e-mail suffix of users whose sessions are deleted.
+const EMAIL: &str = "deleted@example.com";
 
-/// Milliseconds.
-pub struct Ends {
-    pub refused: Latency,
+pub struct EndLatencies {
+    pub rejected: Latency,
     pub closed: Latency,
 }
 
-/// Logs people in until there are [`SESSIONS`], of which `present` are there already.
-pub async fn fill(proxy: &str, present: usize) -> Result<()> {
-    let missing = SESSIONS.saturating_sub(present + DELETED);
+/// Logs users in until there are [`SESSIONS`], including the `present` ones.
+pub async fn create_sessions(proxy: &str, present: usize) -> Result<()> {
+    let missing = SESSIONS.saturating_sub(present + DELETIONS);
     stream::iter(0..missing)
-        .map(|number| async move { login::log_in(&login::client()?, proxy, &format!("many-{number}@example.com")).await })
-        .buffer_unordered(PEOPLE)
+        .map(|number| async move { login::log_in(&login::client()?, proxy, &format!("live-{number}@example.com")).await })
+        .buffer_unordered(USERS)
         .try_for_each(|_| async { Ok(()) })
         .await
 }
 
-/// Deletes sessions one by one while each has a stream open at `proxy`, whose upstream must answer with streams.
-pub async fn ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<Ends> {
-    let (mut refused, mut closed) = (Vec::new(), Vec::new());
+/// Deletes sessions one by one while each has an open stream at `proxy`, whose upstream must respond with streams.
+pub async fn measure_ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<EndLatencies> {
+    let (mut rejected, mut closed) = (Vec::new(), Vec::new());
     let client = &login::client()?;
-    for number in 0..DELETED {
-        let tokens = login::log_in(&login::client()?, proxy, &format!("{number}-{VICTIM}")).await?;
-        let name = session_of(objects, &format!("{number}-{VICTIM}")).await?;
+    for number in 0..DELETIONS {
+        let tokens = login::log_in(&login::client()?, proxy, &format!("{number}-{EMAIL}")).await?;
+        let name = session_of(objects, &format!("{number}-{EMAIL}")).await?;
         let mut open = get(client, proxy, &tokens).await?;
         if open.status() != StatusCode::OK {
-            bail!("no stream: {}", open.status());
+            bail!("opening a stream failed: {}", open.status());
         }
         open.chunk().await?.context("an empty stream")?;
         objects.delete(&name, &DeleteParams::default()).await?;
@@ -69,11 +68,11 @@ pub async fn ends(proxy: &str, objects: &Api<McpOAuthSession>) -> Result<Ends> {
             anyhow::Ok(deleted.elapsed())
         };
         let both = timeout(Duration::from_secs(60), async { tokio::join!(end_of_stream, first_refusal) }).await;
-        let (end, refusal) = both.context("a deleted session lives on for a minute")?;
+        let (end, refusal) = both.context("a deleted session is still accepted after a minute")?;
         closed.push(end.as_secs_f64() * 1000.0);
-        refused.push(refusal?.as_secs_f64() * 1000.0);
+        rejected.push(refusal?.as_secs_f64() * 1000.0);
     }
-    Ok(Ends { refused: Latency::of(refused), closed: Latency::of(closed) })
+    Ok(EndLatencies { rejected: Latency::from_samples(rejected), closed: Latency::from_samples(closed) })
 }
 
 async fn session_of(objects: &Api<McpOAuthSession>, email: &str) -> Result<String> {

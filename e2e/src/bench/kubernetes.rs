@@ -1,4 +1,4 @@
-//! P7 with the sessions as objects of a real API server, and what that API server can do by itself.
+//! P7 with sessions in a real API server, and the API server's own write rate.
 
 use std::{
     fs,
@@ -21,42 +21,40 @@ use tokio::task::spawn_blocking;
 
 use super::{
     cores::MEASURED_CORE,
-    kill_switch::{self, Ends},
+    kill_switch::{self, EndLatencies},
     login, logins,
     measure::{Rate, resident_kib},
     streams,
 };
 use crate::{cluster::Cluster, forward::free_port, image::workspace, peers::http, run::Run};
 
-/// Where the sessions are.
 const NAMESPACE: &str = "default";
 
-/// What was measured.
-pub struct Figures {
+pub struct Results {
     pub logins: Rate,
     pub refreshes: Rate,
-    /// How many pairs of a created and then changed object the API server takes a second, of as many writers as people.
-    pub pairs_of_writes: f64,
-    pub ends: Ends,
-    /// KiB of the proxy with [`kill_switch::SESSIONS`] sessions, and how long it takes from its start to ready then.
+    /// Objects per second that the API server creates and then patches, with as many concurrent writers as users.
+    pub write_pairs: f64,
+    pub end_latencies: EndLatencies,
+    /// The proxy's memory in KiB with [`kill_switch::SESSIONS`] sessions, and its time from start to ready.
     pub with_sessions: u64,
     pub start: Duration,
 }
 
-/// Measures a second proxy beside the one of `dev` at `login`, in whose name it works: they share an issuer, whose page
-/// knows one address to send people back to.
-pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Figures> {
+/// Measures a second proxy with the public URL of the `dev` server at `login`: they share an issuer, whose login page
+/// knows only one redirect URI.
+pub async fn measure(run: &Run, binary: &Path, login: &str, state: &Path) -> Result<Results> {
     let issuer = logins::issuer(login).await?;
-    let of_cluster = Run::open(&format!("{}-cluster", run.name()))?;
+    let cluster_run = Run::open(&format!("{}-cluster", run.name()))?;
     let cluster = {
-        let run = of_cluster.clone();
+        let run = cluster_run.clone();
         spawn_blocking(move || Cluster::up(&run)).await??
     };
-    let measured = in_cluster(run, &cluster, binary, login, &issuer, state).await;
-    let ended = spawn_blocking(move || Cluster::down(&of_cluster, false)).await?;
-    let figures = measured?;
-    ended?;
-    Ok(figures)
+    let results = in_cluster(run, &cluster, binary, login, &issuer, state).await;
+    let removal = spawn_blocking(move || Cluster::down(&cluster_run, false)).await?;
+    let results = results?;
+    removal?;
+    Ok(results)
 }
 
 async fn in_cluster(
@@ -66,12 +64,12 @@ async fn in_cluster(
     url: &str,
     issuer: &str,
     state: &Path,
-) -> Result<Figures> {
+) -> Result<Results> {
     let crds = workspace().join("crds");
     let kubectl = cluster.kubectl_program();
     kubectl.output(&["apply", "--server-side", "-k", &crds.display().to_string()])?;
     kubectl.output(&["wait", "--for=condition=Established", "crd/mcpoauthproxies.mcp.jomcgi.dev"])?;
-    // Nobody works on it. The sessions belong to it, and would be cleared away without it.
+    // No operator reconciles it. It owns the sessions, which the garbage collector would delete otherwise.
     let resource = json!({
         "apiVersion": "mcp.jomcgi.dev/v1alpha1",
         "kind": "McpOAuthProxy",
@@ -119,63 +117,63 @@ async fn in_cluster(
     let proxy = format!("http://127.0.0.1:{listen}");
     let objects: Api<McpOAuthSession> = Api::namespaced(cluster.client().await?, NAMESPACE);
     login::log_in(&login::client()?, &proxy, "first@example.com").await?;
-    let pairs_of_writes = pairs_of_writes(&objects).await?;
+    let write_pairs = write_pairs(&objects).await?;
     let logins = logins::logins(&proxy, pid).await?;
     let refreshes = logins::refreshes(&proxy, pid).await?;
 
     let present = objects.list_metadata(&ListParams::default()).await?.items.len();
-    kill_switch::fill(&proxy, present).await?;
+    kill_switch::create_sessions(&proxy, present).await?;
     run.stop("kubernetes")?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let pid = start().await?;
-    let started = begun.elapsed();
+    let start = started.elapsed();
     let with_sessions = resident_kib(pid)?;
-    let ends = kill_switch::ends(&proxy, &objects).await?;
+    let end_latencies = kill_switch::measure_ends(&proxy, &objects).await?;
     run.stop("kubernetes")?;
-    Ok(Figures { logins, refreshes, pairs_of_writes, ends, with_sessions, start: started })
+    Ok(Results { logins, refreshes, write_pairs, end_latencies, with_sessions, start })
 }
 
-/// What a login costs the API server, without anything else: an object like those of the proxy is created and then changed as the
-/// proxy changes it. Its own are no measure: what has a schema costs several times what a `ConfigMap` does.
-async fn pairs_of_writes(objects: &Api<McpOAuthSession>) -> Result<f64> {
-    let like = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("there is no session")?;
-    let (like, begun, count) = (&like, Instant::now(), &AtomicU64::new(0));
-    try_join_all((0..logins::PEOPLE).map(|writer| async move {
-        let claims = serde_json::to_value(&like.spec.claims)?;
+/// The API server's cost of a login: an object like a session is created and then patched as the proxy does. A simpler
+/// object would not be comparable: objects with a schema cost several times as much as a `ConfigMap`.
+async fn write_pairs(objects: &Api<McpOAuthSession>) -> Result<f64> {
+    let template = objects.list(&ListParams::default().limit(1)).await?.items.pop().context("no session exists")?;
+    let (template, started, count) = (&template, Instant::now(), &AtomicU64::new(0));
+    try_join_all((0..logins::USERS).map(|writer| async move {
+        let claims = serde_json::to_value(&template.spec.claims)?;
         for number in 0.. {
             let name = format!("{writer:02x}{number:030x}");
             let metadata = ObjectMeta {
                 name: Some(name.clone()),
                 labels: Some([("bench".to_owned(), "pairs".to_owned())].into()),
-                owner_references: like.metadata.owner_references.clone(),
+                owner_references: template.metadata.owner_references.clone(),
                 ..ObjectMeta::default()
             };
-            let object = McpOAuthSession { metadata, spec: like.spec.clone() };
+            let object = McpOAuthSession { metadata, spec: template.spec.clone() };
             let created = objects.create(&PostParams::default(), &object).await?;
             let change = json!({
                 "metadata": {"resourceVersion": created.metadata.resource_version, "uid": created.metadata.uid},
                 "spec": {
-                    "phase": like.spec.phase,
+                    "phase": template.spec.phase,
                     "rotation": 7,
-                    "rotatedAt": like.spec.expires_at,
-                    "expiresAt": like.spec.expires_at,
+                    "rotatedAt": template.spec.expires_at,
+                    "expiresAt": template.spec.expires_at,
                     "claims": claims,
-                    "mac": like.spec.mac,
+                    "mac": template.spec.mac,
                 },
             });
             objects.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;
             count.fetch_add(1, Ordering::Relaxed);
-            if begun.elapsed() >= logins::DURATION {
+            if started.elapsed() >= logins::DURATION {
                 break;
             }
         }
         anyhow::Ok(())
     }))
     .await
-    .context("the API server did not take a write")?;
+    .context("the API server rejected a write")?;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let pairs = count.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    // They are no sessions: their MACs are another's.
+    let pairs = count.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+    // They are not valid sessions, because each copies another session's MAC.
     objects.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=pairs")).await?;
     Ok(pairs)
 }

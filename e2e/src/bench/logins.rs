@@ -1,4 +1,4 @@
-//! P7: whole logins and refreshes, against a login page that costs next to nothing.
+//! P7: complete logins and refreshes, with a minimal login page.
 
 use std::{
     sync::{
@@ -20,23 +20,23 @@ use super::{
     measure::{Rate, cpu_ticks},
 };
 
-/// How many people at once.
-pub const PEOPLE: usize = 8;
+/// The number of concurrent users.
+pub const USERS: usize = 8;
 
-/// How long each is measured.
+/// The duration of each measurement.
 pub const DURATION: Duration = Duration::from_secs(5);
 
-/// Whole logins: registration, authorization, consent, the page of the issuer, callback, code.
+/// Complete logins: registration, authorization, consent, the issuer's page, callback, code.
 pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
     let proxy = proxy.to_owned();
-    measured(pid, move |number, done| {
+    measure_rate(pid, move |number, counter| {
         let proxy = proxy.clone();
         async move {
             let browser = login::client()?;
             for count in 0.. {
-                let person = format!("person-{number}-{count}@example.com");
-                login::log_in(&browser, &proxy, &person).await?;
-                if done.count() {
+                let email = format!("user-{number}-{count}@example.com");
+                login::log_in(&browser, &proxy, &email).await?;
+                if counter.count() {
                     break;
                 }
             }
@@ -46,24 +46,24 @@ pub async fn logins(proxy: &str, pid: i32) -> Result<Rate> {
     .await
 }
 
-/// The issuer that a proxy sends people to.
+/// The issuer to which a proxy redirects.
 pub async fn issuer(proxy: &str) -> Result<String> {
     Ok(login::to_issuer(&login::client()?, proxy).await?.1.origin().ascii_serialization())
 }
 
-/// Refreshes, each of the tokens that the one before gave.
+/// Refreshes, each with the tokens of the previous one.
 pub async fn refreshes(proxy: &str, pid: i32) -> Result<Rate> {
-    let people = (0..PEOPLE).map(|number| async move {
+    let users = (0..USERS).map(|number| async move {
         login::log_in(&login::client()?, proxy, &format!("refresher-{number}@example.com")).await
     });
-    let (tokens, proxy) = (try_join_all(people).await?, proxy.to_owned());
-    measured(pid, move |number, done| {
+    let (tokens, proxy) = (try_join_all(users).await?, proxy.to_owned());
+    measure_rate(pid, move |number, counter| {
         let (proxy, mut current) = (proxy.clone(), tokens[number].clone());
         async move {
             let http = login::client()?;
             loop {
                 current = login::refresh(&http, &proxy, &current).await?;
-                if done.count() {
+                if counter.count() {
                     return Ok(());
                 }
             }
@@ -72,36 +72,36 @@ pub async fn refreshes(proxy: &str, pid: i32) -> Result<Rate> {
     .await
 }
 
-/// Counts what is done until the time is over.
-struct Done {
-    begun: Instant,
+/// Counts operations until the time is over.
+struct Counter {
+    started: Instant,
     count: AtomicU64,
 }
 
-impl Done {
-    /// One more; says whether it is enough.
+impl Counter {
+    /// Counts an operation and returns whether the time is over.
     fn count(&self) -> bool {
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.begun.elapsed() >= DURATION
+        self.started.elapsed() >= DURATION
     }
 }
 
-/// Has people work on the core that the measured process leaves free.
-async fn measured<F>(pid: i32, work: impl Fn(usize, Arc<Done>) -> F + Send + 'static) -> Result<Rate>
+/// Runs the users on the load core.
+async fn measure_rate<F>(pid: i32, work: impl Fn(usize, Arc<Counter>) -> F + Send + 'static) -> Result<Rate>
 where
     F: Future<Output = Result<()>>,
 {
-    let people = thread::spawn(move || -> Result<Rate> {
+    let users = thread::spawn(move || -> Result<Rate> {
         let mut cores = CpuSet::new();
         cores.set(LOAD_CORE.parse()?);
         sched_setaffinity(None, &cores)?;
         runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-            let done = Arc::new(Done { begun: Instant::now(), count: AtomicU64::new(0) });
+            let counter = Arc::new(Counter { started: Instant::now(), count: AtomicU64::new(0) });
             let before = cpu_ticks(pid)?;
-            try_join_all((0..PEOPLE).map(|number| work(number, done.clone()))).await?;
-            let count = done.count.load(Ordering::Relaxed);
-            Ok(Rate::new(count, done.begun.elapsed(), cpu_ticks(pid)? - before))
+            try_join_all((0..USERS).map(|number| work(number, counter.clone()))).await?;
+            let count = counter.count.load(Ordering::Relaxed);
+            Ok(Rate::new(count, counter.started.elapsed(), cpu_ticks(pid)? - before))
         })
     });
-    spawn_blocking(|| people.join().map_err(|_| anyhow!("the measurement panicked"))).await??
+    spawn_blocking(|| users.join().map_err(|_| anyhow!("the measurement panicked"))).await??
 }

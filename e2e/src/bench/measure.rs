@@ -1,4 +1,4 @@
-//! Load, CPU time and memory of processes, and the statistics of what is measured.
+//! Load generation, CPU time and memory of processes, and statistics.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -6,29 +6,28 @@ use anyhow::{Context, Result, bail};
 
 use crate::{program, run::Run};
 
-/// Interleaved rounds, each with every contender.
+/// The number of interleaved rounds, each with all contenders.
 pub const ROUNDS: usize = 15;
 
-/// Keep-alive connections of the load.
+/// The number of keep-alive connections.
 const CONNECTIONS: &str = "64";
 
-/// How long one round of one contender lasts.
+/// The duration of one round of one contender.
 pub const DURATION: &str = "2s";
 
-/// Clock ticks of /proc/PID/stat a second (sysconf(_SC_CLK_TCK), 100 on Linux).
+/// Clock ticks per second in /proc/PID/stat (sysconf(_SC_CLK_TCK), 100 on Linux).
 const TICKS: f64 = 100.0;
 
-/// With which tokens requests are made.
-pub enum Tokens {
-    /// With none.
+/// The tokens of the requests.
+pub enum RequestTokens {
     None,
-    /// All with this one.
-    One(String),
-    /// Each with the next line of this file.
-    EachAnother(PathBuf),
+    /// The same token for all requests.
+    Single(String),
+    /// The next line of this file for each request.
+    FromFile(PathBuf),
 }
 
-/// What is sent to whom.
+/// A wrk script and its target.
 pub struct Load {
     url: String,
     script: PathBuf,
@@ -36,13 +35,13 @@ pub struct Load {
 
 impl Load {
     /// An MCP request to the contender at `port`.
-    pub fn new(run: &Run, name: &str, port: u16, tokens: &Tokens) -> Result<Self> {
+    pub fn new(run: &Run, name: &str, port: u16, tokens: &RequestTokens) -> Result<Self> {
         let script = run.directory().join(format!("{name}.lua"));
         let authorization = match tokens {
-            Tokens::None => String::new(),
-            Tokens::One(token) => format!("wrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"),
-            // Where a round stops, the next goes on: none comes twice.
-            Tokens::EachAnother(file) => format!(
+            RequestTokens::None => String::new(),
+            RequestTokens::Single(token) => format!("wrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"),
+            // A round continues at the position where the previous one stopped, so that no token is used twice.
+            RequestTokens::FromFile(file) => format!(
                 "local tokens, at = io.open('{0}'), '{0}.at'\nlocal mark = io.open(at)\nif mark then tokens:seek('set', tonumber(mark:read())) mark:close() end\nfunction request()\n  wrk.headers[\"Authorization\"] = 'Bearer ' .. tokens:read()\n  return wrk.format()\nend\nlocal count = 0\nfunction response()\n  count = count + 1\n  if count % 256 == 0 then local mark = io.open(at, 'w') mark:write(tokens:seek()) mark:close() end\nend\n",
                 file.display()
             ),
@@ -57,7 +56,7 @@ impl Load {
     }
 }
 
-/// One round of one contender.
+/// The result of one round of one contender.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub micros_per_request: f64,
@@ -69,13 +68,13 @@ impl Sample {
         Self { micros_per_request: ticks as f64 / TICKS * 1e6 / requests.max(1) as f64 }
     }
 
-    /// How many times as much it is.
-    pub fn against(&self, other: &Self) -> f64 {
+    /// The ratio to another sample.
+    pub fn ratio_to(&self, other: &Self) -> f64 {
         self.micros_per_request / other.micros_per_request
     }
 }
 
-/// How often something was done.
+/// The rate and cost of an operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     pub per_second: f64,
@@ -90,7 +89,7 @@ impl Rate {
     }
 }
 
-/// Milliseconds that half, and that 99 of 100 requests take at most.
+/// The median and the 99th percentile, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
     pub p50: f64,
@@ -98,35 +97,37 @@ pub struct Latency {
 }
 
 impl Latency {
-    pub fn of(mut milliseconds: Vec<f64>) -> Self {
+    pub fn from_samples(mut milliseconds: Vec<f64>) -> Self {
         milliseconds.sort_by(f64::total_cmp);
         let at = |share: usize| milliseconds.get(milliseconds.len() * share / 100).copied().unwrap_or_default();
         Self { p50: at(50), p99: at(99) }
     }
 
-    /// The median of the rounds', of each figure.
+    /// The medians of the figures of several rounds.
     pub fn median(rounds: &[Self]) -> Self {
-        let median = |figure: fn(&Self) -> f64| Self::of(rounds.iter().map(figure).collect()).p50;
+        let median = |figure: fn(&Self) -> f64| Self::from_samples(rounds.iter().map(figure).collect()).p50;
         Self { p50: median(|round| round.p50), p99: median(|round| round.p99) }
     }
 }
 
-/// The CPU time of this thread.
 pub fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Sends the load and returns how many requests were answered with 2xx; any other answer is an error.
+/// Generates the load and returns the number of responses. A status other than 2xx is an error.
 pub fn wrk(core: &str, load: &Load) -> Result<u64> {
     let mut command = Command::new("taskset");
     command.args(["-c", core, "wrk", "-t1", "-c", CONNECTIONS, "-d", DURATION, "-s"]).arg(&load.script).arg(&load.url);
     let output = program::output(&mut command)?;
     if output.contains("Non-2xx") || output.contains("Socket errors") {
-        bail!("{} did not answer every request: {output}", load.url);
+        bail!("requests to {} failed: {output}", load.url);
     }
-    let count =
-        output.lines().find_map(|line| line.trim().split_once(" requests in ")).context("wrk counts nothing")?.0;
+    let count = output
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .context("wrk printed no request count")?
+        .0;
     Ok(count.parse()?)
 }
 

@@ -1,20 +1,20 @@
-//! `make bench`: what the proxy costs, beside nginx in the same run. Writes bench/RESULTS.md. Figures of a shared machine
-//! move with its other work, so the CPU time of a process divided by its requests is quoted, and ratios of one run.
+//! `make bench`: the cost of the proxy, compared with nginx in the same run. Writes bench/RESULTS.md. Absolute figures
+//! of a shared machine vary with its other load, so results are CPU time per request and ratios within one run.
 
 mod bed;
 mod cores;
 mod kill_switch;
 mod kubernetes;
+mod latency;
 pub mod login;
 mod logins;
 mod measure;
-mod paced;
+mod priority;
 mod report;
 pub mod soak;
 mod start;
 mod streams;
-mod undisturbed;
-mod unseen;
+mod uncached;
 
 use std::fs;
 
@@ -28,17 +28,17 @@ use crate::{
 };
 use bed::{Bed, Process, start_proxy};
 use cores::LOAD_CORE;
-use measure::{Latency, Load, ROUNDS, Sample, Tokens, cpu_ticks, resident_kib, wrk};
-use report::Figures;
-use undisturbed::undisturbed;
+use measure::{Latency, Load, ROUNDS, RequestTokens, Sample, cpu_ticks, resident_kib, wrk};
+use priority::with_realtime_priority;
+use report::Results;
 
-/// What can be measured alone.
+/// A benchmark that can run alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum Part {
+enum Benchmark {
     #[value(name = "P1")]
     Forwarding,
     #[value(name = "P2")]
-    Unseen,
+    Uncached,
     #[value(name = "P3")]
     Latency,
     #[value(name = "P4")]
@@ -53,27 +53,27 @@ enum Part {
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these, which are printed; without any, everything is measured and written to bench/RESULTS.md
-    only: Vec<Part>,
+    /// Run only these benchmarks and print their results; without any, run all and write bench/RESULTS.md
+    only: Vec<Benchmark>,
 }
 
 impl Args {
     pub fn run(self) -> Result<()> {
         catch_interrupts();
-        // Each stream is two connections, at the proxy and here.
+        // Each stream needs two connections, one at the proxy and one here.
         let files = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
         let run = Run::open(&format!("bench-{}", std::process::id()))?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let measured = if self.only.is_empty() {
+        let result = if self.only.is_empty() {
             runtime.block_on(measure(&run))
         } else {
-            runtime.block_on(measure_some(&run, &self.only))
+            runtime.block_on(measure_selected(&run, &self.only))
         };
         for (component, _) in run.components() {
             run.stop(&component)?;
         }
-        let report = measured.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
+        let report = result.with_context(|| format!("the logs of the run are in {}", run.logs().display()))?;
         fs::remove_dir_all(run.directory())?;
         if !self.only.is_empty() {
             print!("{report}");
@@ -87,7 +87,6 @@ impl Args {
     }
 }
 
-/// Who is measured.
 struct Contender {
     name: &'static str,
     pid: i32,
@@ -96,11 +95,11 @@ struct Contender {
 }
 
 impl Contender {
-    fn new(run: &Run, name: &'static str, Process { pid, port }: Process, tokens: &Tokens) -> Result<Self> {
+    fn new(run: &Run, name: &'static str, Process { pid, port }: Process, tokens: &RequestTokens) -> Result<Self> {
         Ok(Self { name, pid, load: Load::new(run, name, port, tokens)?, samples: Vec::new() })
     }
 
-    /// One round.
+    /// Runs one round.
     fn measure(&mut self) -> Result<()> {
         stop_if_interrupted()?;
         let before = cpu_ticks(self.pid)?;
@@ -110,87 +109,89 @@ impl Contender {
     }
 }
 
-/// P1: nginx first.
+/// P1. nginx is first.
 fn forwarding(run: &Run, bed: &Bed, progress: &Progress) -> Result<Vec<(&'static str, Vec<Sample>)>> {
     let mut contenders = [
-        Contender::new(run, "nginx", bed.nginx, &Tokens::None)?,
-        Contender::new(run, "mcp-oauth-operator", bed.proxy, &Tokens::One(bed.token.clone()))?,
+        Contender::new(run, "nginx", bed.nginx, &RequestTokens::None)?,
+        Contender::new(run, "mcp-oauth-operator", bed.proxy, &RequestTokens::Single(bed.token.clone()))?,
     ];
     for round in 1..=ROUNDS {
         for contender in &mut contenders {
             contender.measure()?;
         }
-        progress.say(format!("round {round} of {ROUNDS}"));
+        progress.print(format!("round {round} of {ROUNDS}"));
     }
     Ok(contenders.map(|contender| (contender.name, contender.samples)).to_vec())
 }
 
-/// P2, each round with what a verification alone costs right before and after it, in microseconds.
-fn with_unseen_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
-    let (unseen, keys) = (run.directory().join("unseen"), Bed::state(run).join("signing-keys.json"));
-    let verification = unseen::write(&keys, &bed.token, &unseen)?;
-    let mut contender = Contender::new(run, "unseen", bed.proxy, &Tokens::EachAnother(unseen))?;
-    let mut alone = Vec::new();
+/// P2. Each round has the microseconds of one signature verification, measured before and after it.
+fn with_uncached_tokens(run: &Run, bed: &Bed) -> Result<Vec<(Sample, f64)>> {
+    let (uncached, keys) = (run.directory().join("uncached"), Bed::state(run).join("signing-keys.json"));
+    let verification = uncached::write_tokens(&keys, &bed.token, &uncached)?;
+    let mut contender = Contender::new(run, "uncached", bed.proxy, &RequestTokens::FromFile(uncached))?;
+    let mut verifications = Vec::new();
     for _ in 0..ROUNDS {
         let before = verification.micros()?;
         contender.measure()?;
-        alone.push(f64::midpoint(before, verification.micros()?));
+        verifications.push(f64::midpoint(before, verification.micros()?));
     }
-    Ok(contender.samples.into_iter().zip(alone).collect())
+    Ok(contender.samples.into_iter().zip(verifications).collect())
 }
 
-/// P3.
 async fn latencies(run: &Run, bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
     let pids = [bed.upstream.pid, bed.nginx.pid, bed.proxy.pid];
-    undisturbed(run, &pids, async || paced::latencies(bed)).await
+    with_realtime_priority(run, &pids, async || latency::latencies(bed)).await
 }
 
-/// P4, of the upstream at the port `events` and of a proxy before it.
-async fn lateness(run: &Run, bed: &Bed, events: u16, streaming: Process) -> Result<[(&'static str, Latency); 2]> {
-    undisturbed(run, &[streaming.pid], async || {
+/// P4, for the upstream at the port `events` and for a proxy in front of it.
+async fn event_delays(run: &Run, bed: &Bed, events: u16, streaming: Process) -> Result<[(&'static str, Latency); 2]> {
+    with_realtime_priority(run, &[streaming.pid], async || {
         let (mut direct, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..streams::ROUNDS {
-            direct.push(streams::lateness(events, None).await?);
-            ours.push(streams::lateness(streaming.port, Some(&bed.token)).await?);
+            direct.push(streams::event_delays(events, None).await?);
+            ours.push(streams::event_delays(streaming.port, Some(&bed.token)).await?);
         }
         Ok([("direct", Latency::median(&direct)), ("mcp-oauth-operator", Latency::median(&ours))])
     })
     .await
 }
 
-/// A proxy before an upstream whose answers are streams.
-async fn before_streams(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
+/// Starts a proxy in front of an upstream that responds with streams.
+async fn start_streaming_proxy(run: &Run, bed: &Bed) -> Result<(u16, Process)> {
     let events = streams::upstream().await?;
     Ok((events, start_proxy(run, &bed.binary, "streaming", bed.login, events).await?))
 }
 
-async fn measure_some(run: &Run, parts: &[Part]) -> Result<String> {
+async fn measure_selected(run: &Run, benchmarks: &[Benchmark]) -> Result<String> {
     let progress = Progress::default();
     let bed = Bed::up(run, &progress).await?;
     let mut report = String::new();
-    if parts.iter().any(|part| [Part::Forwarding, Part::Unseen, Part::Memory].contains(part)) {
+    if benchmarks
+        .iter()
+        .any(|benchmark| [Benchmark::Forwarding, Benchmark::Uncached, Benchmark::Memory].contains(benchmark))
+    {
         report += &report::forwarding(&forwarding(run, &bed, &progress)?);
     }
-    if parts.contains(&Part::Memory) {
+    if benchmarks.contains(&Benchmark::Memory) {
         report += &report::memory(bed.idle, resident_kib(bed.proxy.pid)?);
     }
-    if parts.contains(&Part::Unseen) {
-        report += &report::unseen(&with_unseen_tokens(run, &bed)?);
+    if benchmarks.contains(&Benchmark::Uncached) {
+        report += &report::uncached(&with_uncached_tokens(run, &bed)?);
     }
-    if parts.contains(&Part::Latency) {
+    if benchmarks.contains(&Benchmark::Latency) {
         report += &report::latencies(&latencies(run, &bed).await?);
     }
-    if parts.contains(&Part::Streams) {
-        let (events, streaming) = before_streams(run, &bed).await?;
-        report += &report::latencies(&lateness(run, &bed, events, streaming).await?);
+    if benchmarks.contains(&Benchmark::Streams) {
+        let (events, streaming) = start_streaming_proxy(run, &bed).await?;
+        report += &report::latencies(&event_delays(run, &bed, events, streaming).await?);
         run.stop("streaming")?;
     }
-    if parts.contains(&Part::IdleStreams) {
-        let (_, streaming) = before_streams(run, &bed).await?;
+    if benchmarks.contains(&Benchmark::IdleStreams) {
+        let (_, streaming) = start_streaming_proxy(run, &bed).await?;
         report += &report::idle_streams(streams::idle(streaming.port, &bed.token, streaming.pid).await?);
     }
-    if parts.contains(&Part::Size) {
-        report += &format!("the binary: {:.1} MiB\n", report::mib(fs::metadata(&bed.binary)?.len() / 1024));
+    if benchmarks.contains(&Benchmark::Size) {
+        report += &format!("size of the binary: {:.1} MiB\n", report::mib(fs::metadata(&bed.binary)?.len() / 1024));
     }
     Ok(report)
 }
@@ -201,33 +202,33 @@ async fn measure(run: &Run) -> Result<String> {
     let forwarding = forwarding(run, &bed, &progress)?;
     let loaded = resident_kib(bed.proxy.pid)?;
 
-    let paced = latencies(run, &bed).await?;
-    progress.say("latency at a steady rate");
+    let latencies = latencies(run, &bed).await?;
+    progress.print("latency at a constant rate");
 
-    let (events, streaming) = before_streams(run, &bed).await?;
-    let late = lateness(run, &bed, events, streaming).await?;
+    let (events, streaming) = start_streaming_proxy(run, &bed).await?;
+    let delays = event_delays(run, &bed, events, streaming).await?;
     let idle_streams = streams::idle(streaming.port, &bed.token, streaming.pid).await?;
     run.stop("streaming")?;
-    progress.say("streams");
+    progress.print("streams");
 
-    let unseen = with_unseen_tokens(run, &bed)?;
+    let uncached = with_uncached_tokens(run, &bed)?;
     run.stop("proxy")?;
-    progress.say("requests with tokens not seen before");
+    progress.print("requests with uncached tokens");
     let login = bed::url(bed.login);
     let logins = logins::logins(&login, bed.login.pid).await?;
     let refreshes = logins::refreshes(&login, bed.login.pid).await?;
-    progress.say("logins and refreshes");
+    progress.print("logins and refreshes");
     let kubernetes = kubernetes::measure(run, &bed.binary, &login, &Bed::state(run)).await?;
-    progress.say("logins and refreshes with sessions in Kubernetes");
-    let starts = start::starts(run, &bed.binary).await?;
-    Ok(report::report(&Figures {
+    progress.print("logins and refreshes with sessions in Kubernetes");
+    let starts = start::measure_starts(run, &bed.binary).await?;
+    Ok(report::report(&Results {
         forwarding,
-        unseen,
+        uncached,
         logins,
         refreshes,
         kubernetes,
-        paced,
-        late,
+        latencies,
+        delays,
         idle_streams,
         starts,
         idle: bed.idle,

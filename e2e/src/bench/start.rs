@@ -1,4 +1,4 @@
-//! P9: from the start of the process until it says that it is ready.
+//! P9: the time from process start to ready.
 
 use std::{
     fs,
@@ -13,12 +13,11 @@ use tokio::time::sleep;
 
 use crate::{forward::free_port, peers::http, program, run::Run};
 
-/// How often it is started.
 const STARTS: usize = 15;
 
-/// Milliseconds of each start, with keys and a database that are there. The issuer is one that nobody runs: a start does not
+/// The milliseconds of each start, with existing keys and database. The issuer is unreachable, because a start does not
 /// wait for it.
-pub async fn starts(run: &Run, binary: &Path) -> Result<Vec<f64>> {
+pub async fn measure_starts(run: &Run, binary: &Path) -> Result<Vec<f64>> {
     let folder = run.directory().join("start");
     fs::create_dir_all(&folder)?;
     program::output(Command::new(binary).arg("keys").arg(&folder))?;
@@ -41,32 +40,32 @@ pub async fn starts(run: &Run, binary: &Path) -> Result<Vec<f64>> {
     fs::write(&file, serde_yaml::to_string(&configuration)?)?;
     let mut milliseconds = Vec::new();
     for _ in 0..STARTS {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut command = Command::new(binary);
         command.args(["proxy", "--config"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut process = Started(command.spawn().context("cannot start the proxy")?);
-        ready(&format!("http://127.0.0.1:{health}/readyz"), begun).await?;
-        milliseconds.push(begun.elapsed().as_secs_f64() * 1000.0);
+        let mut process = ChildGuard(command.spawn().context("cannot start the proxy")?);
+        ready(&format!("http://127.0.0.1:{health}/readyz"), started).await?;
+        milliseconds.push(started.elapsed().as_secs_f64() * 1000.0);
         process.0.kill()?;
         process.0.wait()?;
     }
     Ok(milliseconds)
 }
 
-/// Ends with this.
-struct Started(Child);
+/// Kills the process when dropped.
+struct ChildGuard(Child);
 
-impl Drop for Started {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-async fn ready(url: &str, begun: Instant) -> Result<()> {
+async fn ready(url: &str, started: Instant) -> Result<()> {
     let client = http::client(None)?;
-    while begun.elapsed() < Duration::from_secs(10) {
-        if client.get(url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+    while started.elapsed() < Duration::from_secs(10) {
+        if client.get(url).send().await.is_ok_and(|response| response.status().is_success()) {
             return Ok(());
         }
         sleep(Duration::from_millis(1)).await;

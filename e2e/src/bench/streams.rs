@@ -1,4 +1,4 @@
-//! P4: how much later each event of a stream comes; P5: what a stream that says nothing costs.
+//! P4: the delay of stream events. P5: the memory of an idle stream.
 
 use std::{
     convert::Infallible,
@@ -24,25 +24,26 @@ use tokio::{
 
 use super::measure::{Latency, resident_kib};
 
-/// Interleaved rounds of P4, each with and without the proxy.
+/// The number of interleaved rounds of P4, each with and without the proxy.
 pub const ROUNDS: usize = 5;
 
-/// Events of the stream that is measured.
+/// The number of events per stream.
 const EVENTS: usize = 200;
 
-/// How far apart they are.
+/// The interval between events.
 const BETWEEN: Duration = Duration::from_millis(10);
 
-/// Streams that are open at once, if this process may have so many files open.
+/// The number of concurrent streams, if the limit of open files allows it.
 const IDLE: usize = 10_000;
 
-/// Files that are open besides the two of a stream.
+/// Open files other than the two of each stream.
 const OTHER_FILES: usize = 1_000;
 
-/// One clock for who sends and who reads, which are in this process.
+/// One clock for sender and reader, which are in this process.
 static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// An upstream whose answers are event streams: each event says when it was sent. With `?idle` there is one alone.
+/// An upstream that responds with event streams. Each event contains its send time. With `?idle`, it sends only one
+/// event.
 pub async fn upstream() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
@@ -69,29 +70,29 @@ fn request(query: &str, token: Option<&str>) -> String {
     format!("GET /mcp{query} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n{authorization}\r\n")
 }
 
-/// How late the events of a stream come, in milliseconds after they were sent.
-pub async fn lateness(port: u16, token: Option<&str>) -> Result<Latency> {
+/// The delay of a stream's events in milliseconds.
+pub async fn event_delays(port: u16, token: Option<&str>) -> Result<Latency> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(request("", token).as_bytes()).await?;
-    let (mut read, mut late) = (Vec::with_capacity(64 * 1024), Vec::new());
+    let (mut read, mut delays) = (Vec::with_capacity(64 * 1024), Vec::new());
     let mut from = 0;
-    while late.len() < EVENTS {
+    while delays.len() < EVENTS {
         if stream.read_buf(&mut read).await? == 0 {
-            bail!("the stream ended after {} events", late.len());
+            bail!("the stream ended after {} events", delays.len());
         }
         let now = CLOCK.elapsed();
         let text = std::str::from_utf8(&read)?;
         while let Some(begin) = text[from..].find("data: ").map(|at| from + at + 6) {
             let Some(end) = text[begin..].find('\n').map(|at| begin + at) else { break };
             let sent = Duration::from_nanos(text[begin..end].parse()?);
-            late.push((now.saturating_sub(sent)).as_secs_f64() * 1000.0);
+            delays.push((now.saturating_sub(sent)).as_secs_f64() * 1000.0);
             from = end;
         }
     }
-    Ok(Latency::of(late))
+    Ok(Latency::from_samples(delays))
 }
 
-/// How many streams were open at once, and how many KiB of the proxy's memory each took, once it had said something.
+/// The number of open streams, and KiB of the proxy's memory per stream after its first event.
 pub async fn idle(port: u16, token: &str, pid: i32) -> Result<(usize, f64)> {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
     let count = files.map_or(IDLE, |files| IDLE.min(files.saturating_sub(OTHER_FILES) / 2));

@@ -1,7 +1,7 @@
-//! The cgroup below which all pods of a run live.
+//! The parent cgroup of all pods of a run.
 //!
-//! A kubelet kills the processes of pod cgroups that it does not know. With a root of its own it sees only its run's: two
-//! runs, or another node on the machine, leave each other alone.
+//! A kubelet kills the processes of pod cgroups that it does not know. A separate root keeps the kubelets of several
+//! runs, or of another node on the machine, from killing each other's pods.
 
 use std::{
     fs,
@@ -12,19 +12,19 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    progress::wait_out,
-    run::{Made, Run},
+    progress::wait_uninterruptibly,
+    run::{JournalEntry, Run},
 };
 
-/// Makes the run's cgroup in every mounted hierarchy. Its path is what the kubelet calls `cgroupRoot`.
+/// Creates the run's cgroup in every mounted hierarchy and returns its path for the kubelet's `cgroupRoot`.
 pub fn make(run: &Run) -> Result<String> {
     let path = format!("/{}", run.machine_name());
-    run.record(&Made::Cgroup { path: path.clone() })?;
+    run.record(&JournalEntry::Cgroup { path: path.clone() })?;
     for hierarchy in hierarchies() {
         let group = below(&hierarchy, &path);
-        fs::create_dir_all(&group).with_context(|| format!("cannot make the cgroup {}", group.display()))?;
+        fs::create_dir_all(&group).with_context(|| format!("cannot create the cgroup {}", group.display()))?;
         if hierarchy.join("cpuset.cpus").exists() && !hierarchy.join("cgroup.controllers").exists() {
-            // Version 1: a cpuset begins empty, and an empty one takes no process.
+            // cgroup v1: a new cpuset is empty and accepts no processes.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 fs::write(group.join(file), fs::read(hierarchy.join(file))?)?;
             }
@@ -34,19 +34,19 @@ pub fn make(run: &Run) -> Result<String> {
     Ok(path)
 }
 
-/// Version 2: a group's children have only the controllers that it hands down.
+/// cgroup v2: children have only the controllers that their parent enables.
 fn delegate(hierarchy: &Path, group: &Path) -> Result<()> {
     let Ok(controllers) = fs::read_to_string(hierarchy.join("cgroup.controllers")) else { return Ok(()) };
     for controller in controllers.split_whitespace() {
         for parent in [hierarchy, group] {
             fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))
-                .with_context(|| format!("cannot hand the cgroup controller {controller} down to pods"))?;
+                .with_context(|| format!("cannot enable the cgroup controller {controller} for pods"))?;
         }
     }
     Ok(())
 }
 
-/// The processes in a cgroup and below.
+/// The processes in a cgroup and its descendants.
 pub fn processes(path: &str) -> Vec<i32> {
     let mut found: Vec<i32> = hierarchies()
         .iter()
@@ -59,23 +59,22 @@ pub fn processes(path: &str) -> Vec<i32> {
     found
 }
 
-/// Removes a cgroup from every hierarchy. No process may be left in it.
+/// Removes a cgroup, which must contain no processes, from every hierarchy.
 pub fn remove(path: &str) -> Result<()> {
-    wait_out(&format!("the cgroup {path} to be removable"), Duration::from_secs(60), || {
+    wait_uninterruptibly(&format!("the cgroup {path} to be removable"), Duration::from_secs(60), || {
         for group in hierarchies().iter().flat_map(|hierarchy| tree(&below(hierarchy, path))) {
-            // A process that has just been killed is counted a moment longer.
+            // A killed process is counted for a moment, so removal is retried.
             let _ = fs::remove_dir(group);
         }
         Ok(!exists(path))
     })
 }
 
-/// Whether any hierarchy has the cgroup.
 pub fn exists(path: &str) -> bool {
     hierarchies().iter().any(|hierarchy| below(hierarchy, path).exists())
 }
 
-/// A cgroup and all below it, the deepest first.
+/// A cgroup and its descendants, children first.
 fn tree(group: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
     let children = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
@@ -86,7 +85,7 @@ fn below(hierarchy: &Path, path: &str) -> PathBuf {
     hierarchy.join(path.trim_start_matches('/'))
 }
 
-/// Where cgroup hierarchies are mounted: one with version 2, many with version 1.
+/// The mount points of cgroup hierarchies: one for v2, several for v1.
 fn hierarchies() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounted_hierarchies(&mounts)
@@ -97,8 +96,8 @@ fn mounted_hierarchies(mounts: &str) -> Vec<PathBuf> {
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
-            let place = fields.next()?;
-            matches!(fields.next()?, "cgroup" | "cgroup2").then(|| PathBuf::from(place))
+            let mount_point = fields.next()?;
+            matches!(fields.next()?, "cgroup" | "cgroup2").then(|| PathBuf::from(mount_point))
         })
         .collect()
 }

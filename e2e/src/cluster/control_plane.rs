@@ -8,17 +8,17 @@ use super::{
 };
 use crate::run::NODE_ADDRESS;
 
-/// Loopback of the namespace, which pods cannot reach: no TLS needed.
+/// Plain HTTP, because pods cannot reach the namespace's loopback.
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 
-/// Starts etcd and the API server, which waits for it.
+/// Starts etcd, and the API server, which waits for etcd.
 pub fn start_storage_and_api(setup: &Setup<'_>) -> Result<()> {
     start_etcd(setup)?;
     start_api_server(setup)
 }
 
-/// Starts the controller manager and the scheduler. They end themselves if there is no API server yet.
+/// Starts the controller manager and the scheduler, which exit if the API server is not running.
 pub fn start_controllers(setup: &Setup<'_>) -> Result<()> {
     start_controller_manager(setup)?;
     start_scheduler(setup)
@@ -36,7 +36,7 @@ fn start_etcd(setup: &Setup<'_>) -> Result<()> {
             format!("--initial-advertise-peer-urls={ETCD_PEER}"),
             format!("--initial-cluster=default={ETCD_PEER}"),
             "--log-level=warn".to_owned(),
-            // The data need not outlive the machine.
+            // The data need not survive a crash of the machine.
             "--unsafe-no-fsync".to_owned(),
         ],
     )
@@ -64,7 +64,7 @@ fn start_api_server(setup: &Setup<'_>) -> Result<()> {
             format!("--kubelet-client-certificate={}", text(&pki.certificate("kubelet-client"))),
             format!("--kubelet-client-key={}", text(&pki.key("kubelet-client"))),
             format!("--kubelet-certificate-authority={}", text(&pki.certificate("ca"))),
-            // By default logs and exec ask DNS for the node's name first, and nobody answers.
+            // By default, logs and exec resolve the node's name, which DNS does not have.
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
         ],
     )

@@ -1,11 +1,11 @@
-//! CoreDNS, the cluster's names and `*.localhost`.
+//! CoreDNS: cluster names and `*.localhost`.
 
 use std::{fs, path::Path};
 
 use anyhow::Result;
 
 use super::{
-    kubeconfig::inside_kubeconfig,
+    kubeconfig::namespace_kubeconfig,
     setup::{Setup, text},
 };
 use crate::run::NODE_ADDRESS;
@@ -13,12 +13,12 @@ use crate::run::NODE_ADDRESS;
 /// Starts CoreDNS on the node's address.
 pub fn start(setup: &Setup<'_>) -> Result<()> {
     let file = setup.path("Corefile");
-    fs::write(&file, corefile(&inside_kubeconfig(setup.run)))?;
+    fs::write(&file, corefile(&namespace_kubeconfig(setup.run)))?;
     setup.start("coredns", setup.tools.coredns(), &["-conf".to_owned(), text(&file)])
 }
 
-/// `*.localhost` is the node: a browser takes such a name for its own machine (RFC 6761 §6.3), where a forwarder listens,
-/// and a pod finds the same program at the same port here. So one URL is good on either side.
+/// `*.localhost` resolves to the node, so that one URL works on the host and in pods. A browser on the host resolves
+/// such a name to loopback (RFC 6761 §6.3), where a forwarder listens on the same port.
 fn corefile(kubeconfig: &Path) -> String {
     format!(
         "localhost:53 {{

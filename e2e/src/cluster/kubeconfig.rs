@@ -1,4 +1,4 @@
-//! Kubeconfig files: one for each component in the namespace, one for the person outside.
+//! Kubeconfig files: one for each component in the namespace, one for the host.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::pki::Pki;
 use crate::run::Run;
 
-/// Writes a kubeconfig for the owner of a certificate. The file names certificate and key by their paths.
+/// Writes a kubeconfig that refers to the user's certificate and key by path.
 pub fn write(file: &Path, pki: &Pki, user: &str, server: &str, context: &str) -> Result<()> {
     let config = json!({
         "apiVersion": "v1",
@@ -30,12 +30,12 @@ pub fn write(file: &Path, pki: &Pki, user: &str, server: &str, context: &str) ->
     fs::write(file, serde_yaml::to_string(&config)?).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// The kubeconfig for the person outside.
-pub fn outside_kubeconfig(run: &Run) -> PathBuf {
+/// The kubeconfig for programs on the host.
+pub fn host_kubeconfig(run: &Run) -> PathBuf {
     run.directory().join("kubeconfig")
 }
 
 /// The kubeconfig for programs in the run's network namespace.
-pub fn inside_kubeconfig(run: &Run) -> PathBuf {
+pub fn namespace_kubeconfig(run: &Run) -> PathBuf {
     run.directory().join("kubeconfig-admin")
 }

@@ -1,4 +1,4 @@
-//! kubectl, bound to one cluster.
+//! kubectl for one cluster.
 
 use std::{
     io::Write,
@@ -8,10 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{kubeconfig::outside_kubeconfig, tools::Tools};
+use super::{kubeconfig::host_kubeconfig, tools::Tools};
 use crate::run::Run;
 
-/// How to call kubectl for one cluster.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     pub(super) program: PathBuf,
@@ -20,12 +19,11 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// For the bed's own cluster.
-    pub(super) fn of_run(run: &Run, tools: &Tools) -> Self {
-        Self { program: tools.kubernetes("kubectl"), kubeconfig: outside_kubeconfig(run), context: None }
+    /// For the test bed's own cluster.
+    pub(super) fn for_run(run: &Run, tools: &Tools) -> Self {
+        Self { program: tools.kubernetes("kubectl"), kubeconfig: host_kubeconfig(run), context: None }
     }
 
-    /// The command, to be run as the caller likes.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.env_remove("KUBECONFIG").arg("--kubeconfig").arg(&self.kubeconfig);
@@ -36,7 +34,7 @@ impl Kubectl {
         command
     }
 
-    /// What it prints; its complaint is the error.
+    /// Runs kubectl and returns its standard output. The error contains its standard error.
     pub fn output(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command(arguments).output().context("cannot run kubectl")?;
         if !output.status.success() {
@@ -45,12 +43,10 @@ impl Kubectl {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Whether it succeeds.
     pub fn try_run(&self, arguments: &[&str]) -> bool {
         self.output(arguments).is_ok()
     }
 
-    /// Applies a manifest.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
         let mut command = self.command(&arguments);

@@ -1,20 +1,20 @@
-//! A Kubernetes cluster for tests and the demo: the bed's own (see bed.rs), or one that the person named (see foreign.rs).
+//! The Kubernetes cluster for tests and the demo: the test bed's own (bed.rs), or an external one (external.rs).
 
 mod bed;
 mod cgroup;
+mod cleanup;
 mod control_plane;
 mod dns;
-mod foreign;
+mod external;
 mod kubeconfig;
 mod kubectl;
-pub mod needs;
 mod network;
 mod node;
-mod outside;
 mod pki;
+pub mod requirements;
+mod service;
 mod setup;
 mod tools;
-mod undo;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,71 +26,70 @@ use clap::Subcommand;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use self::tools::Tools;
-pub use self::{foreign::Foreign, kubectl::Kubectl, undo::leftovers};
+pub use self::{cleanup::leftovers, external::ExternalCluster, kubectl::Kubectl};
 use crate::{
     progress::Progress,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
-/// A cluster that is up.
+/// A running cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     run: Run,
-    place: Place,
+    kind: ClusterKind,
     tools: Tools,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
-    /// Made by the bed, in the run's network namespace.
+enum ClusterKind {
+    /// Created by the test bed, in the run's network namespace.
     Bed,
-    /// Made by somebody else.
-    Foreign(Foreign),
+    External(ExternalCluster),
 }
 
 impl Cluster {
-    /// Brings up the run's cluster unless it is up, or takes the one that the person named.
+    /// Starts the run's cluster unless it runs, or uses the external cluster if one is named.
     pub fn up(run: &Run) -> Result<Self> {
-        if Foreign::named()?.is_none() {
+        if ExternalCluster::from_env()?.is_none() {
             bed::up(run)?;
         }
         Self::attach(&Run::open(run.name())?)
     }
 
-    /// The run's cluster, which must be up.
+    /// The run's cluster, which must be running.
     pub fn attach(run: &Run) -> Result<Self> {
         let tools = Tools::ready(&Progress::default())?;
-        let place = match Foreign::named()? {
-            Some(foreign) => Place::Foreign(foreign),
-            None if bed::is_up(run, &tools) => Place::Bed,
-            None => bail!("run {} has no cluster: e2e cluster up --run {}", run.name(), run.name()),
+        let kind = match ExternalCluster::from_env()? {
+            Some(external) => ClusterKind::External(external),
+            None if bed::is_up(run, &tools) => ClusterKind::Bed,
+            None => bail!("run {} has no cluster: start it with e2e cluster up --run {}", run.name(), run.name()),
         };
-        Ok(Self { run: run.clone(), place, tools })
+        Ok(Self { run: run.clone(), kind, tools })
     }
 
-    /// Ends the run with all its components. A cluster of somebody else's stays.
+    /// Stops and removes the run with all its components. An external cluster is left unchanged.
     pub fn down(run: &Run, keep_logs: bool) -> Result<()> {
         bed::down(run, keep_logs)
     }
 
-    /// Builds or fetches the programs of a cluster that the cache does not have.
+    /// Builds the cluster's programs that the cache does not contain.
     pub fn prepare(progress: &Progress) -> Result<()> {
         Tools::ready(progress).map(drop)
     }
 
-    /// Writes what there is in the cluster, and what has happened, beside the logs: for the person who looks at a failure.
+    /// Saves the cluster's objects and events beside the logs, for debugging a failure.
     pub fn save_state(&self) {
         let kinds = "mop,mcpsessions,deployments,pods,services,endpointslices,events";
         match self.kubectl_program().output(&["get", kinds, "--all-namespaces", "-o", "yaml"]) {
             Ok(text) => drop(std::fs::write(self.run.logs().join("objects.yaml"), text)),
-            Err(error) => eprintln!("the cluster's objects cannot be saved: {error:#}"),
+            Err(error) => eprintln!("cannot save the cluster's objects: {error:#}"),
         }
     }
 
-    /// Undoes runs whose owners were killed. Their logs stay.
+    /// Cleans up runs whose owner process was killed, except for their logs.
     pub fn down_abandoned() -> Result<()> {
         for run in Run::all()?.into_iter().filter(Run::is_abandoned) {
-            eprintln!("run {} was killed: undoing it, its logs stay in {}", run.name(), run.logs().display());
+            eprintln!("run {} was killed: cleaning it up; its logs are in {}", run.name(), run.logs().display());
             bed::down(&run, true)?;
         }
         Ok(())
@@ -100,25 +99,25 @@ impl Cluster {
         &self.run
     }
 
-    /// The kubeconfig for the person, and for programs, outside of the run's network namespace.
+    /// The kubeconfig for programs on the host.
     pub fn kubeconfig(&self) -> PathBuf {
-        match &self.place {
-            Place::Bed => kubeconfig::outside_kubeconfig(&self.run),
-            Place::Foreign(foreign) => foreign.kubeconfig.clone(),
+        match &self.kind {
+            ClusterKind::Bed => kubeconfig::host_kubeconfig(&self.run),
+            ClusterKind::External(external) => external.kubeconfig.clone(),
         }
     }
 
     /// The kubeconfig for programs started by [`Run::command`].
-    pub fn kubeconfig_inside(&self) -> PathBuf {
-        match &self.place {
-            Place::Bed => kubeconfig::inside_kubeconfig(&self.run),
-            Place::Foreign(foreign) => foreign.kubeconfig.clone(),
+    pub fn namespace_kubeconfig(&self) -> PathBuf {
+        match &self.kind {
+            ClusterKind::Bed => kubeconfig::namespace_kubeconfig(&self.run),
+            ClusterKind::External(external) => external.kubeconfig.clone(),
         }
     }
 
-    /// A client with an administrator's rights. Must be called in a tokio runtime.
+    /// A client with administrator rights.
     pub async fn client(&self) -> Result<kube::Client> {
-        // A second call finds it installed.
+        // An error means that a provider is installed already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
         let options = KubeConfigOptions { context: self.context(), ..KubeConfigOptions::default() };
@@ -126,12 +125,12 @@ impl Cluster {
         Ok(kube::Client::try_from(config)?)
     }
 
-    /// kubectl, with this cluster's kubeconfig.
+    /// A kubectl command for this cluster.
     pub fn kubectl(&self, arguments: &[&str]) -> Command {
         self.kubectl_program().command(arguments)
     }
 
-    /// The folder with kubectl.
+    /// The folder that contains kubectl.
     pub fn programs(&self) -> PathBuf {
         self.tools.kubernetes("")
     }
@@ -140,7 +139,7 @@ impl Cluster {
         Kubectl { program: self.tools.kubernetes("kubectl"), kubeconfig: self.kubeconfig(), context: self.context() }
     }
 
-    /// helm, with this cluster's kubeconfig.
+    /// A helm command for this cluster.
     pub fn helm(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.tools.helm());
         command.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.kubeconfig());
@@ -151,30 +150,30 @@ impl Cluster {
         command
     }
 
-    /// Brings an image to the nodes, unless they are known to have it.
+    /// Loads an image on the nodes, unless the node is known to have it.
     pub fn load_image(&self, archive: &Path, reference: &str) -> Result<()> {
-        match &self.place {
-            Place::Bed if node::has_image(&self.run, reference)? => Ok(()),
+        match &self.kind {
+            ClusterKind::Bed if node::has_image(&self.run, reference)? => Ok(()),
             _ => self.load_archive(archive),
         }
     }
 
     fn load_archive(&self, archive: &Path) -> Result<()> {
-        match &self.place {
-            Place::Bed => node::import_image(&self.run, archive),
-            Place::Foreign(foreign) => {
+        match &self.kind {
+            ClusterKind::Bed => node::import_image(&self.run, archive),
+            ClusterKind::External(external) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", &foreign.load_image, "sh"]).arg(archive);
+                command.args(["-c", &external.load_image, "sh"]).arg(archive);
                 let status = command.status().context("cannot run sh")?;
-                if status.success() { Ok(()) } else { bail!("E2E_LOAD_IMAGE failed: {}", foreign.load_image) }
+                if status.success() { Ok(()) } else { bail!("E2E_LOAD_IMAGE failed: {}", external.load_image) }
             }
         }
     }
 
     fn context(&self) -> Option<String> {
-        match &self.place {
-            Place::Bed => None,
-            Place::Foreign(foreign) => Some(foreign.context.clone()),
+        match &self.kind {
+            ClusterKind::Bed => None,
+            ClusterKind::External(external) => Some(external.context.clone()),
         }
     }
 }
@@ -187,27 +186,27 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Bring the cluster up.
+    /// Start the cluster.
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
-    /// End the cluster and all else of the run.
+    /// Stop the cluster and remove everything of the run.
     Down {
         #[command(flatten)]
-        run: Name,
-        /// Leave the logs where they are.
+        run: RunArg,
+        /// Keep the logs.
         #[arg(long)]
         keep_logs: bool,
     },
-    /// Bring an image archive to the nodes.
+    /// Load an image archive on the nodes.
     LoadImage {
         #[command(flatten)]
-        run: Name,
-        /// As `docker save` writes it.
+        run: RunArg,
+        /// An archive in the format of `docker save`.
         archive: PathBuf,
     },
-    /// Say which runs there are and what of them is running.
+    /// Show the runs and their running components.
     Status,
 }
 
@@ -237,15 +236,15 @@ impl Args {
 fn status() -> Result<()> {
     let runs = Run::all()?;
     if runs.is_empty() {
-        println!("no run is there");
+        println!("no runs");
     }
     for run in runs {
         let missing: Vec<&str> =
             bed::COMPONENTS.iter().filter(|component| run.running(component).is_none()).copied().collect();
         let cluster = match missing.len() {
-            0 => "cluster up".to_owned(),
+            0 => "cluster running".to_owned(),
             count if count == bed::COMPONENTS.len() => "no cluster".to_owned(),
-            _ => format!("cluster broken, not running: {}", missing.join(", ")),
+            _ => format!("cluster incomplete, not running: {}", missing.join(", ")),
         };
         println!("{}: {cluster}; {}", run.name(), run.directory().display());
         for (name, pid) in run.components() {

@@ -1,47 +1,45 @@
-//! The network namespace of a run, with the node's address on a bridge of its own. Nothing in it can collide with another
-//! run, and nothing of it leads out.
+//! The network namespace of a run, with the node's address on its own bridge. It cannot collide with other runs and has
+//! no route to the outside.
 
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{Made, NODE_ADDRESS, Run};
+use crate::run::{JournalEntry, NODE_ADDRESS, Run};
 
-/// Pods get their addresses from here.
+/// The address range of pods.
 pub const POD_RANGE: &str = "10.88.0.0/24";
-/// Services get theirs from here.
+/// The address range of Services.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
-/// The first of them, which Kubernetes gives to its own API.
+/// The first Service address, which Kubernetes assigns to its API.
 pub const API_SERVICE_ADDRESS: &str = "10.96.0.1";
 
-/// Makes the run's network namespace.
 pub fn make(run: &Run) -> Result<()> {
     let name = run.machine_name();
-    run.record(&Made::NetworkNamespace { name: name.clone() })?;
+    run.record(&JournalEntry::NetworkNamespace { name: name.clone() })?;
     ip(&["netns", "add", &name])?;
-    let inside = |words: &[&str]| ip(&[&["-netns", &name], words].concat());
-    inside(&["link", "set", "lo", "up"])?;
-    // A bridge without ports: some kernels have no dummy devices.
-    inside(&["link", "add", "node0", "type", "bridge"])?;
-    inside(&["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
-    inside(&["link", "set", "node0", "up"])?;
-    // The API server and the kubelet look for a default route to find the node's address.
-    inside(&["route", "add", "default", "dev", "node0"])?;
-    // Per namespace, so the machine's own setting stays as it is.
+    let ip_in_netns = |words: &[&str]| ip(&[&["-netns", &name], words].concat());
+    ip_in_netns(&["link", "set", "lo", "up"])?;
+    // A bridge without ports, because some kernels have no dummy devices.
+    ip_in_netns(&["link", "add", "node0", "type", "bridge"])?;
+    ip_in_netns(&["address", "add", &format!("{NODE_ADDRESS}/24"), "dev", "node0"])?;
+    ip_in_netns(&["link", "set", "node0", "up"])?;
+    // The API server and the kubelet derive the node's address from the default route.
+    ip_in_netns(&["route", "add", "default", "dev", "node0"])?;
+    // This setting is per namespace, so the host's is unchanged.
     execute(run.command("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))
 }
 
-/// Removes a network namespace, if it is there.
+/// Removes a network namespace if it exists.
 pub fn remove(name: &str) -> Result<()> {
     if exists(name) { ip(&["netns", "delete", name]) } else { Ok(()) }
 }
 
-/// Whether a network namespace of that name is there.
 pub fn exists(name: &str) -> bool {
     Path::new("/run/netns").join(name).exists()
 }
 
-/// What tells a network namespace from all others: its inode, as /proc/PID/ns/net shows it too.
+/// The inode that identifies a network namespace; /proc/PID/ns/net has the same.
 pub fn inode(path: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     Some(fs::metadata(path).ok()?.ino())

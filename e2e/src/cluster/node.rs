@@ -1,4 +1,4 @@
-//! What makes a node: containerd, the kubelet and kube-proxy. All of their state lies in the run's folder.
+//! The node: containerd, the kubelet and kube-proxy. All their state is in the run's folder.
 
 use std::{
     fs::{self, File},
@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{
-    needs::CNI_PLUGINS,
     network::POD_RANGE,
+    requirements::CNI_PLUGINS,
     setup::{NODE, Setup, text},
 };
 use crate::run::{NODE_ADDRESS, Run, runs_directory};
 
-/// Starts containerd with the image that every pod's sandbox runs.
+/// Starts containerd with this image for pod sandboxes.
 pub fn start_containerd(setup: &Setup<'_>, sandbox_image: &str) -> Result<()> {
     let state = setup.path("containerd");
     fs::create_dir_all(setup.path("cni"))?;
@@ -32,7 +32,7 @@ pub fn start_containerd(setup: &Setup<'_>, sandbox_image: &str) -> Result<()> {
             "hairpinMode": true,
             "ipam": {
                 "type": "host-local",
-                // By default in /var/lib, under the network's name.
+                // The default is a machine-wide folder in /var/lib.
                 "dataDir": setup.path("cni-addresses"),
                 "ranges": [[{ "subnet": POD_RANGE }]],
                 "routes": [{ "dst": "0.0.0.0/0" }],
@@ -79,21 +79,20 @@ Root = "{runc}"
     )
 }
 
-/// Waits until containerd answers.
 pub fn wait_for_containerd(setup: &Setup<'_>) -> Result<()> {
-    setup.wait(&["containerd"], "containerd to answer", || {
+    setup.wait(&["containerd"], "containerd to respond", || {
         Ok(socket(setup.run).exists() && ctr(setup.run).arg("version").output()?.status.success())
     })
 }
 
-/// Whether the node has an image of that name and tag.
+/// Whether the node has an image with this name and tag.
 pub fn has_image(run: &Run, reference: &str) -> Result<bool> {
     let present =
         ctr(run).args(["images", "ls", "-q", &format!("name=={reference}")]).output().context("cannot run ctr")?;
     Ok(String::from_utf8_lossy(&present.stdout).trim() == reference)
 }
 
-/// Brings an image archive to the node.
+/// Loads an image archive on the node.
 pub fn import_image(run: &Run, archive: &Path) -> Result<()> {
     let output = ctr(run).args(["images", "import"]).arg(archive).output().context("cannot run ctr")?;
     if !output.status.success() {
@@ -102,13 +101,13 @@ pub fn import_image(run: &Run, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts the kubelet. Keep what is returned until the node is ready: it holds other runs' kubelets off.
+/// Starts the kubelet. Hold the returned lock until the node is ready: it delays other runs' kubelets.
 ///
-/// A kubelet that starts removes the socket of device plugins and makes it anew, at a path of the whole machine that no
-/// setting changes; two that do so in the same moment end with "address already in use".
+/// A starting kubelet removes and recreates the device plugin socket at a machine-wide path that is not configurable.
+/// Two kubelets that do so at the same time fail with "address already in use".
 pub fn start_kubelet(setup: &Setup<'_>, cgroup: &str) -> Result<File> {
-    let alone = File::create(runs_directory()?.join(".kubelet.lock"))?;
-    alone.lock()?;
+    let kubelet_lock = File::create(runs_directory()?.join(".kubelet.lock"))?;
+    kubelet_lock.lock()?;
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -130,12 +129,12 @@ pub fn start_kubelet(setup: &Setup<'_>, cgroup: &str) -> Result<File> {
         "resolvConf": "",
         "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
-        // Changed Secrets are in the pods after this at the latest.
+        // The longest delay until changed Secrets appear in pods.
         "syncFrequency": "10s",
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         "podLogsDir": setup.run.logs().join("pods"),
         "volumePluginDir": setup.path("volume-plugins"),
-        // The machine's disk may well be nearly full.
+        // The machine's disk may be nearly full.
         "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         "imageGCHighThresholdPercent": 100,
     });
@@ -152,10 +151,9 @@ pub fn start_kubelet(setup: &Setup<'_>, cgroup: &str) -> Result<File> {
             format!("--node-ip={NODE_ADDRESS}"),
         ],
     )?;
-    Ok(alone)
+    Ok(kubelet_lock)
 }
 
-/// Starts kube-proxy.
 pub fn start_kube_proxy(setup: &Setup<'_>) -> Result<()> {
     let config = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -165,7 +163,7 @@ pub fn start_kube_proxy(setup: &Setup<'_>) -> Result<()> {
         "clientConnection": { "kubeconfig": setup.kubeconfig("kube-proxy") },
         "clusterCIDR": POD_RANGE,
         "hostnameOverride": NODE,
-        // These are the whole machine's settings.
+        // Zero leaves these machine-wide settings unchanged.
         "conntrack": { "maxPerCore": 0, "min": 0 },
         "nftables": { "minSyncPeriod": "100ms" },
     });

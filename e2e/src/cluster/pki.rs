@@ -1,4 +1,4 @@
-//! The cluster's certificates: one authority, and a key pair for each component that is known by its certificate.
+//! The cluster's certificates: one CA, and a key pair for each component that authenticates with a certificate.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,7 +15,7 @@ use rcgen::{
 use super::network::API_SERVICE_ADDRESS;
 use crate::run::NODE_ADDRESS;
 
-/// The names under which the API server is reached: from pods, in the namespace, and from this machine.
+/// The API server's names for pods, for programs in the namespace, and for the host.
 const API_SERVER_NAMES: &[&str] = &[
     "kubernetes",
     "kubernetes.default",
@@ -27,31 +27,30 @@ const API_SERVER_NAMES: &[&str] = &[
     API_SERVICE_ADDRESS,
 ];
 
-/// Who a client certificate says it is; Kubernetes takes the common name for the user, the organization for a group.
+/// The identity in a client certificate. Kubernetes uses the common name as the user and the organization as a group.
 struct Identity<'a> {
     file: &'a str,
     user: &'a str,
     group: Option<&'a str>,
-    /// Addresses and names it also serves under.
+    /// Names and addresses of a server certificate.
     serves: &'a [&'a str],
 }
 
-/// The folder of certificates and keys: `NAME.pem` and `NAME.key`.
+/// The folder of certificates (`NAME.pem`) and keys (`NAME.key`).
 #[derive(Clone, Debug)]
 pub struct Pki {
     directory: PathBuf,
 }
 
 impl Pki {
-    /// Where they are, or will be.
     pub fn at(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// Makes all of them.
+    /// Creates all certificates and keys.
     pub fn make(&self, node: &str) -> Result<()> {
         fs::create_dir_all(&self.directory)?;
-        let authority = self.make_authority().context("cannot make the cluster's certificate authority")?;
+        let authority = self.make_authority().context("cannot create the cluster's certificate authority")?;
         let node_user = format!("system:node:{node}");
         let masters = Some("system:masters");
         for identity in [
@@ -69,9 +68,9 @@ impl Pki {
             Identity { file: "kube-proxy", user: "system:kube-proxy", group: None, serves: &[] },
         ] {
             self.issue(&authority, &identity)
-                .with_context(|| format!("cannot make the certificate of {}", identity.file))?;
+                .with_context(|| format!("cannot create the certificate of {}", identity.file))?;
         }
-        // Signs the tokens of service accounts; its public half needs no certificate.
+        // The key that signs service account tokens. Its public half needs no certificate.
         let tokens = KeyPair::generate()?;
         fs::write(self.certificate("service-accounts"), tokens.public_key_pem())?;
         write_private(&self.key("service-accounts"), &tokens.serialize_pem())

@@ -1,5 +1,5 @@
-//! What the cluster's components share while the cluster starts: the run, the programs, the keys, and how to start, configure
-//! and await a component.
+//! What the start of all cluster components shares: the run, programs, keys, and helpers to configure, start and await
+//! a component.
 
 use std::{
     ffi::OsStr,
@@ -17,12 +17,9 @@ use crate::{
     run::Run,
 };
 
-/// The node's name.
 pub const NODE: &str = "bed";
-/// The API server's port in the namespace.
 pub const API_PORT: u16 = 6443;
 
-/// All that a cluster's components have in common while it is brought up.
 pub struct Setup<'a> {
     pub run: &'a Run,
     pub tools: Tools,
@@ -31,48 +28,47 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// A file or folder of the run.
+    /// A path in the run's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.run.directory().join(name)
     }
 
-    /// The kubeconfig of a component, for use in the namespace.
+    /// The kubeconfig of a component in the namespace.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.path(&format!("kubeconfig-{user}"))
     }
 
-    /// Writes a configuration file of a component. JSON is YAML too.
+    /// Writes a component's configuration file as JSON, which is valid YAML.
     pub fn configure(&self, name: &str, config: &Value) -> Result<PathBuf> {
         let path = self.path(name);
         fs::write(&path, serde_json::to_string_pretty(config)?)?;
         Ok(path)
     }
 
-    /// Starts a component in the namespace.
     pub fn start(&self, component: &str, program: impl AsRef<OsStr>, arguments: &[String]) -> Result<()> {
         self.run.spawn(component, self.run.command(program).args(arguments))?;
         Ok(())
     }
 
-    /// Waits for something that components do, and fails at once if one of them ends.
-    pub fn wait(&self, components: &[&str], what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    /// Waits for a condition that the components fulfil. Fails immediately if one of them exits.
+    pub fn wait(&self, components: &[&str], what: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
         let waited = wait_until(what, Duration::from_secs(120), || {
             if let Some(ended) = components.iter().find(|component| self.run.running(component).is_none()) {
                 let log = self.run.log(ended);
-                bail!("{ended} ended; the last lines of {}:{}", log.display(), tail(&log));
+                bail!("{ended} exited; the last lines of {}:{}", log.display(), tail(&log));
             }
-            look()
+            check()
         });
-        waited.with_context(|| format!("while {} should work", components.join(", ")))
+        waited.with_context(|| format!("while waiting for {}", components.join(", ")))
     }
 
-    /// The name of the context in the kubeconfigs.
+    /// The context name in the kubeconfigs.
     pub fn context(&self) -> String {
         format!("mcp-oauth-{}", self.run.name())
     }
 }
 
-/// Text of a path for a flag or a configuration file.
+/// A path as text, for flags and configuration files.
 pub fn text(path: &Path) -> String {
     path.display().to_string()
 }

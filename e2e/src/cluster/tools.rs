@@ -1,4 +1,4 @@
-//! Programs that are built from their published Go modules, once per version, into the cache.
+//! Programs built from their published Go modules, once per version, into the cache.
 
 use std::{
     fs::{self, File},
@@ -9,32 +9,32 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::needs;
+use super::requirements;
 use crate::{
     progress::{self, Progress},
     run::cache_directory,
 };
 
-/// One go.mod of this crate, whose `tool` lines are built together.
-struct Family {
-    /// The name, and the folder of its go.mod.
+/// A go.mod of this crate. The programs of its `tool` lines are built together.
+struct ToolModule {
+    /// The name, and the folder of the go.mod.
     name: &'static str,
     title: &'static str,
-    /// The module that gives the family its version.
+    /// The module whose version is the version of the programs.
     module: &'static str,
-    /// How long it takes on 2 cores.
+    /// The build time on two cores.
     duration: &'static str,
 }
 
-const KUBERNETES: Family =
-    Family { name: "kubernetes", title: "Kubernetes", module: "k8s.io/kubernetes", duration: "4 minutes" };
-const ETCD: Family =
-    Family { name: "etcd", title: "etcd", module: "go.etcd.io/etcd/server/v3", duration: "30 seconds" };
-const COREDNS: Family =
-    Family { name: "coredns", title: "CoreDNS", module: "github.com/coredns/coredns", duration: "90 seconds" };
-const HELM: Family = Family { name: "helm", title: "helm", module: "helm.sh/helm/v4", duration: "90 seconds" };
+const KUBERNETES: ToolModule =
+    ToolModule { name: "kubernetes", title: "Kubernetes", module: "k8s.io/kubernetes", duration: "4 minutes" };
+const ETCD: ToolModule =
+    ToolModule { name: "etcd", title: "etcd", module: "go.etcd.io/etcd/server/v3", duration: "30 seconds" };
+const COREDNS: ToolModule =
+    ToolModule { name: "coredns", title: "CoreDNS", module: "github.com/coredns/coredns", duration: "90 seconds" };
+const HELM: ToolModule = ToolModule { name: "helm", title: "helm", module: "helm.sh/helm/v4", duration: "90 seconds" };
 
-/// The folders in which the built programs lie.
+/// The folders of the built programs.
 #[derive(Clone, Debug)]
 pub struct Tools {
     kubernetes: PathBuf,
@@ -44,7 +44,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Builds what the cache does not have.
+    /// Builds the programs that the cache does not contain.
     pub fn ready(progress: &Progress) -> Result<Self> {
         Ok(Self {
             kubernetes: KUBERNETES.ready(progress)?,
@@ -54,12 +54,12 @@ impl Tools {
         })
     }
 
-    /// A program of Kubernetes, such as `kube-apiserver`.
+    /// A Kubernetes program, such as `kube-apiserver`.
     pub fn kubernetes(&self, program: &str) -> PathBuf {
         self.kubernetes.join(program)
     }
 
-    /// etcd, whose module calls its program `server`.
+    /// The etcd module names its program `server`.
     pub fn etcd(&self) -> PathBuf {
         self.etcd.join("server")
     }
@@ -73,8 +73,8 @@ impl Tools {
     }
 }
 
-impl Family {
-    /// The folder of the built programs.
+impl ToolModule {
+    /// Returns the folder of the built programs, and builds them if needed.
     fn ready(&self, progress: &Progress) -> Result<PathBuf> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.name);
         let go_mod =
@@ -85,17 +85,17 @@ impl Family {
         if built.is_dir() {
             return Ok(built);
         }
-        needs::check_go()?;
+        requirements::check_go()?;
         fs::create_dir_all(&tools)?;
         let lock = File::create(tools.join(".lock"))?;
         if lock.try_lock().is_err() {
-            progress.say("waiting for another run that builds tools");
+            progress.print("waiting for another process that builds tools");
             lock.lock()?;
         }
         if !built.is_dir() {
-            progress.say(format!("building {} {version}, once, about {}", self.title, self.duration));
+            progress.print(format!("building {} {version} (once, about {})", self.title, self.duration));
             self.build(&source, version, &built)?;
-            progress.say(format!("built {}", self.title));
+            progress.print(format!("built {}", self.title));
         }
         Ok(built)
     }
@@ -106,7 +106,7 @@ impl Family {
         let partial = PathBuf::from(partial);
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(&partial)?;
-        // The output folder needs the trailing slash to be taken for one.
+        // The trailing slash makes go treat the target as a folder.
         let mut target = partial.clone().into_os_string();
         target.push("/");
         let started = Instant::now();
@@ -129,7 +129,7 @@ impl Family {
                 String::from_utf8_lossy(&output.stderr)
             );
         }
-        fs::rename(&partial, built).with_context(|| format!("cannot make {}", built.display()))
+        fs::rename(&partial, built).with_context(|| format!("cannot create {}", built.display()))
     }
 
     fn linker_flags(&self, version: &str) -> String {
@@ -137,7 +137,7 @@ impl Family {
         if self.name != "kubernetes" {
             return strip.to_owned();
         }
-        // The kubelet compares its own version with the API server's, and `kubectl version` shows it.
+        // The kubelet compares its version with the API server's, and `kubectl version` prints it.
         let package = "k8s.io/component-base/version";
         let mut parts = version.trim_start_matches('v').split('.');
         let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -148,7 +148,7 @@ impl Family {
     }
 }
 
-/// The version at which a go.mod requires a module.
+/// The required version of a module in a go.mod.
 fn version_of<'a>(module: &str, go_mod: &'a str) -> Result<&'a str> {
     go_mod
         .lines()
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_version_is_known() {
+    fn linker_flags_set_the_kubernetes_version() {
         let flags = KUBERNETES.linker_flags("v1.35.4");
         assert!(flags.contains("gitVersion=v1.35.4") && flags.contains("gitMinor=35"), "{flags}");
     }

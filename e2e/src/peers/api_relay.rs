@@ -1,5 +1,5 @@
-//! Between a program and the API server: passes everything on, does to watches what networks and proxies do to
-//! them, and can be as silent as an API server that has stopped.
+//! A relay in front of the API server. It injects faults of networks and proxies into watches, and can stop responding
+//! like an API server that is down.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -19,53 +19,58 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// What is done to watches, to those that are open and to new ones.
+/// The fault injected into open and new watches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Watches {
-    /// Nothing.
-    Pass,
-    /// They stay open, and nothing comes, not even their end.
-    Hold,
-    /// They are broken off.
+pub enum WatchFault {
+    /// No fault.
+    None,
+    /// Watches stay open, but neither events nor their end arrive.
+    Stall,
+    /// Watches are aborted.
     Cut,
-    /// All that they say comes this much later.
+    /// Events are delayed.
     Delay(Duration),
-    /// They are told that what they ask for has been compacted away.
+    /// New watches get 410 Expired: their resource version has been compacted.
     Expire,
 }
 
-/// The running relay. It ends with this.
+/// A running relay. It stops when dropped.
 #[derive(Debug)]
 pub struct ApiRelay {
     address: SocketAddr,
-    watches: watch::Sender<Watches>,
-    answers: watch::Sender<bool>,
+    fault: watch::Sender<WatchFault>,
+    responding: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
 #[derive(Clone)]
-struct Relay {
+struct RelayState {
     client: kube::Client,
-    watches: watch::Receiver<Watches>,
-    answers: watch::Receiver<bool>,
+    fault: watch::Receiver<WatchFault>,
+    responding: watch::Receiver<bool>,
 }
 
 impl ApiRelay {
-    /// Starts it before an API server, with the rights of `client`.
+    /// Starts a relay that authenticates as `client`.
     pub async fn up(client: kube::Client) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let ((watches, now), (answers, does_answer)) = (watch::channel(Watches::Pass), watch::channel(true));
-        let router = Router::new().fallback(relay).with_state(Relay { client, watches: now, answers: does_answer });
+        let ((fault, current_fault), (responding, is_responding)) =
+            (watch::channel(WatchFault::None), watch::channel(true));
+        let router = Router::new().fallback(relay).with_state(RelayState {
+            client,
+            fault: current_fault,
+            responding: is_responding,
+        });
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
-                eprintln!("the relay before the API server has ended: {error}");
+                eprintln!("the API server relay failed: {error}");
             }
         });
-        Ok(Self { address, watches, answers, serving })
+        Ok(Self { address, fault, responding, serving })
     }
 
-    /// Writes a kubeconfig that leads to it.
+    /// Writes a kubeconfig for clients of the relay.
     pub fn write_kubeconfig(&self, file: &Path) -> Result<()> {
         let cluster = json!({"name": "relay", "cluster": {"server": format!("http://{}", self.address)}});
         let context = json!({"name": "relay", "context": {"cluster": "relay", "user": "nobody"}});
@@ -80,21 +85,19 @@ impl ApiRelay {
         std::fs::write(file, kubeconfig.to_string()).with_context(|| file.display().to_string())
     }
 
-    /// From now on this is done to watches.
-    pub fn set(&self, watches: Watches) {
-        self.watches.send_replace(watches);
+    pub fn set_fault(&self, fault: WatchFault) {
+        self.fault.send_replace(fault);
     }
 
-    /// As if the API server had been stopped: no request is answered until [`Self::resume`], and watches are broken off.
+    /// Simulates a stopped API server: requests hang until [`Self::resume`], and watches are aborted.
     pub fn stop(&self) {
-        self.answers.send_replace(false);
-        self.set(Watches::Cut);
+        self.responding.send_replace(false);
+        self.set_fault(WatchFault::Cut);
     }
 
-    /// It goes on.
     pub fn resume(&self) {
-        self.set(Watches::Pass);
-        self.answers.send_replace(true);
+        self.set_fault(WatchFault::None);
+        self.responding.send_replace(true);
     }
 }
 
@@ -104,16 +107,16 @@ impl Drop for ApiRelay {
     }
 }
 
-async fn relay(State(mut relay): State<Relay>, request: Request) -> Response {
-    if relay.answers.wait_for(|answers| *answers).await.is_err() {
+async fn relay(State(mut state): State<RelayState>, request: Request) -> Response {
+    if state.responding.wait_for(|responding| *responding).await.is_err() {
         return axum::http::StatusCode::BAD_GATEWAY.into_response();
     }
     let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
-    if is_watch && *relay.watches.borrow() == Watches::Expire {
+    if is_watch && *state.fault.borrow() == WatchFault::Expire {
         return expired().into_response();
     }
     let (head, body) = request.into_parts();
-    let answer = async {
+    let response = async {
         let body = axum::body::to_bytes(body, usize::MAX).await?;
         let mut request = axum::http::Request::new(kube::client::Body::from(body.to_vec()));
         *request.method_mut() = head.method;
@@ -123,19 +126,19 @@ async fn relay(State(mut relay): State<Relay>, request: Request) -> Response {
                 request.headers_mut().insert(axum::http::HeaderName::from_static(name), value.clone());
             }
         }
-        anyhow::Ok(relay.client.send(request).await?)
+        anyhow::Ok(state.client.send(request).await?)
     };
-    match answer.await {
-        Ok(answer) if is_watch => {
-            let (head, body) = answer.into_parts();
-            Response::from_parts(head, Body::from_stream(disturbed(Body::new(body), relay.watches)))
+    match response.await {
+        Ok(response) if is_watch => {
+            let (head, body) = response.into_parts();
+            Response::from_parts(head, Body::from_stream(with_faults(Body::new(body), state.fault)))
         }
-        Ok(answer) => answer.map(Body::new),
+        Ok(response) => response.map(Body::new),
         Err(error) => (axum::http::StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }
 }
 
-/// What the API server answers to a watch that begins before what it remembers.
+/// The API server's response to a watch from a compacted resource version.
 fn expired() -> Body {
     let status = json!({
         "kind": "Status",
@@ -151,10 +154,10 @@ fn expired() -> Body {
 
 type Chunk = Result<Bytes, axum::Error>;
 
-/// A watch, as the relay lets it through.
-fn disturbed(body: Body, watches: watch::Receiver<Watches>) -> impl stream::Stream<Item = Chunk> {
+/// The events of a watch, with the current fault applied.
+fn with_faults(body: Body, fault: watch::Receiver<WatchFault>) -> impl stream::Stream<Item = Chunk> {
     let (sender, chunks) = mpsc::unbounded();
-    // Read at once, so that what is delayed does not delay what follows once more.
+    // Events are timestamped on arrival, so that each is delayed only once.
     tokio::spawn(async move {
         let mut body = body.into_data_stream();
         while let Some(chunk) = body.next().await {
@@ -163,31 +166,31 @@ fn disturbed(body: Body, watches: watch::Receiver<Watches>) -> impl stream::Stre
             }
         }
     });
-    stream::unfold(Some((chunks, watches)), |open| async {
-        let (mut chunks, mut watches) = open?;
-        let cut = || Some((Err(axum::Error::new("cut by the relay")), None));
+    stream::unfold(Some((chunks, fault)), |open| async {
+        let (mut chunks, mut fault) = open?;
+        let cut = || Some((Err(axum::Error::new("aborted by the relay")), None));
         loop {
-            let now = *watches.borrow_and_update();
+            let current = *fault.borrow_and_update();
             let next = async {
-                match now {
-                    Watches::Hold => std::future::pending().await,
-                    Watches::Delay(late) => {
+                match current {
+                    WatchFault::Stall => std::future::pending().await,
+                    WatchFault::Delay(delay) => {
                         let next = chunks.next().await;
                         match &next {
-                            Some((read, _)) => sleep_until(*read + late).await,
-                            None => sleep(late).await,
+                            Some((received, _)) => sleep_until(*received + delay).await,
+                            None => sleep(delay).await,
                         }
                         next
                     }
                     _ => chunks.next().await,
                 }
             };
-            if matches!(now, Watches::Cut | Watches::Expire) {
+            if matches!(current, WatchFault::Cut | WatchFault::Expire) {
                 return cut();
             }
             tokio::select! {
-                next = next => return next.map(|(_, chunk)| (chunk, Some((chunks, watches)))),
-                changed = watches.changed() => if changed.is_err() { return cut() },
+                next = next => return next.map(|(_, chunk)| (chunk, Some((chunks, fault)))),
+                changed = fault.changed() => if changed.is_err() { return cut() },
             }
         }
     })

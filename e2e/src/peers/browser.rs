@@ -1,4 +1,4 @@
-//! A person at a browser: Chromium, driven by chromedriver, on this machine's own network.
+//! Chromium, controlled through chromedriver, in the host's network.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use url::Url;
 use super::certificates::Certificates;
 use crate::{forward::free_port, program, run::Run};
 
-/// The consent page's button. The forms are known by what a person sees on them.
+/// The buttons of the consent page.
 const APPROVE: &str = "button[name=decision][value=approve]";
 const DENY: &str = "button[name=decision][value=deny]";
 /// The provider's login form.
@@ -28,10 +28,10 @@ const EMAIL: &str = "form#login input[name=email]";
 const PASSWORD: &str = "form#login input[name=password]";
 const SIGN_IN: &str = "form#login button[type=submit]";
 const PROBLEM: &str = "#problem";
-/// Where hosted clients have people sent back to. None of them is to see what a test sends: there is no such host here.
-const ELSEWHERE: &str = "MAP claude.ai ~NOTFOUND, MAP *.vscode.dev ~NOTFOUND, MAP vscode.dev ~NOTFOUND, \
+/// Redirect hosts of hosted clients. They are unresolvable, so that a test sends them nothing.
+const BLOCKED_HOSTS: &str = "MAP claude.ai ~NOTFOUND, MAP *.vscode.dev ~NOTFOUND, MAP vscode.dev ~NOTFOUND, \
     MAP chatgpt.com ~NOTFOUND, MAP *.cursor.com ~NOTFOUND";
-/// For one page to follow another, on a busy machine.
+/// The longest time until the next page, on a busy machine.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A browser with an empty profile.
@@ -43,23 +43,23 @@ pub struct Browser {
     _temporary: TempDir,
 }
 
-/// Where a way through the pages ended.
+/// The page at which a login ended.
 #[derive(Clone, Debug)]
-pub struct Landing {
+pub struct FinalPage {
     pub url: Url,
-    /// The HTTP status, 0 if there was no answer.
+    /// The HTTP status; 0 without a response.
     pub status: u64,
     pub title: String,
-    /// What a person reads.
+    /// The visible text.
     pub text: String,
-    /// Whether our consent page was shown on the way.
+    /// Whether the consent page was shown.
     pub consented: bool,
-    /// Whether the provider asked for an account on the way.
+    /// Whether the provider's login form was shown.
     pub signed_in: bool,
 }
 
-impl Landing {
-    /// A parameter of the address.
+impl FinalPage {
+    /// A query parameter.
     pub fn parameter(&self, name: &str) -> Option<String> {
         self.url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
@@ -77,15 +77,15 @@ impl Browser {
         let port = free_port()?;
         let mut command = Command::new(driver);
         command.arg(format!("--port={port}")).arg("--allowed-ips=127.0.0.1").env("HOME", &profile);
-        // Chromium that is killed leaves its lock there. Not in the profile: the path of a socket may have 107 bytes.
+        // A killed Chromium leaves its lock there. Not in the profile: socket paths are limited to 107 bytes.
         let temporary = tempfile::tempdir()?;
         command.env("TMPDIR", temporary.path());
         command.env("PATH", env::var_os("PATH").unwrap_or_default());
         run.spawn(&component, &mut command)?;
-        let trusted = Certificates::of(run)?.public_key_hash()?;
+        let trusted = Certificates::for_run(run)?.public_key_hash()?;
         let arguments = [
             "--headless=new".to_owned(),
-            // Chromium's sandbox does not work for root.
+            // Chromium's sandbox does not work as root.
             "--no-sandbox".to_owned(),
             "--disable-gpu".to_owned(),
             "--disable-dev-shm-usage".to_owned(),
@@ -96,11 +96,11 @@ impl Browser {
             "--disable-sync".to_owned(),
             "--no-proxy-server".to_owned(),
             "--window-size=1000,800".to_owned(),
-            format!("--host-resolver-rules={ELSEWHERE}"),
-            // It ends with the driver.
+            format!("--host-resolver-rules={BLOCKED_HOSTS}"),
+            // Chromium exits with the driver.
             "--remote-debugging-pipe".to_owned(),
             format!("--user-data-dir={}", profile.display()),
-            // The key of our edges, and no other certificate error.
+            // Accepts only the key of the edges; all other certificate errors stay errors.
             format!("--ignore-certificate-errors-spki-list={trusted}"),
         ];
         let options = json!({"goog:chromeOptions": {"binary": chromium, "args": arguments}});
@@ -112,7 +112,7 @@ impl Browser {
                 Ok(client) => break client,
                 Err(error) if Instant::now() > deadline || run.running(&component).is_none() => {
                     return Err(error).with_context(|| {
-                        format!("Chromium does not start. The log: {}", run.log(&component).display())
+                        format!("Chromium did not start. Its log: {}", run.log(&component).display())
                     });
                 }
                 Err(_) => sleep(Duration::from_millis(50)).await,
@@ -121,50 +121,50 @@ impl Browser {
         Ok(Self { run: run.clone(), component, client, _temporary: temporary })
     }
 
-    /// Opens an address and walks through: approves at our consent page, signs in as `email` at the provider (unless it
-    /// remembers the account), until another page shows up: the client's, or one of ours that says what is wrong.
-    pub async fn login(&self, url: &str, email: &str) -> Result<Landing> {
-        self.walk(url, APPROVE, email).await
+    /// Opens a URL, approves on the consent page and signs in as `email` at the provider (unless it remembers the
+    /// account). Returns the next other page: the client's, or an error page of ours.
+    pub async fn login(&self, url: &str, email: &str) -> Result<FinalPage> {
+        self.complete_login(url, APPROVE, email).await
     }
 
-    /// The same, but cancels at the consent page.
-    pub async fn refuse(&self, url: &str) -> Result<Landing> {
-        self.walk(url, DENY, "nobody@example.com").await
+    /// Like [`Self::login`], but denies on the consent page.
+    pub async fn deny(&self, url: &str) -> Result<FinalPage> {
+        self.complete_login(url, DENY, "nobody@example.com").await
     }
 
-    async fn walk(&self, url: &str, decision: &str, email: &str) -> Result<Landing> {
+    async fn complete_login(&self, url: &str, decision: &str, email: &str) -> Result<FinalPage> {
         self.goto(url).await?;
         let (mut consented, mut signed_in) = (false, false);
         for _ in 0..6 {
             if let Some(button) = self.find(decision).await? {
                 consented = true;
-                self.press(&button).await?;
+                self.click(&button).await?;
             } else if let Some(field) = self.find(EMAIL).await? {
                 if let Some(problem) = self.find(PROBLEM).await? {
-                    bail!("the provider refuses: {}", problem.text().await?);
+                    bail!("the provider refused the login: {}", problem.text().await?);
                 }
                 signed_in = true;
                 field.clear().await?;
                 field.send_keys(email).await?;
                 self.client.find(Locator::Css(PASSWORD)).await?.send_keys("any").await?;
-                self.press(&self.client.find(Locator::Css(SIGN_IN)).await?).await?;
+                self.click(&self.client.find(Locator::Css(SIGN_IN)).await?).await?;
             } else {
-                return self.look(consented, signed_in).await;
+                return self.final_page(consented, signed_in).await;
             }
         }
-        let picture = self.screenshot("lost").await?;
-        bail!("the login does not come to an end: {}, see {}", self.client.current_url().await?, picture.display())
+        let picture = self.screenshot("incomplete").await?;
+        bail!("the login did not finish: {}, see {}", self.client.current_url().await?, picture.display())
     }
 
-    /// Clicks what leads to another page, and waits for that: the driver may answer before the click has had its effect.
-    async fn press(&self, button: &Element) -> Result<()> {
+    /// Clicks a button and waits for the next page: the driver may respond before the click has its effect.
+    async fn click(&self, button: &Element) -> Result<()> {
         button.click().await?;
         let deadline = Instant::now() + STEP_LIMIT;
-        // The button is gone with its page; a page that is still loading has no load event behind it.
+        // The button disappears with its page. While a page loads, its load event is still missing.
         while button.is_enabled().await.is_ok() || !self.has_loaded().await {
             if Instant::now() > deadline {
                 let picture = self.screenshot("stuck").await?;
-                bail!("a click leads nowhere at {}, see {}", self.client.current_url().await?, picture.display());
+                bail!("no new page after a click at {}, see {}", self.client.current_url().await?, picture.display());
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -178,7 +178,7 @@ impl Browser {
 
     async fn goto(&self, url: &str) -> Result<()> {
         match self.client.goto(url).await {
-            // A redirect led to a port where nobody listens: where it led is all that is asked.
+            // A redirect to a closed port: only its URL matters.
             Err(error) if error.to_string().contains("net::ERR_CONNECTION_REFUSED") => Ok(()),
             other => other.with_context(|| format!("the browser cannot open {url}")),
         }
@@ -192,11 +192,11 @@ impl Browser {
         }
     }
 
-    async fn look(&self, consented: bool, signed_in: bool) -> Result<Landing> {
+    async fn final_page(&self, consented: bool, signed_in: bool) -> Result<FinalPage> {
         let status =
             "const [entry] = performance.getEntriesByType('navigation'); return entry ? entry.responseStatus : 0";
         let text = "return document.body ? document.body.innerText : ''";
-        Ok(Landing {
+        Ok(FinalPage {
             url: self.client.current_url().await?,
             status: self.client.execute(status, Vec::new()).await?.as_u64().unwrap_or_default(),
             title: self.client.title().await?,
@@ -206,14 +206,14 @@ impl Browser {
         })
     }
 
-    /// Takes a picture of the page into the run's logs.
+    /// Saves a screenshot in the run's logs.
     pub async fn screenshot(&self, name: &str) -> Result<PathBuf> {
         let file = self.run.logs().join(format!("{}-{name}.png", self.component));
         fs::write(&file, self.client.screenshot().await?)?;
         Ok(file)
     }
 
-    /// Ends it in good order. Dropping it is enough.
+    /// Closes the browser gracefully. Dropping it works too.
     pub async fn close(self) -> Result<(), CmdError> {
         self.client.clone().close().await
     }
@@ -221,7 +221,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver's group, since Chromium may outlive a driver that is killed.
+        // Kill the process group, because Chromium may outlive a killed driver.
         if let Some(group) = self.run.running(&self.component).and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }

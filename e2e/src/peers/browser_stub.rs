@@ -1,4 +1,4 @@
-//! The program that clients call in a browser's place: it keeps the address, and the bed opens that in its own browser.
+//! A program that clients start instead of a browser: it records the URL, which the test opens in its own browser.
 
 use std::{
     fs,
@@ -13,87 +13,85 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::json_lines::{LIMIT, Person, spawn};
+use super::json_lines::{LIMIT, User, spawn};
 
-const STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_ADDRESSES\"\n";
+const STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_URLS\"\n";
 
-/// The stub of one client.
 #[derive(Clone, Debug)]
 pub struct BrowserStub {
     program: PathBuf,
-    addresses: PathBuf,
+    urls: PathBuf,
 }
 
-/// What came of a program that was run to its end.
+/// The result of a program that has exited.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct CompletedProgram {
     pub code: Option<i32>,
-    /// What it printed.
+    /// Standard output.
     pub output: String,
-    /// How many times it asked for a login.
+    /// The number of logins that it requested.
     pub logins: usize,
-    /// The texts of the pages at which the browser ended.
-    pub landings: Vec<String>,
+    /// The texts of the final pages of its logins.
+    pub final_pages: Vec<String>,
 }
 
-impl Ended {
-    /// Whether it ended as it should.
+impl CompletedProgram {
     pub fn succeeded(&self) -> bool {
         self.code == Some(0)
     }
 }
 
 impl BrowserStub {
-    /// Puts the program into a client's folder.
+    /// Writes the stub into a client's folder.
     pub fn install(folder: &Path) -> Result<Self> {
         let program = folder.join("browser.sh");
         fs::write(&program, STUB)?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        Ok(Self { program, addresses: folder.join("logins") })
+        Ok(Self { program, urls: folder.join("logins") })
     }
 
-    /// Makes it the browser of a command that is about to start, with no address kept yet.
-    pub fn of<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command> {
-        fs::write(&self.addresses, "")?;
-        Ok(command.env_remove("DISPLAY").env("BROWSER", &self.program).env("LOGIN_ADDRESSES", &self.addresses))
+    /// Makes the stub the browser of a command, and clears the recorded URLs.
+    pub fn set_as_browser<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command> {
+        fs::write(&self.urls, "")?;
+        Ok(command.env_remove("DISPLAY").env("BROWSER", &self.program).env("LOGIN_URLS", &self.urls))
     }
 
-    /// The addresses that were asked for so far: the complete lines.
-    pub fn asked(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(&self.addresses)?;
+    /// The login URLs recorded so far. An incomplete last line is left out.
+    pub fn requested_urls(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(&self.urls)?;
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         Ok(complete.lines().map(str::to_owned).collect())
     }
 
-    /// Runs a command to its end, with what it says of itself in the log. The person, if there is one, logs in when it
-    /// asks for that; else a wish to log in is an error.
-    pub async fn run(&self, command: &mut Command, person: Option<Person<'_>>, log: &Path) -> Result<Ended> {
+    /// Runs a command to completion, with its standard error in the log. If it requests a login, `user` logs in;
+    /// without a user that is an error.
+    pub async fn run(&self, command: &mut Command, user: Option<User<'_>>, log: &Path) -> Result<CompletedProgram> {
         let name = log.file_stem().unwrap_or_default().display().to_string();
-        let mut child = spawn(self.of(command)?, log)?;
-        // It may take the end of its input for a person who went away: that is left open.
+        let mut child = spawn(self.set_as_browser(command)?, log)?;
+        // The command may treat the end of its input as an absent user, so it stays open.
         let _input = child.stdin.take();
-        let ended = child.wait_with_output();
-        tokio::pin!(ended);
-        let mut look = interval(Duration::from_millis(50));
-        let mut landings = Vec::new();
-        let attended = async {
+        let exit = child.wait_with_output();
+        tokio::pin!(exit);
+        let mut ticks = interval(Duration::from_millis(50));
+        let mut final_pages = Vec::new();
+        let handle_logins = async {
             loop {
                 tokio::select! {
-                    output = &mut ended => break anyhow::Ok(output?),
-                    _ = look.tick() => (),
+                    output = &mut exit => break anyhow::Ok(output?),
+                    _ = ticks.tick() => (),
                 }
-                for address in self.asked()?.into_iter().skip(landings.len()) {
-                    let Some(person) = person else { bail!("{name} asks for a login at {address}") };
-                    landings.push(person.log_in(&address).await?.text);
+                for url in self.requested_urls()?.into_iter().skip(final_pages.len()) {
+                    let Some(user) = user else { bail!("{name} requested a login at {url}") };
+                    final_pages.push(user.log_in(&url).await?.text);
                 }
             }
         };
-        let output = timeout(LIMIT, attended)
+        let output = timeout(LIMIT, handle_logins)
             .await
-            .with_context(|| format!("{name} does not end. Its log: {}", log.display()))??;
-        // One that ends right after it has asked.
-        let logins = self.asked()?.len().max(landings.len());
+            .with_context(|| format!("{name} did not exit. Its log: {}", log.display()))??;
+        // The command may exit right after a login request.
+        let logins = self.requested_urls()?.len().max(final_pages.len());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(Ended { code: output.status.code(), output: text, logins, landings })
+        Ok(CompletedProgram { code: output.status.code(), output: text, logins, final_pages })
     }
 }

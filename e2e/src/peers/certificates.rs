@@ -1,4 +1,4 @@
-//! The run's own certificate authority, and the certificate that its edges show.
+//! The run's certificate authority, and the certificate of its edges.
 
 use std::{
     fs,
@@ -14,28 +14,27 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType,
 };
 
-use super::kept;
+use super::component_state;
 use crate::run::Run;
 
-/// Files in the run's folder.
 #[derive(Clone, Debug)]
 pub struct Certificates {
     directory: PathBuf,
 }
 
 impl Certificates {
-    /// Makes the authority and the edges' certificate, or finds them.
-    pub fn of(run: &Run) -> Result<Self> {
-        let made = Self { directory: run.directory().join("tls") };
-        let _lock = kept::alone(&made.directory)?;
-        // Written last.
-        if !made.directory.join("spki").exists() {
-            made.make().context("cannot make the certificates of the edge")?;
+    /// Creates the CA and the edges' certificate, or finds them.
+    pub fn for_run(run: &Run) -> Result<Self> {
+        let certificates = Self { directory: run.directory().join("tls") };
+        let _lock = component_state::lock_folder(&certificates.directory)?;
+        // The last file that is written.
+        if !certificates.directory.join("spki").exists() {
+            certificates.create().context("cannot create the certificates of the edges")?;
         }
-        Ok(made)
+        Ok(certificates)
     }
 
-    /// For `NODE_EXTRA_CA_CERTS`, `SSL_CERT_FILE` and the like.
+    /// The CA file, for `NODE_EXTRA_CA_CERTS`, `SSL_CERT_FILE` and the like.
     pub fn authority(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
@@ -48,12 +47,12 @@ impl Certificates {
         self.directory.join("edge.key")
     }
 
-    /// Base64 of the SHA-256 of the edges' public key, as Chromium takes it.
+    /// Base64 of the SHA-256 of the edges' public key, in Chromium's format.
     pub fn public_key_hash(&self) -> Result<String> {
         Ok(fs::read_to_string(self.directory.join("spki"))?)
     }
 
-    fn make(&self) -> Result<()> {
+    fn create(&self) -> Result<()> {
         let authority_key = KeyPair::generate()?;
         let mut authority = CertificateParams::default();
         authority.distinguished_name = named("mcp-oauth-operator test bed");
@@ -62,7 +61,7 @@ impl Certificates {
         let certificate = authority.self_signed(&authority_key)?;
 
         let key = KeyPair::generate()?;
-        // The other two: hosts of client metadata documents.
+        // claude.ai and www.cursor.com are hosts of client metadata documents.
         let names = ["localhost", "claude.ai", "www.cursor.com"].map(str::to_owned);
         let mut edge = CertificateParams::new(names.to_vec())?;
         edge.distinguished_name = named("localhost");

@@ -1,5 +1,5 @@
-//! Claude Code's `claude mcp`, on this machine's own network: it adds a server, logs in at it and says whether it can be
-//! used. A tool is called by the model alone, which is not here.
+//! Claude Code's `claude mcp` in the host's network: adds a server, logs in, and reports whether the server is usable.
+//! Tool calls need the model, so they are not tested.
 
 use std::{env, fs, path::PathBuf};
 
@@ -7,18 +7,18 @@ use anyhow::{Context, Result, bail};
 use tokio::{process::Command, task::spawn_blocking};
 
 use super::{
-    browser_stub::{BrowserStub, Ended},
+    browser_stub::{BrowserStub, CompletedProgram},
     certificates::Certificates,
-    json_lines::Person,
+    client_store,
+    json_lines::User,
     node::Node,
-    stored,
 };
 use crate::{program, run::Run};
 
-/// The name under which it knows the server.
+/// The server's name in Claude Code.
 const SERVER: &str = "e2e";
 
-/// One computer's Claude Code: what it knows of a server stays in its folder over starts.
+/// A Claude Code installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
 pub struct ClaudeCode {
     program: PathBuf,
@@ -30,15 +30,15 @@ pub struct ClaudeCode {
 }
 
 impl ClaudeCode {
-    /// Installs it for a computer of this name.
-    pub async fn install(run: &Run, computer: &str) -> Result<Self> {
+    /// Installs Claude Code in its own folder.
+    pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let program = spawn_blocking(Node::with_clients).await??.native("@anthropic-ai/claude-code-linux", "claude")?;
         let script = program::find("script", "bsdutils")?;
-        let name = format!("claude-code-{computer}");
+        let name = format!("claude-code-{installation}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
         let stub = BrowserStub::install(&folder)?;
-        let authority = Certificates::of(run)?.authority();
+        let authority = Certificates::for_run(run)?.authority();
         Ok(Self { program, script, folder, stub, log: run.log(&name), authority })
     }
 
@@ -49,7 +49,7 @@ impl ClaudeCode {
         done(self.stub.run(&mut command, None, &self.log).await?).map(drop)
     }
 
-    /// `claude mcp list`: whether the server can be used. What it says otherwise is that a login is needed.
+    /// `claude mcp list`: whether the server is connected (otherwise it needs a login).
     pub async fn is_connected(&self) -> Result<bool> {
         let mut command = self.command(&self.program);
         command.args(["mcp", "list"]);
@@ -59,25 +59,25 @@ impl ClaudeCode {
         match line.rsplit_once(" - ").map(|(_, state)| state.trim()) {
             Some(state) if state.ends_with("Connected") => Ok(true),
             Some(state) if state.ends_with("Needs authentication") => Ok(false),
-            _ => bail!("claude mcp list says {list}"),
+            _ => bail!("unexpected output of claude mcp list: {list}"),
         }
     }
 
-    /// `claude mcp login`; returns how many times it asked for a login.
-    pub async fn log_in(&self, person: Person<'_>) -> Result<usize> {
-        // It insists on a terminal.
+    /// `claude mcp login`. Returns the number of logins.
+    pub async fn log_in(&self, user: User<'_>) -> Result<usize> {
+        // The command requires a terminal.
         let mut command = self.command(&self.script);
         command.args(["-qefc", "exec \"$CLAUDE\" mcp login \"$SERVER\"", "/dev/null"]);
         command.env("CLAUDE", &self.program).env("SERVER", SERVER);
-        Ok(done(self.stub.run(&mut command, Some(person), &self.log).await?)?.logins)
+        Ok(done(self.stub.run(&mut command, Some(user), &self.log).await?)?.logins)
     }
 
-    /// Makes the access token that it keeps one that no server takes, as when it has expired.
-    pub fn spoil_access_token(&self) -> Result<()> {
-        stored::change(&self.configuration().join(".credentials.json"), |credentials| {
-            let servers = credentials["mcpOAuth"].as_object_mut().context("it keeps no logins")?;
-            let tokens = servers.values_mut().next().context("it keeps no login")?;
-            stored::spoil(tokens, "accessToken")
+    /// Replaces the stored access token by an invalid one, as if it had expired.
+    pub fn invalidate_access_token(&self) -> Result<()> {
+        client_store::edit(&self.configuration().join(".credentials.json"), |credentials| {
+            let servers = credentials["mcpOAuth"].as_object_mut().context("no logins are stored")?;
+            let tokens = servers.values_mut().next().context("no login is stored")?;
+            client_store::invalidate_token(tokens, "accessToken")
         })
     }
 
@@ -88,7 +88,7 @@ impl ClaudeCode {
     fn command(&self, program: &PathBuf) -> Command {
         let mut command = Command::new(program);
         command
-            // Whoever runs the tests may use it too, and their settings come by the environment.
+            // Isolated from the environment and settings of a developer who uses Claude Code.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("TERM", "xterm")
@@ -102,6 +102,6 @@ impl ClaudeCode {
     }
 }
 
-fn done(ended: Ended) -> Result<Ended> {
-    if ended.code == Some(0) { Ok(ended) } else { bail!("claude ended with {:?}: {}", ended.code, ended.output) }
+fn done(exit: CompletedProgram) -> Result<CompletedProgram> {
+    if exit.code == Some(0) { Ok(exit) } else { bail!("claude exited with {:?}: {}", exit.code, exit.output) }
 }

@@ -1,4 +1,4 @@
-//! The MCP project's conformance suite: its scenarios for authorization servers, and those for MCP servers.
+//! The MCP project's conformance suite: the scenarios for authorization servers and for MCP servers.
 
 use std::{
     collections::BTreeMap,
@@ -16,23 +16,23 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{certificates::Certificates, http, json_lines::Person, node::Node};
+use super::{certificates::Certificates, http, json_lines::User, node::Node};
 use crate::{forward::free_port, progress::tail, run::Run};
 
-/// What both of its scenarios check. A third, on client id metadata documents, is a warning until there are any.
+/// The checks of both scenarios. The third, client ID metadata documents, only warns.
 const CHECKS: [&str; 2] = ["authorization-server-metadata", "authorization-code-grant"];
 
-/// What the suite found.
+/// The results of the authorization scenarios.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// Its own words.
+    /// The suite's output.
     pub report: String,
-    /// The checks as it writes them, of all scenarios.
+    /// The checks of all scenarios, from the suite's JSON files.
     pub checks: Vec<Value>,
 }
 
 impl Verdict {
-    /// Fails unless the suite has run its scenarios for authorization servers, and found no fault.
+    /// Fails unless all expected checks ran and none failed.
     pub fn check(&self) -> Result<()> {
         let failures = self.with_status("FAILURE");
         let ran = |id: &str| self.with_status("SUCCESS").iter().any(|check| check["id"] == json!(id));
@@ -40,20 +40,21 @@ impl Verdict {
         if failures.is_empty() && missing.is_empty() {
             return Ok(());
         }
-        bail!("failures {failures:?}, not run {missing:?}: {}", self.report)
+        bail!("failed: {failures:?}, not run: {missing:?}: {}", self.report)
     }
 
-    /// The checks with this status: `SUCCESS`, `FAILURE`, `WARNING`...
+    /// The checks with a status such as `SUCCESS`, `FAILURE` or `WARNING`.
     pub fn with_status(&self, status: &str) -> Vec<&Value> {
         self.checks.iter().filter(|check| check["status"] == json!(status)).collect()
     }
 }
 
-/// Runs all authorization scenarios against the proxy at `url`, its issuer, for one of its resources. The person logs in.
-pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<'_>) -> Result<Verdict> {
+/// Runs all authorization scenarios against the authorization server at `url`, for one of its resources. `user` logs
+/// in.
+pub async fn authorization(run: &Run, url: &str, resource: &str, user: User<'_>) -> Result<Verdict> {
     let node = spawn_blocking(Node::with_clients).await??;
     let port = free_port()?;
-    let authority = Certificates::of(run)?.authority();
+    let authority = Certificates::for_run(run)?.authority();
     let client = register(url, port, &authority).await?;
     let folder = run.directory().join("conformance");
     if folder.exists() {
@@ -67,30 +68,30 @@ pub async fn authorization(run: &Run, url: &str, resource: &str, person: Person<
     let mut child = suite.spawn().context("cannot start the conformance suite")?;
     let deadline = Instant::now() + Duration::from_secs(60);
     let begin = format!("{url}/authorize");
-    let address = loop {
+    let login_url = loop {
         let text = fs::read_to_string(&log)?;
         if let Some(found) = text.lines().map(str::trim).find(|line| line.starts_with(&begin)) {
             break found.to_owned();
         }
         if child.try_wait()?.is_some() || Instant::now() > deadline {
-            bail!("the conformance suite asks for no login. Its log {}:{}", log.display(), tail(&log));
+            bail!("the conformance suite requested no login. Its log {}:{}", log.display(), tail(&log));
         }
         sleep(Duration::from_millis(100)).await;
     };
-    person.browser.login(&address, person.email).await?;
-    let ended =
-        timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite does not end")??;
-    if !ended.success() {
-        bail!("the conformance suite ended with {ended}. Its log {}:{}", log.display(), tail(&log));
+    user.browser.login(&login_url, user.email).await?;
+    let exit =
+        timeout(Duration::from_secs(120), child.wait()).await.context("the conformance suite did not exit")??;
+    if !exit.success() {
+        bail!("the conformance suite exited with {exit}. Its log {}:{}", log.display(), tail(&log));
     }
     Ok(Verdict { report: fs::read_to_string(&log)?, checks: checks(&folder)? })
 }
 
-/// What came of the checks of each scenario, in their order: the check's name and its status.
+/// Name and status of each check, in order, by scenario.
 pub type Scenarios = BTreeMap<String, Vec<(String, String)>>;
 
-/// Runs every scenario that a revision of the specification has for servers against the MCP server at `url`, which must ask for
-/// no token: the suite has none. The results are kept in a folder of that name.
+/// Runs all server scenarios of a specification revision against the MCP server at `url`. The suite cannot send a
+/// token, so the server must not require one. The results stay in a folder with this name.
 pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<Scenarios> {
     let node = spawn_blocking(Node::with_clients).await??;
     let component = format!("conformance-{name}-{revision}");
@@ -100,8 +101,8 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
     let mut suite = suite(&node, &folder, &log)?;
     suite.args(["server", "--url", url, "--requirements", revision, "-o"]).arg(&folder);
     let mut child = suite.spawn().context("cannot start the conformance suite")?;
-    // Its status says whether each scenario passed, which the caller looks at one by one.
-    timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite does not end")??;
+    // The exit status depends on every scenario; the caller compares them one by one.
+    timeout(Duration::from_secs(300), child.wait()).await.context("the conformance suite did not exit")??;
     let mut scenarios = Scenarios::new();
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;
@@ -111,12 +112,12 @@ pub async fn server(run: &Run, name: &str, url: &str, revision: &str) -> Result<
         scenarios.insert(scenario(&entry.file_name().to_string_lossy()), results);
     }
     if scenarios.is_empty() {
-        bail!("the conformance suite has run nothing. Its log {}:{}", log.display(), tail(&log));
+        bail!("the conformance suite ran no scenario. Its log {}:{}", log.display(), tail(&log));
     }
     Ok(scenarios)
 }
 
-/// The suite, before it is told what to do, in a folder of its own.
+/// The suite's command without arguments, in its own folder.
 fn suite(node: &Node, folder: &Path, log: &Path) -> Result<Command> {
     let file = fs::File::create(log)?;
     let mut command = Command::new(node.interpreter()?);
@@ -125,7 +126,7 @@ fn suite(node: &Node, folder: &Path, log: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The name of a scenario, from a folder such as `server-tools-list-2026-11-25T04-21-12-914Z`.
+/// The scenario's name, from a folder such as `server-tools-list-2026-11-25T04-21-12-914Z`.
 fn scenario(folder: &str) -> String {
     const TIME: usize = "-2026-11-25T04-21-12-914Z".len();
     let name = folder.strip_prefix("server-").unwrap_or(folder);
@@ -133,18 +134,18 @@ fn scenario(folder: &str) -> String {
 }
 
 async fn register(url: &str, port: u16, authority: &Path) -> Result<String> {
-    let wish = json!({
+    let registration = json!({
         "client_name": "conformance",
         "redirect_uris": [format!("http://127.0.0.1:{port}/callback")],
         "token_endpoint_auth_method": "none",
     });
     let trusted = url.starts_with("https:").then_some(authority);
-    let answer = http::client(trusted)?.post(format!("{url}/register")).json(&wish).send().await?;
-    let answer: Value = answer.error_for_status()?.json().await?;
-    Ok(answer["client_id"].as_str().context("the registration has no client_id")?.to_owned())
+    let response = http::client(trusted)?.post(format!("{url}/register")).json(&registration).send().await?;
+    let response: Value = response.error_for_status()?.json().await?;
+    Ok(response["client_id"].as_str().context("the registration has no client_id")?.to_owned())
 }
 
-/// All `checks.json` below the folder.
+/// The checks in all `checks.json` files below the folder.
 fn checks(folder: &Path) -> Result<Vec<Value>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,4 +1,4 @@
-//! `dev`, as a person starts it: the sample served on this machine's own network.
+//! The `dev` command with the sample, in the host's network.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,33 +12,33 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    forward::{free_port, this_program},
+    forward::{e2e_program, free_port},
     image::workspace,
 };
 
-/// Ends with its value.
+/// Stops when dropped.
 pub struct Dev {
     child: Child,
-    /// Where it serves.
+    /// The proxy's URL.
     pub url: String,
     health: mpsc::Receiver<String>,
 }
 
 impl Dev {
-    /// Starts it with its logins and keys in a folder. It need not serve yet.
+    /// Starts `dev` with this state folder. It may not serve yet when this returns.
     pub fn start(state: &Path) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", free_port()?);
-        let mut child = Command::new(this_program()?.with_file_name("mcp-oauth-operator"))
+        let mut child = Command::new(e2e_program()?.with_file_name("mcp-oauth-operator"))
             .args(["dev", "--upstream", "demo", "--listen", &listen, "--file"])
             .arg(workspace().join("config/samples/mcp-oauth-proxy.yaml"))
             .arg("--state")
             .arg(state)
             .stderr(Stdio::piped())
             .spawn()?;
-        let said = BufReader::new(child.stderr.take().context("it has no standard error")?);
+        let output = BufReader::new(child.stderr.take().context("no standard error")?);
         let (sender, health) = mpsc::channel();
         thread::spawn(move || {
-            for line in said.lines().map_while(Result::ok) {
+            for line in output.lines().map_while(Result::ok) {
                 eprintln!("{line}");
                 if let Some((health, _)) =
                     line.strip_prefix("health and metrics: ").and_then(|rest| rest.split_once("/readyz"))
@@ -50,12 +50,9 @@ impl Dev {
         Ok(Self { child, url: format!("http://{listen}"), health })
     }
 
-    /// Where its health and metrics are, as it says itself once the ports are open.
-    ///
-    /// # Errors
-    /// When it does not say so.
+    /// The URL of health and metrics, from the startup output.
     pub fn health(&self) -> Result<String> {
-        self.health.recv_timeout(Duration::from_secs(60)).context("it does not say where its metrics are")
+        self.health.recv_timeout(Duration::from_secs(60)).context("`dev` did not print the URL of its metrics")
     }
 }
 

@@ -1,5 +1,5 @@
-//! The hosts of client metadata documents, in claude.ai's and cursor.com's place: under addresses that are public, within the
-//! run's network namespace, and with certificates that the bed's own proxy trusts.
+//! Hosts of client metadata documents that stand in for claude.ai and cursor.com: at public addresses inside the run's
+//! network namespace, with certificates that the standalone proxy trusts.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -14,7 +14,7 @@ use crate::{
 
 const NAME: &str = "document-host";
 
-/// A public address, which nobody outside the namespace sees.
+/// A public address, visible only in the namespace.
 const PUBLIC_ADDRESS: &str = "160.79.104.10";
 
 /// The running hosts: `claude.ai` at a public address, `www.cursor.com` at a private one.
@@ -24,11 +24,11 @@ pub struct DocumentHost {
     hosts: PathBuf,
 }
 
-/// Claude Code's document, as it is known to be.
+/// The URL of Claude Code's metadata document.
 pub const CLAUDE_CODE: &str = "https://claude.ai/oauth/claude-code-client-metadata";
 
 impl DocumentHost {
-    /// Starts them. The run needs a network namespace.
+    /// Starts the hosts. The run needs a network namespace.
     pub async fn up(run: &Run) -> Result<Self> {
         let namespace = run.namespace().context("hosts at public addresses need a network namespace")?;
         let folder = run.directory().join(NAME);
@@ -52,26 +52,26 @@ impl DocumentHost {
             })
             .to_string()
         };
-        // nginx takes no text so long in its settings. It finds the file beside those.
+        // Too long for an inline response in nginx's configuration.
         fs::write(folder.join("large.json"), " ".repeat(6 * 1024))?;
-        nginx::start(run, NAME, &servers(&Certificates::of(run)?, document)).await?;
+        nginx::start(run, NAME, &servers(&Certificates::for_run(run)?, document)).await?;
         Ok(host)
     }
 
-    /// A command in the run's network that knows these hosts by their names.
+    /// A command in the run's namespace that resolves these hosts.
     pub fn command(&self, program: &std::path::Path) -> Result<Command> {
         let mut command = self.run.command("unshare");
-        // A file of names for it alone.
+        // Replaces /etc/hosts for this command only.
         command.args(["--mount", "--", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
         command.arg(&self.hosts).arg(program);
-        command.env("SSL_CERT_FILE", Certificates::of(&self.run)?.authority());
+        command.env("SSL_CERT_FILE", Certificates::for_run(&self.run)?.authority());
         Ok(command)
     }
 
-    /// The documents that were asked for, with their hosts: `claude.ai/oauth/claude-code-client-metadata`.
-    pub fn asked(&self) -> Result<Vec<String>> {
+    /// The requested documents, with their hosts: `claude.ai/oauth/claude-code-client-metadata`.
+    pub fn requested_documents(&self) -> Result<Vec<String>> {
         let log = fs::read_to_string(self.run.log(NAME))?;
-        Ok(log.lines().filter_map(|line| line.strip_prefix("asked ")).map(str::to_owned).collect())
+        Ok(log.lines().filter_map(|line| line.strip_prefix("requested ")).map(str::to_owned).collect())
     }
 }
 
@@ -81,14 +81,14 @@ fn servers(certificates: &Certificates, document: impl Fn(&str) -> String) -> St
     let (claude_code, cursor) = (document(CLAUDE_CODE), document("https://www.cursor.com/private"));
     let elsewhere = document("https://claude.ai/elsewhere");
     format!(
-        r#"  log_format asked 'asked $host$uri';
+        r#"  log_format requested 'requested $host$uri';
   access_log off;
   server {{
     listen {PUBLIC_ADDRESS}:443 ssl;
     listen {NODE_ADDRESS}:443 ssl;
     ssl_certificate {certificate};
     ssl_certificate_key {key};
-    access_log /dev/stdout asked;
+    access_log /dev/stdout requested;
     default_type application/json;
     add_header Cache-Control "max-age=300";
     location = /oauth/claude-code-client-metadata {{ return 200 '{claude_code}'; }}

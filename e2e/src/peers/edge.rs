@@ -1,4 +1,4 @@
-//! The TLS edge: nginx ends https before the Service, as the tunnel does in production.
+//! The TLS edge: nginx terminates TLS in front of the Service, as the tunnel does in production.
 
 use std::net::IpAddr;
 
@@ -6,48 +6,47 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::{certificates::Certificates, kept, nginx, outside};
+use super::{certificates::Certificates, component_state, host_ports, nginx};
 use crate::{
     forward::free_port,
-    run::{NODE_ADDRESS, Name, Run},
+    run::{NODE_ADDRESS, Run, RunArg},
 };
 
-/// The running edge. A run may have several, each under its own name.
+/// A running edge. A run may have several.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Edge {
     pub name: String,
-    /// `https://localhost:PORT`, from a person's browser and from the run's network alike.
+    /// `https://localhost:PORT`, reachable from the host and from the run's namespace.
     pub url: String,
-    /// Host and port behind it.
+    /// Host and port of the upstream.
     pub target: String,
 }
 
 impl Edge {
-    /// Starts an edge on `port` (see [`free_port`]: the public URL needs it first), or finds it running. A target
-    /// that is a name is looked up in the cluster's DNS at each request; it need not exist yet.
+    /// Starts an edge on `port`, or finds it running. `port` comes from [`free_port`], because the public URL contains
+    /// it. A target name is resolved with the cluster's DNS at each request, so it need not exist yet.
     pub async fn up(run: &Run, name: &str, port: u16, target: &str) -> Result<Self> {
         let component = component(name);
-        if let Some(running) = kept::find(run, &component) {
+        if let Some(running) = component_state::load(run, &component) {
             return Ok(running);
         }
         Self::down(run, name)?;
-        let servers = servers(run, &Certificates::of(run)?, port, target)?;
+        let servers = servers(run, &Certificates::for_run(run)?, port, target)?;
         nginx::start(run, &component, &servers).await?;
-        outside::publish(run, &component, port).await?;
+        host_ports::publish(run, &component, port).await?;
         let edge = Self { name: name.to_owned(), url: format!("https://localhost:{port}"), target: target.to_owned() };
-        kept::keep(run, &component, &edge)?;
-        eprintln!("edge          {} before {target} · log {}", edge.url, run.log(&component).display());
+        component_state::save(run, &component, &edge)?;
+        eprintln!("edge          {} in front of {target} · log {}", edge.url, run.log(&component).display());
         Ok(edge)
     }
 
-    /// The edge of that name, if it runs.
+    /// The edge with this name, if it is running.
     pub fn find(run: &Run, name: &str) -> Option<Self> {
-        kept::find(run, &component(name))
+        component_state::load(run, &component(name))
     }
 
-    /// Stops it.
     pub fn down(run: &Run, name: &str) -> Result<()> {
-        outside::withdraw(run, &component(name))?;
+        host_ports::unpublish(run, &component(name))?;
         run.stop(&component(name))
     }
 }
@@ -60,7 +59,7 @@ fn servers(run: &Run, certificates: &Certificates, port: u16, target: &str) -> R
     let in_namespace = run.namespace().is_some();
     let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
     if !in_namespace && host.parse::<IpAddr>().is_err() {
-        bail!("without a cluster there is no DNS for the edge: give it an address instead of {host}");
+        bail!("without a cluster the edge has no DNS: use an address instead of {host}");
     }
     let resolver = if in_namespace { format!("resolver {NODE_ADDRESS} valid=1s ipv6=off;") } else { String::new() };
     let node = if in_namespace { format!("listen {NODE_ADDRESS}:{port} ssl;") } else { String::new() };
@@ -75,12 +74,12 @@ fn servers(run: &Run, certificates: &Certificates, port: u16, target: &str) -> R
     ssl_certificate {certificate};
     ssl_certificate_key {key};
     ssl_protocols TLSv1.2 TLSv1.3;
-    # What a client sends is the proxy's business: limits, and odd headers such as x_forwarded_user.
+    # Limits and unusual headers, such as x_forwarded_user, are left to the proxy.
     underscores_in_headers on;
     ignore_invalid_headers off;
     client_max_body_size 0;
     location / {{
-      # A variable, so that the name is looked up at the request and not at the start.
+      # A variable makes nginx resolve the name per request instead of at startup.
       set $target "{target}";
       proxy_pass http://$target;
       proxy_http_version 1.1;
@@ -107,20 +106,20 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Start an edge before a host and port
+    /// Start an edge in front of a host and port
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         #[arg(long, default_value = "main")]
         name: String,
         #[arg(long)]
         port: Option<u16>,
         target: String,
     },
-    /// Stop it
+    /// Stop the edge
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         #[arg(long, default_value = "main")]
         name: String,
     },

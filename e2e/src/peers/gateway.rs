@@ -1,4 +1,4 @@
-//! nghttpx: a gateway that speaks HTTP/2 without TLS to the proxy, as Envoy and service meshes do.
+//! nghttpx: a gateway that speaks cleartext HTTP/2 (h2c) to the proxy, as Envoy and service meshes do.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::http;
 use crate::{forward::free_port, program, run::Run};
 
-/// Starts one of this name before a proxy at `target` and waits until the proxy's metadata comes through it; returns its host and
-/// port.
+/// Starts a gateway in front of a proxy at `target`, waits until it returns the proxy's metadata, and returns its host
+/// and port.
 pub async fn http2(run: &Run, name: &str, target: &str) -> Result<String> {
     let component = format!("gateway-{name}");
     run.stop(&component)?;

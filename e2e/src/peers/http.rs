@@ -1,4 +1,4 @@
-//! How the bed itself speaks HTTP, and how it waits for those that answer it.
+//! HTTP client of the test bed, and readiness checks.
 
 use std::{
     fs,
@@ -10,13 +10,12 @@ use anyhow::{Context, Result, bail};
 use reqwest::{Certificate, Client, redirect};
 use tokio::time::sleep;
 
-use super::inside::inside;
+use super::netns::run_in_netns;
 use crate::{progress::tail, run::Run};
 
-/// A client that follows no redirects, keeps no cookies, uses no proxy and trusts only the certificate authority in
-/// `trusted`, if one is given.
+/// A client without redirects, cookies and proxies. It trusts only the CA in `trusted`, if given.
 pub fn client(trusted: Option<&Path>) -> Result<Client> {
-    // Another client of this process may have done so already.
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut builder = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(Duration::from_secs(30));
     if let Some(file) = trusted {
@@ -28,23 +27,24 @@ pub fn client(trusted: Option<&Path>) -> Result<Client> {
     Ok(builder.build()?)
 }
 
-/// Waits until a component, seen from inside the run's network, answers 200 at the URL. Its end ends the wait.
+/// Waits until the URL, requested from the run's namespace, returns a success status. Fails immediately if the
+/// component exits.
 pub async fn wait_until_ready(run: &Run, component: &str, url: &str, limit: Duration) -> Result<()> {
     let log = run.log(component);
     let (run, name, url) = (run.clone(), component.to_owned(), url.to_owned());
-    let asked = run.clone();
-    inside(&asked, move || async move {
+    let namespace_run = run.clone();
+    run_in_netns(&namespace_run, move || async move {
         let client = client(None)?;
         let deadline = Instant::now() + limit;
         loop {
-            if client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            if client.get(&url).send().await.is_ok_and(|response| response.status().is_success()) {
                 return Ok(());
             }
             if run.running(&name).is_none() {
-                bail!("{name} has ended. The end of its log {}:{}", log.display(), tail(&log));
+                bail!("{name} exited. The end of its log {}:{}", log.display(), tail(&log));
             }
             if Instant::now() > deadline {
-                bail!("{name} does not answer at {url} after {} s. Its log: {}", limit.as_secs(), log.display());
+                bail!("{name} is not ready at {url} after {} s. Its log: {}", limit.as_secs(), log.display());
             }
             sleep(Duration::from_millis(50)).await;
         }

@@ -1,4 +1,4 @@
-//! A client program that is spoken to in JSON lines, and the person who logs in when it asks for that.
+//! A client program with JSON lines on standard input and output, and the user who logs in when it requests that.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -10,31 +10,32 @@ use tokio::{
     time::timeout,
 };
 
-use super::browser::{Browser, Landing};
+use super::browser::{Browser, FinalPage};
 use crate::progress::tail;
 
-/// Longer than any login takes, shorter than the clients' own limits.
+/// Longer than any login, shorter than the clients' own timeouts.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
-/// Who logs in, and with what.
+/// A user who logs in with a browser.
 #[derive(Clone, Copy, Debug)]
-pub struct Person<'a> {
+pub struct User<'a> {
     pub browser: &'a Browser,
     pub email: &'a str,
 }
 
-impl Person<'_> {
-    /// Logs in at the address at which a client asks for it, and returns where that led: to the client, with a code.
-    pub async fn log_in(self, address: &str) -> Result<Landing> {
-        let landing = self.browser.login(address, self.email).await?;
-        if landing.parameter("code").is_none() {
-            bail!("the login ended at {}: {}", landing.url, landing.text);
+impl User<'_> {
+    /// Logs in at a client's login URL and returns the final page: the client's redirect URI with a code.
+    pub async fn log_in(self, login_url: &str) -> Result<FinalPage> {
+        let final_page = self.browser.login(login_url, self.email).await?;
+        if final_page.parameter("code").is_none() {
+            bail!("the login ended at {}: {}", final_page.url, final_page.text);
         }
-        Ok(landing)
+        Ok(final_page)
     }
 }
 
-/// Starts a program that is spoken to, with what it says besides in the log. It ends when nobody holds it.
+/// Starts a program with pipes for input and output, and its standard error appended to the log. It is killed when
+/// dropped.
 pub fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
     let name = command.as_std().get_program().display().to_string();
@@ -42,7 +43,7 @@ pub fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     command.spawn().with_context(|| format!("cannot start {name}"))
 }
 
-/// The running program. It ends with this.
+/// A running program. It is killed when dropped.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -52,45 +53,43 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it, with what it says besides in the log.
     pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let mut child = spawn(command, log)?;
-        let input = child.stdin.take().context("it has no input")?;
-        let output = BufReader::new(child.stdout.take().context("it has no output")?).lines();
+        let input = child.stdin.take().context("no standard input")?;
+        let output = BufReader::new(child.stdout.take().context("no standard output")?).lines();
         Ok(Self { child, input, output, log: log.to_owned() })
     }
 
-    /// Writes a line.
-    pub async fn say(&mut self, line: &str) -> Result<()> {
-        self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| self.ended())?;
+    pub async fn write_line(&mut self, line: &str) -> Result<()> {
+        self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| self.exited_error())?;
         Ok(self.input.flush().await?)
     }
 
-    /// Reads the next line; none when its output has ended.
-    pub async fn line(&mut self) -> Result<Option<String>> {
-        Ok(timeout(LIMIT, self.output.next_line()).await.with_context(|| self.silent())??)
+    /// Reads the next line; `None` at the end of the output.
+    pub async fn read_line(&mut self) -> Result<Option<String>> {
+        Ok(timeout(LIMIT, self.output.next_line()).await.with_context(|| self.timeout_error())??)
     }
 
-    /// Ends its input, and waits until it has ended itself. Returns its exit code, if no signal ended it.
-    pub async fn end(self) -> Result<Option<i32>> {
+    /// Closes the program's input, waits for its exit and returns the exit code, if no signal ended it.
+    pub async fn finish(self) -> Result<Option<i32>> {
         let Self { mut child, input, output: _output, log: _ } = self;
         drop(input);
-        Ok(timeout(LIMIT, child.wait()).await.context("the program does not end")??.code())
+        Ok(timeout(LIMIT, child.wait()).await.context("the program did not exit")??.code())
     }
 
-    /// Reads the next line, which is JSON.
-    pub async fn hear(&mut self) -> Result<Value> {
-        let Some(line) = self.line().await? else { bail!(self.ended()) };
-        serde_json::from_str(&line).with_context(|| format!("this is not JSON: {line}"))
+    /// Reads the next line as JSON.
+    pub async fn read_json(&mut self) -> Result<Value> {
+        let Some(line) = self.read_line().await? else { bail!(self.exited_error()) };
+        serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
     }
 
-    fn ended(&self) -> String {
-        format!("the client has ended. Its log {}:{}", self.log.display(), tail(&self.log))
+    fn exited_error(&self) -> String {
+        format!("the client exited. Its log {}:{}", self.log.display(), tail(&self.log))
     }
 
-    pub(super) fn silent(&self) -> String {
+    pub(super) fn timeout_error(&self) -> String {
         format!(
-            "the client gave no answer for {} s. Its log {}:{}",
+            "the client did not respond for {} s. Its log {}:{}",
             LIMIT.as_secs(),
             self.log.display(),
             tail(&self.log)

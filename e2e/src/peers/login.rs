@@ -1,4 +1,4 @@
-//! Our own `login`, on this machine's own network, like the person whose computer it is on.
+//! Our own `login` command, in the host's network.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -10,14 +10,14 @@ use tokio::{
 };
 
 use super::{
-    browser_stub::{BrowserStub, Ended},
+    browser_stub::{BrowserStub, CompletedProgram},
     certificates::Certificates,
-    json_lines::{LIMIT, Person, Program},
+    json_lines::{LIMIT, Program, User},
     mcp_remote::Connection,
 };
-use crate::{forward::this_program, run::Run};
+use crate::{forward::e2e_program, run::Run};
 
-/// One computer's `login`: what it knows of a server stays in its folder over starts.
+/// A `login` installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
 pub struct Login {
     folder: PathBuf,
@@ -27,74 +27,75 @@ pub struct Login {
 }
 
 impl Login {
-    /// One for a computer of this name.
-    pub fn install(run: &Run, computer: &str) -> Result<Self> {
-        let folder = run.directory().join(format!("login-{computer}"));
+    /// Creates an installation in its own folder.
+    pub fn install(run: &Run, installation: &str) -> Result<Self> {
+        let folder = run.directory().join(format!("login-{installation}"));
         fs::create_dir_all(&folder)?;
-        let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{computer}")));
-        Ok(Self { folder, stub, log, authority: Certificates::of(run)?.authority() })
+        let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{installation}")));
+        Ok(Self { folder, stub, log, authority: Certificates::for_run(run)?.authority() })
     }
 
-    /// The folder with the logins.
+    /// The folder with the stored logins.
     pub fn store(&self) -> PathBuf {
         self.folder.join("store")
     }
 
-    /// What it has said besides, at the level at which everything is.
+    /// The log, at trace level.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }
 
-    /// What is kept of the one server that it knows.
-    pub fn kept(&self) -> Result<Value> {
+    /// The stored login of its only server.
+    pub fn stored_login(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&fs::read(self.file()?)?)?)
     }
 
-    /// Puts something else in its place.
-    pub fn keep(&self, login: &Value) -> Result<()> {
+    /// Replaces the stored login.
+    pub fn store_login(&self, login: &Value) -> Result<()> {
         Ok(fs::write(self.file()?, login.to_string())?)
     }
 
-    /// Runs it for a server to its end. The person, if there is one, logs in when asked; else a wish to log in is an error.
-    pub async fn run(&self, url: &str, person: Option<Person<'_>>, options: &[&str]) -> Result<Ended> {
-        self.stub.run(&mut self.command(url, options)?, person, &self.log).await
+    /// Runs the command for a server to completion. If it requests a login, `user` logs in; without a user that is an
+    /// error.
+    pub async fn run(&self, url: &str, user: Option<User<'_>>, options: &[&str]) -> Result<CompletedProgram> {
+        self.stub.run(&mut self.command(url, options)?, user, &self.log).await
     }
 
-    /// Runs it without a browser of its own: the person opens the address that it prints on another machine, where nobody
-    /// listens at `port`, and pastes where their browser ends.
-    pub async fn run_pasting(&self, url: &str, person: Person<'_>, port: u16) -> Result<Ended> {
+    /// Runs the command without a browser: the user opens the printed URL on another machine, where `port` is closed,
+    /// and pastes the final URL.
+    pub async fn run_with_pasted_url(&self, url: &str, user: User<'_>, port: u16) -> Result<CompletedProgram> {
         let mut program = self.start(url, &["--no-browser", "--port", &port.to_string()])?;
-        let mut look = interval(Duration::from_millis(50));
-        let address = timeout(LIMIT, async {
+        let mut ticks = interval(Duration::from_millis(50));
+        let login_url = timeout(LIMIT, async {
             loop {
-                look.tick().await;
-                if let Some(address) = self.log()?.lines().find_map(|line| line.strip_prefix("  https://")) {
-                    return anyhow::Ok(format!("https://{address}"));
+                ticks.tick().await;
+                if let Some(login_url) = self.log()?.lines().find_map(|line| line.strip_prefix("  https://")) {
+                    return anyhow::Ok(format!("https://{login_url}"));
                 }
             }
         });
-        let landing = person.log_in(&address.await.context("it prints no address")??).await?;
-        if landing.status != 0 {
-            bail!("somebody listens at {}", landing.url);
+        let final_page = user.log_in(&login_url.await.context("`login` printed no URL")??).await?;
+        if final_page.status != 0 {
+            bail!("the redirect reached a server at {}", final_page.url);
         }
-        program.say("not an address").await?;
-        program.say(landing.url.as_str()).await?;
-        let output = program.line().await?.unwrap_or_default();
-        Ok(Ended { code: program.end().await?, output, logins: 1, landings: vec![landing.text] })
+        program.write_line("not a URL").await?;
+        program.write_line(final_page.url.as_str()).await?;
+        let output = program.read_line().await?.unwrap_or_default();
+        Ok(CompletedProgram { code: program.finish().await?, output, logins: 1, final_pages: vec![final_page.text] })
     }
 
-    /// Starts it as an MCP server on standard input and output, and initializes the connection.
-    pub async fn bridge<'a>(&self, url: &str, person: Option<Person<'a>>) -> Result<Connection<'a>> {
+    /// Starts the command as an MCP server on standard input and output, and initializes the connection.
+    pub async fn bridge<'a>(&self, url: &str, user: Option<User<'a>>) -> Result<Connection<'a>> {
         let program = self.start(url, &["--bridge"])?;
-        Connection::initialize(program, self.stub.clone(), person).await
+        Connection::initialize(program, self.stub.clone(), user).await
     }
 
     fn start(&self, url: &str, options: &[&str]) -> Result<Program> {
-        Program::start(self.stub.of(&mut self.command(url, options)?)?, &self.log)
+        Program::start(self.stub.set_as_browser(&mut self.command(url, options)?)?, &self.log)
     }
 
     fn command(&self, url: &str, options: &[&str]) -> Result<Command> {
-        let mut command = Command::new(this_program()?.with_file_name("mcp-oauth-operator"));
+        let mut command = Command::new(e2e_program()?.with_file_name("mcp-oauth-operator"));
         command
             .args(["login", "--log", "trace", url, "--store"])
             .arg(self.store())
@@ -106,6 +107,6 @@ impl Login {
     fn file(&self) -> Result<PathBuf> {
         let files = fs::read_dir(self.store())?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         let found = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "json"));
-        found.with_context(|| format!("no login is kept in {}", self.store().display()))
+        found.with_context(|| format!("no login is stored in {}", self.store().display()))
     }
 }

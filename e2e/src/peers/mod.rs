@@ -1,53 +1,52 @@
-//! The real programs around the operator: the identity provider, Context Forge, the browser, the TLS edge, MCP clients,
-//! and the stand-in for 1Password's operator. Servers run in the run's network; the browser and the clients where a
-//! person sits, on this machine's own.
+//! The programs around the operator: identity provider, Context Forge, browser, TLS edge, MCP clients, and a stand-in
+//! for 1Password's operator. Servers run in the run's network namespace, browser and clients in the host's.
 
 pub mod api_relay;
 pub mod browser;
 mod browser_stub;
-mod cached;
+mod cache;
 pub mod certificates;
 pub mod claude_code;
+mod client_store;
+mod component_state;
 pub mod conformance;
 pub mod context_forge;
 pub mod dev;
 pub mod document_host;
 pub mod edge;
 pub mod gateway;
+mod host_ports;
 pub mod http;
-pub mod inside;
 pub mod inspector;
 pub mod json_lines;
-mod kept;
 pub mod login;
 pub mod mcp_remote;
+pub mod netns;
 mod nginx;
 pub mod node;
 pub mod one_password;
-mod outside;
 pub mod provider;
 pub mod python;
 pub mod scenarios;
 pub mod sdk;
 pub mod standalone;
-mod stored;
 pub mod tap;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-/// The components that start by a command of their own.
+/// Components with their own subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// The OpenID Connect provider
+    /// Manage the OpenID Connect provider
     Provider(provider::Args),
-    /// Context Forge with an MCP server behind it
+    /// Manage Context Forge and its MCP server
     ContextForge(context_forge::Args),
-    /// The recording reverse proxy before Context Forge
+    /// Manage the recording reverse proxy in front of Context Forge
     Tap(tap::Args),
-    /// The stand-in for 1Password's operator
+    /// Manage the stand-in for 1Password's operator
     OnePassword(one_password::Args),
-    /// The TLS edge
+    /// Manage a TLS edge
     Edge(edge::Args),
 }
 

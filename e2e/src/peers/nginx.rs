@@ -1,4 +1,4 @@
-//! nginx, which the TLS edge and the hosts of metadata documents are.
+//! nginx, used by the TLS edge and the hosts of metadata documents.
 
 use std::{fs, time::Duration};
 
@@ -7,15 +7,15 @@ use anyhow::Result;
 use super::http;
 use crate::{forward::free_port, program, run::Run};
 
-/// Starts it in the run's network under this name, with what stands within `http { }`, and waits until it answers. Relative
-/// paths are those of the run's folder of this name.
+/// Starts nginx in the run's namespace with `servers` inside `http { }`, and waits until it is ready. Relative paths
+/// refer to the component's folder.
 pub async fn start(run: &Run, component: &str, servers: &str) -> Result<()> {
     run.stop(component)?;
     let nginx = program::find("nginx", "nginx-light")?;
     let folder = run.directory().join(component);
     fs::create_dir_all(folder.join("temporary"))?;
     let health = free_port()?;
-    // Its workers must reach the run's folder.
+    // The workers need access to the run's folder.
     let user = if rustix::process::getuid().is_root() { "user root root;" } else { "" };
     let settings = format!(
         r"# Written by e2e.

@@ -1,4 +1,4 @@
-//! Programs from npm, and Node itself, by the lock file `e2e/js/package-lock.json`.
+//! Programs from npm, and Node.js itself, pinned by `e2e/js/package-lock.json`.
 
 use std::{
     env::consts::ARCH,
@@ -10,13 +10,12 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{cached, kept};
+use super::{cache, component_state};
 use crate::{program, run::Run};
 
 const PACKAGE: &str = include_str!("../../js/package.json");
 const LOCK: &str = include_str!("../../js/package-lock.json");
 const SETTINGS: &str = include_str!("../../js/.npmrc");
-/// Our own scripts.
 const SCRIPTS: [(&str, &str); 6] = [
     ("provider.mjs", include_str!("../../js/provider.mjs")),
     ("scenarios.mjs", include_str!("../../js/scenarios.mjs")),
@@ -26,27 +25,26 @@ const SCRIPTS: [(&str, &str); 6] = [
     ("upstream.mjs", include_str!("../../js/upstream.mjs")),
 ];
 
-/// The installed packages.
 #[derive(Clone, Debug)]
 pub struct Node {
     packages: PathBuf,
-    /// The folder of a run that our scripts are put into.
+    /// The folder in a run for our scripts.
     scripts: &'static str,
 }
 
 impl Node {
-    /// Installs what the demo needs, or finds it in the cache.
+    /// Installs the packages of the demo, or finds them in the cache.
     pub fn install() -> Result<Self> {
         Self::packages("npm", "js", &["--omit=dev"])
     }
 
-    /// The same, and the clients and suites that only tests need: half a gigabyte more.
+    /// Also installs the clients and suites that only tests need: another half a gigabyte.
     pub fn with_clients() -> Result<Self> {
         Self::packages("npm-clients", "js-clients", &[])
     }
 
     fn packages(cache: &str, scripts: &'static str, options: &[&str]) -> Result<Self> {
-        let directory = cached::once(cache, &[LOCK, ARCH], |directory| {
+        let directory = cache::get_or_create(cache, &[LOCK, ARCH], |directory| {
             let npm = program::find("npm", "npm")?;
             eprintln!("npm           installing the packages of e2e/js");
             fs::write(directory.join("package.json"), PACKAGE)?;
@@ -57,12 +55,11 @@ impl Node {
         Ok(Self { packages: directory.join("node_modules"), scripts })
     }
 
-    /// The interpreter.
     pub fn interpreter(&self) -> Result<PathBuf> {
         self.native("node-linux", "bin/node")
     }
 
-    /// A file of a package that there is for each architecture.
+    /// A file of an architecture-specific package.
     pub fn native(&self, package: &str, file: &str) -> Result<PathBuf> {
         let architecture = match ARCH {
             "x86_64" => "x64",
@@ -77,14 +74,14 @@ impl Node {
         self.packages.join(path)
     }
 
-    /// Puts our scripts into the run's folder, beside a link to the packages which they import; returns that of one.
+    /// Writes our scripts into the run's folder, beside a link to their packages, and returns the path of `name`.
     pub fn script(&self, run: &Run, name: &str) -> Result<PathBuf> {
         let directory = run.directory().join(self.scripts);
-        // Components that start side by side share it.
-        let _lock = kept::alone(&directory)?;
+        // Components that start concurrently share the folder.
+        let _lock = component_state::lock_folder(&directory)?;
         for (script, text) in SCRIPTS {
             let file = directory.join(script);
-            // Another component may be reading it.
+            // Do not truncate a file that another component may be reading.
             if fs::read_to_string(&file).is_ok_and(|before| before == text) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The OpenID Connect provider in Google's place (`e2e/js/provider.mjs`).
+//! The OpenID Connect provider that stands in for Google (`e2e/js/provider.mjs`).
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::{http, kept, node::Node, outside};
+use super::{component_state, host_ports, http, node::Node};
 use crate::{
     forward::free_port,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "provider";
 
-/// An account. Any password is right.
+/// An account. The provider accepts any password.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Account {
     pub sub: String,
@@ -24,24 +24,24 @@ pub struct Account {
     pub email_verified: bool,
     pub name: String,
     pub picture: String,
-    /// The Workspace domain, as at Google.
+    /// The Google Workspace domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hd: Option<String>,
     pub groups: Vec<String>,
 }
 
-/// A relying party: ours.
+/// A registered client.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Client {
     pub client_id: String,
     pub client_secret: String,
     pub redirect_uris: Vec<String>,
-    /// Without `refresh_token` among them it gets no refresh tokens.
+    /// Without `refresh_token`, the client gets no refresh tokens.
     pub grant_types: Vec<String>,
 }
 
 impl Client {
-    /// A client that gets refresh tokens, and has no redirect URI yet.
+    /// A client that gets refresh tokens, without redirect URIs.
     pub fn new(id: &str, secret: &str) -> Self {
         Self {
             client_id: id.to_owned(),
@@ -52,36 +52,33 @@ impl Client {
     }
 }
 
-/// What the provider knows. It reads this at every use.
+/// The provider's clients and accounts. It reads them at every use.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Registry {
     pub clients: Vec<Client>,
     pub accounts: Vec<Account>,
 }
 
-/// How to start the provider.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// `http://host` before the port. By default `http://localhost`.
+    /// `http://HOST` without the port. Default: `http://localhost`.
     pub origin: Option<String>,
-    /// By default a free one.
+    /// Default: a free port.
     pub port: Option<u16>,
-    /// The issuer, if something stands before it that ends https. By default origin and port.
+    /// The issuer, if a proxy terminates TLS in front of the provider. Default: origin and port.
     pub issuer: Option<String>,
 }
 
-/// The running provider.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Provider {
-    /// The issuer, exactly as in its tokens.
+    /// The issuer as in its tokens.
     pub issuer: String,
-    /// Where it listens, in the run's network.
+    /// Host and port in the run's namespace.
     pub address: String,
     registry: PathBuf,
 }
 
 impl Provider {
-    /// Starts the provider, or finds it running.
     pub async fn up(run: &Run, options: &Options) -> Result<Self> {
         if let Some(running) = Self::find(run) {
             return Ok(running);
@@ -101,24 +98,23 @@ impl Provider {
         run.spawn(NAME, command.arg(port.to_string()).arg(&folder))?;
         let discovery = format!("http://{}/.well-known/openid-configuration", provider.address);
         http::wait_until_ready(run, NAME, &discovery, Duration::from_secs(60)).await?;
-        outside::publish(run, NAME, port).await?;
-        kept::keep(run, NAME, &provider)?;
+        host_ports::publish(run, NAME, port).await?;
+        component_state::save(run, NAME, &provider)?;
         eprintln!("provider      {} · log {}", provider.issuer, run.log(NAME).display());
         Ok(provider)
     }
 
-    /// The provider, if it runs.
+    /// The provider, if it is running.
     pub fn find(run: &Run) -> Option<Self> {
-        kept::find(run, NAME)
+        component_state::load(run, NAME)
     }
 
-    /// Stops it.
     pub fn down(run: &Run) -> Result<()> {
-        outside::withdraw(run, NAME)?;
+        host_ports::unpublish(run, NAME)?;
         run.stop(NAME)
     }
 
-    /// Registers a client, or adds the redirect URIs to the one that is there. Valid at once.
+    /// Registers a client, or adds redirect URIs to an existing one. Effective immediately.
     pub fn register(&self, id: &str, secret: &str, redirect_uris: &[&str]) -> Result<()> {
         self.change(|registry| {
             let position = registry.clients.iter().position(|client| client.client_id == id).unwrap_or_else(|| {
@@ -135,19 +131,19 @@ impl Provider {
         })
     }
 
-    /// Changes the clients or the accounts. Valid at once: an account that is taken away can't log in or refresh.
+    /// Changes clients or accounts. Effective immediately: a removed account can neither log in nor refresh.
     pub fn change(&self, change: impl FnOnce(&mut Registry)) -> Result<()> {
-        // Tests that run side by side register their proxies at the one provider.
-        let _lock = kept::alone(self.registry.parent().context("the registry is in a folder")?)?;
+        // Concurrent tests register their proxies at the same provider.
+        let _lock = component_state::lock_folder(self.registry.parent().context("the registry is in a folder")?)?;
         let text = fs::read(&self.registry).with_context(|| format!("cannot read {}", self.registry.display()))?;
         let mut registry = serde_json::from_slice(&text)?;
         change(&mut registry);
         self.write(&registry)
     }
 
-    /// Every answer with tokens that it has given.
-    pub fn given(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.registry.with_file_name("given.jsonl"))?;
+    /// All token responses so far.
+    pub fn token_responses(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.registry.with_file_name("token-responses.jsonl"))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
@@ -158,7 +154,6 @@ impl Provider {
     }
 }
 
-/// An account of that domain.
 pub fn account(sub: &str, email: &str, verified: bool, hd: &str) -> Account {
     Account {
         sub: sub.to_owned(),
@@ -175,7 +170,6 @@ pub fn account(sub: &str, email: &str, verified: bool, hd: &str) -> Account {
     }
 }
 
-/// The accounts of every run.
 pub fn accounts() -> Vec<Account> {
     vec![
         account("100001", "alice@example.com", true, "example.com"),
@@ -197,8 +191,8 @@ enum Action {
     /// Start the provider
     Up {
         #[command(flatten)]
-        run: Name,
-        /// `http://host` in front of the port
+        run: RunArg,
+        /// `http://HOST` without the port
         #[arg(long, default_value = "http://localhost")]
         origin: String,
         #[arg(long)]
@@ -207,15 +201,15 @@ enum Action {
     /// Register a client, or add redirect URIs to it
     Register {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         id: String,
         secret: String,
         redirect_uris: Vec<String>,
     },
-    /// Stop it
+    /// Stop the provider
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
 }
 
@@ -229,7 +223,8 @@ impl Args {
                 Ok(())
             }
             Action::Register { run, id, secret, redirect_uris } => {
-                let provider = Provider::find(&run.open()?).context("the provider does not run: e2e provider up")?;
+                let provider = Provider::find(&run.open()?)
+                    .context("the provider is not running: start it with e2e provider up")?;
                 let uris: Vec<&str> = redirect_uris.iter().map(String::as_str).collect();
                 provider.register(&id, &secret, &uris)
             }

@@ -1,5 +1,5 @@
-//! The MCP server that the conformance suite's scenarios want (`e2e/js/scenarios.mjs`), and what stands between the suite and a
-//! proxy: the suite can send no token, so nginx adds it.
+//! The MCP server for the conformance suite's server scenarios (`e2e/js/scenarios.mjs`), and an nginx that adds the
+//! token, because the suite cannot send one.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{forward::free_port, run::Run};
 
 const NAME: &str = "scenarios";
 
-/// Starts the server; returns its host and port. Its only endpoint is `/mcp`.
+/// Starts the server and returns its host and port. Its MCP endpoint is `/mcp`.
 pub async fn up(run: &Run) -> Result<String> {
     let node = spawn_blocking(Node::with_clients).await??;
     let address = format!("127.0.0.1:{}", free_port()?);
@@ -23,7 +23,7 @@ pub async fn up(run: &Run) -> Result<String> {
     Ok(address)
 }
 
-/// Starts an nginx of this name before a proxy at `target`, which adds a token to each request and changes nothing else; returns
+/// Starts an nginx in front of a proxy at `target` that adds a token to each request and changes nothing else. Returns
 /// its host and port.
 pub async fn with_token(run: &Run, name: &str, target: &str, token: &str) -> Result<String> {
     let address = format!("127.0.0.1:{}", free_port()?);

@@ -1,5 +1,5 @@
-//! The MCP SDKs as clients, by small programs of ours (`sdk-N.mjs` in `e2e/js`, `client_N.py` in `e2e/python`), on this
-//! machine's own network.
+//! Clients that use the MCP SDKs through small scripts (`sdk-N.mjs` in `e2e/js`, `client_N.py` in `e2e/python`), in the
+//! host's network.
 
 use std::{
     fs,
@@ -13,10 +13,10 @@ use tokio::{process::Command, task::spawn_blocking};
 
 use super::{
     certificates::Certificates,
-    json_lines::{Person, Program},
+    client_store,
+    json_lines::{Program, User},
     node::Node,
     python::{MCP_SDK, MCP_SDK_1},
-    stored,
 };
 use crate::{forward::free_port, run::Run};
 
@@ -24,16 +24,16 @@ const BED: &str = include_str!("../../python/bed.py");
 const PYTHON_1: &str = include_str!("../../python/client_1.py");
 const PYTHON_2: &str = include_str!("../../python/client_2.py");
 
-/// Which SDK, and which of its lines.
+/// An SDK and its major version.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum SdkVersion {
     TypeScript1,
     TypeScript2,
     Python1,
     Python2,
 }
 
-/// One computer's client: its registration and tokens stay in its folder over starts.
+/// A client installation. Its folder keeps its registration and tokens between starts.
 #[derive(Clone, Debug)]
 pub struct Sdk {
     interpreter: PathBuf,
@@ -44,56 +44,58 @@ pub struct Sdk {
     redirect_uri: String,
 }
 
-/// What came of a call.
+/// The result of a tool call.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Called {
-    /// The names of the tools.
+pub struct CallResult {
+    /// The names of all tools.
     pub tools: Vec<String>,
-    /// The called tool's texts.
+    /// The text parts of the tool's result.
     pub text: Vec<String>,
-    /// Whether the tool says that it failed.
+    /// Whether the tool reported an error.
     pub error: bool,
-    /// How many times a login was asked for.
+    /// The number of requested logins.
     #[serde(skip)]
     pub logins: usize,
 }
 
 impl Sdk {
-    /// Installs it for a computer of this name.
-    pub async fn install(run: &Run, kind: Kind, computer: &str) -> Result<Self> {
-        let name = format!("sdk-{computer}");
+    /// Installs the client in its own folder.
+    pub async fn install(run: &Run, kind: SdkVersion, installation: &str) -> Result<Self> {
+        let name = format!("sdk-{installation}");
         let folder = run.directory().join(&name);
         fs::create_dir_all(&folder)?;
-        let (of_run, of_client) = (run.clone(), folder.clone());
-        let (interpreter, script) = spawn_blocking(move || programs(&of_run, kind, &of_client)).await??;
-        // Nobody listens there: the browser tells where it was sent.
+        let (cloned_run, cloned_folder) = (run.clone(), folder.clone());
+        let (interpreter, script) = spawn_blocking(move || programs(&cloned_run, kind, &cloned_folder)).await??;
+        // A closed port: the test passes the browser's final URL to the client.
         let redirect_uri = format!("http://127.0.0.1:{}/callback", free_port()?);
-        let authority = Certificates::of(run)?.authority();
+        let authority = Certificates::for_run(run)?.authority();
         Ok(Self { interpreter, script, folder, log: run.log(&name), authority, redirect_uri })
     }
 
-    /// Connects, lists the tools and calls one. The person, if there is one, logs in when asked; else a wish to log in
-    /// is an error.
-    pub async fn call(&self, url: &str, person: Option<Person<'_>>, tool: &str, arguments: &Value) -> Result<Called> {
-        self.run(&[url, &self.store(), &self.redirect_uri, tool, &arguments.to_string()], person).await
+    /// Connects, lists the tools and calls one. If the client requests a login, `user` logs in; without a user that is
+    /// an error.
+    pub async fn call(&self, url: &str, user: Option<User<'_>>, tool: &str, arguments: &Value) -> Result<CallResult> {
+        self.run(&[url, &self.store(), &self.redirect_uri, tool, &arguments.to_string()], user).await
     }
 
-    /// The same without a person, and once more when the access token's time is over. For the SDK for Python, which
-    /// knows that only while the process lives.
-    pub async fn call_over_expiry(&self, url: &str, tool: &str, arguments: &Value) -> Result<Called> {
+    /// Like [`Self::call`] without a user, but calls the tool again in the same process after the access token has
+    /// expired. For the Python SDK, which knows the expiry only in the process that received the token.
+    pub async fn call_before_and_after_expiry(&self, url: &str, tool: &str, arguments: &Value) -> Result<CallResult> {
         self.run(&[url, &self.store(), &self.redirect_uri, tool, &arguments.to_string(), "expire"], None).await
     }
 
-    /// Makes the access token that it keeps one that no server takes, as when it has expired.
-    pub fn spoil_access_token(&self) -> Result<()> {
-        stored::change(Path::new(&self.store()), |store| stored::spoil(&mut store["tokens"], "access_token"))
+    /// Replaces the stored access token by an invalid one, as if it had expired.
+    pub fn invalidate_access_token(&self) -> Result<()> {
+        client_store::edit(Path::new(&self.store()), |store| {
+            client_store::invalidate_token(&mut store["tokens"], "access_token")
+        })
     }
 
     fn store(&self) -> String {
         self.folder.join("store.json").display().to_string()
     }
 
-    async fn run(&self, arguments: &[&str], person: Option<Person<'_>>) -> Result<Called> {
+    async fn run(&self, arguments: &[&str], user: Option<User<'_>>) -> Result<CallResult> {
         let mut command = Command::new(&self.interpreter);
         command
             .arg(&self.script)
@@ -103,19 +105,19 @@ impl Sdk {
         let mut program = Program::start(&mut command, &self.log)?;
         let mut logins = 0;
         loop {
-            let message = program.hear().await?;
-            let Some(address) = message["authorize"].as_str() else {
-                return Ok(Called { logins, ..serde_json::from_value(message)? });
+            let message = program.read_json().await?;
+            let Some(login_url) = message["authorize"].as_str() else {
+                return Ok(CallResult { logins, ..serde_json::from_value(message)? });
             };
-            let Some(person) = person else { bail!("the SDK asks for a login at {address}") };
+            let Some(user) = user else { bail!("the SDK requested a login at {login_url}") };
             logins += 1;
-            program.say(person.log_in(address).await?.url.as_str()).await?;
+            program.write_line(user.log_in(login_url).await?.url.as_str()).await?;
         }
     }
 }
 
-/// The interpreter and our script for it.
-fn programs(run: &Run, kind: Kind, folder: &Path) -> Result<(PathBuf, PathBuf)> {
+/// The interpreter and the client script.
+fn programs(run: &Run, kind: SdkVersion, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let typescript = |script| {
         let node = Node::with_clients()?;
         Ok((node.interpreter()?, node.script(run, script)?))
@@ -127,9 +129,9 @@ fn programs(run: &Run, kind: Kind, folder: &Path) -> Result<(PathBuf, PathBuf)> 
         Ok((packages.install()?.join("python"), script))
     };
     match kind {
-        Kind::TypeScript1 => typescript("sdk-1.mjs"),
-        Kind::TypeScript2 => typescript("sdk-2.mjs"),
-        Kind::Python1 => python(MCP_SDK_1, PYTHON_1),
-        Kind::Python2 => python(MCP_SDK, PYTHON_2),
+        SdkVersion::TypeScript1 => typescript("sdk-1.mjs"),
+        SdkVersion::TypeScript2 => typescript("sdk-2.mjs"),
+        SdkVersion::Python1 => python(MCP_SDK_1, PYTHON_1),
+        SdkVersion::Python2 => python(MCP_SDK, PYTHON_2),
     }
 }

@@ -1,4 +1,4 @@
-//! Our proxy as a plain process, without a cluster (docs/standalone.md).
+//! The proxy as a plain process, without a cluster (docs/standalone.md).
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{certificates::Certificates, document_host::DocumentHost, http};
 use crate::{
-    forward::{free_port, this_program},
+    forward::{e2e_program, free_port},
     program,
     progress::wait_until,
     run::Run,
@@ -17,76 +17,76 @@ use crate::{
 const CLIENT_ID: &str = "standalone";
 const CLIENT_SECRET: &str = "standalone-secret";
 
-/// What the proxy stands between.
+/// How a proxy is configured.
 #[derive(Clone, Copy, Debug)]
-pub struct Between<'a> {
-    /// What clients connect to.
+pub struct ProxyOptions<'a> {
     pub public_url: &'a str,
-    /// The provider.
     pub provider: &'a super::provider::Provider,
-    /// Host and port of the MCP server, or its https URL: one whose certificate is the run's.
+    /// Host and port of the MCP server, or an https URL whose certificate is signed by the run's CA.
     pub upstream: &'a str,
-    /// Whether the provider is asked at each refresh.
-    pub rechecks: bool,
-    /// Where the metadata documents of clients are. Without it none are taken, for there is no internet.
+    /// `identityProvider.recheckOnRefresh`.
+    pub recheck_on_refresh: bool,
+    /// The hosts of client metadata documents. Without them, metadata documents are disabled, because there is no
+    /// internet access.
     pub documents: Option<&'a DocumentHost>,
-    /// More of the configuration: members that the rest does not have.
+    /// Additional top-level members of the configuration.
     pub settings: &'a [(&'a str, Value)],
 }
 
-/// A running proxy. A run may have several, each under its own name.
+/// A running proxy. A run may have several.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     run: Run,
     name: String,
     health: String,
     documents: Option<DocumentHost>,
-    /// The authorities that it takes for the system's, if not those.
+    /// The CA file that replaces the system's, if needed.
     authorities: Option<PathBuf>,
 }
 
 impl Proxy {
-    /// Starts the proxy; `listen` is its host and port. It logs all that it can, for what is said there is tested too.
-    pub async fn up(run: &Run, name: &str, listen: &str, between: Between<'_>) -> Result<Self> {
+    /// Starts the proxy at `listen`, a host and port. It logs at trace level, because tests check that logs contain no
+    /// secrets.
+    pub async fn up(run: &Run, name: &str, listen: &str, options: ProxyOptions<'_>) -> Result<Self> {
         let health = format!("127.0.0.1:{}", free_port()?);
-        let documents = between.documents.cloned();
-        let (upstream, authorities) = match between.upstream {
-            url if url.starts_with("https://") => (url.to_owned(), Some(Certificates::of(run)?.authority())),
+        let documents = options.documents.cloned();
+        let (upstream, authorities) = match options.upstream {
+            url if url.starts_with("https://") => (url.to_owned(), Some(Certificates::for_run(run)?.authority())),
             address => (format!("http://{address}"), None),
         };
         let proxy = Self { run: run.clone(), name: name.to_owned(), health, documents, authorities };
         let secrets = proxy.secrets();
         fs::create_dir_all(&secrets)?;
         program::output(Command::new(binary()?).arg("keys").arg(&secrets))
-            .context("is it built? cargo build --bin mcp-oauth-operator")?;
+            .context("build it with cargo build --bin mcp-oauth-operator")?;
         fs::write(secrets.join("OAUTH_CLIENT_ID"), CLIENT_ID)?;
         fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
-        between.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", between.public_url)])?;
+        options.provider.register(CLIENT_ID, CLIENT_SECRET, &[&format!("{}/callback", options.public_url)])?;
         let mut configuration = json!({
-            "publicURL": between.public_url,
+            "publicURL": options.public_url,
             "listen": listen,
             "healthListen": proxy.health,
             "identityProvider": {
-                "issuerURL": between.provider.issuer,
-                "recheckOnRefresh": if between.rechecks { "Enabled" } else { "Disabled" },
+                "issuerURL": options.provider.issuer,
+                "recheckOnRefresh": if options.recheck_on_refresh { "Enabled" } else { "Disabled" },
             },
             "credentials": {"directory": secrets},
             "signingKeys": secrets.join("signing-keys.json"),
             "access": {"domains": ["example.com"]},
-            "clients": {"metadataDocuments": if between.documents.is_some() { "Known" } else { "Disabled" }},
+            "clients": {"metadataDocuments": if options.documents.is_some() { "Known" } else { "Disabled" }},
             "upstream": {"url": upstream, "paths": ["/mcp", "/servers/*/mcp"]},
             "sessions": {"store": {"type": "SQLite", "path": proxy.database()}},
         });
-        for (name, value) in between.settings {
+        for (name, value) in options.settings {
             configuration[*name] = value.clone();
         }
         fs::write(proxy.configuration(), serde_yaml::to_string(&configuration)?)?;
         proxy.restart().await?;
-        eprintln!("{name:13} {} · log {}", between.public_url, run.log(name).display());
+        eprintln!("{name:13} {} · log {}", options.public_url, run.log(name).display());
         Ok(proxy)
     }
 
-    /// Ends its process, if it runs, and starts it again on the same database and keys.
+    /// Restarts the process with the same database and keys.
     pub async fn restart(&self) -> Result<()> {
         self.run.stop(&self.name)?;
         let mut command = match &self.documents {
@@ -102,7 +102,7 @@ impl Proxy {
         http::wait_until_ready(&self.run, &self.name, &ready, Duration::from_secs(60)).await
     }
 
-    /// Puts a new encryption key beside the one in use, and waits until the proxy has read it.
+    /// Rotates the encryption key, keeps the old one as the previous key, and waits until the proxy has loaded both.
     pub fn change_encryption_key(&self) -> Result<()> {
         let key = self.secrets().join("ENCRYPTION_KEY");
         fs::copy(&key, self.secrets().join("PREVIOUS_ENCRYPTION_KEY"))?;
@@ -110,17 +110,17 @@ impl Proxy {
         self.wait_until_logged("changed credentials or keys are now used", Duration::from_secs(30))
     }
 
-    /// Puts a new encryption key in the place of those in use, waits until the proxy has ended over it, and starts it again.
+    /// Replaces all encryption keys by a new one, waits until the proxy exits because of this, and restarts it.
     pub async fn replace_encryption_key(&self) -> Result<()> {
         let previous = self.secrets().join("PREVIOUS_ENCRYPTION_KEY");
         let key = self.new_encryption_key()?;
         fs::write(self.secrets().join("ENCRYPTION_KEY"), key)?;
         fs::remove_file(previous)?;
-        wait_until("the proxy to end", Duration::from_secs(30), || Ok(self.run.running(&self.name).is_none()))?;
+        wait_until("the proxy to exit", Duration::from_secs(30), || Ok(self.run.running(&self.name).is_none()))?;
         self.restart().await
     }
 
-    /// Waits until the log has a line with this text.
+    /// Waits until a log line contains the text.
     pub fn wait_until_logged(&self, text: &str, limit: Duration) -> Result<()> {
         wait_until(text, limit, || Ok(self.log()?.lines().any(|line| line.contains(text))))
     }
@@ -133,10 +133,7 @@ impl Proxy {
         Ok(key)
     }
 
-    /// What the proxy has logged since it was started.
-    ///
-    /// # Errors
-    /// When there is no log.
+    /// The log since the last start.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.run.log(&self.name))?)
     }
@@ -146,25 +143,26 @@ impl Proxy {
         self.folder().join("secrets")
     }
 
-    /// How many sessions the proxy's database has of clients of this name.
+    /// The number of sessions of clients with this name.
     pub fn sessions_of(&self, client: &str) -> Result<usize> {
-        self.number_of("count(*)", client)
+        self.query_client("count(*)", client)
     }
 
-    /// The generation of the refresh token in the session of a client of this name, which must have only one.
+    /// The refresh token generation of the only session of clients with this name.
     pub fn generation_of(&self, client: &str) -> Result<usize> {
-        ensure!(self.sessions_of(client)? == 1, "{client} has not one session");
-        self.number_of("json_extract(record, '$.rotation')", client)
+        ensure!(self.sessions_of(client)? == 1, "{client} does not have exactly one session");
+        self.query_client("json_extract(record, '$.rotation')", client)
     }
 
-    fn number_of(&self, what: &str, client: &str) -> Result<usize> {
+    fn query_client(&self, what: &str, client: &str) -> Result<usize> {
         let select = format!("SELECT {what} FROM sessions WHERE json_extract(record, '$.client.name') = ?");
         self.query(&format!("print(database.execute(\"{select}\", sys.argv[2:]).fetchone()[0])"), &[client])
     }
 
-    /// Takes all sessions out of the database, as docs/standalone.md says, and returns how many there were, when the proxy has seen
-    /// it: a request that is under way in that moment is cut, and a client that was not to be ended so would fail.
-    pub async fn end_sessions(&self) -> Result<usize> {
+    /// Deletes all sessions from the database, as docs/standalone.md describes, and returns their number. Waits until
+    /// the proxy has noticed it, because a request that is in flight at that moment would be cut and fail in the
+    /// client.
+    pub async fn delete_sessions(&self) -> Result<usize> {
         let ended = self.query("print(database.execute(\"DELETE FROM sessions\").rowcount); database.commit()", &[])?;
         let (client, metrics) = (http::client(None)?, format!("http://{}/metrics", self.health));
         let limit = Duration::from_secs(30);
@@ -179,10 +177,10 @@ impl Proxy {
             anyhow::Ok(ended)
         })
         .await
-        .context("the proxy has not seen that its sessions are gone")?
+        .context("the proxy did not notice the deleted sessions")?
     }
 
-    /// Python has SQLite with it.
+    /// Uses Python's sqlite3 module.
     fn query(&self, statements: &str, arguments: &[&str]) -> Result<usize> {
         let script = format!("import sqlite3, sys; database = sqlite3.connect(sys.argv[1]); {statements}");
         let mut command = Command::new("python3");
@@ -204,5 +202,5 @@ impl Proxy {
 }
 
 fn binary() -> Result<PathBuf> {
-    Ok(this_program()?.with_file_name("mcp-oauth-operator"))
+    Ok(e2e_program()?.with_file_name("mcp-oauth-operator"))
 }

@@ -1,4 +1,4 @@
-//! A recording reverse proxy in front of Context Forge: tests read from it what really arrived there.
+//! A reverse proxy in front of Context Forge that records the requests it receives, for tests.
 
 use std::{
     convert::Infallible,
@@ -27,45 +27,43 @@ use hyper_util::{
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use super::{http, kept};
+use super::{component_state, http};
 use crate::{
-    forward::{free_port, this_program},
-    run::{Name, Run},
+    forward::{e2e_program, free_port},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "tap";
-/// Answered by the tap itself.
+/// A path that the tap serves itself.
 const HEALTH: &str = "/.tap/health";
-/// The query of what the tap answers with a stream of events that does not end: Context Forge has none to listen to.
-pub const LISTEN: &str = "listen";
+/// The query for which the tap itself returns an endless event stream, because Context Forge offers none.
+pub const STREAM_QUERY: &str = "listen";
 
-/// A request as it arrived.
+/// A request as received.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Arrived {
+pub struct RecordedRequest {
     pub method: String,
-    /// With the query.
+    /// Including the query.
     pub path: String,
-    /// In order, with repetitions; names in lower case.
+    /// In order, including duplicates; names in lower case.
     pub headers: Vec<(String, String)>,
 }
 
-impl Arrived {
-    /// All values of a header.
+impl RecordedRequest {
     pub fn header(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
     }
 }
 
-/// The running tap.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Tap {
-    /// Where it listens, in the run's network.
+    /// Host and port in the run's namespace.
     pub address: String,
     records: PathBuf,
 }
 
 impl Tap {
-    /// Starts a tap before `upstream`, a host and port, or finds it running.
+    /// Starts a tap in front of `upstream`, a host and port, or finds it running.
     pub async fn up(run: &Run, upstream: &str) -> Result<Self> {
         if let Some(running) = Self::find(run) {
             return Ok(running);
@@ -74,29 +72,28 @@ impl Tap {
         let address = format!("{}:{}", run.address(), free_port()?);
         let tap = Self { address, records: run.logs().join("tap.jsonl") };
         File::create(&tap.records)?;
-        let mut command = run.command(this_program()?);
+        let mut command = run.command(e2e_program()?);
         command.args(["tap", "serve", "--listen", &tap.address, "--upstream", upstream, "--records"]);
         run.spawn(NAME, command.arg(&tap.records))?;
         http::wait_until_ready(run, NAME, &format!("http://{}{HEALTH}", tap.address), Duration::from_secs(60)).await?;
-        kept::keep(run, NAME, &tap)?;
-        eprintln!("tap           {} before {upstream} · records {}", tap.address, tap.records.display());
+        component_state::save(run, NAME, &tap)?;
+        eprintln!("tap           {} in front of {upstream} · records {}", tap.address, tap.records.display());
         Ok(tap)
     }
 
-    /// The tap, if it runs.
+    /// The tap, if it is running.
     pub fn find(run: &Run) -> Option<Self> {
-        kept::find(run, NAME)
+        component_state::load(run, NAME)
     }
 
-    /// Stops it.
     pub fn down(run: &Run) -> Result<()> {
         run.stop(NAME)
     }
 
     /// All requests so far.
-    pub fn arrived(&self) -> Result<Vec<Arrived>> {
+    pub fn requests(&self) -> Result<Vec<RecordedRequest>> {
         let text = fs::read_to_string(&self.records)?;
-        // The last line may be half written.
+        // The last line may be incomplete.
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         complete.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
@@ -109,7 +106,6 @@ struct Shared {
     client: Client<HttpConnector, Body>,
 }
 
-/// Serves until the process is ended.
 async fn serve(listen: SocketAddr, upstream: &str, records: PathBuf) -> Result<()> {
     let records = OpenOptions::new().create(true).append(true).open(records)?;
     let shared = Shared {
@@ -117,16 +113,16 @@ async fn serve(listen: SocketAddr, upstream: &str, records: PathBuf) -> Result<(
         records: Arc::new(Mutex::new(records)),
         client: Client::builder(TokioExecutor::new()).build_http(),
     };
-    let router = Router::new().fallback(pass).with_state(shared);
+    let router = Router::new().fallback(handle).with_state(shared);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     Ok(axum::serve(listener, router).await?)
 }
 
-async fn pass(State(shared): State<Shared>, mut request: Request) -> Response {
+async fn handle(State(shared): State<Shared>, mut request: Request) -> Response {
     if request.uri().path() == HEALTH {
         return StatusCode::OK.into_response();
     }
-    if request.uri().query() == Some(LISTEN) {
+    if request.uri().query() == Some(STREAM_QUERY) {
         let events = stream::once(async { Ok::<_, Infallible>("data: {}\n\n") }).chain(stream::pending());
         return ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response();
     }
@@ -140,8 +136,8 @@ async fn forward(shared: &Shared, request: &mut Request) -> Result<Response> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
-    let arrived = Arrived { method: request.method().to_string(), path: path.clone(), headers };
-    let line = format!("{}\n", serde_json::to_string(&arrived)?);
+    let recorded = RecordedRequest { method: request.method().to_string(), path: path.clone(), headers };
+    let line = format!("{}\n", serde_json::to_string(&recorded)?);
     shared.records.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
 
     let mut onward = std::mem::take(request);
@@ -152,7 +148,7 @@ async fn forward(shared: &Shared, request: &mut Request) -> Result<Response> {
     Ok(response)
 }
 
-/// They belong to one connection; the libraries make their own (RFC 9110 §7.6.1).
+/// Hop-by-hop headers apply to one connection; the libraries add their own (RFC 9110 §7.6.1).
 fn remove_hop_by_hop(headers: &mut axum::http::HeaderMap) {
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
         headers.remove(name);
@@ -168,18 +164,18 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Start the tap before a host and port
+    /// Start the tap in front of a host and port
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         upstream: String,
     },
-    /// Stop it
+    /// Stop the tap
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
-    /// What `up` starts
+    /// Run the tap (started by `up`)
     #[command(hide = true)]
     Serve {
         #[arg(long)]

@@ -1,20 +1,20 @@
-//! Who may come in, and who has to go when that changes.
+//! Access rules, and the end of sessions when the rules change.
 
 use e2e::{
+    environment::NAMESPACE,
     peers::{browser::Browser, context_forge::MEMBERS},
-    stage::NAMESPACE,
 };
 use mcp_oauth_operator::api::Bounded;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Scripted, eventually, sessions, stage};
+use crate::support::{ScriptedClient, environment, eventually, sessions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn issuer_group_allows_its_members_only() {
-    let stage = stage();
-    let front = stage
-        .front("groups", |spec| {
+    let environment = environment();
+    let proxy = environment
+        .deploy_proxy("groups", |spec| {
             spec.replicas = Bounded::of::<1>();
             spec.identity_provider.groups_claim = Some("groups".to_owned());
             spec.access.domains.clear();
@@ -22,54 +22,54 @@ async fn issuer_group_allows_its_members_only() {
         })
         .await
         .unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
     assert_eq!(client.call(&tokens.access, &[]).await.status(), StatusCode::OK);
-    // The groups are carried in the session: a refresh asks for them again.
-    assert!(sessions(&stage, "groups").await[0].spec.claims.groups.contains(&"gateway-users".to_owned()));
+    // The session stores the groups, and a refresh evaluates the rules with them.
+    assert!(sessions(&environment, "groups").await[0].spec.claims.groups.contains(&"gateway-users".to_owned()));
     client.refresh(&tokens.refresh).await.unwrap();
 
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let landing = browser.login(client.authorize_url().as_str(), MEMBERS[1]).await.unwrap();
-    assert_eq!(landing.status, 403, "{landing:?}");
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let final_page = browser.login(client.authorize_url().as_str(), MEMBERS[1]).await.unwrap();
+    assert_eq!(final_page.status, 403, "{final_page:?}");
     browser.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn session_caps_and_changed_rules_end_only_affected_sessions() {
-    let stage = stage();
+    let environment = environment();
     let name = "rules";
-    let front = stage
-        .front(name, |spec| {
+    let proxy = environment
+        .deploy_proxy(name, |spec| {
             spec.replicas = Bounded::of::<1>();
             spec.sessions.max_per_user = Bounded::of::<2>();
         })
         .await
         .unwrap();
-    let kubectl = stage.cluster.kubectl_program();
+    let kubectl = environment.cluster.kubectl_program();
     let patch = |patch: &Value| {
         let patch = patch.to_string();
         kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", name, "--type=merge", "--patch", &patch]).unwrap();
     };
-    let client = Scripted::register(&stage, &front).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let status = |access: String| {
         let client = &client;
         async move { client.call(&access, &[]).await.status() }
     };
 
-    // Three logins of one person: the first ends.
-    let browser = Browser::start(&stage.run).await.unwrap();
+    // The first of three logins of one user ends.
+    let browser = Browser::start(&environment.run).await.unwrap();
     let mut alice = Vec::new();
     for _ in 0..3 {
         alice.push(client.login(&browser, MEMBERS[0]).await.unwrap());
-        // Which one has gone longest without a refresh is told in whole seconds.
+        // The last refresh, which decides which session ends, has a resolution of one second.
         let before = jiff::Timestamp::now().as_second();
         eventually("the next second", || async { jiff::Timestamp::now().as_second() > before }).await;
     }
     browser.close().await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
     let carol = client.login(&browser, MEMBERS[1]).await.unwrap();
     browser.close().await.unwrap();
     eventually("the first of three sessions ends", || async {
@@ -79,30 +79,31 @@ async fn session_caps_and_changed_rules_end_only_affected_sessions() {
     assert_eq!(status(alice[1].access.clone()).await, StatusCode::OK);
     assert_eq!(status(alice[2].access.clone()).await, StatusCode::OK);
 
-    // Deleting the sessions of a person, as docs/access.md has it, logs out this person alone.
-    let whose = format!("spec.proxy={name},spec.user.email={}", MEMBERS[1]);
-    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsessions", "--field-selector", &whose]).unwrap();
-    eventually("the deleted session's calls end", || async {
+    // Deleting a user's sessions, as in docs/access.md, logs out only that user.
+    let selector = format!("spec.proxy={name},spec.user.email={}", MEMBERS[1]);
+    kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsessions", "--field-selector", &selector]).unwrap();
+    eventually("the deleted session is rejected", || async {
         status(carol.access.clone()).await == StatusCode::UNAUTHORIZED
     })
     .await;
     assert_eq!(status(alice[2].access.clone()).await, StatusCode::OK);
-    let browser = Browser::start(&stage.run).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
     let carol = client.login(&browser, MEMBERS[1]).await.unwrap();
     browser.close().await.unwrap();
 
-    // Who is blocked is logged out; others are not.
+    // Blocking a user ends only that user's sessions.
     patch(&json!({"spec": {"access": {"blocked": [MEMBERS[0]]}}}));
-    eventually("all sessions of the blocked person are gone", || async {
-        sessions(&stage, name).await.iter().all(|session| session.spec.user.email == MEMBERS[1])
+    eventually("all sessions of the blocked user are gone", || async {
+        sessions(&environment, name).await.iter().all(|session| session.spec.user.email == MEMBERS[1])
     })
     .await;
-    assert_eq!(sessions(&stage, name).await.len(), 1);
+    assert_eq!(sessions(&environment, name).await.len(), 1);
     assert!(client.refresh(&alice[2].refresh).await.is_err());
-    eventually("the other one's calls go on", || async { status(carol.access.clone()).await == StatusCode::OK }).await;
+    eventually("the other user's calls succeed", || async { status(carol.access.clone()).await == StatusCode::OK })
+        .await;
 
     // Mass logout.
     patch(&json!({"spec": {"sessions": {"notBefore": jiff::Timestamp::now().to_string()}}}));
-    eventually("every session is gone", || async { sessions(&stage, name).await.is_empty() }).await;
+    eventually("every session is gone", || async { sessions(&environment, name).await.is_empty() }).await;
     assert!(client.refresh(&carol.refresh).await.is_err());
 }

@@ -1,14 +1,15 @@
-//! What the operator and the pods make of changes: of the resource, of its Secret, and of objects of its name.
+//! Reactions of operator and pods to changes: of the resource, of its Secret, and of objects with the names of
+//! children.
 
 use e2e::{
     cluster::Kubectl,
+    environment::{CLIENT_SECRET, NAMESPACE, credentials_name},
     peers::{browser::Browser, context_forge::MEMBERS},
-    stage::{CLIENT_SECRET, NAMESPACE, credentials_name},
 };
 use mcp_oauth_operator::api::Bounded;
 use serde_json::{Value, json};
 
-use crate::support::{Condition, Scripted, eventually, stage};
+use crate::support::{Condition, ScriptedClient, environment, eventually};
 
 fn namespaced(kubectl: &Kubectl, arguments: &[&str]) -> String {
     kubectl.output(&[&["--namespace", NAMESPACE], arguments].concat()).unwrap()
@@ -18,7 +19,6 @@ fn patch(kubectl: &Kubectl, object: &str, patch: &Value) {
     namespaced(kubectl, &["patch", object, "--type=merge", "--patch", &patch.to_string()]);
 }
 
-/// Uid and restarts of each pod.
 fn pods(kubectl: &Kubectl, proxy: &str) -> Vec<(String, u64)> {
     let selector = format!("app.kubernetes.io/name={proxy}");
     let list: Value =
@@ -33,107 +33,104 @@ fn pods(kubectl: &Kubectl, proxy: &str) -> Vec<(String, u64)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_object_with_a_childs_name_is_kept_and_reported() {
-    let stage = stage();
+    let environment = environment();
     let name = "conflict";
-    let kubectl = stage.cluster.kubectl_program();
-    let edge = stage.edge(name).await.unwrap();
-    let client = stage.cluster.client().await.unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    let edge = environment.edge(name).await.unwrap();
+    let client = environment.cluster.client().await.unwrap();
     namespaced(&kubectl, &["create", "configmap", name, "--from-literal=theirs=yes"]);
-    stage.apply_credentials(&client, name).await.unwrap();
-    let mut spec = stage.spec(name, &edge).unwrap();
+    environment.apply_credentials(&client, name).await.unwrap();
+    let mut spec = environment.spec(name, &edge).unwrap();
     spec.replicas = Bounded::of::<1>();
-    stage.apply(&client, name, spec).await.unwrap();
-    eventually("the conflict is named", || async {
-        let ready = Condition::of(&kubectl, name, "Ready");
+    environment.apply(&client, name, spec).await.unwrap();
+    eventually("the conflict is reported", || async {
+        let ready = Condition::get(&kubectl, name, "Ready");
         ready.reason == "NameConflict" && ready.message.contains("ConfigMap conflict")
     })
     .await;
-    assert_eq!(Condition::of(&kubectl, name, "Stalled").status, "True");
+    assert_eq!(Condition::get(&kubectl, name, "Stalled").status, "True");
     let theirs = namespaced(&kubectl, &["get", "configmap", name, "-o", "jsonpath={.data}"]);
     assert_eq!(theirs, r#"{"theirs":"yes"}"#);
     assert_eq!(pods(&kubectl, name), []);
 
     namespaced(&kubectl, &["delete", "configmap", name]);
-    stage.wait_ready(name).unwrap();
-    assert_eq!(Condition::of(&kubectl, name, "Stalled").status, "");
+    environment.wait_ready(name).unwrap();
+    assert_eq!(Condition::get(&kubectl, name, "Stalled").status, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_resource_replaces_pods_and_wrong_image_can_be_corrected() {
-    let stage = stage();
+    let environment = environment();
     let name = "changes";
-    let kubectl = stage.cluster.kubectl_program();
-    let front = stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let before = pods(&kubectl, name);
 
-    // Not ready as long as no pod with the present spec answers; the old one goes on serving.
+    // Not Ready until a pod with the current spec is ready; the old pod continues to serve.
     let resource = format!("mop/{name}");
     patch(&kubectl, &resource, &json!({"spec": {"image": "localhost/nowhere:1"}}));
-    eventually("it is not ready with an image that is not there", || async {
-        let ready = Condition::of(&kubectl, name, "Ready");
+    eventually("the resource with a missing image is not Ready", || async {
+        let ready = Condition::get(&kubectl, name, "Ready");
         ready.status == "False" && ["RollingOut", "RolloutStuck"].contains(&ready.reason.as_str())
     })
     .await;
-    assert_eq!(Condition::of(&kubectl, name, "Available").status, "True");
+    assert_eq!(Condition::get(&kubectl, name, "Available").status, "True");
 
-    // Corrected, with other access rules: who could log in before no longer can.
+    // Corrected, with different access rules: a user who could log in before cannot any more.
     let corrected = json!({"spec": {"image": null, "access": {"domains": null, "emails": ["carol@example.com"]}}});
     patch(&kubectl, &resource, &corrected);
-    eventually("the pods are others", || async {
+    eventually("the pods are replaced", || async {
         let now = pods(&kubectl, name);
-        now.len() == 1 && now[0].0 != before[0].0 && Condition::of(&kubectl, name, "Ready").status == "True"
+        now.len() == 1 && now[0].0 != before[0].0 && Condition::get(&kubectl, name, "Ready").status == "True"
     })
     .await;
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
-    let landing = browser.login(client.authorize_url().as_str(), "alice@example.com").await.unwrap();
-    assert_eq!(landing.status, 403, "{landing:?}");
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
+    let final_page = browser.login(client.authorize_url().as_str(), "alice@example.com").await.unwrap();
+    assert_eq!(final_page.status, 403, "{final_page:?}");
     browser.close().await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
     client.login(&browser, MEMBERS[1]).await.unwrap();
     browser.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_secret_is_reloaded_by_running_pods() {
-    let stage = stage();
+    let environment = environment();
     let name = "reload";
-    let kubectl = stage.cluster.kubectl_program();
-    let front = stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let before = pods(&kubectl, name);
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
 
-    // A secret that the issuer does not know: logins fail as soon as the pods have read it.
+    // A client secret that the issuer rejects: logins fail as soon as the pods have loaded it.
     let secret = format!("secret/{}", credentials_name(name));
     patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": "not-the-issuers"}}));
     eventually("the pods use the changed secret", || async {
-        let landing = browser.login(client.authorize_url().as_str(), MEMBERS[0]).await.unwrap();
-        landing.status == 500 && landing.text.contains("does not accept this server")
+        let final_page = browser.login(client.authorize_url().as_str(), MEMBERS[0]).await.unwrap();
+        final_page.status == 500 && final_page.text.contains("does not accept this server")
     })
     .await;
     patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": CLIENT_SECRET}}));
-    eventually("the pods use the secret that was put back", || async {
-        client.login(&browser, MEMBERS[0]).await.is_ok()
-    })
-    .await;
+    eventually("the pods use the restored secret", || async { client.login(&browser, MEMBERS[0]).await.is_ok() }).await;
     assert_eq!(pods(&kubectl, name), before, "no pod was replaced or restarted");
     browser.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_or_edited_child_is_restored() {
-    let stage = stage();
+    let environment = environment();
     let name = "repaired";
-    let kubectl = stage.cluster.kubectl_program();
-    stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let config = || namespaced(&kubectl, &["get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data}"]);
     let before = config();
     patch(&kubectl, &format!("configmap/{name}"), &json!({"data": {"config.yaml": "edited"}}));
-    eventually("the edited ConfigMap is put right", || async { config() == before }).await;
+    eventually("the edited ConfigMap is restored", || async { config() == before }).await;
     for child in ["configmap", "service", "rolebinding", "serviceaccount"] {
         namespaced(&kubectl, &["delete", child, name]);
-        eventually(&format!("the deleted {child} is made again"), || async {
+        eventually(&format!("the deleted {child} is recreated"), || async {
             !namespaced(&kubectl, &["get", child, name, "--ignore-not-found", "-o", "name"]).is_empty()
         })
         .await;

@@ -1,14 +1,15 @@
 use std::collections::BTreeMap;
 
-use e2e::stage::NAMESPACE;
+use e2e::environment::NAMESPACE;
 use mcp_oauth_operator::api::Bounded;
 use serde_json::Value;
 
-use crate::support::{eventually, stage};
+use crate::support::{environment, eventually};
 
 const KINDS: &str = "deployment,service,serviceaccount,rolebinding,configmap,secret";
 
-/// Kind and version of each object that the resource owns. The Deployment's is its generation, since its status moves too.
+/// Kind and version of each object that the resource owns. For the Deployment it is the generation, because its status
+/// changes too.
 fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
     let items = objects["items"].as_array().unwrap().iter();
     items
@@ -26,14 +27,14 @@ fn owned(objects: &Value, uid: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn children_are_created_and_deleted_with_the_resource() {
-    let stage = stage();
+    let environment = environment();
     let name = "children";
-    let kubectl = stage.cluster.kubectl_program();
+    let kubectl = environment.cluster.kubectl_program();
     let json = |arguments: &[&str]| -> Value {
         let arguments = [&["--namespace", NAMESPACE, "-o", "json", "get"], arguments].concat();
         serde_json::from_str(&kubectl.output(&arguments).unwrap()).unwrap()
     };
-    stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
 
     let uid = json(&["mop", name])["metadata"]["uid"].as_str().unwrap().to_owned();
     let children = owned(&json(&[KINDS]), &uid);
@@ -52,12 +53,12 @@ async fn children_are_created_and_deleted_with_the_resource() {
     assert_eq!(context["capabilities"]["drop"][0], "ALL");
     assert_eq!(container["resources"]["limits"]["memory"], "128Mi");
 
-    // A pass over settled children writes nothing. That there was one is seen by the one child that was to change, and
-    // that it is over by the status, which is written last.
+    // A reconcile that changes one child writes no other child. The status is written last, so it shows the end of the
+    // reconcile.
     let mut before = owned(&json(&[KINDS]), &uid);
-    let change = r#"{"spec":{"service":{"annotations":{"e2e/pass":"second"}}}}"#;
+    let change = r#"{"spec":{"service":{"annotations":{"e2e/reconcile":"second"}}}}"#;
     kubectl.output(&["--namespace", NAMESPACE, "patch", "mop", name, "--type=merge", "--patch", change]).unwrap();
-    eventually("the second pass is over", || async {
+    eventually("the second reconcile is complete", || async {
         let resource = json(&["mop", name]);
         resource["status"]["observedGeneration"] == resource["metadata"]["generation"]
     })

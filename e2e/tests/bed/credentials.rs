@@ -1,20 +1,20 @@
-use e2e::stage::{NAMESPACE, credentials_name};
+use e2e::environment::{NAMESPACE, credentials_name};
 use mcp_oauth_operator::api::Bounded;
 
-use crate::support::{Condition, eventually, stage};
+use crate::support::{Condition, environment, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
-    let stage = stage();
+    let environment = environment();
     let name = "credentials";
-    let edge = stage.edge(name).await.unwrap();
-    let client = stage.cluster.client().await.unwrap();
-    let kubectl = stage.cluster.kubectl_program();
-    let condition = |kind: &str| Condition::of(&kubectl, name, kind);
-    let mut spec = stage.spec(name, &edge).unwrap();
+    let edge = environment.edge(name).await.unwrap();
+    let client = environment.cluster.client().await.unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    let condition = |kind: &str| Condition::get(&kubectl, name, kind);
+    let mut spec = environment.spec(name, &edge).unwrap();
     spec.replicas = Bounded::of::<1>();
-    stage.apply(&client, name, spec).await.unwrap();
-    eventually("the condition says which Secret is missing", || async {
+    environment.apply(&client, name, spec).await.unwrap();
+    eventually("the condition names the missing Secret", || async {
         let ready = condition("CredentialsReady");
         ready.reason == "SecretNotFound" && ready.message.contains(&credentials_name(name))
     })
@@ -25,13 +25,13 @@ async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
     let incomplete =
         ["--namespace", NAMESPACE, "create", "secret", "generic", &secret, "--from-literal=OAUTH_CLIENT_ID=x"];
     kubectl.output(&incomplete).unwrap();
-    eventually("the condition says which key is missing", || async {
+    eventually("the condition names the missing key", || async {
         let ready = condition("CredentialsReady");
         ready.reason == "SecretKeyMissing" && ready.message.contains("OAUTH_CLIENT_SECRET")
     })
     .await;
 
     kubectl.output(&["--namespace", NAMESPACE, "delete", "secret", &secret]).unwrap();
-    stage.apply_credentials(&client, name).await.unwrap();
-    stage.wait_ready(name).unwrap();
+    environment.apply_credentials(&client, name).await.unwrap();
+    environment.wait_ready(name).unwrap();
 }

@@ -1,5 +1,4 @@
-//! Clients that name themselves by the address of a metadata document, which the proxy fetches from a host with a public address
-//! and from no other.
+//! Clients identified by a client ID metadata document, which the proxy fetches only from hosts with public addresses.
 
 use std::fs;
 
@@ -11,50 +10,50 @@ use e2e::{
         context_forge::MEMBERS,
         document_host::{CLAUDE_CODE, DocumentHost},
         edge::Edge,
-        json_lines::Person,
-        standalone::{Between, Proxy},
+        json_lines::User,
+        standalone::{Proxy, ProxyOptions},
     },
 };
 use serde_json::Value;
 use url::Url;
 
-use crate::support::{client, stage};
+use crate::support::{client, environment};
 
 const NAME: &str = "documents";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claude_code_logs_in_with_its_metadata_document() {
-    let stage = stage();
-    let documents = DocumentHost::up(&stage.run).await.unwrap();
+    let environment = environment();
+    let documents = DocumentHost::up(&environment.run).await.unwrap();
     let listen = format!("127.0.0.1:{}", free_port().unwrap());
-    let edge = Edge::up(&stage.run, NAME, free_port().unwrap(), &listen).await.unwrap();
-    let (public_url, upstream) = (edge.url.as_str(), stage.tap.address.as_str());
-    let between = Between {
+    let edge = Edge::up(&environment.run, NAME, free_port().unwrap(), &listen).await.unwrap();
+    let (public_url, upstream) = (edge.url.as_str(), environment.tap.address.as_str());
+    let options = ProxyOptions {
         public_url,
-        provider: &stage.provider,
+        provider: &environment.provider,
         upstream,
-        rechecks: false,
+        recheck_on_refresh: false,
         documents: Some(&documents),
         settings: &[],
     };
-    let proxy = Proxy::up(&stage.run, &format!("proxy-{NAME}"), &listen, between).await.unwrap();
+    let proxy = Proxy::up(&environment.run, &format!("proxy-{NAME}"), &listen, options).await.unwrap();
 
-    let claude = ClaudeCode::install(&stage.run, NAME).await.unwrap();
+    let claude = ClaudeCode::install(&environment.run, NAME).await.unwrap();
     claude.add(&format!("{}/mcp", edge.url)).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    assert_eq!(claude.log_in(Person { browser: &browser, email: MEMBERS[0] }).await.unwrap(), 1);
+    let browser = Browser::start(&environment.run).await.unwrap();
+    assert_eq!(claude.log_in(User { browser: &browser, email: MEMBERS[0] }).await.unwrap(), 1);
     browser.close().await.unwrap();
     assert!(claude.is_connected().await.unwrap());
     assert_eq!(proxy.sessions_of("Claude Code").unwrap(), 1);
-    claude.spoil_access_token().unwrap();
-    assert!(claude.is_connected().await.unwrap(), "it refreshes without a login");
-    let requests = fs::read_to_string(stage.run.log(&format!("edge-{NAME}"))).unwrap();
+    claude.invalidate_access_token().unwrap();
+    assert!(claude.is_connected().await.unwrap(), "a refresh needs no login");
+    let requests = fs::read_to_string(environment.run.log(&format!("edge-{NAME}"))).unwrap();
     assert!(!requests.contains("POST /register"), "{requests}");
-    let fetched = documents.asked().unwrap();
-    assert_eq!(fetched, ["claude.ai/oauth/claude-code-client-metadata"], "once, and never for tokens");
+    let fetched = documents.requested_documents().unwrap();
+    assert_eq!(fetched, ["claude.ai/oauth/claude-code-client-metadata"], "fetched once, and not for token requests");
 
-    // What is no document of its own address, or at no public address, is no client.
-    let http = client(&stage);
+    // Documents that do not contain their own URL, or are at a non-public address, are rejected.
+    let http = client(&environment);
     let authorize = async |id: &str| {
         let parameters = [
             ("response_type", "code"),
@@ -64,13 +63,13 @@ async fn claude_code_logs_in_with_its_metadata_document() {
             ("code_challenge_method", "S256"),
         ];
         let url = Url::parse_with_params(&format!("{}/authorize", edge.url), parameters).unwrap();
-        let answer = http.get(url).header("accept", "application/json").send().await.unwrap();
-        let status = answer.status().as_u16();
-        let error = answer.json::<Value>().await.unwrap_or_default();
+        let response = http.get(url).header("accept", "application/json").send().await.unwrap();
+        let status = response.status().as_u16();
+        let error = response.json::<Value>().await.unwrap_or_default();
         (status, error["error_description"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(authorize(CLAUDE_CODE).await.0, 200, "the consent page");
-    for (id, status, says) in [
+    for (id, status, expected) in [
         ("https://claude.ai/moved", 400, "redirects are not followed"),
         ("https://claude.ai/not-itself", 400, "the document's own address"),
         ("https://claude.ai/large", 400, "larger than 5 KiB"),
@@ -79,8 +78,8 @@ async fn claude_code_logs_in_with_its_metadata_document() {
         ("https://nobody.example/client", 401, "not a known MCP client's host"),
     ] {
         let (answered, description) = authorize(id).await;
-        assert!(answered == status && description.contains(says), "{id}: {answered} {description}");
+        assert!(answered == status && description.contains(expected), "{id}: {answered} {description}");
     }
-    let fetched = documents.asked().unwrap();
-    assert!(!fetched.iter().any(|asked| asked.starts_with("www.cursor.com")), "{fetched:?}");
+    let fetched = documents.requested_documents().unwrap();
+    assert!(!fetched.iter().any(|document| document.starts_with("www.cursor.com")), "{fetched:?}");
 }

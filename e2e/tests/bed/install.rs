@@ -5,10 +5,10 @@ use e2e::{
     run::Run,
 };
 
-/// A cluster of its own, which ends with the test.
-struct Own(Run);
+/// A separate cluster, removed at the end of the test.
+struct ClusterGuard(Run);
 
-impl Drop for Own {
+impl Drop for ClusterGuard {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
         if let Err(error) = Cluster::down(&self.0, failed) {
@@ -19,16 +19,16 @@ impl Drop for Own {
 
 #[test]
 fn kubectl_apply_k_installs_the_operator() {
-    let own = Own(Run::open(&format!("kustomize-{}", std::process::id())).unwrap());
-    let cluster = Cluster::up(&own.0).unwrap();
+    let guard = ClusterGuard(Run::open(&format!("kustomize-{}", std::process::id())).unwrap());
+    let cluster = Cluster::up(&guard.0).unwrap();
     operator::install(&cluster, &image::operator().unwrap(), Installer::Kustomize, "info").unwrap();
     let kubectl = cluster.kubectl_program();
-    // An operator that could not list its resources would not be ready; that people can is shown here.
+    // The rollout shows that the operator can list its resources. This shows that administrators can.
     kubectl.output(&["get", "mop,mcpsessions", "--all-namespaces"]).unwrap();
     let explained = kubectl.output(&["explain", "mop.spec.access"]).unwrap();
     assert!(explained.contains("which people may log in"), "{explained}");
 
-    // With what docs/observability.md adds.
+    // The overlay of docs/observability.md.
     let overlay = tempfile::tempdir_in(workspace().join("config")).unwrap();
     let kustomization = "resources: [../default]\ncomponents: [../monitoring]\n";
     std::fs::write(overlay.path().join("kustomization.yaml"), kustomization).unwrap();

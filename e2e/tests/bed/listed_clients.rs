@@ -1,24 +1,24 @@
-//! Clients with an id typed in by hand, and the Secret that such a client's own secret is in.
+//! Static clients, and the Secret with such a client's secret.
 
 use e2e::{
+    environment::NAMESPACE,
     peers::{browser::Browser, context_forge::MEMBERS},
-    stage::NAMESPACE,
 };
 use mcp_oauth_operator::api::{Bounded, proxy::RedirectPolicy};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Condition, REDIRECT_URI, Scripted, eventually, stage};
+use crate::support::{Condition, REDIRECT_URI, ScriptedClient, environment, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() {
-    let stage = stage();
+    let environment = environment();
     let name = "listed";
-    let kubectl = stage.cluster.kubectl_program();
-    let edge = stage.edge(name).await.unwrap();
-    let api = stage.cluster.client().await.unwrap();
-    stage.apply_credentials(&api, name).await.unwrap();
-    let mut spec = stage.spec(name, &edge).unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    let edge = environment.edge(name).await.unwrap();
+    let api = environment.cluster.client().await.unwrap();
+    environment.apply_credentials(&api, name).await.unwrap();
+    let mut spec = environment.spec(name, &edge).unwrap();
     spec.replicas = Bounded::of::<1>();
     spec.clients.redirects.policy = RedirectPolicy::Known;
     let client = json!({
@@ -27,19 +27,19 @@ async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() 
         "redirectURIs": [REDIRECT_URI],
     });
     spec.clients.listed = vec![serde_json::from_value(client).unwrap()];
-    stage.apply(&api, name, spec).await.unwrap();
-    eventually("the missing Secret is named", || async {
-        let condition = Condition::of(&kubectl, name, "CredentialsReady");
+    environment.apply(&api, name, spec).await.unwrap();
+    eventually("the missing Secret is reported", || async {
+        let condition = Condition::get(&kubectl, name, "CredentialsReady");
         condition.reason == "ClientSecretMissing" && condition.message.contains("chat-client")
     })
     .await;
     let literal = "--from-literal=secret=open sesame";
     kubectl.output(&["--namespace", NAMESPACE, "create", "secret", "generic", "chat-client", literal]).unwrap();
-    stage.wait_ready(name).unwrap();
-    let front = stage.routed(name, edge).await.unwrap();
+    environment.wait_ready(name).unwrap();
+    let proxy = environment.wait_until_reachable(name, edge).await.unwrap();
 
-    let client = Scripted::listed(&stage, &front, "chat");
-    let browser = Browser::start(&stage.run).await.unwrap();
+    let client = ScriptedClient::listed(&environment, &proxy, "chat");
+    let browser = Browser::start(&environment.run).await.unwrap();
     let code = client.code(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
     let redeem = async |secret: Option<&str>| {
@@ -49,8 +49,8 @@ async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() 
             Some(secret) => request.basic_auth("chat", Some(secret)).form(&form),
             None => request.form(&[&form[..], &[("client_id", &client.client_id)]].concat()),
         };
-        let answer = request.send().await.unwrap();
-        (answer.status(), answer.json::<Value>().await.unwrap())
+        let response = request.send().await.unwrap();
+        (response.status(), response.json::<Value>().await.unwrap())
     };
     for wrong in [Some("open"), Some("chat"), None] {
         let (status, body) = redeem(wrong).await;

@@ -2,63 +2,63 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     cluster::Kubectl,
+    environment::NAMESPACE,
     peers::{
         browser::Browser,
         context_forge::{MEMBERS, TOOL},
-        json_lines::Person,
+        json_lines::User,
         mcp_remote::McpRemote,
-        sdk::{Kind, Sdk},
+        sdk::{Sdk, SdkVersion},
     },
-    stage::NAMESPACE,
 };
 use mcp_oauth_operator::api::Bounded;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::{Scripted, sessions, stage};
+use crate::support::{ScriptedClient, environment, sessions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mcp_remote_keeps_its_login_across_pod_restarts() {
-    let stage = stage();
-    let front = stage.front("mcp-remote", |_| ()).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let person = Person { browser: &browser, email: MEMBERS[0] };
-    let client = McpRemote::install(&stage.run, "restart").await.unwrap();
+    let environment = environment();
+    let proxy = environment.deploy_proxy("mcp-remote", |_| ()).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let user = User { browser: &browser, email: MEMBERS[0] };
+    let client = McpRemote::install(&environment.run, "restart").await.unwrap();
 
-    let mut connection = client.connect(&front.url(), Some(person), &[]).await.unwrap();
+    let mut connection = client.connect(&proxy.url(), Some(user), &[]).await.unwrap();
     assert_eq!(connection.logins(), 1);
-    let answer = connection.call(TOOL, json!({"message": "before"})).await.unwrap();
-    assert!(answer.contains("before"), "{answer}");
+    let response = connection.call(TOOL, json!({"message": "before"})).await.unwrap();
+    assert!(response.contains("before"), "{response}");
     drop(connection);
 
-    let kubectl = stage.cluster.kubectl_program();
+    let kubectl = environment.cluster.kubectl_program();
     let deployment = "deployment/mcp-remote";
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "restart", deployment]).unwrap();
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", deployment, "--timeout=120s"]).unwrap();
-    let mut again = client.connect(&front.url(), None, &[]).await.unwrap();
-    let answer = again.call(TOOL, json!({"message": "after"})).await.unwrap();
-    assert!(answer.contains("after"), "{answer}");
+    let mut again = client.connect(&proxy.url(), None, &[]).await.unwrap();
+    let response = again.call(TOOL, json!({"message": "after"})).await.unwrap();
+    assert!(response.contains("after"), "{response}");
     assert_eq!(again.logins(), 0);
     drop(again);
 
-    // The kill switch: no more calls, and the next start logs in again.
-    let session = sessions(&stage, "mcp-remote").await.remove(0).metadata.name.unwrap();
+    // The kill switch: the client has to log in again.
+    let session = sessions(&environment, "mcp-remote").await.remove(0).metadata.name.unwrap();
     kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsession", &session]).unwrap();
-    let mut anew = client.connect(&front.url(), Some(person), &[]).await.unwrap();
-    anew.call(TOOL, json!({"message": "anew"})).await.unwrap();
-    assert_eq!(anew.logins(), 1);
-    drop(anew);
+    let mut third = client.connect(&proxy.url(), Some(user), &[]).await.unwrap();
+    third.call(TOOL, json!({"message": "third"})).await.unwrap();
+    assert_eq!(third.logins(), 1);
+    drop(third);
     browser.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_sdk_logs_in_and_calls_a_tool() {
-    let stage = stage();
-    let front = stage.front("python-sdk", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let person = Person { browser: &browser, email: MEMBERS[1] };
-    let client = Sdk::install(&stage.run, Kind::Python2, "login").await.unwrap();
-    let called = client.call(&front.url(), Some(person), TOOL, &json!({"message": "hello"})).await.unwrap();
+    let environment = environment();
+    let proxy = environment.deploy_proxy("python-sdk", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let user = User { browser: &browser, email: MEMBERS[1] };
+    let client = Sdk::install(&environment.run, SdkVersion::Python2, "login").await.unwrap();
+    let called = client.call(&proxy.url(), Some(user), TOOL, &json!({"message": "hello"})).await.unwrap();
     assert!(!called.error && called.logins == 1, "{called:?}");
     assert!(called.text.iter().any(|text| text.contains("hello")), "{called:?}");
     browser.close().await.unwrap();
@@ -66,13 +66,13 @@ async fn python_sdk_logs_in_and_calls_a_tool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn context_forge_receives_the_accounts_email_and_no_client_identity_headers() {
-    let stage = stage();
-    let front = stage.front("identity", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
+    let environment = environment();
+    let proxy = environment.deploy_proxy("identity", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
     let marker = "marker-of-the-identity-test";
-    let answer = client
+    let response = client
         .call(
             &tokens.access,
             &[
@@ -84,9 +84,9 @@ async fn context_forge_receives_the_accounts_email_and_no_client_identity_header
             ],
         )
         .await;
-    assert_eq!(answer.status(), StatusCode::OK);
-    let arrived = stage.tap.arrived().unwrap();
-    let ours = arrived.iter().find(|request| request.header("user-agent") == [marker]).unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let requests = environment.tap.requests().unwrap();
+    let ours = requests.iter().find(|request| request.header("user-agent") == [marker]).unwrap();
     assert_eq!(ours.header("x-forwarded-user"), [MEMBERS[0]]);
     assert_eq!(ours.header("x-forwarded-email"), [MEMBERS[0]]);
     for absent in ["authorization", "cookie", "x_forwarded_user"] {
@@ -97,26 +97,26 @@ async fn context_forge_receives_the_accounts_email_and_no_client_identity_header
 
 #[tokio::test(flavor = "multi_thread")]
 async fn login_works_at_both_replicas_immediately() {
-    let stage = stage();
-    let front = stage.front("replicas", |spec| spec.replicas = Bounded::of::<2>()).await.unwrap();
-    let kubectl = stage.cluster.kubectl_program();
+    let environment = environment();
+    let proxy = environment.deploy_proxy("replicas", |spec| spec.replicas = Bounded::of::<2>()).await.unwrap();
+    let kubectl = environment.cluster.kubectl_program();
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", "deployment/replicas", "--timeout=120s"]).unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
     let pods = pod_addresses(&kubectl, "replicas");
     assert_eq!(pods.len(), 2, "{pods:?}");
     for pod in &pods {
-        assert_eq!(client.call_pod(&stage, pod, &tokens.access).await, StatusCode::OK, "{pod}");
+        assert_eq!(client.call_pod(&environment, pod, &tokens.access).await, StatusCode::OK, "{pod}");
     }
 
-    // The kill switch: within a second on every replica. What `kubectl` and a call themselves take is not counted.
-    let session = sessions(&stage, "replicas").await.remove(0).metadata.name.unwrap();
+    // The kill switch works on every replica within a second, plus the time of `kubectl` and a call.
+    let session = sessions(&environment, "replicas").await.remove(0).metadata.name.unwrap();
     kubectl.output(&["--namespace", NAMESPACE, "delete", "mcpsession", &session]).unwrap();
     let deleted = Instant::now();
     for pod in &pods {
-        while client.call_pod(&stage, pod, &tokens.access).await != StatusCode::UNAUTHORIZED {
-            assert!(deleted.elapsed() < Duration::from_secs(10), "{pod} still lets the ended session in");
+        while client.call_pod(&environment, pod, &tokens.access).await != StatusCode::UNAUTHORIZED {
+            assert!(deleted.elapsed() < Duration::from_secs(10), "{pod} still accepts the deleted session");
         }
     }
     browser.close().await.unwrap();

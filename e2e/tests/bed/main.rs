@@ -1,5 +1,5 @@
-//! What the product promises, shown on the real parts of the bed. `make test` sets the stage, runs these and ends it;
-//! without a stage they fail and say so.
+//! End-to-end tests on the test bed. `make test` starts the environment, runs these tests and removes it; without an
+//! environment they fail.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod access;

@@ -1,36 +1,36 @@
-//! The way of the credentials from a 1Password item, with the stand-in for 1Password's operator.
+//! Credentials from a 1Password item, with the stand-in for 1Password's operator.
 
 use e2e::{
+    environment::{CLIENT_ID, CLIENT_SECRET, ENCRYPTION_KEY, NAMESPACE},
     peers::{browser::Browser, context_forge::MEMBERS, one_password::OnePassword},
-    stage::{CLIENT_ID, CLIENT_SECRET, ENCRYPTION_KEY, NAMESPACE},
 };
 use mcp_oauth_operator::api::Bounded;
 use mcp_oauth_operator::api::proxy::OnePasswordSource;
 
-use crate::support::{Condition, Scripted, eventually, stage};
+use crate::support::{Condition, ScriptedClient, environment, eventually};
 
 const ITEM: &str = "vaults/bed/items/proxy";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_password_item_provides_credentials_and_is_deleted_with_its_resource() {
-    let stage = stage();
+    let environment = environment();
     let name = "one-password";
-    let kubectl = stage.cluster.kubectl_program();
-    let edge = stage.edge(name).await.unwrap();
-    let client = stage.cluster.client().await.unwrap();
-    let mut spec = stage.spec(name, &edge).unwrap();
+    let kubectl = environment.cluster.kubectl_program();
+    let edge = environment.edge(name).await.unwrap();
+    let client = environment.cluster.client().await.unwrap();
+    let mut spec = environment.spec(name, &edge).unwrap();
     spec.replicas = Bounded::of::<1>();
     spec.credentials.secret_ref = None;
     spec.credentials.one_password = Some(OnePasswordSource { item_path: ITEM.parse().unwrap() });
 
-    // Nobody has installed 1Password's operator yet.
-    stage.apply(&client, name, spec).await.unwrap();
-    eventually("the missing kind is named", || async {
-        Condition::of(&kubectl, name, "CredentialsReady").reason == "OnePasswordCRDMissing"
+    // 1Password's operator is not installed yet.
+    environment.apply(&client, name, spec).await.unwrap();
+    eventually("the missing CRD is reported", || async {
+        Condition::get(&kubectl, name, "CredentialsReady").reason == "OnePasswordCRDMissing"
     })
     .await;
 
-    let stand_in = OnePassword::up(&stage.run, &stage.cluster).await.unwrap();
+    let stand_in = OnePassword::up(&environment.run, &environment.cluster).await.unwrap();
     let fields = [
         ("OAUTH_CLIENT_ID", CLIENT_ID),
         ("OAUTH_CLIENT_SECRET", CLIENT_SECRET),
@@ -38,10 +38,10 @@ async fn one_password_item_provides_credentials_and_is_deleted_with_its_resource
         ("notesPlain", "not for the pods"),
     ];
     stand_in.put(ITEM, &fields).unwrap();
-    stage.wait_ready(name).unwrap();
-    let front = stage.routed(name, edge).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let scripted = Scripted::register(&stage, &front).await.unwrap();
+    environment.wait_ready(name).unwrap();
+    let proxy = environment.wait_until_reachable(name, edge).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     scripted.login(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
 

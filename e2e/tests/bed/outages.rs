@@ -1,4 +1,4 @@
-//! What callers notice of restarts and of parts that are down: nothing, as long as their tokens are good.
+//! Clients with valid tokens do not notice restarts and outages.
 
 use std::{
     sync::{
@@ -9,8 +9,8 @@ use std::{
 };
 
 use e2e::{
-    peers::{browser::Browser, context_forge::MEMBERS, http, inside::inside, tap::LISTEN},
-    stage::{NAMESPACE, Stage},
+    environment::{Environment, NAMESPACE},
+    peers::{browser::Browser, context_forge::MEMBERS, http, netns::run_in_netns, tap::STREAM_QUERY},
 };
 use jiff::Timestamp;
 use mcp_oauth_operator::api::Bounded;
@@ -20,13 +20,13 @@ use tokio::task::JoinSet;
 
 use crate::{
     replica::Replica,
-    support::{Scripted, client, eventually, pods, stage},
+    support::{ScriptedClient, client, environment, eventually, pods},
 };
 
-/// How many callers call at once, each over a connection of its own that it keeps.
+/// The number of concurrent callers, each with its own keep-alive connection.
 const CALLERS: usize = 8;
 
-/// Calls one after the other until it is told to stop.
+/// A client that calls sequentially until it is stopped.
 #[derive(Clone)]
 struct Caller {
     http: Client,
@@ -38,26 +38,26 @@ struct Caller {
 #[derive(Default)]
 struct Load {
     stop: AtomicBool,
-    answered: AtomicUsize,
+    succeeded: AtomicUsize,
 }
 
 impl Caller {
-    /// What became of the calls that were not answered with 200.
+    /// Returns the failures of all calls without status 200.
     async fn call(self) -> Vec<String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
         let mut failed = Vec::new();
         while !self.load.stop.load(Ordering::SeqCst) {
             let request = self.http.post(&self.url).bearer_auth(&self.access).json(&body);
-            let answer = request.header("accept", "application/json, text/event-stream").send().await;
-            let whole = match answer {
-                Ok(answer) => {
-                    let status = answer.status();
-                    answer.bytes().await.map(|_| status)
+            let response = request.header("accept", "application/json, text/event-stream").send().await;
+            let result = match response {
+                Ok(response) => {
+                    let status = response.status();
+                    response.bytes().await.map(|_| status)
                 }
                 Err(error) => Err(error),
             };
-            match whole {
-                Ok(StatusCode::OK) => drop(self.load.answered.fetch_add(1, Ordering::SeqCst)),
+            match result {
+                Ok(StatusCode::OK) => drop(self.load.succeeded.fetch_add(1, Ordering::SeqCst)),
                 Ok(status) => failed.push(status.to_string()),
                 Err(error) => failed.push(format!("{error:?}")),
             }
@@ -66,15 +66,15 @@ impl Caller {
     }
 }
 
-/// How many streams are open meanwhile.
+/// The number of concurrent streams.
 const STREAMS: usize = 200;
 
-/// Listens to what the server has to say, until the stream ends; says what was wrong with that.
+/// Reads a stream until it ends. Returns the error if it did not end normally.
 async fn listen(http: Client, url: String, access: String, open: Arc<AtomicUsize>) -> Option<String> {
-    let asked = http.get(&url).bearer_auth(&access).header("accept", "text/event-stream");
-    let asked = asked.timeout(Duration::from_secs(600)).send().await;
-    let mut stream = match asked {
-        Ok(answer) if answer.status() == StatusCode::OK => answer,
+    let response = http.get(&url).bearer_auth(&access).header("accept", "text/event-stream");
+    let response = response.timeout(Duration::from_secs(600)).send().await;
+    let mut stream = match response {
+        Ok(response) if response.status() == StatusCode::OK => response,
         other => return Some(format!("{other:?}")),
     };
     open.fetch_add(1, Ordering::SeqCst);
@@ -87,79 +87,80 @@ async fn listen(http: Client, url: String, access: String, open: Arc<AtomicUsize
     }
 }
 
-/// Callers of this machine, at this address.
-fn call_from_here(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
+/// Starts callers in the current network namespace.
+fn start_callers(http: &Client, url: &str, access: &str, load: &Arc<Load>) -> JoinSet<Vec<String>> {
     let caller = Caller { http: http.clone(), url: url.to_owned(), access: access.to_owned(), load: load.clone() };
     (0..CALLERS).map(|_| caller.clone().call()).collect()
 }
 
-/// Ends the load, when it has been answered this often more.
+/// Stops the load after 20 more successful calls and returns all failures.
 async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
-    let answered = load.answered.load(Ordering::SeqCst);
-    eventually("calls are answered", || async { load.answered.load(Ordering::SeqCst) >= answered + 20 }).await;
+    let succeeded = load.succeeded.load(Ordering::SeqCst);
+    eventually("calls succeed", || async { load.succeeded.load(Ordering::SeqCst) >= succeeded + 20 }).await;
     load.stop.store(true, Ordering::SeqCst);
     callers.join_all().await.concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restart_fails_no_call() {
-    let stage = stage();
+    let environment = environment();
     let name = "restarted";
-    let streams = i64::try_from(STREAMS).unwrap().try_into().unwrap();
-    let front = stage.front(name, |spec| spec.upstream.limits.streams_per_user = streams).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let scripted = Scripted::register(&stage, &front).await.unwrap();
+    let streams_per_user = i64::try_from(STREAMS).unwrap().try_into().unwrap();
+    let proxy =
+        environment.deploy_proxy(name, |spec| spec.upstream.limits.streams_per_user = streams_per_user).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
-    let kubectl = stage.cluster.kubectl_program();
+    let kubectl = environment.cluster.kubectl_program();
     let namespaced = |words: &[&str]| kubectl.output(&[&["--namespace", NAMESPACE], words].concat()).unwrap();
-    let before = pods(&stage, name);
+    let before = pods(&environment, name);
     assert_eq!(before.len(), 2);
 
-    // Through the edge, which opens a connection for each call, and at the Service over connections that are kept.
+    // Through the edge, which opens a connection per request, and to the Service over keep-alive connections.
     let load = Arc::new(Load::default());
-    let callers = call_from_here(&client(&stage), &front.url(), &tokens.access, &load);
+    let callers = start_callers(&client(&environment), &proxy.url(), &tokens.access, &load);
     let service = namespaced(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}"]);
-    let (url, access, at_service) = (format!("http://{service}:8080/mcp"), tokens.access.clone(), load.clone());
-    let (run, beside) = (stage.run.clone(), load.clone());
-    let kept = tokio::spawn(async move {
-        inside(&run, move || async move {
-            let callers = call_from_here(&http::client(None)?, &url, &access, &at_service);
+    let (url, access, service_load) = (format!("http://{service}:8080/mcp"), tokens.access.clone(), load.clone());
+    let (run, shared_load) = (environment.run.clone(), load.clone());
+    let service_callers = tokio::spawn(async move {
+        run_in_netns(&run, move || async move {
+            let callers = start_callers(&http::client(None)?, &url, &access, &service_load);
             Ok(callers.join_all().await.concat())
         })
         .await
     });
-    eventually("calls are answered", || async { beside.answered.load(Ordering::SeqCst) > 20 }).await;
+    eventually("calls succeed", || async { shared_load.succeeded.load(Ordering::SeqCst) > 20 }).await;
 
     let open = Arc::new(AtomicUsize::default());
-    let http = client(&stage);
-    let url = format!("{}?{LISTEN}", front.url());
+    let http = client(&environment);
+    let url = format!("{}?{STREAM_QUERY}", proxy.url());
     let streams: JoinSet<Option<String>> =
         (0..STREAMS).map(|_| listen(http.clone(), url.clone(), tokens.access.clone(), open.clone())).collect();
     eventually("the streams are open", || async { open.load(Ordering::SeqCst) == STREAMS }).await;
 
     namespaced(&["rollout", "restart", &format!("deployment/{name}")]);
     namespaced(&["rollout", "status", &format!("deployment/{name}"), "--timeout=150s"]);
-    eventually("the former pods are gone", || async {
-        let now = pods(&stage, name);
+    eventually("the old pods are gone", || async {
+        let now = pods(&environment, name);
         now.len() == 2 && now.iter().all(|pod| !before.contains(pod))
     })
     .await;
     let mut failed = end(callers, &load).await;
-    failed.extend(kept.await.unwrap().unwrap());
-    let answered = load.answered.load(Ordering::SeqCst);
-    eprintln!("{answered} calls were answered while the replicas were restarted, {} failed", failed.len());
+    failed.extend(service_callers.await.unwrap().unwrap());
+    let succeeded = load.succeeded.load(Ordering::SeqCst);
+    eprintln!("{succeeded} calls succeeded during the restart of the replicas, {} failed", failed.len());
     failed.extend(streams.join_all().await.into_iter().flatten());
     assert_eq!(failed, Vec::<String>::new());
 }
 
-/// Where nobody listens.
-fn nowhere(configuration: &mut Value) {
+/// Configures an unreachable issuer.
+fn set_unreachable_issuer(configuration: &mut Value) {
     configuration["identityProvider"]["issuerURL"] = json!("http://127.0.0.1:9");
 }
 
-/// Since when the replica has not heard of the API server.
-async fn silence(replica: &Replica) -> Duration {
+/// The time since the replica's last contact with the API server.
+async fn time_since_contact(replica: &Replica) -> Duration {
     let contact = replica.metric("mcp_oauth_proxy_session_watch_contact_timestamp_seconds").await;
     let contact: i64 = contact.parse().unwrap();
     Duration::from_secs(u64::try_from(Timestamp::now().as_second() - contact).unwrap_or_default())
@@ -167,36 +168,38 @@ async fn silence(replica: &Replica) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_continue_without_issuer_and_api_server_and_refreshes_get_503() {
-    let stage: Stage = stage();
+    let environment: Environment = environment();
     let name = "cut-off";
-    let front = stage.front(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
-    let browser = Browser::start(&stage.run).await.unwrap();
-    let scripted = Scripted::register(&stage, &front).await.unwrap();
+    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let browser = Browser::start(&environment.run).await.unwrap();
+    let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
     browser.close().await.unwrap();
-    let replica = Replica::start(&stage, name, nowhere).await;
+    let replica = Replica::start(&environment, name, set_unreachable_issuer).await;
     let load = Arc::new(Load::default());
-    let callers = call_from_here(&http::client(None).unwrap(), &replica.url, &tokens.access, &load);
-    eventually("calls are answered", || async { load.answered.load(Ordering::SeqCst) > 20 }).await;
+    let callers = start_callers(&http::client(None).unwrap(), &replica.url, &tokens.access, &load);
+    eventually("calls succeed", || async { load.succeeded.load(Ordering::SeqCst) > 20 }).await;
 
     replica.relay.stop();
-    // Longer than the watch goes without contact before it is given up and begun anew.
-    eventually("the API server has been silent for long", || async {
-        silence(&replica).await > Duration::from_secs(30)
+    // Longer than the timeout after which the watch is restarted.
+    eventually("the API server has not responded for 30 s", || async {
+        time_since_contact(&replica).await > Duration::from_secs(30)
     })
     .await;
-    let waits = replica.refresh(&scripted.client_id, &tokens.refresh).await;
-    assert_eq!(waits.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(waits.headers().contains_key("retry-after"));
-    assert!(replica.is_ready().await, "a restart would not help");
+    let unavailable = replica.refresh(&scripted.client_id, &tokens.refresh).await;
+    assert_eq!(unavailable.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(unavailable.headers().contains_key("retry-after"));
+    assert!(replica.is_ready().await, "the replica stays ready, because a restart would not help");
 
     replica.relay.resume();
-    eventually("the API server is heard of again", || async { silence(&replica).await < Duration::from_secs(15) })
-        .await;
+    eventually("the replica is connected to the API server again", || async {
+        time_since_contact(&replica).await < Duration::from_secs(15)
+    })
+    .await;
     let refreshed = replica.refresh(&scripted.client_id, &tokens.refresh).await;
-    assert_eq!(refreshed.status(), StatusCode::OK, "the failed attempt has burnt nothing");
+    assert_eq!(refreshed.status(), StatusCode::OK, "the failed attempt did not consume the refresh token");
     let failed = end(callers, &load).await;
-    let answered = load.answered.load(Ordering::SeqCst);
-    eprintln!("{answered} calls were answered without issuer and API server, {} failed", failed.len());
+    let succeeded = load.succeeded.load(Ordering::SeqCst);
+    eprintln!("{succeeded} calls succeeded without issuer and API server, {} failed", failed.len());
     assert_eq!(failed, Vec::<String>::new());
 }

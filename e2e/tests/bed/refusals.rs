@@ -7,40 +7,48 @@ use reqwest::{
 };
 use serde_json::json;
 
-use crate::support::{Scripted, client, sessions, stage};
+use crate::support::{ScriptedClient, client, environment, sessions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_accounts_get_an_explanation_and_leave_no_session() {
-    let stage = stage();
-    let front = stage.front("refusals", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
-    for (email, says) in [("mallory@evil.example", "not among those that may use"), ("bob@example.com", "not verified")]
+    let environment = environment();
+    let proxy = environment.deploy_proxy("refusals", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
+    for (email, expected) in
+        [("mallory@evil.example", "not among those that may use"), ("bob@example.com", "not verified")]
     {
-        let browser = Browser::start(&stage.run).await.unwrap();
-        let landing = browser.login(client.authorize_url().as_str(), email).await.unwrap();
-        assert!(landing.consented && landing.signed_in, "{landing:?}");
-        assert_eq!(landing.status, 403, "{landing:?}");
-        assert!(landing.text.contains(says) && landing.text.contains(email), "{landing:?}");
+        let browser = Browser::start(&environment.run).await.unwrap();
+        let final_page = browser.login(client.authorize_url().as_str(), email).await.unwrap();
+        assert!(final_page.consented && final_page.signed_in, "{final_page:?}");
+        assert_eq!(final_page.status, 403, "{final_page:?}");
+        assert!(final_page.text.contains(expected) && final_page.text.contains(email), "{final_page:?}");
         browser.close().await.unwrap();
     }
-    assert!(sessions(&stage, "refusals").await.is_empty());
+    assert!(sessions(&environment, "refusals").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn b4_b5_registrations_and_authorizations_store_nothing() {
-    let stage = stage();
-    let front = stage.front("flood", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
-    let scripted = Scripted::register(&stage, &front).await.unwrap();
-    let http = client(&stage);
+    let environment = environment();
+    let proxy = environment.deploy_proxy("flood", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
+    let http = client(&environment);
     let objects = || {
         let kinds = "mcpsessions,secrets,configmaps";
-        stage.cluster.kubectl_program().output(&["--namespace", e2e::stage::NAMESPACE, "get", kinds, "-o", "name"])
+        environment.cluster.kubectl_program().output(&[
+            "--namespace",
+            e2e::environment::NAMESPACE,
+            "get",
+            kinds,
+            "-o",
+            "name",
+        ])
     };
     let flood_objects = |text: String| text.lines().filter(|line| line.contains("flood")).count();
     let before = flood_objects(objects().unwrap());
     let register =
         json!({"client_name": "flood", "redirect_uris": ["http://localhost/"], "token_endpoint_auth_method": "none"});
-    let (registrations, authorize) = (format!("{}/register", front.edge.url), scripted.authorize_url());
+    let (registrations, authorize) = (format!("{}/register", proxy.edge.url), scripted.authorize_url());
     let statuses: Vec<(StatusCode, StatusCode)> = stream::iter(0..1000)
         .map(|_| async {
             let registered = http.post(&registrations).json(&register).send().await.unwrap().status();
@@ -50,18 +58,18 @@ async fn b4_b5_registrations_and_authorizations_store_nothing() {
         .collect()
         .await;
     assert!(statuses.iter().all(|pair| *pair == (StatusCode::CREATED, StatusCode::OK)));
-    assert!(sessions(&stage, "flood").await.is_empty());
+    assert!(sessions(&environment, "flood").await.is_empty());
     assert_eq!(flood_objects(objects().unwrap()), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_consent_form_of_another_browser_is_refused() {
-    let stage = stage();
-    let front = stage.front("consent", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
-    let client = Scripted::register(&stage, &front).await.unwrap();
+    let environment = environment();
+    let proxy = environment.deploy_proxy("consent", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
+    let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let page = client.http.get(client.authorize_url()).send().await.unwrap();
-    let cookie = |answer: &reqwest::Response| {
-        answer.headers()[SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned()
+    let cookie = |response: &reqwest::Response| {
+        response.headers()[SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned()
     };
     let own = cookie(&page);
     let html = page.text().await.unwrap();
@@ -72,17 +80,17 @@ async fn a15_consent_form_of_another_browser_is_refused() {
     let form = [("form", field("form")), ("binding", field("binding")), ("decision", "approve".to_owned())];
     let another = cookie(&client.http.get(client.authorize_url()).send().await.unwrap());
     let post = |cookie: Option<String>, origin: &str| {
-        let mut request = client.http.post(format!("{}/consent", front.edge.url)).form(&form).header(ORIGIN, origin);
+        let mut request = client.http.post(format!("{}/consent", proxy.edge.url)).form(&form).header(ORIGIN, origin);
         if let Some(cookie) = cookie {
             request = request.header(COOKIE, cookie);
         }
         async move { request.send().await.unwrap() }
     };
-    assert_eq!(post(Some(another), &front.edge.url).await.status(), StatusCode::FORBIDDEN);
-    assert_eq!(post(None, &front.edge.url).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(post(Some(another), &proxy.edge.url).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(post(None, &proxy.edge.url).await.status(), StatusCode::FORBIDDEN);
     assert_eq!(post(Some(own.clone()), "https://evil.example").await.status(), StatusCode::FORBIDDEN);
     assert_eq!(post(Some(own.clone()), "null").await.status(), StatusCode::FORBIDDEN);
-    let approved = post(Some(own), &front.edge.url).await;
+    let approved = post(Some(own), &proxy.edge.url).await;
     assert_eq!(approved.status(), StatusCode::SEE_OTHER);
-    assert!(approved.headers()["location"].to_str().unwrap().starts_with(&stage.provider.issuer));
+    assert!(approved.headers()["location"].to_str().unwrap().starts_with(&environment.provider.issuer));
 }

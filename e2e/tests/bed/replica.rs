@@ -1,4 +1,4 @@
-//! A third replica beside the two pods of a proxy, outside of the cluster. Its way to the API server can be disturbed.
+//! A third replica of a proxy, outside the cluster. Its connection to the API server can be disturbed.
 
 use std::{convert::Infallible, fs, path::Path, process::Stdio, time::Duration};
 
@@ -9,9 +9,9 @@ use axum::{
     response::IntoResponse,
 };
 use e2e::{
-    forward::{free_port, this_program},
+    environment::{Environment, NAMESPACE, credentials_name},
+    forward::{e2e_program, free_port},
     peers::{api_relay::ApiRelay, http},
-    stage::{NAMESPACE, Stage, credentials_name},
 };
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::support::eventually;
 
-/// The replica. It ends with this.
+/// A running replica. It is killed when dropped.
 pub struct Replica {
     pub relay: ApiRelay,
     pub url: String,
@@ -38,8 +38,8 @@ pub struct Replica {
     _folder: TempDir,
 }
 
-async fn secret(stage: &Stage, name: &str, folder: &Path) {
-    let secrets: Api<Secret> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+async fn write_secret(environment: &Environment, name: &str, folder: &Path) {
+    let secrets: Api<Secret> = Api::namespaced(environment.cluster.client().await.unwrap(), NAMESPACE);
     fs::create_dir_all(folder).unwrap();
     for (key, value) in secrets.get(name).await.unwrap().data.unwrap_or_default() {
         fs::write(folder.join(key), value.0).unwrap();
@@ -47,29 +47,30 @@ async fn secret(stage: &Stage, name: &str, folder: &Path) {
 }
 
 impl Replica {
-    /// Starts it with the keys and the configuration of the proxy's pods, changed so. Its upstream answers everything with
-    /// 200, and a GET with a stream ([`Self::say`]).
-    pub async fn start(stage: &Stage, proxy: &str, change: impl FnOnce(&mut Value)) -> Self {
+    /// Starts a replica with the keys and the configuration of the proxy's pods, modified by `change`. Its upstream
+    /// responds to GET with a stream ([`Self::send_event`]), and to everything else with 200.
+    pub async fn start(environment: &Environment, proxy: &str, change: impl FnOnce(&mut Value)) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream_url = format!("http://{}", upstream.local_addr().unwrap());
         let (events, _) = broadcast::channel(16);
-        let said = events.clone();
-        let answer = async move |method: Method| {
+        let event_source = events.clone();
+        let respond = async move |method: Method| {
             if method != Method::GET {
                 return "{}".into_response();
             }
-            let events = stream::unfold(said.subscribe(), async |mut events| Some((events.recv().await.ok()?, events)));
+            let events =
+                stream::unfold(event_source.subscribe(), async |mut events| Some((events.recv().await.ok()?, events)));
             let events = Body::from_stream(events.map(Ok::<_, Infallible>));
             ([(CONTENT_TYPE, "text/event-stream")], events).into_response()
         };
-        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(answer)).await });
-        let client = stage.cluster.client().await.unwrap();
+        tokio::spawn(async { axum::serve(upstream, Router::new().fallback(respond)).await });
+        let client = environment.cluster.client().await.unwrap();
         let relay = ApiRelay::up(client.clone()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         relay.write_kubeconfig(&at("kubeconfig")).unwrap();
-        secret(stage, &credentials_name(proxy), &at("credentials")).await;
-        secret(stage, &format!("{proxy}-signing-keys"), &at("keys")).await;
+        write_secret(environment, &credentials_name(proxy), &at("credentials")).await;
+        write_secret(environment, &format!("{proxy}-signing-keys"), &at("keys")).await;
         let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
         let data = maps.get(proxy).await.unwrap().data.unwrap();
         let mut configuration: Value = serde_yaml::from_str(&data["config.yaml"]).unwrap();
@@ -83,8 +84,8 @@ impl Replica {
         change(&mut configuration);
         fs::write(at("config.yaml"), serde_yaml::to_string(&configuration).unwrap()).unwrap();
 
-        let log = fs::File::create(stage.run.log(&format!("replica-behind-relay-{proxy}"))).unwrap();
-        let mut command = Command::new(this_program().unwrap().with_file_name("mcp-oauth-operator"));
+        let log = fs::File::create(environment.run.log(&format!("replica-behind-relay-{proxy}"))).unwrap();
+        let mut command = Command::new(e2e_program().unwrap().with_file_name("mcp-oauth-operator"));
         command.arg("proxy").arg("--config").arg(at("config.yaml")).env("KUBECONFIG", at("kubeconfig"));
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).kill_on_drop(true);
         let process = command.spawn().unwrap();
@@ -96,8 +97,8 @@ impl Replica {
     }
 
     pub async fn is_ready(&self) -> bool {
-        let asked = http::client(None).unwrap().get(format!("{}/readyz", self.health)).send().await;
-        asked.is_ok_and(|answer| answer.status().is_success())
+        let response = http::client(None).unwrap().get(format!("{}/readyz", self.health)).send().await;
+        response.is_ok_and(|response| response.status().is_success())
     }
 
     /// The status of an MCP request with a token.
@@ -107,33 +108,30 @@ impl Replica {
         request.send().await.unwrap().status()
     }
 
-    /// Opens a stream with a token.
     pub async fn listen(&self, access: &str) -> Response {
         let request = http::client(None).unwrap().get(&self.url).bearer_auth(access);
-        let answer = request.timeout(Duration::from_secs(120)).send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        answer
+        let response = request.timeout(Duration::from_secs(120)).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response
     }
 
-    /// Its upstream says this in all streams.
-    pub fn say(&self, event: &'static str) {
+    /// Sends an event in all open streams.
+    pub fn send_event(&self, event: &'static str) {
         self.events.send(event).unwrap();
     }
 
-    /// How many sessions its watch has shown, as its metrics say.
+    /// The number of sessions in its live set.
     pub async fn sessions(&self) -> usize {
         self.metric("mcp_oauth_proxy_sessions").await.parse().unwrap()
     }
 
-    /// A value of its metrics.
     pub async fn metric(&self, name: &str) -> String {
-        let asked = http::client(None).unwrap().get(format!("{}/metrics", self.health)).send().await.unwrap();
-        let text = asked.text().await.unwrap();
+        let response = http::client(None).unwrap().get(format!("{}/metrics", self.health)).send().await.unwrap();
+        let text = response.text().await.unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap().to_owned()
     }
 
-    /// Its answer to the refresh of a client's token.
     pub async fn refresh(&self, client_id: &str, refresh: &str) -> Response {
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", client_id)];
         http::client(None).unwrap().post(format!("{}/token", self.origin)).form(&form).send().await.unwrap()

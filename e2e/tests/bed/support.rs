@@ -8,9 +8,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use e2e::{
     cluster::Kubectl,
-    peers::{browser::Browser, certificates::Certificates, http, inside::inside},
+    environment::{DeployedProxy, Environment, NAMESPACE},
+    peers::{browser::Browser, certificates::Certificates, http, netns::run_in_netns},
     run::Run,
-    stage::{Front, NAMESPACE, Stage},
 };
 use kube::{Api, api::ListParams};
 use mcp_oauth_operator::api::McpOAuthSession;
@@ -19,33 +19,33 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-/// The stage that `make test` has set.
-pub fn stage() -> Stage {
-    let name = env::var("E2E_RUN").expect("these tests need the bed: run `make test`, or `e2e test`");
-    Stage::attach(&Run::open(&name).unwrap()).expect("the run has no stage: run `make test`, or `e2e test`")
+/// The environment that `make test` has started.
+pub fn environment() -> Environment {
+    let name = env::var("E2E_RUN").expect("these tests need the test bed: run `make test` or `e2e test`");
+    Environment::attach(&Run::open(&name).unwrap()).expect("the run has no environment: run `make test` or `e2e test`")
 }
 
-/// A client that trusts the edge.
-pub fn client(stage: &Stage) -> Client {
-    http::client(Some(&Certificates::of(&stage.run).unwrap().authority())).unwrap()
+/// An HTTP client that trusts the edge.
+pub fn client(environment: &Environment) -> Client {
+    http::client(Some(&Certificates::for_run(&environment.run).unwrap().authority())).unwrap()
 }
 
-/// Looks every 200 ms until it holds; the test fails with `what` after two and a half minutes, which is longer than the
-/// operator waits between two looks.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, look: impl FnMut() -> F) {
-    eventually_within(Duration::from_secs(150), what, look).await;
+/// Polls every 200 ms until the condition holds. Fails after 150 s, which is longer than the operator's resync
+/// interval.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(150), what, check).await;
 }
 
-/// The same, for what takes longer.
-pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut look: impl FnMut() -> F) {
-    let begun = Instant::now();
-    while !look().await {
-        assert!(begun.elapsed() < limit, "waited in vain: {what}");
+/// Like [`eventually`], with another limit.
+pub async fn eventually_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut check: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !check().await {
+        assert!(started.elapsed() < limit, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// A condition of a proxy's status; empty if it is not there.
+/// A condition of a proxy's status; empty if missing.
 #[derive(Debug, Default, Deserialize)]
 pub struct Condition {
     pub status: String,
@@ -54,7 +54,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub fn of(kubectl: &Kubectl, proxy: &str, kind: &str) -> Self {
+    pub fn get(kubectl: &Kubectl, proxy: &str, kind: &str) -> Self {
         let object = kubectl.output(&["--namespace", NAMESPACE, "get", "mop", proxy, "-o", "json"]).unwrap();
         let object: Value = serde_json::from_str(&object).unwrap();
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -63,30 +63,29 @@ impl Condition {
     }
 }
 
-/// The addresses of a proxy's pods.
-pub fn pods(stage: &Stage, proxy: &str) -> Vec<String> {
+/// The IP addresses of a proxy's pods.
+pub fn pods(environment: &Environment, proxy: &str) -> Vec<String> {
     let selector = format!("app.kubernetes.io/name={proxy}");
     let addresses = "jsonpath={.items[*].status.podIP}";
     let words = ["--namespace", NAMESPACE, "get", "pods", "--selector", &selector, "-o", addresses];
-    stage.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
+    environment.cluster.kubectl_program().output(&words).unwrap().split_whitespace().map(str::to_owned).collect()
 }
 
-/// The sessions of a proxy.
-pub async fn sessions(stage: &Stage, proxy: &str) -> Vec<McpOAuthSession> {
-    let api: Api<McpOAuthSession> = Api::namespaced(stage.cluster.client().await.unwrap(), NAMESPACE);
+pub async fn sessions(environment: &Environment, proxy: &str) -> Vec<McpOAuthSession> {
+    let api: Api<McpOAuthSession> = Api::namespaced(environment.cluster.client().await.unwrap(), NAMESPACE);
     let of_proxy = ListParams::default().fields(&format!("spec.proxy={proxy}"));
     api.list(&of_proxy).await.unwrap().items
 }
 
-/// An MCP client of our own, for what the real ones never do.
-pub struct Scripted {
+/// A scripted MCP client, for behaviour that real clients do not have.
+pub struct ScriptedClient {
     pub http: Client,
     pub origin: String,
     pub client_id: String,
     pub verifier: String,
 }
 
-/// Tokens, as `/token` gave them.
+/// A token response.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     pub access: String,
@@ -95,27 +94,27 @@ pub struct Tokens {
 
 pub const REDIRECT_URI: &str = "http://localhost:9/callback";
 
-impl Scripted {
-    pub async fn register(stage: &Stage, front: &Front) -> Result<Self> {
-        let http = client(stage);
+impl ScriptedClient {
+    pub async fn register(environment: &Environment, proxy: &DeployedProxy) -> Result<Self> {
+        let http = client(environment);
         let body =
             json!({"client_name": "scripted", "redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none"});
-        let answer: Value = http
-            .post(format!("{}/register", front.edge.url))
+        let response: Value = http
+            .post(format!("{}/register", proxy.edge.url))
             .json(&body)
             .send()
             .await?
             .error_for_status()?
             .json()
             .await?;
-        let client_id = answer["client_id"].as_str().context("no client_id")?.to_owned();
-        Ok(Self { http, origin: front.edge.url.clone(), client_id, verifier: "v".repeat(64) })
+        let client_id = response["client_id"].as_str().context("no client_id")?.to_owned();
+        Ok(Self { http, origin: proxy.edge.url.clone(), client_id, verifier: "v".repeat(64) })
     }
 
-    /// One whose id was typed in.
-    pub fn listed(stage: &Stage, front: &Front, client_id: &str) -> Self {
-        let (origin, client_id) = (front.edge.url.clone(), client_id.to_owned());
-        Self { http: client(stage), origin, client_id, verifier: "v".repeat(64) }
+    /// A static client.
+    pub fn listed(environment: &Environment, proxy: &DeployedProxy, client_id: &str) -> Self {
+        let (origin, client_id) = (proxy.edge.url.clone(), client_id.to_owned());
+        Self { http: client(environment), origin, client_id, verifier: "v".repeat(64) }
     }
 
     pub fn authorize_url(&self) -> Url {
@@ -132,13 +131,13 @@ impl Scripted {
         Url::parse_with_params(&format!("{}/authorize", self.origin), parameters).unwrap()
     }
 
-    /// Logs in through the browser.
+    /// Logs in with the browser and returns the code.
     pub async fn code(&self, browser: &Browser, email: &str) -> Result<String> {
-        let landing = browser.login(self.authorize_url().as_str(), email).await?;
-        landing.parameter("code").with_context(|| format!("no code: {landing:?}"))
+        let final_page = browser.login(self.authorize_url().as_str(), email).await?;
+        final_page.parameter("code").with_context(|| format!("no code: {final_page:?}"))
     }
 
-    /// Logs in through the browser and fetches tokens.
+    /// Logs in with the browser and redeems the code.
     pub async fn login(&self, browser: &Browser, email: &str) -> Result<Tokens> {
         let code = self.code(browser, email).await?;
         self.tokens(&[("grant_type", "authorization_code"), ("code", &code), ("code_verifier", &self.verifier)]).await
@@ -154,38 +153,37 @@ impl Scripted {
         read_tokens(self.http.post(format!("{}/token", self.origin)).form(&form).send().await?).await
     }
 
-    /// The status of an MCP request with a token to one pod, past the edge and the Service.
-    pub async fn call_pod(&self, stage: &Stage, pod: &str, access: &str) -> StatusCode {
+    /// The status of an MCP request to one pod, bypassing edge and Service.
+    pub async fn call_pod(&self, environment: &Environment, pod: &str, access: &str) -> StatusCode {
         let (url, access) = (format!("http://{pod}:8080/mcp"), access.to_owned());
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-        let asked = inside(&stage.run, move || async move {
+        let status = run_in_netns(&environment.run, move || async move {
             let request = http::client(None)?.post(url).bearer_auth(access).json(&body);
             Ok(request.header("accept", "application/json, text/event-stream").send().await?.status())
         });
-        asked.await.unwrap()
+        status.await.unwrap()
     }
 
-    /// A refresh at one pod, past the edge and the Service.
-    pub async fn refresh_at(&self, stage: &Stage, pod: &str, refresh: &str) -> Result<Tokens> {
-        self.tokens_at(stage, pod, &[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
+    /// A refresh at one pod, bypassing edge and Service.
+    pub async fn refresh_at(&self, environment: &Environment, pod: &str, refresh: &str) -> Result<Tokens> {
+        self.tokens_at(environment, pod, &[("grant_type", "refresh_token"), ("refresh_token", refresh)]).await
     }
 
-    /// The redemption of a code at one pod.
-    pub async fn redeem_at(&self, stage: &Stage, pod: &str, code: &str) -> Result<Tokens> {
+    /// Redeems a code at one pod.
+    pub async fn redeem_at(&self, environment: &Environment, pod: &str, code: &str) -> Result<Tokens> {
         let parameters = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", &self.verifier)];
-        self.tokens_at(stage, pod, &parameters).await
+        self.tokens_at(environment, pod, &parameters).await
     }
 
-    async fn tokens_at(&self, stage: &Stage, pod: &str, parameters: &[(&str, &str)]) -> Result<Tokens> {
+    async fn tokens_at(&self, environment: &Environment, pod: &str, parameters: &[(&str, &str)]) -> Result<Tokens> {
         let url = format!("http://{pod}:8080/token");
         let mut form: Vec<_> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         form.push(("client_id".to_owned(), self.client_id.clone()));
-        let ask = move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await };
-        inside(&stage.run, ask).await
+        let request = move || async move { read_tokens(http::client(None)?.post(url).form(&form).send().await?).await };
+        run_in_netns(&environment.run, request).await
     }
 
-    /// An MCP request with a token.
     pub async fn call(&self, access: &str, headers: &[(&str, &str)]) -> Response {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
         let mut request = self
@@ -201,8 +199,8 @@ impl Scripted {
     }
 }
 
-async fn read_tokens(answer: Response) -> Result<Tokens> {
-    let (status, body) = (answer.status(), answer.json::<Value>().await?);
+async fn read_tokens(response: Response) -> Result<Tokens> {
+    let (status, body) = (response.status(), response.json::<Value>().await?);
     if status != StatusCode::OK {
         bail!("{status}: {body}");
     }

@@ -1,4 +1,4 @@
-use e2e::{image::workspace, stage::NAMESPACE};
+use e2e::{environment::NAMESPACE, image::workspace};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -6,13 +6,13 @@ use kube::{
 use mcp_oauth_operator::api::McpOAuthProxy;
 use serde_json::{Value, json};
 
-use crate::support::stage;
+use crate::support::environment;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_resources_are_refused_with_a_remedy() {
-    let stage = stage();
-    let edge = stage.edge("validation").await.unwrap();
-    let client = stage.cluster.client().await.unwrap();
+    let environment = environment();
+    let edge = environment.edge("validation").await.unwrap();
+    let client = environment.cluster.client().await.unwrap();
     let cases = [
         (
             "access.domains",
@@ -74,7 +74,7 @@ async fn invalid_resources_are_refused_with_a_remedy() {
             "duplicate entries for key",
         ),
     ];
-    let valid = serde_json::to_value(stage.spec("validation", &edge).unwrap()).unwrap();
+    let valid = serde_json::to_value(environment.spec("validation", &edge).unwrap()).unwrap();
     for (field, value, message) in cases {
         let mut spec = valid.clone();
         let place = field.split('.').fold(&mut spec, |object, name| &mut object[name]);
@@ -90,7 +90,7 @@ async fn invalid_resources_are_refused_with_a_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sample_and_argo_cd_overlay_are_accepted() {
-    let kubectl = stage().cluster.kubectl_program();
+    let kubectl = environment().cluster.kubectl_program();
     for folder in ["config/samples", "config/argocd/overlay"] {
         let folder = workspace().join(folder).display().to_string();
         let applied =

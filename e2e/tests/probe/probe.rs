@@ -1,7 +1,7 @@
-//! A pod's program for tests of the cluster: says who it is, and looks up or calls others when asked. Standard library
-//! only, built by rustc alone.
+//! The program of test pods: returns its name, resolves names and calls hosts. Uses only the standard library and is
+//! compiled with rustc directly.
 //!
-//! `GET /` answers with the pod's name, `/lookup/NAME:PORT` with the addresses, `/call/HOST:PORT` with what HOST answers.
+//! `GET /` returns the pod's name, `/lookup/NAME:PORT` the addresses, `/call/HOST:PORT` the response of HOST.
 
 use std::{
     env,
@@ -24,11 +24,11 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     let length = stream.read(&mut request)?;
     let request = String::from_utf8_lossy(&request[..length]);
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let body = answer(path).unwrap_or_else(|error| format!("error: {error}"));
+    let body = respond(path).unwrap_or_else(|error| format!("error: {error}"));
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-fn answer(path: &str) -> std::io::Result<String> {
+fn respond(path: &str) -> std::io::Result<String> {
     if let Some(name) = path.strip_prefix("/lookup/") {
         return Ok(name.to_socket_addrs()?.map(|found| found.ip().to_string()).collect::<Vec<_>>().join(" "));
     }

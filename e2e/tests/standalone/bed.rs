@@ -1,4 +1,4 @@
-//! The peers of these tests: started by the first that needs them, ended when the last that runs is done with them.
+//! The peers of these tests: started by the first test, stopped after the last running one.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use e2e::{
         edge::Edge,
         http,
         provider::{Options, Provider},
-        standalone::{Between, Proxy},
+        standalone::{Proxy, ProxyOptions},
         tap::Tap,
     },
     run::Run,
@@ -40,21 +40,21 @@ pub struct Bed {
     failed: AtomicBool,
 }
 
-/// One test's share in the bed.
-pub struct Held(Arc<Bed>);
+/// A test's reference to the shared test bed.
+pub struct SharedBed(Arc<Bed>);
 
-pub async fn hold() -> Held {
+pub async fn shared() -> SharedBed {
     static SHARED: Mutex<Weak<Bed>> = Mutex::const_new(Weak::new());
     let mut shared = SHARED.lock().await;
     if let Some(bed) = shared.upgrade() {
-        return Held(bed);
+        return SharedBed(bed);
     }
     let bed = Arc::new(Bed::up().await.unwrap());
     *shared = Arc::downgrade(&bed);
-    Held(bed)
+    SharedBed(bed)
 }
 
-impl Deref for Held {
+impl Deref for SharedBed {
     type Target = Bed;
 
     fn deref(&self) -> &Bed {
@@ -62,7 +62,7 @@ impl Deref for Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for SharedBed {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.failed.store(true, Ordering::SeqCst);
@@ -72,67 +72,68 @@ impl Drop for Held {
 
 impl Bed {
     async fn up() -> Result<Self> {
-        // One bed may still be ending while the next begins.
+        // A previous bed may still be stopping.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let run = Run::open(&format!("standalone-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))?;
-        let ending = Ending(run.clone());
+        let stop_guard = StopOnDrop(run.clone());
         let (provider, context_forge) =
             tokio::try_join!(async { Provider::up(&run, &Options::default()).await }, ContextForge::up(&run))?;
         let tap = Tap::up(&run, &context_forge.address).await?;
         let listen = format!("127.0.0.1:{}", free_port()?);
         let edge = Edge::up(&run, "main", free_port()?, &listen).await?;
-        let between = Between {
+        let options = ProxyOptions {
             public_url: &edge.url,
             provider: &provider,
             upstream: &tap.address,
-            rechecks: true,
+            recheck_on_refresh: true,
             documents: None,
             settings: &[],
         };
-        let proxy = Proxy::up(&run, "proxy", &listen, between).await?;
-        std::mem::forget(ending);
+        let proxy = Proxy::up(&run, "proxy", &listen, options).await?;
+        std::mem::forget(stop_guard);
         Ok(Self { run, context_forge, tap, edge, proxy, provider, failed: AtomicBool::new(false) })
     }
 
-    /// How many sessions the database has of clients of this name; [`Bed::authorize_url`] registers them as `e2e`.
+    /// The number of sessions of clients with this name; [`Bed::authorize_url`] registers clients as `e2e`.
     pub fn sessions_of(&self, client: &str) -> usize {
         self.proxy.sessions_of(client).unwrap()
     }
 
-    /// How many times the refresh token of a client's only session has been replaced.
+    /// The refresh token generation of a client's only session.
     pub fn generation_of(&self, client: &str) -> usize {
         self.proxy.generation_of(client).unwrap()
     }
 
-    /// A client that trusts the edge.
+    /// An HTTP client that trusts the edge.
     pub fn client(&self) -> Client {
-        http::client(Some(&Certificates::of(&self.run).unwrap().authority())).unwrap()
+        http::client(Some(&Certificates::for_run(&self.run).unwrap().authority())).unwrap()
     }
 
-    /// A client of its own kind, which trusts the edge.
+    /// A custom HTTP client that trusts the edge.
     pub fn client_with(&self, build: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
-        let authority = fs::read(Certificates::of(&self.run).unwrap().authority()).unwrap();
+        let authority = fs::read(Certificates::for_run(&self.run).unwrap().authority()).unwrap();
         let builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&authority).unwrap()]);
         build(builder).build().unwrap()
     }
 
-    /// A path at the edge.
+    /// A URL at the edge.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.edge.url)
     }
 
-    /// The address at which a new client asks for a login.
+    /// Registers a client and returns its authorization URL.
     pub async fn authorize_url(&self) -> String {
         authorize_url(&self.client(), &self.edge.url).await
     }
 }
 
-/// The address at which a new client, registered for it, asks the proxy at `proxy` for a login.
+/// Registers a client at the proxy at this URL, and returns its authorization URL.
 pub async fn authorize_url(http: &Client, proxy: &str) -> String {
     let redirect = "http://127.0.0.1:9/callback";
-    let wish = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
-    let answer = http.post(format!("{proxy}/register")).json(&wish).send().await.unwrap().error_for_status().unwrap();
-    let id = answer.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
+    let registration = json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none", "client_name": "e2e"});
+    let response =
+        http.post(format!("{proxy}/register")).json(&registration).send().await.unwrap().error_for_status().unwrap();
+    let id = response.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
     let resource = format!("{proxy}/mcp");
     let query = [
         ("response_type", "code"),
@@ -150,7 +151,7 @@ pub async fn authorize_url(http: &Client, proxy: &str) -> String {
 impl Drop for Bed {
     fn drop(&mut self) {
         if self.failed.load(Ordering::SeqCst) {
-            eprintln!("the logs are kept: {}", self.run.logs().display());
+            eprintln!("the logs are in {}", self.run.logs().display());
         }
         end(&self.run);
         if !self.failed.load(Ordering::SeqCst) {
@@ -159,10 +160,10 @@ impl Drop for Bed {
     }
 }
 
-/// Ends what has been started when it goes out of scope.
-pub struct Ending(pub Run);
+/// Stops the run's components when dropped.
+pub struct StopOnDrop(pub Run);
 
-impl Drop for Ending {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         end(&self.0);
     }

@@ -1,8 +1,8 @@
-//! A client of our own, which sends what a test tells it to, for clients that cannot run here.
+//! A scripted MCP client, for clients that cannot run here.
 
 use std::{collections::HashMap, net::IpAddr};
 
-use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::Person};
+use e2e::peers::{browser::Browser, context_forge::TOOL, json_lines::User};
 use reqwest::{
     Client, Method, Response, StatusCode,
     header::{ACCEPT, LOCATION, USER_AGENT, WWW_AUTHENTICATE},
@@ -17,61 +17,61 @@ use crate::{ALICE, bed::Bed};
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-/// As VS Code's, which is an address itself: it must come back without having been decoded twice.
+/// Like VS Code's state, which is itself a URL: it must be returned without being decoded twice.
 const STATE: &str = "vscode://dynamicauthprovider/localhost%3A1/authorize?nonce=a%2Bb&windowId=1";
 
-/// The client, before it has registered.
-pub struct Scripted<'a> {
+/// A client before its registration.
+pub struct ScriptedClient<'a> {
     bed: &'a Bed,
     agent: &'static str,
 }
 
-/// What it got by registering.
+/// A registered client.
 pub struct Registered<'a> {
-    client: &'a Scripted<'a>,
-    /// The whole answer.
-    pub answer: Value,
+    client: &'a ScriptedClient<'a>,
+    /// The registration response.
+    pub response: Value,
 }
 
-/// What `/token` gave.
+/// A token response.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     pub access: String,
     pub refresh: String,
 }
 
-impl<'a> Scripted<'a> {
-    /// One that calls itself `agent` in `User-Agent`.
+impl<'a> ScriptedClient<'a> {
+    /// A client with this `User-Agent`.
     pub fn new(bed: &'a Bed, agent: &'static str) -> Self {
         Self { bed, agent }
     }
 
-    /// The MCP endpoint, as a person types it.
+    /// The MCP endpoint's URL, as a user types it.
     pub fn resource(&self) -> String {
         self.bed.url("/mcp")
     }
 
-    /// A request without a token, which must be refused; returns where the challenge leads.
+    /// Sends a request without a token, and returns the metadata URL in the challenge of the 401 response.
     pub async fn challenge(&self, method: Method) -> String {
-        let answer = self.bed.client().request(method, self.resource()).header(USER_AGENT, self.agent);
-        let answer = answer.body("{}").send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-        let challenge = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap().to_owned();
+        let response = self.bed.client().request(method, self.resource()).header(USER_AGENT, self.agent);
+        let response = response.body("{}").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap().to_owned();
         let (_, rest) = challenge.split_once("resource_metadata=\"").unwrap();
         rest.split_once('"').unwrap().0.to_owned()
     }
 
-    /// A document that everybody may read, at once and without a redirect.
+    /// Fetches a public document, which must not redirect.
     pub async fn document(&self, url: &str) -> Value {
-        let answer = self.bed.client().get(url).header(USER_AGENT, self.agent).send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK, "{url}");
-        answer.json().await.unwrap()
+        let response = self.bed.client().get(url).header(USER_AGENT, self.agent).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{url}");
+        response.json().await.unwrap()
     }
 
     /// Reads the metadata of the endpoint at `url`, then that of its authorization server.
     pub async fn discover(&self, url: &str) -> Value {
         let resource = self.document(url).await;
-        // Byte for byte: VS Code and claude.ai go no further otherwise.
+        // VS Code and claude.ai compare this byte for byte.
         assert_eq!(resource["resource"], json!(self.resource()), "{url}");
         let issuer = resource["authorization_servers"][0].as_str().unwrap();
         let server = self.document(&format!("{issuer}/.well-known/oauth-authorization-server")).await;
@@ -83,29 +83,29 @@ impl<'a> Scripted<'a> {
         server
     }
 
-    /// Registers; all of the redirect URIs must have been taken.
-    pub async fn register(&self, wish: &Value) -> Registered<'_> {
+    /// Registers; the proxy must accept all redirect URIs.
+    pub async fn register(&self, registration: &Value) -> Registered<'_> {
         let request = self.bed.client().post(self.bed.url("/register")).header(USER_AGENT, self.agent);
-        let answer = request.json(wish).send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
-        let answer: Value = answer.json().await.unwrap();
+        let response = request.json(registration).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED, "{response:?}");
+        let response: Value = response.json().await.unwrap();
         for member in ["redirect_uris", "token_endpoint_auth_method", "client_name"] {
-            assert_eq!(answer[member], wish[member], "{member}");
+            assert_eq!(response[member], registration[member], "{member}");
         }
-        let is_public = wish["token_endpoint_auth_method"] == json!("none");
-        assert_eq!(answer.get("client_secret").is_none(), is_public, "{answer}");
-        Registered { client: self, answer }
+        let is_public = registration["token_endpoint_auth_method"] == json!("none");
+        assert_eq!(response.get("client_secret").is_none(), is_public, "{response}");
+        Registered { client: self, response }
     }
 
     /// Initializes an MCP connection and calls a tool.
     pub async fn call(&self, access: &str) {
         let client = json!({"name": self.agent, "version": "1"});
-        let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
-        let answer = self.request(access, &json!({"id": 1, "method": "initialize", "params": hello})).await;
-        assert!(answer.contains("serverInfo"), "{answer}");
+        let parameters = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+        let response = self.request(access, &json!({"id": 1, "method": "initialize", "params": parameters})).await;
+        assert!(response.contains("serverInfo"), "{response}");
         let call = json!({"name": TOOL, "arguments": {"message": "hello"}});
-        let answer = self.request(access, &json!({"id": 2, "method": "tools/call", "params": call})).await;
-        assert!(answer.contains("Echo: hello"), "{answer}");
+        let response = self.request(access, &json!({"id": 2, "method": "tools/call", "params": call})).await;
+        assert!(response.contains("Echo: hello"), "{response}");
     }
 
     async fn request(&self, access: &str, message: &Value) -> String {
@@ -113,14 +113,13 @@ impl<'a> Scripted<'a> {
         message["jsonrpc"] = json!("2.0");
         let request = self.bed.client().post(self.resource()).bearer_auth(access).header(USER_AGENT, self.agent);
         let request = request.header(ACCEPT, "application/json, text/event-stream").json(&message);
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
-        answer.text().await.unwrap()
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{response:?}");
+        response.text().await.unwrap()
     }
 }
 
 impl Registered<'_> {
-    /// The address at which this client asks for a login.
     pub fn authorize_url(&self, redirect_uri: &str) -> String {
         let resource = self.client.resource();
         let query = [
@@ -137,21 +136,20 @@ impl Registered<'_> {
         Url::parse_with_params(&self.client.bed.url("/authorize"), query).unwrap().to_string()
     }
 
-    /// Logs in with Chromium.
     pub async fn log_in(&self, browser: &Browser, redirect_uri: &str) -> Tokens {
-        let person = Person { browser, email: ALICE };
-        let landing = person.log_in(&self.authorize_url(redirect_uri)).await.unwrap();
-        assert!(landing.consented, "{landing:?}");
-        self.redeem(redirect_uri, &landing.url).await
+        let user = User { browser, email: ALICE };
+        let final_page = user.log_in(&self.authorize_url(redirect_uri)).await.unwrap();
+        assert!(final_page.consented, "{final_page:?}");
+        self.redeem(redirect_uri, &final_page.url).await
     }
 
-    /// Logs in page by page. Chromium does not follow a redirect to a scheme that no program has claimed.
+    /// Logs in page by page, without Chromium, which does not follow a redirect to an unregistered scheme.
     pub async fn log_in_without_browser(&self, redirect_uri: &str) -> Tokens {
-        self.log_in_side_by_side(redirect_uri, 1).await.remove(0)
+        self.log_in_concurrently(redirect_uri, 1).await.remove(0)
     }
 
-    /// Logs in several times in one browser, a page of each in turn.
-    pub async fn log_in_side_by_side(&self, redirect_uri: &str, logins: usize) -> Vec<Tokens> {
+    /// Logs in several times concurrently in one browser, alternating between the pages.
+    pub async fn log_in_concurrently(&self, redirect_uri: &str, logins: usize) -> Vec<Tokens> {
         let http = self.client.bed.client_with(|builder| builder.redirect(redirect::Policy::none()).cookie_store(true));
         let begin = Url::parse(&self.authorize_url(redirect_uri)).unwrap();
         let mut tabs = Vec::new();
@@ -160,22 +158,22 @@ impl Registered<'_> {
         }
         let mut tokens = Vec::new();
         for _ in 0..12 {
-            for (at, answer) in std::mem::take(&mut tabs) {
-                let (at, answer) = next_page(&http, at, answer, redirect_uri).await;
-                match answer {
-                    Some(answer) => tabs.push((at, answer)),
+            for (at, response) in std::mem::take(&mut tabs) {
+                let (at, response) = next_page(&http, at, response, redirect_uri).await;
+                match response {
+                    Some(response) => tabs.push((at, response)),
                     None => tokens.push(self.redeem(redirect_uri, &at).await),
                 }
             }
         }
-        assert!(tabs.is_empty(), "a login does not come to an end: {}", tabs[0].0);
+        assert!(tabs.is_empty(), "a login did not finish: {}", tabs[0].0);
         tokens
     }
 
-    /// What came back with the browser, and the tokens for it.
-    async fn redeem(&self, redirect_uri: &str, arrived: &Url) -> Tokens {
-        assert!(arrived.as_str().starts_with(&format!("{redirect_uri}?")), "{arrived}");
-        let query: HashMap<_, _> = arrived.query_pairs().collect();
+    /// Checks the redirect to the client and redeems its code.
+    async fn redeem(&self, redirect_uri: &str, redirect: &Url) -> Tokens {
+        assert!(redirect.as_str().starts_with(&format!("{redirect_uri}?")), "{redirect}");
+        let query: HashMap<_, _> = redirect.query_pairs().collect();
         assert_eq!(query["state"], STATE);
         assert_eq!(query["iss"], self.client.bed.edge.url);
         let form = [
@@ -184,18 +182,17 @@ impl Registered<'_> {
             ("redirect_uri", redirect_uri),
             ("code_verifier", VERIFIER),
         ];
-        Tokens::of(self.token(&self.client.bed.client(), &form).await).await
+        Tokens::from_response(self.token(&self.client.bed.client(), &form).await).await
     }
 
-    /// Refreshes.
     pub async fn refresh(&self, tokens: &Tokens) -> Tokens {
-        Tokens::of(self.refresh_by(&self.client.bed.client(), tokens).await).await
+        Tokens::from_response(self.refresh_by(&self.client.bed.client(), tokens).await).await
     }
 
     /// Refreshes from another address of this machine.
     pub async fn refresh_from(&self, address: IpAddr, tokens: &Tokens) -> Tokens {
         let http = self.client.bed.client_with(|builder| builder.local_address(address));
-        Tokens::of(self.refresh_by(&http, tokens).await).await
+        Tokens::from_response(self.refresh_by(&http, tokens).await).await
     }
 
     async fn refresh_by(&self, http: &Client, tokens: &Tokens) -> Response {
@@ -206,7 +203,7 @@ impl Registered<'_> {
         let resource = self.client.resource();
         let mut form = form.to_vec();
         form.extend([("client_id", self.id()), ("resource", &resource)]);
-        if let Some(secret) = self.answer["client_secret"].as_str() {
+        if let Some(secret) = self.response["client_secret"].as_str() {
             form.push(("client_secret", secret));
         }
         let request = http.post(self.client.bed.url("/token")).header(USER_AGENT, self.client.agent);
@@ -214,34 +211,34 @@ impl Registered<'_> {
     }
 
     fn id(&self) -> &str {
-        self.answer["client_id"].as_str().unwrap()
+        self.response["client_id"].as_str().unwrap()
     }
 }
 
-/// Follows a redirect, or sends a page's form. No answer if the way leads back to the client.
-async fn next_page(http: &Client, at: Url, answer: Response, redirect_uri: &str) -> (Url, Option<Response>) {
-    if let Some(location) = answer.headers().get(LOCATION) {
+/// Follows a redirect, or submits a page's form. Returns no response when the redirect leads to the client.
+async fn next_page(http: &Client, at: Url, response: Response, redirect_uri: &str) -> (Url, Option<Response>) {
+    if let Some(location) = response.headers().get(LOCATION) {
         let at = at.join(location.to_str().unwrap()).unwrap();
         if at.as_str().starts_with(redirect_uri) {
             return (at, None);
         }
-        let answer = http.get(at.clone()).send().await.unwrap();
-        return (at, Some(answer));
+        let response = http.get(at.clone()).send().await.unwrap();
+        return (at, Some(response));
     }
-    let page = answer.text().await.unwrap();
-    let Some((_, rest)) = page.split_once(" action=\"") else { panic!("there is no form at {at}: {page}") };
+    let page = response.text().await.unwrap();
+    let Some((_, rest)) = page.split_once(" action=\"") else { panic!("no form at {at}: {page}") };
     let at = at.join(rest.split_once('"').unwrap().0).unwrap();
     let mut form = hidden_fields(&page);
-    // Each of the two forms takes its own.
+    // Each of the two forms uses its own fields.
     form.extend([("decision", "approve"), ("email", ALICE), ("password", "any")]);
-    let answer = http.post(at.clone()).form(&form).send().await.unwrap();
-    (at, Some(answer))
+    let response = http.post(at.clone()).form(&form).send().await.unwrap();
+    (at, Some(response))
 }
 
 impl Tokens {
-    async fn of(answer: Response) -> Self {
-        let status = answer.status();
-        let body: Value = answer.json().await.unwrap();
+    async fn from_response(response: Response) -> Self {
+        let status = response.status();
+        let body: Value = response.json().await.unwrap();
         assert_eq!(status, StatusCode::OK, "{body}");
         assert_eq!(body["token_type"], json!("Bearer"));
         assert!(body["expires_in"].as_u64().unwrap() > 60, "mcp-remote would refresh before each request");
@@ -250,7 +247,7 @@ impl Tokens {
     }
 }
 
-/// The hidden fields of a page's form; none of these pages needs unescaping.
+/// The hidden fields of a page's form. None of them needs unescaping.
 fn hidden_fields(page: &str) -> Vec<(&str, &str)> {
     page.split("<input type=\"hidden\" name=\"")
         .skip(1)

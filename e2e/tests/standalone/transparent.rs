@@ -1,28 +1,28 @@
-//! Whether an MCP server answers through the proxy as it does without, in plain, over TLS, and behind a gateway that speaks HTTP/2
-//! to the proxy: the conformance suite's scenarios for servers, in both generations of the protocol.
+//! An MCP server behaves the same through the proxy as without it, in plain HTTP, over TLS, and behind a gateway that
+//! speaks HTTP/2 to the proxy: the conformance suite's server scenarios in both generations of the protocol.
 
 use std::process::Command;
 
 use e2e::{
     forward::free_port,
-    peers::{browser::Browser, conformance, edge::Edge, gateway, json_lines::Person, login::Login, scenarios},
+    peers::{browser::Browser, conformance, edge::Edge, gateway, json_lines::User, login::Login, scenarios},
     program,
 };
 
 use crate::{
     ALICE,
     bed::{self, Bed},
-    own_proxy::OwnProxy,
+    dedicated_proxy::DedicatedProxy,
 };
 
-/// What our server has not: tasks, an extension, and a tool with a schema of its own.
+/// Scenarios for features that our server lacks: tasks, an extension, and a tool with its own schema.
 fn is_beyond(scenario: &str) -> bool {
     scenario.starts_with("tasks-") || scenario == "json-schema-2020-12"
 }
 
 #[tokio::test]
 async fn server_conformance_scenarios_give_the_same_result_through_the_proxy() {
-    let bed = bed::hold().await;
+    let bed = bed::shared().await;
     let server = scenarios::up(&bed.run).await.unwrap();
     let tls = Edge::up(&bed.run, "scenarios", free_port().unwrap(), &server).await.unwrap();
     let direct = format!("http://{server}/mcp");
@@ -50,7 +50,7 @@ async fn server_conformance_scenarios_give_the_same_result_through_the_proxy() {
 
 #[tokio::test]
 async fn curl_speaks_http2_to_the_proxy() {
-    let bed = bed::hold().await;
+    let bed = bed::shared().await;
     let server = scenarios::up(&bed.run).await.unwrap();
     let (proxy, token) = logged_in(&bed, "curl", &server).await;
     let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}"#;
@@ -62,25 +62,25 @@ async fn curl_speaks_http2_to_the_proxy() {
         curl.args(["--data", initialize]).arg(format!("http://{}/mcp", proxy.address()));
         program::output(&mut curl).unwrap()
     };
-    let answer = call(&format!("authorization: Bearer {token}"));
-    assert!(answer.starts_with("HTTP/2 200 ") && answer.contains(r#""serverInfo""#), "{answer}");
+    let response = call(&format!("authorization: Bearer {token}"));
+    assert!(response.starts_with("HTTP/2 200 ") && response.contains(r#""serverInfo""#), "{response}");
     let refused = call("authorization: Bearer x");
     assert!(refused.starts_with("HTTP/2 401 ") && refused.contains("\nwww-authenticate: Bearer "), "{refused}");
 }
 
-/// A proxy of that name before `upstream`, and the access token of somebody who is logged in.
-async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> (OwnProxy, String) {
-    let proxy = OwnProxy::up(bed, &format!("transparent-{name}"), upstream).await;
+/// A proxy with this name in front of `upstream`, and the access token of a user.
+async fn logged_in(bed: &Bed, name: &str, upstream: &str) -> (DedicatedProxy, String) {
+    let proxy = DedicatedProxy::up(bed, &format!("transparent-{name}"), upstream).await;
     let browser = Browser::start(&bed.run).await.unwrap();
-    let alice = Person { browser: &browser, email: ALICE };
-    let computer = Login::install(&bed.run, &format!("transparent-{name}")).unwrap();
-    let logged_in = computer.run(&proxy.url(), Some(alice), &[]).await.unwrap();
+    let alice = User { browser: &browser, email: ALICE };
+    let installation = Login::install(&bed.run, &format!("transparent-{name}")).unwrap();
+    let logged_in = installation.run(&proxy.url(), Some(alice), &[]).await.unwrap();
     assert!(logged_in.succeeded(), "{logged_in:?}");
-    let login = computer.run(&proxy.url(), None, &["--print-token"]).await.unwrap();
+    let login = installation.run(&proxy.url(), None, &["--print-token"]).await.unwrap();
     (proxy, login.output.trim().to_owned())
 }
 
-/// The address of the proxy at `target` for clients that have no token.
+/// The MCP URL of the proxy at `target` for clients without a token.
 async fn with_token(bed: &Bed, name: &str, target: &str, token: &str) -> String {
     format!("http://{}/mcp", scenarios::with_token(&bed.run, name, target, token).await.unwrap())
 }

@@ -1,4 +1,4 @@
-//! The counts and complaints of all clients.
+//! Counts and failures of all clients.
 
 use std::{
     collections::BTreeMap,
@@ -8,33 +8,30 @@ use std::{
     },
 };
 
-/// Complaints that are kept; more say nothing new.
-const KEPT: usize = 20;
+/// The number of failure messages that are kept.
+const MAX_FAILURES: usize = 20;
 
-/// What the clients have seen.
 #[derive(Default)]
 pub struct Tally {
-    pub over: AtomicBool,
-    pub seen: Mutex<BTreeMap<&'static str, u64>>,
-    pub complaints: Mutex<Vec<String>>,
+    pub stopped: AtomicBool,
+    pub counts: Mutex<BTreeMap<&'static str, u64>>,
+    pub failures: Mutex<Vec<String>>,
 }
 
 impl Tally {
-    /// One more of a kind.
     pub fn count(&self, kind: &'static str) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
     }
 
-    /// Whether clients shall stop.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
-    pub fn complain(&self, complaint: String) {
+    pub fn record_failure(&self, failure: String) {
         self.count("FAILED");
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaints.len() < KEPT {
-            complaints.push(complaint);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() < MAX_FAILURES {
+            failures.push(failure);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An upstream with three answers: a short one, a large one, and a stream.
+//! An upstream with short, large, delayed and streamed responses.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,23 +16,25 @@ use tokio::{
     time::{interval, sleep},
 };
 
-/// Bytes of the large answer.
-pub const LARGE: usize = 4 * 1024 * 1024;
+/// The size of the large response in bytes.
+pub const LARGE_RESPONSE: usize = 4 * 1024 * 1024;
 
-/// Bytes that a request may have here.
-const MOST: usize = 1024 * 1024;
+/// The largest request body in bytes.
+const MAX_REQUEST_BODY: usize = 1024 * 1024;
 
-/// Starts it, and returns its port.
+/// Starts the upstream and returns its port.
 pub async fn start() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(respond)).await });
     Ok(port)
 }
 
-async fn answer(request: Request) -> Response {
+async fn respond(request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let Ok(body) = to_bytes(request.into_body(), MOST).await else { return StatusCode::BAD_REQUEST.into_response() };
+    let Ok(body) = to_bytes(request.into_body(), MAX_REQUEST_BODY).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
     match query.as_str() {
         "stream" => {
             let events = stream::unfold(interval(Duration::from_secs(1)), |mut interval| async {
@@ -43,7 +45,7 @@ async fn answer(request: Request) -> Response {
         }
         "large" => {
             let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
-            let chunks = stream::repeat(chunk).take(LARGE / (64 * 1024)).map(Ok::<_, Infallible>);
+            let chunks = stream::repeat(chunk).take(LARGE_RESPONSE / (64 * 1024)).map(Ok::<_, Infallible>);
             ([(CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response()
         }
         "late" => {

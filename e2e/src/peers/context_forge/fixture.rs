@@ -1,4 +1,4 @@
-//! What Context Forge holds in every run: users, a team, the MCP server and a virtual server with its tools.
+//! Context Forge's content in every run: users, a team, the MCP server, and a virtual server with its tools.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,18 @@ use tokio::time::sleep;
 use super::settings::ADMINISTRATOR;
 use crate::peers::http;
 
-/// In the team that sees the tool.
+/// Members of the team that may use the tools.
 pub const MEMBERS: [&str; 2] = ["alice@example.com", "carol@example.com"];
-/// Known to Context Forge, but in no team.
-pub const STRANGER: &str = "bob@example.com";
+/// A user of Context Forge who is in no team.
+pub const NON_MEMBER: &str = "bob@example.com";
 
-/// Accepted by its password policy; nobody ever uses it.
+/// Satisfies the password policy; never used.
 const PASSWORD: &str = "Qw7!rTk9#LmPz2vB";
 
-/// Fills it and returns the virtual server's id. Made for an empty one.
-pub async fn fill(base: &str, everything: &str) -> Result<String> {
+/// Populates an empty Context Forge and returns the virtual server's id.
+pub async fn populate(base: &str, everything: &str) -> Result<String> {
     let api = Api { base, client: http::client(None)? };
-    for email in MEMBERS.iter().chain([&STRANGER]) {
+    for email in MEMBERS.iter().chain([&NON_MEMBER]) {
         let user = json!({"email": email, "password": PASSWORD, "full_name": email, "is_admin": false});
         api.post("/v1/auth/email/admin/users", &user).await?;
     }
@@ -47,18 +47,18 @@ impl Api<'_> {
         self.call(Method::POST, path, Some(body)).await
     }
 
-    /// The ids of the tools, which it has asked the MCP server for.
+    /// The ids of the tools that Context Forge discovered at the MCP server.
     async fn tools(&self) -> Result<Vec<String>> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            // In header mode /v1/tools lists no team's tools, whoever asks.
+            // In header mode, /v1/tools lists no team's tools for any user.
             let found = self.call(Method::GET, "/admin/tools/ids", None).await?;
             let tools: Vec<String> = serde_json::from_value(found["tool_ids"].clone())?;
             if !tools.is_empty() {
                 return Ok(tools);
             }
             if Instant::now() > deadline {
-                bail!("it has found no tools");
+                bail!("Context Forge discovered no tools");
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -70,15 +70,15 @@ impl Api<'_> {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.with_context(|| format!("{path} was not answered"))?;
-        let (status, text) = (answer.status(), answer.text().await?);
+        let response = request.send().await.with_context(|| format!("{path}: no response"))?;
+        let (status, text) = (response.status(), response.text().await?);
         if !status.is_success() {
-            bail!("{path} was answered {status}: {text}");
+            bail!("{path}: {status}: {text}");
         }
-        serde_json::from_str(&text).with_context(|| format!("{path} was answered {text}"))
+        serde_json::from_str(&text).with_context(|| format!("{path}: not JSON: {text}"))
     }
 }
 
 fn id(object: &Value) -> Result<String> {
-    Ok(object["id"].as_str().with_context(|| format!("there is no id in {object}"))?.to_owned())
+    Ok(object["id"].as_str().with_context(|| format!("no id in {object}"))?.to_owned())
 }

@@ -1,5 +1,5 @@
-//! IBM's Context Forge in front of the MCP reference server `server-everything`, as the first deployment runs it: it
-//! believes the user's name in `X-Forwarded-User`.
+//! IBM's Context Forge in front of the MCP reference server `server-everything`, configured as in the first deployment:
+//! it trusts the user name in `X-Forwarded-User`.
 
 mod fixture;
 mod settings;
@@ -11,35 +11,35 @@ use clap::{Args as ClapArgs, Subcommand};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-pub use self::fixture::{MEMBERS, STRANGER};
-use super::{cached, http, inside::inside, kept, node::Node, python};
+pub use self::fixture::{MEMBERS, NON_MEMBER};
+use super::{cache, component_state, http, netns::run_in_netns, node::Node, python};
 use crate::{
     forward::free_port,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "context-forge";
 const UPSTREAM: &str = "everything";
-/// Cold, with all migrations and a busy machine; 7 s is usual (reference/context-forge.md §1).
+/// Enough for a cold start with all migrations on a busy machine; 7 s is usual.
 const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// The tool to call: it answers `Echo: <message>`.
+/// A tool that returns `Echo: <message>`.
 pub const TOOL: &str = "everything-echo";
 /// The running Context Forge.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ContextForge {
     /// Host and port in the run's network.
     pub address: String,
-    /// The id of the virtual server that holds the tools.
+    /// The id of the virtual server that has the tools.
     pub server: String,
-    /// The virtual server's path: `/servers/<id>/mcp`. `/mcp` has everything the user may see.
+    /// The virtual server's path, `/servers/<id>/mcp`. `/mcp` has everything that the user may see.
     pub path: String,
-    /// Host and port of the MCP server behind it, which has its tools at `/mcp` under their own names.
+    /// Host and port of the MCP server behind it, which has the tools at `/mcp` under their original names.
     pub everything: String,
 }
 
 impl ContextForge {
-    /// Starts both and fills them with users, a team and tools, or finds them running.
+    /// Starts both servers and populates Context Forge, or finds them running.
     pub async fn up(run: &Run) -> Result<Self> {
         if let Some(running) = Self::find(run) {
             return Ok(running);
@@ -71,44 +71,44 @@ impl ContextForge {
         http::wait_until_ready(run, NAME, &format!("http://{address}/ready"), START_LIMIT).await?;
 
         let everything = format!("127.0.0.1:{upstream_port}");
-        let (base, behind) = (format!("http://{address}"), format!("http://{everything}/mcp"));
-        let server = inside(run, move || async move { fixture::fill(&base, &behind).await })
+        let (base, upstream_url) = (format!("http://{address}"), format!("http://{everything}/mcp"));
+        let server = run_in_netns(run, move || async move { fixture::populate(&base, &upstream_url).await })
             .await
-            .with_context(|| format!("cannot fill Context Forge. Its log: {}", run.log(NAME).display()))?;
+            .with_context(|| format!("cannot populate Context Forge. Its log: {}", run.log(NAME).display()))?;
         let path = format!("/servers/{server}/mcp");
         let running = Self { address, server, path, everything };
-        kept::keep(run, NAME, &running)?;
+        component_state::save(run, NAME, &running)?;
         eprintln!("context-forge http://{}{}", running.address, running.path);
         Ok(running)
     }
 
-    /// Makes what [`Self::up`] takes from the cache.
+    /// Creates what [`Self::up`] takes from the cache.
     pub async fn prepare() -> Result<()> {
         let programs = spawn_blocking(|| python::CONTEXT_FORGE.install()).await??;
         migrated(&programs).await.map(drop)
     }
 
-    /// Context Forge, if it runs.
+    /// Context Forge, if it is running.
     pub fn find(run: &Run) -> Option<Self> {
         run.running(UPSTREAM)?;
-        kept::find(run, NAME)
+        component_state::load(run, NAME)
     }
 
-    /// Stops both.
+    /// Stops both servers.
     pub fn down(run: &Run) -> Result<()> {
         run.stop(NAME)?;
         run.stop(UPSTREAM)
     }
 }
 
-/// A database that Context Forge has migrated, which takes it most of a minute: made once.
+/// A migrated database, cached because the migration takes about a minute.
 async fn migrated(programs: &Path) -> Result<std::path::PathBuf> {
     let programs = programs.to_owned();
     let inputs = [python::CONTEXT_FORGE.text, settings::FINGERPRINT];
     let directory = spawn_blocking(move || {
-        cached::once(NAME, &inputs, |directory| {
-            eprintln!("context-forge preparing its database, once");
-            // A run of its own, on this machine's own network.
+        cache::get_or_create(NAME, &inputs, |directory| {
+            eprintln!("context-forge migrating its database (once)");
+            // A separate run in the host's network.
             let run = Run::open(&format!("context-forge-database-{}", std::process::id()))?;
             let port = free_port()?.to_string();
             let mut gateway = run.command(programs.join("mcpgateway"));
@@ -136,15 +136,15 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Start Context Forge with an MCP server behind it, and fill it
+    /// Start Context Forge and its MCP server, and populate it
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
-    /// Stop both
+    /// Stop both servers
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
 }
 

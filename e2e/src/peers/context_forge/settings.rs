@@ -1,15 +1,15 @@
-//! Context Forge's settings, which it takes from the environment.
+//! Context Forge's settings, which are environment variables.
 
 use std::{path::Path, process::Command};
 
-/// The administrator, as Context Forge makes it at its first start.
+/// The administrator that Context Forge creates at its first start.
 pub const ADMINISTRATOR: &str = "admin@example.com";
 
-/// A database is prepared anew when anything here changes.
+/// Part of the cached database's key: a change of this file creates a new one.
 pub const FINGERPRINT: &str = include_str!("settings.rs");
 
-/// Header mode: identity comes from `X-Forwarded-User`, from whoever can reach the port. Since 1.0.0 that takes
-/// `TRUST_PROXY_AUTH_DANGEROUSLY`, since 1.0.7 also that CSRF protection is off (reference/context-forge.md §2).
+/// Header mode: Context Forge trusts `X-Forwarded-User` from everyone who can reach the port. Since 1.0.0 it requires
+/// `TRUST_PROXY_AUTH_DANGEROUSLY`, since 1.0.7 also disabled CSRF protection.
 const HEADER_MODE: [(&str, &str); 6] = [
     ("MCP_CLIENT_AUTH_ENABLED", "false"),
     ("MCP_REQUIRE_AUTH", "false"),
@@ -31,21 +31,21 @@ const SETTINGS: [(&str, &str); 15] = [
     ("BASIC_AUTH_PASSWORD", "e2e-Basic-Passw0rd"),
     ("MCPGATEWAY_UI_ENABLED", "false"),
     ("MCPGATEWAY_ADMIN_API_ENABLED", "true"),
-    // The MCP server behind it is on loopback, or is a ClusterIP.
+    // The MCP server is on loopback or a ClusterIP.
     ("SSRF_ALLOW_LOCALHOST", "true"),
     ("SSRF_ALLOW_PRIVATE_NETWORKS", "true"),
-    // It locks an address out for 15 minutes, and all tests come from one.
+    // The limit blocks an address for 15 minutes, and all tests share one address.
     ("RATE_LIMITING_ENABLED", "false"),
     ("PYTHONUNBUFFERED", "1"),
 ];
 
-/// Gives the command these settings, a database in the folder, and nothing of our own environment.
+/// Sets these settings and a database in the folder, and clears the inherited environment.
 pub fn apply(command: &mut Command, programs: &Path, folder: &Path) {
     command
         .env_clear()
         .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
         .env("HOME", folder)
-        // It leaves a lock file of its migrations there.
+        // Context Forge leaves its migration lock file there.
         .env("TMPDIR", folder)
         .env("DATABASE_URL", format!("sqlite:///{}", folder.join("mcp.db").display()))
         .envs(SETTINGS)

@@ -1,24 +1,22 @@
-//! The file of items that takes the vault's place.
+//! The file of items that stands in for the vault.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// An item of a vault.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Item {
-    /// Grows with each change.
+    /// Incremented by each change.
     pub version: u64,
-    /// By label.
+    /// Values by label.
     pub fields: BTreeMap<String, String>,
 }
 
-/// All items, by `vaults/<vault>/items/<item>`.
+/// Items by path: `vaults/<vault>/items/<item>`.
 pub type Items = BTreeMap<String, Item>;
 
-/// Reads the items.
 pub fn read(file: &Path) -> Result<Items> {
     let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not right", file.display()))
+    serde_json::from_slice(&text).with_context(|| format!("{} is invalid", file.display()))
 }

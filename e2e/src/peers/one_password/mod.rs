@@ -1,5 +1,5 @@
-//! A stand-in for 1Password's operator, which needs an account: it turns `OnePasswordItem` objects into Secrets as the real
-//! one does (reference/deployment-and-users.md §4), from a file of items in the vault's place.
+//! A stand-in for 1Password's operator, which needs an account. Like the real one, it creates Secrets from
+//! `OnePasswordItem` objects, but reads the items from a file instead of a vault.
 
 mod items;
 mod operator;
@@ -18,26 +18,25 @@ use tokio::time::sleep;
 
 use self::items::read;
 pub use self::items::{Item, Items};
-use super::kept;
+use super::component_state;
 use crate::{
     cluster::Cluster,
-    forward::this_program,
+    forward::e2e_program,
     progress::tail,
-    run::{Name, Run},
+    run::{Run, RunArg},
 };
 
 const NAME: &str = "one-password";
 
-/// The running stand-in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct OnePassword {
     items: PathBuf,
 }
 
 impl OnePassword {
-    /// Installs the CRD and starts the stand-in, or finds it running. It has no items at first.
+    /// Installs the CRD and starts the stand-in without items, or finds it running.
     pub async fn up(run: &Run, cluster: &Cluster) -> Result<Self> {
-        if let Some(running) = kept::find(run, NAME) {
+        if let Some(running) = component_state::load(run, NAME) {
             return Ok(running);
         }
         run.stop(NAME)?;
@@ -48,30 +47,30 @@ impl OnePassword {
         if ready.exists() {
             fs::remove_file(&ready)?;
         }
-        let mut command = run.command(this_program()?);
-        command.args(["one-password", "serve", "--kubeconfig"]).arg(cluster.kubeconfig_inside());
+        let mut command = run.command(e2e_program()?);
+        command.args(["one-password", "serve", "--kubeconfig"]).arg(cluster.namespace_kubeconfig());
         command.arg("--items").arg(&stand_in.items).arg("--ready").arg(&ready);
         run.spawn(NAME, &mut command)?;
         let (log, deadline) = (run.log(NAME), Instant::now() + Duration::from_secs(30));
         while !ready.exists() {
             if run.running(NAME).is_none() || Instant::now() > deadline {
-                bail!("the 1Password stand-in does not start. Its log {}:{}", log.display(), tail(&log));
+                bail!("the 1Password stand-in did not start. Its log {}:{}", log.display(), tail(&log));
             }
             sleep(Duration::from_millis(50)).await;
         }
-        kept::keep(run, NAME, &stand_in)?;
-        eprintln!("one-password  makes Secrets of {} · log {}", stand_in.items.display(), log.display());
+        component_state::save(run, NAME, &stand_in)?;
+        eprintln!("one-password  creates Secrets from {} · log {}", stand_in.items.display(), log.display());
         Ok(stand_in)
     }
 
-    /// Stops it. The CRD and what was made stay.
+    /// Stops the stand-in. The CRD and the Secrets stay.
     pub fn down(run: &Run) -> Result<()> {
         run.stop(NAME)
     }
 
-    /// Makes or changes an item.
+    /// Creates or changes an item.
     pub fn put(&self, path: &str, fields: &[(&str, &str)]) -> Result<()> {
-        let _lock = kept::alone(self.items.parent().context("the items are in a folder")?)?;
+        let _lock = component_state::lock_folder(self.items.parent().context("the items are in a folder")?)?;
         let mut items = read(&self.items)?;
         let item = items.entry(path.to_owned()).or_default();
         item.version += 1;
@@ -98,30 +97,30 @@ enum Action {
     /// Start the stand-in for the run's cluster
     Up {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
-    /// Make or change an item
+    /// Create or change an item
     Put {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
         /// vaults/VAULT/items/ITEM
         path: String,
         /// LABEL=VALUE
         fields: Vec<String>,
     },
-    /// Stop it
+    /// Stop the stand-in
     Down {
         #[command(flatten)]
-        run: Name,
+        run: RunArg,
     },
-    /// What `up` starts
+    /// Run the stand-in (started by `up`)
     #[command(hide = true)]
     Serve {
         #[arg(long)]
         kubeconfig: PathBuf,
         #[arg(long)]
         items: PathBuf,
-        /// Made when the CRD is there
+        /// Created once the CRD is established
         #[arg(long)]
         ready: PathBuf,
     },
@@ -135,14 +134,14 @@ impl Args {
                 OnePassword::up(&run, &Cluster::attach(&run)?).await.map(drop)
             }
             Action::Put { run, path, fields } => {
-                let stand_in: OnePassword =
-                    kept::find(&run.open()?, NAME).context("it does not run: e2e one-password up")?;
+                let stand_in: OnePassword = component_state::load(&run.open()?, NAME)
+                    .context("the stand-in is not running: start it with e2e one-password up")?;
                 let fields: Option<Vec<_>> = fields.iter().map(|field| field.split_once('=')).collect();
-                stand_in.put(&path, &fields.context("write fields as LABEL=VALUE")?)
+                stand_in.put(&path, &fields.context("fields must be LABEL=VALUE")?)
             }
             Action::Down { run } => OnePassword::down(&run.open()?),
             Action::Serve { kubeconfig, items, ready } => {
-                // A second call finds it installed.
+                // An error means that a provider is installed already.
                 let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
                 let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
                 let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

@@ -1,4 +1,4 @@
-//! What the real operator does with a `OnePasswordItem`, oddities included.
+//! The behaviour of the real operator for a `OnePasswordItem`, including its quirks.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ const FINALIZER: &str = "onepassword.com/finalizer.secret";
 const PATH: &str = "operator.1password.io/item-path";
 const VERSION: &str = "operator.1password.io/item-version";
 const AUTO_RESTART: &str = "operator.1password.io/auto-restart";
-/// 600 s in the real one.
+/// The real operator polls every 600 s.
 const POLL: Duration = Duration::from_secs(1);
 
 struct Shared {
@@ -46,19 +46,19 @@ struct Shared {
     items: PathBuf,
 }
 
-/// An [`anyhow::Error`] is no `std::error::Error`, which kube wants.
+/// kube requires `std::error::Error`, which [`anyhow::Error`] does not implement.
 #[derive(Debug)]
-struct Failed(anyhow::Error);
+struct ReconcileError(anyhow::Error);
 
-impl std::fmt::Display for Failed {
+impl std::fmt::Display for ReconcileError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{:#}", self.0)
     }
 }
 
-impl std::error::Error for Failed {}
+impl std::error::Error for ReconcileError {}
 
-/// Installs the CRD, makes the file `ready`, and serves until the process is ended.
+/// Installs the CRD, creates the file `ready`, and runs until the process is killed.
 pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
     let crd: CustomResourceDefinition = serde_yaml::from_str(CRD)?;
     let crds = Api::<CustomResourceDefinition>::all(client.clone());
@@ -69,7 +69,7 @@ pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("onepassword.com", "v1", "OnePasswordItem"));
     let shared = Arc::new(Shared { client: client.clone(), resource: resource.clone(), items });
     tokio::spawn(poll(shared.clone()));
-    // Its Secrets are not watched: a deleted one stays away until the item's object changes.
+    // Secrets are not watched: a deleted one is recreated only when its item object changes.
     Controller::new_with(Api::all_with(client, &resource), watcher::Config::default(), resource)
         .run(reconcile, |_, _, _| Action::requeue(POLL), shared)
         .for_each(async |result| {
@@ -81,7 +81,7 @@ pub async fn serve(client: Client, items: PathBuf, ready: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes changed items over into the Secrets that are there.
+/// Copies changed items into existing Secrets.
 async fn poll(shared: Arc<Shared>) {
     let mut ticks = interval(POLL);
     loop {
@@ -108,7 +108,7 @@ async fn poll_once(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Action, Failed> {
+async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Action, ReconcileError> {
     let namespace = object.namespace().unwrap_or_default();
     let api = Api::<DynamicObject>::namespaced_with(shared.client.clone(), &namespace, &shared.resource);
     let done = finalizer(&api, FINALIZER, object, async |event| {
@@ -116,14 +116,14 @@ async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Ac
             Event::Apply(object) => apply(&shared, &api, &object).await,
             Event::Cleanup(object) => clean_up(&shared, &object).await,
         };
-        done.map_err(Failed)
+        done.map_err(ReconcileError)
     });
-    done.await.map_err(|error| Failed(error.into()))
+    done.await.map_err(|error| ReconcileError(error.into()))
 }
 
 async fn apply(shared: &Shared, api: &Api<DynamicObject>, object: &DynamicObject) -> Result<Action> {
-    let made = make(shared, object).await;
-    let (status, message) = match &made {
+    let result = create_or_update_secret(shared, object).await;
+    let (status, message) = match &result {
         Ok(()) => ("True", String::new()),
         Err(error) => ("False", format!("{error:#}")),
     };
@@ -133,14 +133,14 @@ async fn apply(shared: &Shared, api: &Api<DynamicObject>, object: &DynamicObject
         let patch = json!({"status": {"conditions": [condition]}});
         api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
-    made.map(|()| Action::await_change())
+    result.map(|()| Action::await_change())
 }
 
 fn now() -> Time {
     Time(k8s_openapi::jiff::Timestamp::now())
 }
 
-async fn make(shared: &Shared, object: &DynamicObject) -> Result<()> {
+async fn create_or_update_secret(shared: &Shared, object: &DynamicObject) -> Result<()> {
     let path = object.data["spec"]["itemPath"].as_str().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').collect();
     if !matches!(parts[..], ["vaults", _, "items", _]) {
@@ -175,7 +175,8 @@ async fn make(shared: &Shared, object: &DynamicObject) -> Result<()> {
     if found.type_.as_deref().unwrap_or("Opaque") != kind {
         bail!("cannot change secret type");
     }
-    // Changed data alone is not noticed. Labels and annotations are replaced, others' too; the owner is set at creation only.
+    // Like the real operator: ignores changes of the data alone, replaces all labels and annotations, and sets the
+    // owner only at creation.
     if found.metadata.annotations != wanted.metadata.annotations || found.labels() != wanted.labels() {
         let mut new = found.clone();
         new.metadata.labels = wanted.metadata.labels;
@@ -194,12 +195,15 @@ async fn clean_up(shared: &Shared, object: &DynamicObject) -> Result<Action> {
     }
 }
 
-/// Without `controller`.
+/// The real operator does not set `controller`.
 fn owner(object: &DynamicObject, resource: &ApiResource) -> Result<OwnerReference> {
-    Ok(OwnerReference { controller: None, ..object.owner_ref(resource).ok_or_else(|| anyhow!("it has no uid"))? })
+    Ok(OwnerReference {
+        controller: None,
+        ..object.owner_ref(resource).ok_or_else(|| anyhow!("the object has no uid"))?
+    })
 }
 
-/// Labels become keys; runs of what a key may not hold become a dash; empty values are left out.
+/// The Secret's data: labels become keys, with a dash for each run of invalid characters; empty values are left out.
 fn data(item: &Item) -> BTreeMap<String, ByteString> {
     let filled = item.fields.iter().filter(|(_, value)| !value.is_empty());
     filled.map(|(label, value)| (key(label), ByteString(value.clone().into_bytes()))).collect()

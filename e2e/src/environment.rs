@@ -1,5 +1,5 @@
-//! The whole scene that the demo and the tests play on: a cluster with the operator in it, the issuer, and Context Forge
-//! behind the tap under the name that pods know it by.
+//! The complete environment of the demo and the cluster tests: a cluster with the operator, the issuer, and Context
+//! Forge behind the tap, under a Service name.
 
 use std::time::{Duration, Instant};
 
@@ -30,25 +30,24 @@ use crate::{
     run::Run,
 };
 
-/// Where Context Forge and the proxies are, as in the deployment that the sample replaces.
+/// The namespace of Context Forge and the proxies, as in the deployment that the sample replaces.
 pub const NAMESPACE: &str = "mcp-gateway";
 
-/// Context Forge's Service, as the sample names it.
+/// Context Forge's Service, as in the sample.
 const GATEWAY: &str = "context-forge-mcp-stack-mcpgateway";
 
-/// What the issuer calls all our proxies.
+/// The client that all proxies use at the issuer.
 pub const CLIENT_ID: &str = "mcp-oauth-proxy";
-pub const CLIENT_SECRET: &str = "the-bed-knows-no-secrets-but-this-one";
+pub const CLIENT_SECRET: &str = "e2e-client-secret";
 
-/// 32 bytes that are as good as any for a cluster of an hour.
+/// A fixed 32-byte key: the cluster exists only for the test run.
 pub const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-/// Whose fields of the resources are whose.
+/// The field manager for server-side apply.
 const FIELD_MANAGER: &str = "e2e";
 
-/// The set scene.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub struct Environment {
     pub run: Run,
     pub cluster: Cluster,
     pub provider: Provider,
@@ -56,42 +55,42 @@ pub struct Stage {
     pub tap: Tap,
 }
 
-/// A proxy with an edge before it.
+/// A proxy behind a TLS edge.
 #[derive(Clone, Debug)]
-pub struct Front {
+pub struct DeployedProxy {
     pub name: String,
     pub edge: Edge,
 }
 
-impl Front {
-    /// What to paste into a client.
+impl DeployedProxy {
+    /// The MCP endpoint's URL for clients.
     pub fn url(&self) -> String {
         format!("{}/mcp", self.edge.url)
     }
 }
 
-impl Stage {
-    /// Sets the scene, or finds it set. The operator logs what `log` says.
-    pub async fn set(run: &Run, installer: Installer, log: &'static str) -> Result<Self> {
+impl Environment {
+    /// Starts the environment, or attaches to it if it runs. `log` is the operator's log filter.
+    pub async fn start(run: &Run, installer: Installer, log: &'static str) -> Result<Self> {
         let progress = Progress::default();
-        let (name, image) = (run.clone(), spawn_blocking(image::operator));
+        let (cluster_run, image) = (run.clone(), spawn_blocking(image::operator));
         let image = async { image.await? };
-        let cluster = spawn_blocking(move || Cluster::up(&name)).await??;
-        // Opened anew: now it has a network namespace.
+        let cluster = spawn_blocking(move || Cluster::up(&cluster_run)).await??;
+        // Reopened, because the run now has a network namespace.
         let run = Run::open(run.name())?;
-        let login = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None, issuer: None };
-        let provider = async { Provider::up(&run, &login).await };
+        let options = provider::Options { origin: Some("http://login.localhost".to_owned()), port: None, issuer: None };
+        let provider = async { Provider::up(&run, &options).await };
         let (provider, context_forge, image) = tokio::try_join!(provider, ContextForge::up(&run), image)?;
         let tap = Tap::up(&run, &context_forge.address).await?;
         let port = tap.address.rsplit_once(':').context("the tap has no port")?.1.parse()?;
-        cluster.name_program(GATEWAY, NAMESPACE, 80, port)?;
-        let installing = cluster.clone();
-        spawn_blocking(move || operator::install(&installing, &image, installer, log)).await??;
-        progress.say("the scene is set");
+        cluster.create_service_for(GATEWAY, NAMESPACE, 80, port)?;
+        let operator_cluster = cluster.clone();
+        spawn_blocking(move || operator::install(&operator_cluster, &image, installer, log)).await??;
+        progress.print("the environment is ready");
         Ok(Self { run, cluster, provider, context_forge, tap })
     }
 
-    /// The scene that was set before.
+    /// Attaches to a running environment.
     pub fn attach(run: &Run) -> Result<Self> {
         let missing = |what: &str| format!("run {} has no {what}", run.name());
         Ok(Self {
@@ -103,7 +102,7 @@ impl Stage {
         })
     }
 
-    /// The default spec of a proxy in the tests, behind an edge.
+    /// The default proxy spec for tests, behind this edge.
     pub fn spec(&self, name: &str, edge: &Edge) -> Result<McpOAuthProxySpec> {
         let spec = json!({
             "publicURL": edge.url,
@@ -115,7 +114,7 @@ impl Stage {
         Ok(serde_json::from_value(spec)?)
     }
 
-    /// An edge for the proxy of that name, which the issuer will send people back to.
+    /// Starts an edge for the proxy, or finds it, and registers its callback at the issuer.
     pub async fn edge(&self, name: &str) -> Result<Edge> {
         let target = format!("{name}.{NAMESPACE}.svc.cluster.local:8080");
         let edge = match Edge::find(&self.run, name) {
@@ -126,8 +125,8 @@ impl Stage {
         Ok(edge)
     }
 
-    /// Applies a proxy, its Secret and its edge, and waits until the operator says that it is ready.
-    pub async fn front(&self, name: &str, change: impl FnOnce(&mut McpOAuthProxySpec)) -> Result<Front> {
+    /// Applies a proxy with its Secret and edge, and waits until it is Ready and reachable.
+    pub async fn deploy_proxy(&self, name: &str, change: impl FnOnce(&mut McpOAuthProxySpec)) -> Result<DeployedProxy> {
         let edge = self.edge(name).await?;
         let mut spec = self.spec(name, &edge)?;
         change(&mut spec);
@@ -135,30 +134,24 @@ impl Stage {
         self.apply_credentials(&client, name).await?;
         self.apply(&client, name, spec).await?;
         self.wait_ready(name)?;
-        self.routed(name, edge).await
+        self.wait_until_reachable(name, edge).await
     }
 
-    /// A proxy that is ready, once its edge reaches it.
-    pub async fn routed(&self, name: &str, edge: Edge) -> Result<Front> {
-        self.wait_routed(&edge).await?;
-        Ok(Front { name: name.to_owned(), edge })
-    }
-
-    /// Waits until the edge reaches the proxy: kube-proxy's rules follow a new Service by about a second.
-    async fn wait_routed(&self, edge: &Edge) -> Result<()> {
-        let client = http::client(Some(&Certificates::of(&self.run)?.authority()))?;
+    /// Waits until a Ready proxy is reachable through its edge: kube-proxy programs a new Service after about a second.
+    pub async fn wait_until_reachable(&self, name: &str, edge: Edge) -> Result<DeployedProxy> {
+        let client = http::client(Some(&Certificates::for_run(&self.run)?.authority()))?;
         let metadata = format!("{}/.well-known/oauth-authorization-server", edge.url);
         let deadline = Instant::now() + Duration::from_secs(90);
-        while !client.get(&metadata).send().await.is_ok_and(|answer| answer.status().is_success()) {
+        while !client.get(&metadata).send().await.is_ok_and(|response| response.status().is_success()) {
             if Instant::now() > deadline {
-                bail!("{} leads nowhere", edge.url);
+                bail!("{} does not reach the proxy", edge.url);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(())
+        Ok(DeployedProxy { name: name.to_owned(), edge })
     }
 
-    /// Applies the Secret that a proxy's spec names.
+    /// Applies the Secret of a proxy's credentials.
     pub async fn apply_credentials(&self, client: &Client, name: &str) -> Result<()> {
         let values = [
             ("OAUTH_CLIENT_ID", CLIENT_ID),
@@ -181,14 +174,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Applies a proxy as `kubectl apply --server-side` would.
+    /// Applies a proxy with server-side apply.
     pub async fn apply(&self, client: &Client, name: &str, spec: McpOAuthProxySpec) -> Result<McpOAuthProxy> {
         let proxies: Api<McpOAuthProxy> = Api::namespaced(client.clone(), NAMESPACE);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         Ok(proxies.patch(name, &parameters, &Patch::Apply(&McpOAuthProxy::new(name, spec))).await?)
     }
 
-    /// Waits until the operator says Ready; otherwise says what the conditions say.
+    /// Waits for the condition Ready; the error contains the status.
     pub fn wait_ready(&self, name: &str) -> Result<()> {
         let object = format!("mcpoauthproxy/{name}");
         let limit = Duration::from_secs(150);
@@ -203,7 +196,6 @@ impl Stage {
     }
 }
 
-/// The Secret of a proxy's credentials.
 pub fn credentials_name(name: &str) -> String {
     format!("{name}-credentials")
 }

@@ -1,4 +1,4 @@
-//! What a running component is, kept in the run's folder for the commands that come later.
+//! The state of running components, stored in the run's folder for later commands.
 
 use std::{
     fs::{self, File},
@@ -10,21 +10,21 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::run::Run;
 
-/// Keeps what has been started under the component's name.
-pub fn keep<T: Serialize>(run: &Run, component: &str, what: &T) -> Result<()> {
+/// Stores a component's state.
+pub fn save<T: Serialize>(run: &Run, component: &str, what: &T) -> Result<()> {
     let file = run.directory().join(format!("{component}.json"));
     fs::write(&file, serde_json::to_vec_pretty(what)?).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// What is kept of a component that runs.
-pub fn find<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
+/// Loads the state of a component, if it is running.
+pub fn load<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
     run.running(component)?;
     let text = fs::read(run.directory().join(format!("{component}.json"))).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
-/// Holds off other tests and commands that change what lies in this folder of the run, until the file is dropped.
-pub fn alone(folder: &Path) -> Result<File> {
+/// Locks a folder of the run against other tests and commands until the file is dropped.
+pub fn lock_folder(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder)?;
     let lock = File::create(folder.join(".lock"))?;
     lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! A cluster name for a program that runs outside the pods.
+//! A Service for a program outside the pods.
 
 use anyhow::Result;
 use serde_json::json;
@@ -7,9 +7,9 @@ use super::Cluster;
 use crate::run::NODE_ADDRESS;
 
 impl Cluster {
-    /// Makes `SERVICE.NAMESPACE` on `port` lead to a program that listens on the run's address at `target`. Makes the
+    /// Creates a Service whose `port` leads to a program that listens on the run's address at `target`. Creates its
     /// Kubernetes namespace too.
-    pub fn name_program(&self, service: &str, namespace: &str, port: u16, target: u16) -> Result<()> {
+    pub fn create_service_for(&self, service: &str, namespace: &str, port: u16, target: u16) -> Result<()> {
         let manifest = json!({ "apiVersion": "v1", "kind": "List", "items": [
             { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } },
             {

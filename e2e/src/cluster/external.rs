@@ -1,43 +1,41 @@
-//! Somebody else's cluster: used only when it is named, and only with leave to destroy what is in it.
+//! An external cluster. Used only if it is named explicitly, and only with permission to destroy its content.
 
 use std::{env, path::PathBuf};
 
 use anyhow::{Result, bail};
 
-/// A cluster that the bed did not make.
+/// A cluster that the test bed did not create.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Foreign {
+pub struct ExternalCluster {
     pub kubeconfig: PathBuf,
     pub context: String,
-    /// A shell command that brings the image archive `"$1"` to the cluster's nodes.
+    /// A shell command that loads the image archive `"$1"` on the cluster's nodes.
     pub load_image: String,
 }
 
-impl Foreign {
-    /// The cluster that `E2E_KUBECONFIG` and `E2E_CONTEXT` name, if they do. An inherited `KUBECONFIG` plays no part.
-    pub fn named() -> Result<Option<Self>> {
-        Self::from(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+impl ExternalCluster {
+    /// The cluster that `E2E_KUBECONFIG` and `E2E_CONTEXT` name, if set. `KUBECONFIG` is ignored.
+    pub fn from_env() -> Result<Option<Self>> {
+        Self::from_variables(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let (kubeconfig, context) = match (variable("E2E_KUBECONFIG"), variable("E2E_CONTEXT")) {
             (Some(kubeconfig), Some(context)) => (kubeconfig, context),
             (None, None) => return Ok(None),
-            (Some(_), None) => bail!("E2E_KUBECONFIG is set: name its context with E2E_CONTEXT too"),
-            (None, Some(_)) => bail!("E2E_CONTEXT is set: name its file with E2E_KUBECONFIG too"),
+            (Some(_), None) => bail!("E2E_KUBECONFIG is set: set E2E_CONTEXT too"),
+            (None, Some(_)) => bail!("E2E_CONTEXT is set: set E2E_KUBECONFIG too"),
         };
-        let leave = variable("E2E_I_MAY_DESTROY");
+        let permission = variable("E2E_I_MAY_DESTROY");
         let made_for_tests = context.starts_with("kind-") || context.starts_with("k3d-");
-        if !made_for_tests && leave.as_ref() != Some(&context) {
+        if !made_for_tests && permission.as_ref() != Some(&context) {
             bail!(
-                "the context {context} does not look like a cluster for tests (kind-..., k3d-...); \
-                 if everything in it may be destroyed, set E2E_I_MAY_DESTROY={context}"
+                "the context {context} does not look like a test cluster (kind-..., k3d-...); \
+                 if its content may be destroyed, set E2E_I_MAY_DESTROY={context}"
             );
         }
         let Some(load_image) = variable("E2E_LOAD_IMAGE").or_else(|| default_load_image(&context)) else {
-            bail!(
-                "say how an image gets to the nodes of {context}: E2E_LOAD_IMAGE, a shell command that gets the archive as $1"
-            );
+            bail!("set E2E_LOAD_IMAGE to a shell command that loads the image archive $1 on the nodes of {context}");
         };
         Ok(Some(Self { kubeconfig: kubeconfig.into(), context, load_image }))
     }
@@ -54,8 +52,10 @@ fn default_load_image(context: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn with(variables: &[(&str, &str)]) -> Result<Option<Foreign>> {
-        Foreign::from(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+    fn with(variables: &[(&str, &str)]) -> Result<Option<ExternalCluster>> {
+        ExternalCluster::from_variables(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]

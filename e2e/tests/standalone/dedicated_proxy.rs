@@ -1,4 +1,4 @@
-//! A proxy that belongs to one test, beside the one that all share: it can be restarted, and its requests counted.
+//! A proxy for one test, beside the shared one: it can be restarted, and its requests are counted.
 
 use std::{collections::BTreeSet, fs};
 
@@ -6,7 +6,7 @@ use e2e::{
     forward::free_port,
     peers::{
         edge::Edge,
-        standalone::{Between, Proxy},
+        standalone::{Proxy, ProxyOptions},
     },
     run::Run,
 };
@@ -15,64 +15,69 @@ use url::Url;
 
 use crate::bed::Bed;
 
-pub struct OwnProxy {
+pub struct DedicatedProxy {
     run: Run,
     edge: Edge,
     proxy: Proxy,
 }
 
-impl OwnProxy {
-    /// Starts it before a host and port, with an edge, a database and keys of its own.
+impl DedicatedProxy {
+    /// Starts the proxy in front of a host and port, with its own edge, database and keys.
     pub async fn up(bed: &Bed, name: &str, upstream: &str) -> Self {
         Self::with(bed, name, upstream, &[]).await
     }
 
-    /// The same, with more in its configuration.
+    /// Like [`Self::up`], with additional configuration.
     pub async fn with(bed: &Bed, name: &str, upstream: &str, settings: &[(&str, Value)]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port().unwrap());
         let edge = Edge::up(&bed.run, name, free_port().unwrap(), &listen).await.unwrap();
         let provider = &bed.provider;
-        let between = Between { public_url: &edge.url, provider, upstream, rechecks: false, documents: None, settings };
-        let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, between).await.unwrap();
+        let options = ProxyOptions {
+            public_url: &edge.url,
+            provider,
+            upstream,
+            recheck_on_refresh: false,
+            documents: None,
+            settings,
+        };
+        let proxy = Proxy::up(&bed.run, &format!("proxy-{name}"), &listen, options).await.unwrap();
         Self { run: bed.run.clone(), edge, proxy }
     }
 
-    /// What clients connect to.
+    /// The MCP endpoint's URL.
     pub fn url(&self) -> String {
         format!("{}/mcp", self.edge.url)
     }
 
-    /// Host and port of the proxy itself, behind its edge.
+    /// Host and port of the proxy behind its edge.
     pub fn address(&self) -> &str {
         &self.edge.target
     }
 
-    /// Ends the process and starts it again.
     pub async fn restart(&self) {
         self.proxy.restart().await.unwrap();
     }
 
-    /// Its process.
     pub fn process(&self) -> &Proxy {
         &self.proxy
     }
 
-    /// Ends all sessions, and returns how many there were.
-    pub async fn end_sessions(&self) -> usize {
-        self.proxy.end_sessions().await.unwrap()
+    /// Deletes all sessions and returns their number.
+    pub async fn delete_sessions(&self) -> usize {
+        self.proxy.delete_sessions().await.unwrap()
     }
 
-    /// How many clients have registered.
+    /// The number of registrations.
     pub fn registrations(&self) -> usize {
         self.requests().iter().filter(|request| request.starts_with("POST /register ")).count()
     }
 
-    /// How many times tokens were asked for, by a code or by a refresh token.
+    /// The number of token requests, with a code or a refresh token.
     pub fn token_requests(&self) -> usize {
         self.requests().iter().filter(|request| request.starts_with("POST /token ")).count()
     }
 
-    /// The ids of the clients that have asked for a login.
+    /// The ids of clients that have requested a login.
     pub fn clients(&self) -> BTreeSet<String> {
         let requests = self.requests();
         let paths = requests.iter().filter_map(|request| request.strip_prefix("GET ")?.split(' ').next());

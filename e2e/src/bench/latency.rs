@@ -1,4 +1,4 @@
-//! P3: what the proxy adds to the latency of a request, at a rate that is the same for all.
+//! P3: the latency that the proxy adds, at the same request rate for all contenders.
 
 use std::{
     io::{Read, Write},
@@ -14,19 +14,18 @@ use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 use super::{bed::Bed, cores::LOAD_CORE, measure::Latency};
 use crate::progress::stop_if_interrupted;
 
-/// Requests a second.
+/// Requests per second.
 pub const RATE: u32 = 3_000;
 
-/// Connections that share them.
+/// The number of connections that share the rate.
 pub const CONNECTIONS: u32 = 32;
 
-/// Interleaved rounds, each of every contender. Many and short: what the machine does beside lasts longer than a request.
+/// The number of interleaved rounds. Many and short, because disturbances on the machine last longer than a request.
 pub const ROUNDS: usize = 15;
 
-/// How long a round lasts.
 const DURATION: Duration = Duration::from_secs(1);
 
-/// The upstream's, nginx's and the proxy's.
+/// The latency of the upstream, nginx and the proxy.
 pub fn latencies(bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
     let contenders = [
         ("direct", bed.upstream.port, request("")),
@@ -37,7 +36,7 @@ pub fn latencies(bed: &Bed) -> Result<Vec<(&'static str, Latency)>> {
     for _ in 0..ROUNDS {
         for ((_, port, request), rounds) in contenders.iter().zip(&mut rounds) {
             stop_if_interrupted()?;
-            rounds.push(Latency::of(round(*port, request.as_bytes())?));
+            rounds.push(Latency::from_samples(round(*port, request.as_bytes())?));
         }
     }
     Ok(contenders.iter().zip(rounds).map(|((name, ..), rounds)| (*name, Latency::median(&rounds))).collect())
@@ -51,13 +50,14 @@ fn request(authorization: &str) -> String {
     )
 }
 
-/// Sends the request at [`RATE`] to a port of this machine. Milliseconds of each from when it was due.
+/// Sends the request at [`RATE`] to a local port. Returns the milliseconds from the time when each request is due.
 fn round(port: u16, request: &[u8]) -> Result<Vec<f64>> {
-    let begun = Instant::now() + Duration::from_millis(100);
+    let started = Instant::now() + Duration::from_millis(100);
     let between = Duration::from_secs(1) * CONNECTIONS / RATE;
-    // A thread each, because a runtime's timer is late by as much as a millisecond, which is more than what is measured.
+    // One thread per connection, because a runtime's timers are late by up to a millisecond, more than the measured
+    // latency.
     thread::scope(|scope| {
-        let first = |number| begun + between * number / CONNECTIONS;
+        let first = |number| started + between * number / CONNECTIONS;
         let start = |number| scope.spawn(move || connection(port, request, first(number), between));
         let threads: Vec<_> = (0..CONNECTIONS).map(start).collect();
         let all = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a connection panicked"))?);
@@ -72,19 +72,19 @@ fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> R
     set_current_timer_slack(NonZeroU64::new(1))?;
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
-    let (mut answer, mut room) = (Vec::with_capacity(4096), [0; 4096]);
+    let (mut response, mut buffer) = (Vec::with_capacity(4096), [0; 4096]);
     let mut milliseconds = Vec::new();
     let mut due = first;
     while due < first + DURATION {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         stream.write_all(request)?;
-        answer.clear();
-        while !is_whole(&answer)? {
-            let length = stream.read(&mut room)?;
+        response.clear();
+        while !is_complete(&response)? {
+            let length = stream.read(&mut buffer)?;
             if length == 0 {
-                bail!("port {port} closes the connection");
+                bail!("port {port} closed the connection");
             }
-            answer.extend_from_slice(&room[..length]);
+            response.extend_from_slice(&buffer[..length]);
         }
         milliseconds.push(due.elapsed().as_secs_f64() * 1000.0);
         due += between;
@@ -92,16 +92,16 @@ fn connection(port: u16, request: &[u8], first: Instant, between: Duration) -> R
     Ok(milliseconds)
 }
 
-/// Whether an answer with a Content-Length has come whole.
-fn is_whole(answer: &[u8]) -> Result<bool> {
-    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
-    let head = std::str::from_utf8(&answer[..end])?;
+/// Whether a response with a Content-Length is complete.
+fn is_complete(response: &[u8]) -> Result<bool> {
+    let Some(end) = response.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
+    let head = std::str::from_utf8(&response[..end])?;
     if !head.starts_with("HTTP/1.1 200 ") {
-        bail!("the answer is {head}");
+        bail!("unexpected response: {head}");
     }
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
-    Ok(answer.len() - end - 4 >= length.context("the answer has no length")?)
+    Ok(response.len() - end - 4 >= length.context("the response has no Content-Length")?)
 }

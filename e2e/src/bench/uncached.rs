@@ -1,4 +1,4 @@
-//! P2: every request with a token that the proxy has not seen, so that it has to verify a signature.
+//! P2: every request has a token that the proxy has not seen, so that it must verify the signature.
 
 use std::{fs, io::Write, path::Path};
 
@@ -12,48 +12,48 @@ use serde_json::Value;
 
 use super::measure::thread_cpu;
 
-/// More than are asked for in all rounds, and many times what the proxy remembers.
+/// More than all rounds use, and many times the size of the proxy's token cache.
 const TOKENS: usize = 400_000;
 
-/// How many tokens the verification alone is measured with.
-const VERIFIED: u32 = 5_000;
+/// The number of tokens for measuring the verification alone.
+const VERIFICATIONS: u32 = 5_000;
 
-/// A verification alone.
+/// Measures a signature verification alone.
 pub struct Verification {
-    /// Parsed once, as the proxy does.
+    /// Parsed once, as in the proxy.
     public: ParsedPublicKey,
-    /// What is signed, and its signature. All differ, as the proxy's do: of one and the same a CPU learns the branches.
+    /// Signed data and signatures. All differ as in the proxy: with identical ones, the branch predictor would adapt.
     tokens: Vec<(String, Vec<u8>)>,
 }
 
 impl Verification {
-    /// What one costs, in microseconds of CPU time.
+    /// The CPU time of one verification in microseconds.
     pub fn micros(&self) -> Result<f64> {
         let before = thread_cpu();
         for (signed, signature) in &self.tokens {
             self.public
                 .verify_sig(signed.as_bytes(), signature)
-                .map_err(|_| anyhow::anyhow!("the signature is not good"))?;
+                .map_err(|_| anyhow::anyhow!("the signature is invalid"))?;
         }
-        Ok((thread_cpu() - before).as_secs_f64() * 1e6 / f64::from(VERIFIED))
+        Ok((thread_cpu() - before).as_secs_f64() * 1e6 / f64::from(VERIFICATIONS))
     }
 }
 
-/// Writes tokens that differ from a good one in their `jti`, one a line, signed with the proxy's own key. Returns others,
-/// for what a verification alone costs.
-pub fn write(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
+/// Writes tokens that differ from a valid one in their `jti`, one per line, signed with the proxy's key. Returns other
+/// tokens for measuring the verification alone.
+pub fn write_tokens(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
     let keys: Value = serde_json::from_slice(&fs::read(keys)?)?;
     let key = STANDARD.decode(keys["keys"][0]["privateKey"].as_str().context("no key")?)?;
-    let pair =
+    let key_pair =
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key).map_err(|_| anyhow::anyhow!("no key"))?;
     let random = SystemRandom::new();
-    let (head, rest) = token.split_once('.').context("no JWT")?;
+    let (head, rest) = token.split_once('.').context("the token is not a JWT")?;
     let claims = BASE64_URL_SAFE_NO_PAD.decode(rest.split('.').next().context("no claims")?)?;
     let mut claims: Value = serde_json::from_slice(&claims)?;
     let mut sign = |number: usize| -> Result<(String, Vec<u8>)> {
-        claims["jti"] = format!("unseen-{number}").into();
+        claims["jti"] = format!("uncached-{number}").into();
         let signed = format!("{head}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature = pair.sign(&random, signed.as_bytes()).map_err(|_| anyhow::anyhow!("no signature"))?;
+        let signature = key_pair.sign(&random, signed.as_bytes()).map_err(|_| anyhow::anyhow!("no signature"))?;
         Ok((signed, signature.as_ref().to_vec()))
     };
     let mut out = std::io::BufWriter::new(fs::File::create(file)?);
@@ -62,7 +62,7 @@ pub fn write(keys: &Path, token: &str, file: &Path) -> Result<Verification> {
         writeln!(out, "{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))?;
     }
     out.flush()?;
-    let tokens = (TOKENS..).take(VERIFIED as usize).map(sign).collect::<Result<_>>()?;
-    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref())?;
+    let tokens = (TOKENS..).take(VERIFICATIONS as usize).map(sign).collect::<Result<_>>()?;
+    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key_pair.public_key().as_ref())?;
     Ok(Verification { public, tokens })
 }

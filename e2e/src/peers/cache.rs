@@ -1,5 +1,5 @@
-//! Things that take long to make and depend only on their inputs: made once, in the cache, under a name that holds a
-//! hash of the inputs. Runs that start together wait for each other.
+//! A cache of folders that are slow to create and depend only on their inputs. Concurrent processes wait for each
+//! other.
 
 use std::{
     fs::{self, File},
@@ -12,10 +12,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::run::cache_directory;
 
-/// Returns the folder `<cache>/<name>/<hash of inputs>`, and first lets `make` fill it if nobody has.
-pub fn once(name: &str, inputs: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// Returns the folder `<cache>/<name>/<hash of inputs>`, which `make` fills if it does not exist yet.
+pub fn get_or_create(name: &str, inputs: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let parent = cache_directory()?.join(name);
-    fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let key = hash(inputs);
     let directory = parent.join(&key);
     let complete = directory.join(".complete");

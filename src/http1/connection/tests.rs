@@ -88,7 +88,7 @@ async fn waiting_task_is_woken_by_its_own_data_only() {
     assert!(!connection.is_ready());
 }
 
-/// Whether another request may follow an answer that comes in these parts, of which the last may be none.
+/// Whether the connection is ready after a response in two parts, of which the second may be empty.
 async fn is_ready_after(parts: [&str; 2]) -> bool {
     let (mut connection, mut upstream) = pair();
     let exchange = async {
@@ -134,7 +134,7 @@ async fn request_that_upstream_may_have_read_is_not_returned() {
     let (mut connection, mut upstream) = pair();
     let exchange = async { send(&mut connection).await.unwrap_err() };
     let answering = async move { read(&mut upstream, "POST").await };
-    assert!(matches!(futures::join!(exchange, answering).0, WireError::Unanswered));
+    assert!(matches!(futures::join!(exchange, answering).0, WireError::NoResponse));
     assert!(connection.take_unsent().is_none());
 }
 
@@ -162,20 +162,20 @@ async fn responses_without_content_leave_connection_reusable() {
             upstream.write_all(answer.as_bytes()).await.unwrap();
         };
         futures::join!(async { connection.send(request).await.unwrap() }, answering);
-        assert_eq!((connection.left(), connection.is_ready()), (left, left == Some(0)), "{answer}");
+        assert_eq!((connection.remaining(), connection.is_ready()), (left, left == Some(0)), "{answer}");
     }
 }
 
 type Parts = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 
-/// A request of which this has come so far.
+/// A request whose body begins with this part.
 fn begun(part: Result<&'static str, BoxError>) -> (Parts, Outgoing<impl Body<Data = Bytes, Error = BoxError> + Unpin>) {
     let (more, parts) = mpsc::unbounded();
     more.unbounded_send(part.map(|part| Frame::data(part.into()))).unwrap();
     (more, request(StreamBody::new(parts)))
 }
 
-/// The same on the wire.
+/// The request of [`begun`] on the wire.
 const BEGUN: &str = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
 
 #[tokio::test]
@@ -214,15 +214,15 @@ async fn request_body_continues_while_response_streams() {
     assert!(connection.is_ready());
 }
 
-/// The way to a peer that takes a few bytes and then no more.
+/// Accepts a few bytes, then fails.
 #[derive(Default)]
 struct Failing {
-    has_taken: bool,
+    has_accepted: bool,
 }
 
 impl AsyncWrite for Failing {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        let fails = mem::replace(&mut self.has_taken, true);
+        let fails = mem::replace(&mut self.has_accepted, true);
         Poll::Ready(if fails { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(10) })
     }
 

@@ -58,10 +58,10 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, p
     headers::allow_any_origin(response.headers_mut());
     mcp_session::bind(&keyring, &caller.session.user, response.headers_mut());
     let is_stream = headers::is_event_stream(response.headers());
-    let idle_timeout = if is_stream { timeouts.stream_idle } else { timeouts.response_head }.get();
+    let idle_timeout = if is_stream { &timeouts.stream_idle } else { &timeouts.response_head };
     let stream =
         is_stream.then(|| OpenStream::new(worker.metrics.clone(), caller.session, client, start, is_standalone));
-    let body = UpstreamBody::new(lease, deadline, idle_timeout, permit, stream);
+    let body = UpstreamBody::new(lease, deadline, idle_timeout.get(), permit, stream);
     (Outcome::Forwarded, response.map(|()| Body::Upstream(body)))
 }
 

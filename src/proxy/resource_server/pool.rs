@@ -283,15 +283,15 @@ mod tests {
         // It still looks open, like one that the upstream is closing.
         ours.shutdown(Shutdown::Write).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let answering = async {
+        let serving = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut read = vec![0; REQUEST.len()];
             stream.read_exact(&mut read).await.unwrap();
             stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             Ok::<_, UpstreamError>(String::from_utf8(read).unwrap())
         };
-        let ((answer, _lease), read) = futures::try_join!(pool.send(request()), answering).unwrap();
-        assert_eq!((answer.status().as_u16(), read.as_str()), (202, REQUEST));
+        let ((response, _lease), read) = futures::try_join!(pool.send(request()), serving).unwrap();
+        assert_eq!((response.status().as_u16(), read.as_str()), (202, REQUEST));
         assert_eq!(unused.read(&mut [0; 1]).unwrap(), 0, "nothing came over the first");
     }
 
@@ -302,8 +302,8 @@ mod tests {
         upstream.set_nonblocking(true).unwrap();
         let mut upstream = TcpStream::from_std(upstream).unwrap();
         let closing = async move { upstream.read_exact(&mut [0; 4]).await.unwrap() };
-        let (answer, _) = futures::join!(pool.send(request()), closing);
-        assert!(matches!(answer.map(drop), Err(UpstreamError::Exchange(_))));
+        let (response, _) = futures::join!(pool.send(request()), closing);
+        assert!(matches!(response.map(drop), Err(UpstreamError::Exchange(_))));
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "there is no second connection");
     }
 

@@ -109,8 +109,8 @@ where
             && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Sends more of the request. A write error after the first byte is kept for later, since the upstream may have sent a response
-    /// before it stopped reading.
+    /// Sends more of the request. A write error after the first byte is kept for later, since the upstream may have sent a
+    /// response before it stopped reading.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), WireError> {
         let Poll::Ready(Err(error)) = self.outgoing.poll(&mut self.stream, cx) else { return Ok(()) };
         self.keeps_alive = false;

@@ -132,8 +132,8 @@ impl Chunks {
     }
 }
 
-/// The length of a size line, and the chunk's size. httparse accepts no digits as 0 and a line feed within an extension; both let two
-/// readers see different chunks, so both are refused here.
+/// The length of a size line, and the chunk's size. httparse accepts no digits as 0 and a line feed within an extension; both let
+/// two readers see different chunks, so both are refused here.
 fn chunk_size(read: &[u8]) -> Result<Option<(usize, u64)>, WireError> {
     let Some(first) = read.first() else { return Ok(None) };
     match httparse::parse_chunk_size(read) {

@@ -106,7 +106,8 @@ impl<B> Outgoing<B> {
         self.pending.is_none() && self.unsent.is_empty() && self.is_flushed
     }
 
-    /// Whether the peer cannot have received any of it. TLS may have sent a part of what does not fit in one record before it failed.
+    /// Whether the peer cannot have received any of it. TLS may have sent a part of what does not fit in one record before it
+    /// failed.
     pub fn is_unsent(&self) -> bool {
         !self.is_started && self.unsent.len() <= BUFFER
     }
@@ -133,8 +134,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
         Self { is_head: method == Method::HEAD, unsent, pending, is_flushed: true, is_started: false }
     }
 
-    /// Ready when some of the body is available, or there is none: head and body then share a packet, and no connection waits for a
-    /// slow client.
+    /// Ready when some of the body is available, or there is none: head and body then share a packet, and no connection waits for
+    /// a slow client.
     pub fn poll_available(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         let head = self.unsent.len();
         let is_whole = self.fill(cx)?.is_ready();

@@ -81,8 +81,8 @@ pub async fn verify(
     metrics.token_cache.count(CacheLookup::Miss);
     let secrets = server.secrets.load_full();
     let (id, expires) = check_claims(server, &secrets, now, token, path)?;
-    // Lets other requests run first. When many tokens are new at once, their requests then reach the upstream together; otherwise the
-    // upstream would sleep during each verification, and waking it takes microseconds (P2 of docs/performance.md).
+    // Lets other requests run first. When many tokens are new at once, their requests then reach the upstream together; otherwise
+    // the upstream would sleep during each verification, and waking it takes microseconds (P2 of docs/performance.md).
     tokio::task::yield_now().await;
     let (session, is_member) = match server.sessions.admit(id, now).await {
         Admission::Live(session) => (session, true),

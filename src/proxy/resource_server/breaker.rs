@@ -65,8 +65,8 @@ impl Breaker {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// Records a failed attempt. Attempts that started before the breaker opened do not lengthen the pause: after a restart of the
-    /// upstream there may be hundreds.
+    /// Records a failed attempt. Attempts that started before the breaker opened do not lengthen the pause: after a restart of
+    /// the upstream there may be hundreds.
     pub fn failed(&self, attempt: Attempt, now: Instant) {
         let count = |failures: u32| {
             let counts = (attempt == Attempt::Probe) == (failures >= FAILURES);

@@ -20,8 +20,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Prefixes of header names that upstreams, their frameworks or identity-aware proxies trust as claims about the caller or the request
-/// (mTLS, cloud providers).
+/// Prefixes of header names that upstreams, their frameworks or identity-aware proxies trust as claims about the caller or the
+/// request (mTLS, cloud providers).
 const CLAIM_PREFIXES: [&str; 9] = [
     "cf-access-",
     "cf-connecting-",
@@ -56,7 +56,8 @@ const X_CLAIM_PREFIXES: [&str; 18] = [
     "webauth-",
 ];
 
-/// Prefix of headers that mirror a tool's parameters (MCP 2026-07-28, custom headers). They may contain any character of a header name.
+/// Prefix of headers that mirror a tool's parameters (MCP 2026-07-28, custom headers). They may contain any character of a header
+/// name.
 const MCP_PARAM: &str = "mcp-param-";
 
 /// The response headers that scripts in a browser may read.
@@ -96,8 +97,8 @@ impl HeaderRules {
         Ok(Self { identity: names, fixed })
     }
 
-    /// Adds the proxy's headers to `head`, including those of the span in `trace`, and the client's headers that may be forwarded. The
-    /// client's `Connection` header can remove only its own headers (golang/go#50580).
+    /// Adds the proxy's headers to `head`, including those of the span in `trace`, and the client's headers that may be
+    /// forwarded. The client's `Connection` header can remove only its own headers (golang/go#50580).
     pub fn to_upstream(
         &self,
         head: &mut RequestHead,
@@ -123,8 +124,8 @@ impl HeaderRules {
         }
     }
 
-    /// Whether a client's header is removed. That includes every name with other characters than letters, digits and hyphens: WSGI, CGI
-    /// and PHP read `_` and `.` as a hyphen (CVE-2025-64484), so `Mcp_Session_Id` would be a session id too.
+    /// Whether a client's header is removed. That includes every name with other characters than letters, digits and hyphens:
+    /// WSGI, CGI and PHP read `_` and `.` as a hyphen (CVE-2025-64484), so `Mcp_Session_Id` would be a session id too.
     fn is_reserved(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
         let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -149,8 +150,8 @@ fn has_prefix(text: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| prefix.as_bytes().first() == first && text.starts_with(prefix))
 }
 
-/// Whether a response header of the upstream is forwarded. Logins, cookies, encryption and origins are the proxy's responsibility, and
-/// the upstream's software is not disclosed.
+/// Whether a response header of the upstream is forwarded. Logins, cookies, encryption and origins are the proxy's
+/// responsibility, and the upstream's software is not disclosed.
 pub fn is_for_clients(name: &HeaderName) -> bool {
     !matches!(
         name.as_str(),

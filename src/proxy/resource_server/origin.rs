@@ -5,8 +5,8 @@ use crate::{
     oauth::redirect_uri,
 };
 
-/// The web origins that may call an MCP endpoint: the proxy's own, known clients, loopback, and `clients.origins`. MCP requires the
-/// check against DNS rebinding (MCP transports). Programs other than browsers send no `Origin`.
+/// The web origins that may call an MCP endpoint: the proxy's own, known clients, loopback, and `clients.origins`. MCP requires
+/// the check against DNS rebinding (MCP transports). Programs other than browsers send no `Origin`.
 #[derive(Debug)]
 pub struct Origins {
     own: String,

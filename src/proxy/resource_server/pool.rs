@@ -77,8 +77,8 @@ type Stream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 pub type Connector = HttpsConnector<HttpConnector<Resolver>>;
 
-/// The upstream connector of all workers. Several addresses of the upstream share `timeout`. Only an https upstream needs the system's
-/// root certificates: an image may have none.
+/// The upstream connector of all workers. Several addresses of the upstream share `timeout`. Only an https upstream needs the
+/// system's root certificates: an image may have none.
 pub fn connector(https: bool, timeout: Duration) -> Result<Connector, PoolError> {
     let mut http = HttpConnector::new_with_resolver(round_robin(GaiResolver::new()));
     http.set_connect_timeout(Some(timeout));
@@ -167,8 +167,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
         Self { connector, upstream, breaker, timeout, idle, prunes, scratch, metrics }
     }
 
-    /// Sends a request over an idle connection or a new one. It is retried only if nothing of it was sent, because it may have had
-    /// effects.
+    /// Sends a request over an idle connection or a new one. It is retried only if nothing of it was sent, because it may have
+    /// had effects.
     pub async fn send(self: &Rc<Self>, mut request: Outgoing<B>) -> Result<(Response<()>, Lease<B>), UpstreamError> {
         poll_fn(|cx| request.poll_available(cx)).await?;
         if let Some(mut connection) = self.take() {

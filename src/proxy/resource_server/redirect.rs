@@ -1,5 +1,5 @@
-//! Redirects of the upstream that add or remove a trailing slash (Starlette, and so Context Forge before 1.0.5: 307 from `/mcp` to
-//! `/mcp/`). MCP clients lose the body or the token at such a redirect, so the first one is followed here and remembered.
+//! Redirects of the upstream that add or remove a trailing slash (Starlette, and so Context Forge before 1.0.5: 307 from `/mcp`
+//! to `/mcp/`). MCP clients lose the body or the token at such a redirect, so the first one is followed here and remembered.
 
 use std::{
     rc::Rc,
@@ -81,8 +81,8 @@ impl SlashRedirects {
         }
     }
 
-    /// Whether the target of a redirect from `sent` has a trailing slash, if nothing else differs; otherwise the target without its
-    /// query.
+    /// Whether the target of a redirect from `sent` has a trailing slash, if nothing else differs; otherwise the target without
+    /// its query.
     fn slash_of(&self, sent: &Uri, location: &str) -> Result<bool, String> {
         let target = self.upstream.join(sent.path()).and_then(|sent| sent.join(location));
         let target = target.map_err(|_| "an invalid URL".to_owned())?;
@@ -105,8 +105,8 @@ impl SlashRedirects {
     }
 }
 
-/// Sends a request to the upstream. `target` is its path in origin form, with the trailing slash that is known. The request is sent
-/// again after a redirect, if the slash was not known.
+/// Sends a request to the upstream. `target` is its path in origin form, with the trailing slash that is known. The request is
+/// sent again after a redirect, if the slash was not known.
 pub async fn send(
     pool: &Rc<Pool>,
     redirects: &SlashRedirects,

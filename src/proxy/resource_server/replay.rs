@@ -22,8 +22,8 @@ pub struct Replay<B> {
 
 struct Source<B> {
     body: B,
-    /// A copy of what was read, because slices of many short reads would hold larger buffers. `None` if nothing is kept, or the body
-    /// is too large.
+    /// A copy of what was read, because slices of many short reads would hold larger buffers. `None` if nothing is kept, or the
+    /// body is too large.
     kept: Option<BytesMut>,
 }
 

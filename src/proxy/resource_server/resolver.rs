@@ -13,8 +13,8 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 pub type Resolver = BoxCloneSyncService<Name, vec::IntoIter<SocketAddr>, io::Error>;
 
-/// Rotates the addresses of each lookup, so that connections spread over the pods of a headless Service. The connector tries the next
-/// address if one does not accept.
+/// Rotates the addresses of each lookup, so that connections spread over the pods of a headless Service. The connector tries the
+/// next address if one does not accept.
 pub fn round_robin<R>(resolver: R) -> Resolver
 where
     R: Service<Name, Error = io::Error, Response: Iterator<Item = SocketAddr>, Future: Send + 'static>,

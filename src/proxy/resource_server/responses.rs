@@ -89,7 +89,8 @@ pub fn bad_gateway(description: &str) -> CountedResponse {
     (Outcome::BadGateway, error_response(StatusCode::BAD_GATEWAY, "bad_gateway", description))
 }
 
-/// The response of an MCP server to an unknown session, after which the client starts a new one (MCP transports, session management).
+/// The response of an MCP server to an unknown session, after which the client starts a new one (MCP transports, session
+/// management).
 pub fn foreign_mcp_session() -> Response<Body> {
     let error = json!({"code": -32001, "message": "Session not found"});
     json_response(StatusCode::NOT_FOUND, &json!({"jsonrpc": "2.0", "id": null, "error": error}))

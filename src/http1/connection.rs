@@ -14,27 +14,22 @@ use tokio::{
 };
 
 use super::{
-    BoxError, HeaderFilter, WireError, answer::read_head, framing::Framing, request::Outgoing, scratch::Scratch,
+    BoxError, HeaderFilter, WireError, framing::Framing, request::Outgoing, response::read_head, scratch::Scratch,
 };
 
-/// A connection to the upstream. It has no task of its own: whoever waits for something of it, an answer or a part of one, moves
-/// it on meanwhile. So a request and its answer stay in one task; a second one would cost them two wake-ups and a message each way.
-///
-/// Nobody moves it on while it is idle. That the upstream has closed it shows when it is next looked at.
+/// An upstream connection. It has no task of its own: the task that polls for the response also sends the request, which saves
+/// two wake-ups and a message each way. An idle connection is not polled, so [`Self::is_ready`] detects that it was closed.
 pub struct Connection<S, B> {
     stream: S,
     scratch: Rc<Scratch>,
     keep: HeaderFilter,
     outgoing: Outgoing<B>,
-    /// Why the rest of the request was not sent. The upstream may have answered all the same.
-    failed: Option<io::Error>,
-    /// The request was a HEAD.
-    is_head: bool,
-    /// What was read and is not yet taken.
+    /// The error that stopped sending the request. The upstream may have sent a response before.
+    send_error: Option<io::Error>,
+    is_head_request: bool,
     read: Bytes,
-    /// Of the answer.
+    /// Of the response.
     framing: Framing,
-    /// Whether another request may follow.
     keeps_alive: bool,
 }
 
@@ -43,42 +38,39 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    /// A connection over a stream that is open.
     pub fn new(stream: S, scratch: Rc<Scratch>, keep: HeaderFilter) -> Self {
-        let (outgoing, read, framing) = (Outgoing::none(), Bytes::new(), Framing::Length(0));
-        Self { stream, scratch, keep, outgoing, failed: None, is_head: false, read, framing, keeps_alive: true }
+        let (outgoing, framing) = (Outgoing::none(), Framing::Length(0));
+        let (send_error, is_head_request, read) = (None, false, Bytes::new());
+        Self { stream, scratch, keep, outgoing, send_error, is_head_request, read, framing, keeps_alive: true }
     }
 
-    /// Sends a request and waits for the head of its answer. The connection must be ready for it.
-    ///
-    /// # Errors
-    /// When none came.
+    /// Sends a request and waits for the response head. The connection must be ready.
     pub fn send(&mut self, request: Outgoing<B>) -> impl Future<Output = Result<Response<()>, WireError>> {
-        (self.is_head, self.outgoing) = (request.is_head(), request);
+        (self.is_head_request, self.outgoing) = (request.is_head(), request);
         poll_fn(|cx| self.poll_head(cx))
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, WireError>> {
-        self.send_on(cx)?;
+        self.poll_send(cx)?;
         loop {
-            if let Some(head) = read_head(&mut self.read, self.is_head, self.keep)? {
+            if let Some(head) = read_head(&mut self.read, self.is_head_request, self.keep)? {
                 self.framing = head.framing;
                 self.keeps_alive &= head.keeps_alive;
                 return Poll::Ready(Ok(head.response));
             }
             if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(Err(self.failed.take().map_or(WireError::Unanswered, WireError::Io)));
+                return Poll::Ready(Err(self.send_error.take().map_or(WireError::NoResponse, WireError::Io)));
             }
         }
     }
 
-    /// The request that [`Self::send`] failed with, if the upstream has got nothing of it: the connection was over before.
+    /// The request of a failed [`Self::send`], if the upstream cannot have received any of it.
     pub fn take_unsent(&mut self) -> Option<Outgoing<B>> {
         let request = mem::replace(&mut self.outgoing, Outgoing::none());
-        request.is_untouched().then_some(request)
+        request.is_unsent().then_some(request)
     }
 
-    /// The next content of the answer; `None` at its end.
+    /// The next content of the response; `None` at its end.
     pub fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, WireError>>> {
         let content = ready!(self.poll_next(cx));
         if content.is_err() {
@@ -88,10 +80,10 @@ where
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, WireError>> {
-        self.send_on(cx)?;
+        self.poll_send(cx)?;
         loop {
             let content = self.framing.next(&mut self.read)?;
-            if content.is_some() || self.framing.is_over() {
+            if content.is_some() || self.framing.is_complete() {
                 return Poll::Ready(Ok(content));
             }
             if ready!(self.poll_read(cx))? == 0 {
@@ -100,40 +92,37 @@ where
         }
     }
 
-    /// How many bytes of the answer's content are still to come, if that is known.
-    pub fn left(&self) -> Option<u64> {
-        self.framing.left()
+    /// The remaining bytes of the response content, if known.
+    pub fn remaining(&self) -> Option<u64> {
+        self.framing.remaining()
     }
 
-    /// Whether a request can be sent: the last exchange is over, and the upstream has not closed the connection since.
+    /// Whether a request can be sent: the last exchange is complete, and the upstream has not closed the connection.
     pub fn is_ready(&mut self) -> bool {
-        let is_idle = self.keeps_alive && self.framing.is_over() && self.outgoing.is_over() && self.read.is_empty();
-        // Without budget tokio would say that there is nothing, without a look.
-        let is_idle = is_idle && coop::has_budget_remaining();
-        // Also lets go of the waker of whoever used it last.
-        is_idle && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+        self.keeps_alive
+            && self.framing.is_complete()
+            && self.outgoing.is_complete()
+            && self.read.is_empty()
+            // Without budget, tokio reports "pending" without reading.
+            && coop::has_budget_remaining()
+            // Also releases the last task's waker.
+            && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Sends on what is not yet sent of the request. That the upstream takes no more of it is no error: it may have said why. Unless
-    /// it has taken nothing: then that was no answer. A body that has failed is not gone on with.
-    fn send_on(&mut self, cx: &mut Context<'_>) -> Result<(), WireError> {
-        match self.outgoing.poll(&mut self.stream, cx) {
-            Poll::Ready(Err(WireError::Io(error))) if !self.outgoing.is_untouched() => {
-                (self.outgoing, self.failed, self.keeps_alive) = (Outgoing::none(), Some(error), false);
-                Ok(())
-            }
-            Poll::Ready(Err(error)) => {
-                if !matches!(error, WireError::Io(_)) {
-                    self.outgoing = Outgoing::none();
-                }
-                self.keeps_alive = false;
-                Err(error)
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+    /// Sends more of the request. A write error after the first byte is kept for later, since the upstream may have sent a
+    /// response before it stopped reading.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), WireError> {
+        let Poll::Ready(Err(error)) = self.outgoing.poll(&mut self.stream, cx) else { return Ok(()) };
+        self.keeps_alive = false;
+        if matches!(error, WireError::Io(_)) && self.outgoing.is_unsent() {
+            return Err(error);
         }
+        self.outgoing = Outgoing::none();
+        let WireError::Io(error) = error else { return Err(error) };
+        self.send_error = Some(error);
+        Ok(())
     }
 
-    /// Reads what is there; no bytes at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.scratch.poll_read(&mut self.stream, &mut self.read, usize::MAX, cx)
     }

@@ -1,75 +1,70 @@
+use std::mem;
+
 use bytes::{Buf, Bytes};
 use httparse::Status;
 
 use super::WireError;
 
-/// The most bytes of the line before a chunk.
-const MAX_LINE: usize = 1024;
+/// Maximum bytes of a chunk's size line.
+const MAX_SIZE_LINE: usize = 1024;
 
-/// What that line needs: sixteen digits and its end.
-const SIZE_LINE: usize = 18;
+/// Bytes of a size line without extension: sixteen digits and CRLF.
+const PLAIN_SIZE_LINE: usize = 18;
 
-/// The most bytes that all these lines may have besides.
+/// Maximum bytes of all chunk extensions of a message.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
-/// The most bytes of trailers, which are thrown away.
+/// Maximum bytes of trailers.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// How one knows where the content of a message ends (RFC 9112 §6.3), and how much of it is still to come.
+/// How the content of a message is delimited (RFC 9112 §6.3), and how much of it remains.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Framing {
-    /// After so many bytes.
+    /// The remaining bytes.
     Length(u64),
-    /// It says so itself.
     Chunked(Chunks),
-    /// Where the connection does.
+    /// The content ends with the connection.
     Closed,
 }
 
-/// Where one is in content in chunks (RFC 9112 §7.1).
+/// Decoder state of chunked content (RFC 9112 §7.1). Extensions and trailers are discarded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Chunks {
     next: Next,
-    /// How many bytes may still come in their lines that are no size, which are thrown away: many short ones are much, too.
+    /// How many bytes of extensions are still allowed in total: many short ones cost as much as a long one.
     extensions: usize,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Next {
-    /// The size of a chunk.
     Size,
-    /// So many bytes of one.
+    /// The remaining bytes of a chunk.
     Data(u64),
-    /// The end of its last line.
+    /// The CRLF after the data.
     DataEnd,
-    /// Lines of trailers, of which so many bytes may still come.
+    /// How many bytes of trailers are still allowed.
     Trailers(usize),
-    /// Nothing.
-    Over,
+    End,
 }
 
 impl Framing {
-    /// Content in chunks, of which nothing has come yet.
+    /// The start of chunked content.
     pub const CHUNKED: Self = Self::Chunked(Chunks { next: Next::Size, extensions: MAX_EXTENSIONS });
 
-    /// Whether all of it has come.
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked(Chunks { next: Next::Over, .. }))
+    pub fn is_complete(self) -> bool {
+        self.remaining() == Some(0)
     }
 
-    /// How many bytes are still to come, if that is known.
-    pub fn left(self) -> Option<u64> {
+    /// The remaining bytes, if known.
+    pub fn remaining(self) -> Option<u64> {
         match self {
-            Self::Length(left) => Some(left),
-            Self::Chunked(Chunks { next: Next::Over, .. }) => Some(0),
+            Self::Length(remaining) => Some(remaining),
+            Self::Chunked(Chunks { next: Next::End, .. }) => Some(0),
             Self::Chunked(_) | Self::Closed => None,
         }
     }
 
-    /// The connection was closed.
-    ///
-    /// # Errors
-    /// When it was too early for that.
+    /// Ends the content because the connection has closed. Fails if that truncates it.
     pub fn close(&mut self) -> Result<(), WireError> {
         if *self != Self::Closed {
             return Err(WireError::Incomplete);
@@ -78,24 +73,16 @@ impl Framing {
         Ok(())
     }
 
-    /// Takes the next content out of what was read. `None` if there is none in it: it is over, or more has to be read.
-    ///
-    /// # Errors
-    /// When what was read is not in chunks.
+    /// Takes the next content out of `read`. `None` if it is complete, or more must be read.
     pub fn next(&mut self, read: &mut Bytes) -> Result<Option<Bytes>, WireError> {
         let data = match self {
-            Self::Closed => take(read, u64::MAX),
-            Self::Length(left) => {
-                let data = take(read, *left);
-                *left -= data.len() as u64;
-                data
-            }
+            Self::Closed => mem::take(read),
+            Self::Length(remaining) => take(read, remaining),
             Self::Chunked(chunks) => {
                 chunks.advance(read)?;
-                let Next::Data(left) = &mut chunks.next else { return Ok(None) };
-                let data = take(read, *left);
-                *left -= data.len() as u64;
-                // Whether that was the end is known now, if it is known at all: the last chunk's length comes with its data.
+                let Next::Data(remaining) = &mut chunks.next else { return Ok(None) };
+                let data = take(read, remaining);
+                // Completes the content with its last data if the final chunk has been read too.
                 chunks.advance(read)?;
                 data
             }
@@ -105,15 +92,15 @@ impl Framing {
 }
 
 impl Chunks {
-    /// Takes what is no content, up to the next content or as far as was read.
+    /// Consumes everything before the next content, as far as it has been read.
     fn advance(&mut self, read: &mut Bytes) -> Result<(), WireError> {
         loop {
             self.next = match self.next {
                 Next::Data(0) => Next::DataEnd,
-                Next::Data(_) | Next::Over => return Ok(()),
+                Next::Data(_) | Next::End => return Ok(()),
                 Next::Size => {
                     let Some((length, size)) = chunk_size(read)? else { return Ok(()) };
-                    let extensions = self.extensions.checked_sub(length.saturating_sub(SIZE_LINE));
+                    let extensions = self.extensions.checked_sub(length.saturating_sub(PLAIN_SIZE_LINE));
                     self.extensions =
                         extensions.ok_or(WireError::Malformed("the extensions of chunks are too long"))?;
                     read.advance(length);
@@ -127,11 +114,10 @@ impl Chunks {
                     [] | [b'\r'] => return Ok(()),
                     _ => return Err(WireError::Malformed("a chunk is longer than its size")),
                 },
-                Next::Trailers(most) => {
+                Next::Trailers(max) => {
                     let line = read.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
                     let length = line.unwrap_or(read.len());
-                    let too_long = WireError::Malformed("the trailers are too long");
-                    let most = most.checked_sub(length).ok_or(too_long)?;
+                    let max = max.checked_sub(length).ok_or(WireError::Malformed("the trailers are too long"))?;
                     if line.is_none() {
                         return Ok(());
                     }
@@ -139,41 +125,42 @@ impl Chunks {
                     if !line.ends_with(b"\r\n") {
                         return Err(WireError::Malformed("the end of a trailer"));
                     }
-                    if line.len() == 2 { Next::Over } else { Next::Trailers(most) }
+                    if line.len() == 2 { Next::End } else { Next::Trailers(max) }
                 }
             }
         }
     }
 }
 
-/// The length of the line before a chunk, and the chunk's size. httparse takes no digits for 0, and a line feed in an extension for a
-/// part of it: both have been used to make two readers see different chunks.
+/// The length of a size line, and the chunk's size. httparse accepts no digits as 0 and a line feed within an extension; both let
+/// two readers see different chunks, so both are refused here.
 fn chunk_size(read: &[u8]) -> Result<Option<(usize, u64)>, WireError> {
-    let malformed = WireError::Malformed("the size of a chunk");
     let Some(first) = read.first() else { return Ok(None) };
     match httparse::parse_chunk_size(read) {
-        Ok(Status::Partial) if read.len() < MAX_LINE => Ok(None),
-        Ok(Status::Complete((length, size))) => {
-            let line = read.get(..length.saturating_sub(1)).unwrap_or_default();
-            let is_good = first.is_ascii_hexdigit() && length <= MAX_LINE && !line.contains(&b'\n');
-            if is_good { Ok(Some((length, size))) } else { Err(malformed) }
+        Ok(Status::Partial) if read.len() < MAX_SIZE_LINE => Ok(None),
+        Ok(Status::Complete((length, size)))
+            if first.is_ascii_hexdigit()
+                && length <= MAX_SIZE_LINE
+                && !read.iter().take(length.saturating_sub(1)).any(|byte| *byte == b'\n') =>
+        {
+            Ok(Some((length, size)))
         }
-        _ => Err(malformed),
+        _ => Err(WireError::Malformed("the size of a chunk")),
     }
 }
 
-/// The value of a `Content-Length`: digits alone (RFC 9112 §6.3).
+/// Parses a `Content-Length`: digits only (RFC 9112 §6.3).
 pub fn content_length(value: &[u8]) -> Option<u64> {
     let digits = str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
     digits.and_then(|digits| digits.parse().ok())
 }
 
-/// Whether a value of `Connection` says that its message is the last.
+/// Whether a value of `Connection` lists `close`.
 pub fn lists_close(connection: &[u8]) -> bool {
     connection.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
-/// Takes so many bytes away. Where that is all, nothing is held: a stream may say nothing for long after its head.
+/// Removes `length` bytes, and releases an empty buffer: a stream may send nothing for long after its head.
 pub fn skip(read: &mut Bytes, length: usize) {
     read.advance(length);
     if read.is_empty() {
@@ -181,9 +168,10 @@ pub fn skip(read: &mut Bytes, length: usize) {
     }
 }
 
-fn take(read: &mut Bytes, most: u64) -> Bytes {
-    let length = usize::try_from(most).unwrap_or(usize::MAX).min(read.len());
-    read.split_to(length)
+fn take(read: &mut Bytes, remaining: &mut u64) -> Bytes {
+    let data = read.split_to(usize::try_from(*remaining).unwrap_or(usize::MAX).min(read.len()));
+    *remaining -= data.len() as u64;
+    data
 }
 
 #[cfg(test)]
@@ -195,7 +183,7 @@ mod tests {
 
     const CHUNKED: Framing = Framing::CHUNKED;
 
-    /// The content of what comes in these parts, and what is left of them.
+    /// Decodes content that arrives in these parts; returns it with the unread rest.
     fn content(mut framing: Framing, parts: &[&[u8]]) -> Result<(Vec<u8>, Framing, Bytes), WireError> {
         let (mut content, mut read) = (Vec::new(), Bytes::new());
         for part in parts {
@@ -212,14 +200,14 @@ mod tests {
     #[test]
     fn content_of_known_length_leaves_following_bytes_unread() {
         let (data, framing, rest) = content(Framing::Length(5), &[b"he", b"llo!"]).unwrap();
-        assert_eq!((&data[..], framing.is_over(), &rest[..]), (&b"hello"[..], true, &b"!"[..]));
+        assert_eq!((&data[..], framing.is_complete(), &rest[..]), (&b"hello"[..], true, &b"!"[..]));
     }
 
     #[test]
     fn only_close_delimited_content_may_end_with_connection() {
         let (data, mut framing, _) = content(Framing::Closed, &[b"he", b"llo"]).unwrap();
-        assert_eq!((&data[..], framing.is_over()), (&b"hello"[..], false));
-        assert!(framing.close().is_ok() && framing.is_over());
+        assert_eq!((&data[..], framing.is_complete()), (&b"hello"[..], false));
+        assert!(framing.close().is_ok() && framing.is_complete());
         assert!(Framing::Length(1).close().is_err());
         assert!(content(CHUNKED, &[b"2\r\nab\r\n0\r\n"]).unwrap().1.close().is_err());
     }
@@ -228,7 +216,7 @@ mod tests {
     fn framing_ends_with_last_content() {
         let (mut framing, mut read) = (CHUNKED, Bytes::from_static(b"2\r\nab\r\n0\r\n\r\nnext"));
         assert_eq!(framing.next(&mut read).unwrap(), Some(Bytes::from_static(b"ab")));
-        assert_eq!((framing.is_over(), framing.left(), &read[..]), (true, Some(0), &b"next"[..]));
+        assert_eq!((framing.is_complete(), framing.remaining(), &read[..]), (true, Some(0), &b"next"[..]));
     }
 
     #[test]
@@ -241,9 +229,9 @@ mod tests {
         ];
         for chunks in good {
             let (data, framing, rest) = content(CHUNKED, &[chunks]).unwrap();
-            assert_eq!((&data[..], framing.is_over(), rest.is_empty()), (&b"abc"[..], true, true), "{chunks:?}");
+            assert_eq!((&data[..], framing.is_complete(), rest.is_empty()), (&b"abc"[..], true, true), "{chunks:?}");
         }
-        let long = [b"3;".as_slice(), &[b'x'; MAX_LINE], b"\r\n"].concat();
+        let long = [b"3;".as_slice(), &[b'x'; MAX_SIZE_LINE], b"\r\n"].concat();
         let trailers = [b"0\r\n".as_slice(), &b"a: b\r\n".repeat(MAX_TRAILERS)].concat();
         let endless = [b"0\r\na: ".as_slice(), &[b'x'; MAX_TRAILERS]].concat();
         let many = [b"1;".as_slice(), &[b'x'; 100], b"\r\na\r\n"].concat().repeat(MAX_EXTENSIONS / 80);
@@ -293,7 +281,7 @@ mod tests {
             }
             let (data, framing, rest) = content(CHUNKED, &parts).unwrap();
             prop_assert_eq!(data, chunks.concat());
-            prop_assert!(framing.is_over());
+            prop_assert!(framing.is_complete());
             prop_assert_eq!(&rest[..], b"rest");
         }
 

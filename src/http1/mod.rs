@@ -1,61 +1,56 @@
-//! HTTP/1.1 to the upstream (RFC 9112), as far as a forwarder needs it: a request goes out whose headers are ours, its answer comes
-//! in, both may be streams. Ours, because a general client costs as much as all else that forwarding does in user space
-//! (docs/performance.md). httparse reads heads and sizes of chunks. What is the same on clients' side (`proxy/server`) is used there
-//! too.
+//! An HTTP/1.1 client connection (RFC 9112) with only what a forwarder needs: streaming requests and responses. A general client
+//! costs as much CPU as all other forwarding work (docs/performance.md). httparse parses heads and chunk sizes. The server side
+//! (`proxy/runtime/server`) shares the framing.
 
-mod answer;
 mod connection;
 mod fields;
 mod framing;
 mod request;
+mod response;
 mod scratch;
 #[cfg(test)]
 pub mod testing;
 
 use std::io;
 
-#[cfg(feature = "fuzzing")]
-pub use answer::Head;
-#[cfg(any(test, feature = "fuzzing"))]
-pub use answer::read_head;
 pub use connection::Connection;
 pub use fields::{HeaderFilter, is_hop_by_hop, nominated};
 pub use framing::{Framing, content_length, skip};
 pub use request::{Outgoing, RequestHead, write_field};
+#[cfg(feature = "fuzzing")]
+pub use response::ResponseHead;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use response::read_head;
 pub use scratch::Scratch;
 use thiserror::Error;
 
-/// An error of a body, whichever it is.
+/// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why an exchange came to no end.
+/// Why an exchange failed.
 #[derive(Debug, Error)]
 pub enum WireError {
-    /// The connection broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    /// It was closed before the head of the answer.
-    #[error("the connection was closed without an answer")]
-    Unanswered,
-    /// It was closed before the end of the content.
-    #[error("the connection was closed in the middle")]
+    #[error("the connection closed before a response")]
+    NoResponse,
+    #[error("the connection closed before the end of the content")]
     Incomplete,
-    /// What came is not HTTP/1, or may be understood in more than one way.
-    #[error("not HTTP: {0}")]
+    #[error("invalid or ambiguous HTTP/1: {0}")]
     Malformed(&'static str),
-    /// The request's body is not there to its end.
+    /// The request body failed.
     #[error("{0}")]
     Body(#[source] BoxError),
 }
 
 impl From<httparse::Error> for WireError {
     fn from(error: httparse::Error) -> Self {
-        Self::Malformed(what_is_wrong(error))
+        Self::Malformed(invalid_part(error))
     }
 }
 
-/// What of a head is not as it should be.
-pub fn what_is_wrong(error: httparse::Error) -> &'static str {
+/// The part of a head that is invalid.
+pub fn invalid_part(error: httparse::Error) -> &'static str {
     match error {
         httparse::Error::HeaderName => "the name of a header",
         httparse::Error::HeaderValue => "the value of a header",

@@ -21,20 +21,17 @@ impl Default for Scratch {
 }
 
 impl Scratch {
-    /// Appends up to `most` available bytes to `read` and returns their number; 0 at the end of the stream.
-    ///
-    /// # Errors
-    /// The I/O error of the stream.
+    /// Appends up to `max` available bytes to `read` and returns their number; 0 at the end of the stream.
     pub fn poll_read(
         &self,
         stream: &mut (impl AsyncRead + Unpin),
         read: &mut Bytes,
-        most: usize,
+        max: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let scratch = &mut *self.0.borrow_mut();
-        let most = most.min(scratch.len());
-        let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
+        let max = max.min(scratch.len());
+        let mut buffer = ReadBuf::new(scratch.get_mut(..max).unwrap_or_default());
         ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
         let new = buffer.filled();
         *read = if read.is_empty() {

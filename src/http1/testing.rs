@@ -6,7 +6,7 @@ use std::{
     task::Wake,
 };
 
-/// Counts how often it is woken.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 pub struct Wakes(AtomicUsize);
 

@@ -22,7 +22,7 @@ use crate::api::{
 };
 use crate::{
     crypto::{Keyring, Purpose, SigningKeys, SigningRing},
-    http1::{Head, WireError, read_head},
+    http1::{ResponseHead, WireError, read_head},
     oauth::{
         authorize::{self, Query, Refusal},
         client::Client,
@@ -254,13 +254,13 @@ fn checked(parts: &[&[u8]]) -> Result<Option<(usize, Vec<u8>)>, String> {
 type Answer = Option<(http::StatusCode, HeaderMap, Vec<u8>)>;
 
 fn contents(parts: &[&[u8]], to_head: bool) -> Result<Answer, WireError> {
-    let (mut read, mut head, mut content) = (Bytes::new(), None::<Head>, Vec::new());
+    let (mut read, mut head, mut content) = (Bytes::new(), None::<ResponseHead>, Vec::new());
     for part in parts {
         read = [&read[..], part].concat().into();
         if head.is_none() {
             head = read_head(&mut read, to_head, |_| true)?;
         }
-        let Some(Head { framing, .. }) = &mut head else { continue };
+        let Some(ResponseHead { framing, .. }) = &mut head else { continue };
         while let Some(data) = framing.next(&mut read)? {
             content.extend_from_slice(&data);
         }

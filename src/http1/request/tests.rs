@@ -14,14 +14,14 @@ fn head(method: Method) -> RequestHead {
     let mut head = RequestHead::new(method, &Uri::from_static("/mcp"));
     head.add(&HOST, &HeaderValue::from_static("gateway"));
     head.add(&ACCEPT, &HeaderValue::from_static("*/*"));
-    head.to(&Uri::from_static("/mcp?a=b"))
+    head.with_target(&Uri::from_static("/mcp?a=b"))
 }
 
 fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// What is sent of a request that is there, to a peer that takes a few bytes at a time.
+/// Sends a request to a peer that reads a few bytes at a time.
 async fn sent(
     mut request: Outgoing<impl Body<Data = Bytes, Error: Into<BoxError>> + Unpin>,
 ) -> Result<String, WireError> {
@@ -33,7 +33,7 @@ async fn sent(
         sent
     };
     let (sent, _) = futures::join!(sending, peer.read_to_string(&mut text));
-    assert!(sent.is_err() || request.is_over());
+    assert!(sent.is_err() || request.is_complete());
     sent.map(|()| text)
 }
 
@@ -60,18 +60,17 @@ async fn request_declares_body_length_where_a_body_is_expected() {
     assert_eq!(text, format!("POST {HEAD}transfer-encoding: chunked\r\n\r\n{chunks}"));
 }
 
-/// A peer that takes no more than it is told to, and has got nothing before it was flushed.
+/// A stream with limited capacity and an optional flush.
 #[derive(Default)]
 struct Stalling {
-    taken: usize,
-    room: usize,
+    capacity: usize,
     flushes: bool,
 }
 
 impl AsyncWrite for Stalling {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let some = bytes.len().min(self.room);
-        (self.room, self.taken) = (self.room - some, self.taken + some);
+        let some = bytes.len().min(self.capacity);
+        self.capacity -= some;
         if some == 0 { Poll::Pending } else { Poll::Ready(Ok(some)) }
     }
 
@@ -94,37 +93,37 @@ async fn long_body_arrives_complete_under_backpressure() {
     let held = request.unsent.len();
     drop(request);
     let left = std::iter::from_fn(|| Pin::new(&mut body).poll_frame(&mut cx()).is_ready().then_some(())).count();
-    assert!((ENOUGH..ENOUGH + 6_000).contains(&held) && left == 16, "{held} {left}");
-    let long = Bytes::from("0123456789".repeat(ENOUGH / 4));
+    assert!((BUFFER..BUFFER + 6_000).contains(&held) && left == 16, "{held} {left}");
+    let long = Bytes::from("0123456789".repeat(BUFFER / 4));
     let text = sent(Outgoing::new(head(Method::POST), Full::new(long.clone()))).await.unwrap();
     assert_eq!(text.split_once("\r\n\r\n").unwrap().1.as_bytes(), long);
 }
 
 #[test]
-fn a_request_is_over_when_nothing_of_it_waits_in_the_stream() {
+fn request_is_complete_when_flushed() {
     let mut request = Outgoing::new(head(Method::POST), Full::new(Bytes::from("hello")));
-    let mut peer = Stalling { room: 1000, ..Stalling::default() };
+    let mut peer = Stalling { capacity: 1000, ..Stalling::default() };
     assert!(request.poll(&mut peer, &mut cx()).is_pending() && request.unsent.is_empty());
-    assert!(!request.is_over());
+    assert!(!request.is_complete());
     peer.flushes = true;
-    assert!(request.poll(&mut peer, &mut cx()).is_ready() && request.is_over());
+    assert!(request.poll(&mut peer, &mut cx()).is_ready() && request.is_complete());
 }
 
 #[test]
-fn a_request_is_untouched_until_something_may_have_been_read_of_it() {
+fn request_is_unsent_until_the_stream_accepts_data() {
     let mut request = Outgoing::new(head(Method::POST), Full::new(Bytes::from("hello")));
     let mut peer = Stalling::default();
-    assert!(request.poll(&mut peer, &mut cx()).is_pending() && request.is_untouched());
-    peer.room = 1;
-    assert!(request.poll(&mut peer, &mut cx()).is_pending() && !request.is_untouched());
-    let mut long = Outgoing::new(head(Method::POST), Full::new(Bytes::from(vec![0; ENOUGH])));
-    assert!(long.poll(&mut Stalling::default(), &mut cx()).is_pending() && !long.is_untouched());
+    assert!(request.poll(&mut peer, &mut cx()).is_pending() && request.is_unsent());
+    peer.capacity = 1;
+    assert!(request.poll(&mut peer, &mut cx()).is_pending() && !request.is_unsent());
+    let mut long = Outgoing::new(head(Method::POST), Full::new(Bytes::from(vec![0; BUFFER])));
+    assert!(long.poll(&mut Stalling::default(), &mut cx()).is_pending() && !long.is_unsent());
 }
 
-/// One that does not keep its word.
-struct Lying(&'static str);
+/// A body that declares three bytes, whatever it has.
+struct WrongLength(&'static str);
 
-impl Body for Lying {
+impl Body for WrongLength {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -141,21 +140,21 @@ impl Body for Lying {
 #[tokio::test]
 async fn body_of_wrong_length_fails_the_request() {
     for text in ["ab", "abcd"] {
-        assert!(matches!(sent(Outgoing::new(head(Method::POST), Lying(text))).await, Err(WireError::Body(_))));
+        assert!(matches!(sent(Outgoing::new(head(Method::POST), WrongLength(text))).await, Err(WireError::Body(_))));
     }
-    assert!(sent(Outgoing::new(head(Method::POST), Lying("abc"))).await.is_ok());
+    assert!(sent(Outgoing::new(head(Method::POST), WrongLength("abc"))).await.is_ok());
 }
 
 #[tokio::test]
 async fn request_starts_when_body_data_is_available() {
     let (more, body) = parts(&[]);
     let mut request = Outgoing::new(head(Method::POST), body);
-    assert!(request.poll_begun(&mut cx()).is_pending());
+    assert!(request.poll_available(&mut cx()).is_pending());
     more.unbounded_send(Ok(Frame::data(Bytes::from("a")))).unwrap();
-    assert!(matches!(request.poll_begun(&mut cx()), Poll::Ready(Ok(()))));
-    assert!(!request.is_over());
+    assert!(matches!(request.poll_available(&mut cx()), Poll::Ready(Ok(()))));
+    assert!(!request.is_complete());
     more.unbounded_send(Err("gone".into())).unwrap();
-    assert!(matches!(request.poll_begun(&mut cx()), Poll::Ready(Err(WireError::Body(_)))));
+    assert!(matches!(request.poll_available(&mut cx()), Poll::Ready(Err(WireError::Body(_)))));
     let mut get = Outgoing::new(head(Method::GET), Empty::<Bytes>::new());
-    assert!(get.poll_begun(&mut cx()).is_ready());
+    assert!(get.poll_available(&mut cx()).is_ready());
 }

@@ -3,185 +3,183 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::{
-    deadline::Deadline,
-    limits::Permit,
-    pool::Lease,
-    request_body::RequestBodyError,
-    watched::{Cut, Watched},
-};
+use super::{deadline::Deadline, limits::Permit, pool::Lease, request_body::RequestBodyError};
+pub use crate::http1::BoxError;
 use crate::proxy::{
     observability::{audit, metrics::WorkerMetrics},
     sessions::LiveSession,
 };
 use crate::reasons::{AnswerCut, StreamEnd};
 
-/// What a body may fail with.
-pub use crate::http1::BoxError;
-
-/// The body of every response: one concrete type, so that forwarding boxes nothing.
+/// The body of every response. One concrete type, so that forwarding boxes nothing.
 pub enum Body {
-    /// The upstream's answer, as it comes.
     Upstream(UpstreamBody),
-    /// An answer of ours.
     Full(Full<Bytes>),
-    /// An answer of the axum router.
+    /// A response of the authorization server.
     Axum(axum::body::Body),
-    /// None.
     Empty,
 }
 
-/// The upstream's answer: ends when its session ends, and gives the connection back when it was read to its end.
+/// The body of an upstream response. It ends with its session, and returns the connection to the pool at its end.
 pub struct UpstreamBody {
-    /// `None` when it has ended.
+    /// `None` after the end.
     lease: Option<Lease>,
-    watched: Watched,
+    /// Limits pauses of the upstream, and watches the session and the access token.
+    deadline: Deadline,
+    idle_timeout: Duration,
     _permit: Permit,
-    /// Only of an event stream.
+    /// `None` if the response is no event stream.
     stream: Option<Box<OpenStream>>,
 }
 
-/// An event stream to a client, from the head of the answer until it is dropped.
+/// Counts and audits an event stream to a client, from the response head until it is dropped.
 #[derive(Debug)]
 pub struct OpenStream {
     metrics: Arc<WorkerMetrics>,
     session: Arc<LiveSession>,
-    from: IpAddr,
-    begun: Instant,
-    /// The client's ear for what the server has to say by itself, rather than the answer to a message.
-    listens: bool,
-    ended: StreamEnd,
+    client: IpAddr,
+    start: Instant,
+    /// Whether this is the standalone GET event stream.
+    is_standalone: bool,
+    end: StreamEnd,
 }
 
 impl OpenStream {
-    /// The answer to a request that began at `begun`.
+    /// `start` is when the request arrived.
     pub(super) fn new(
         metrics: Arc<WorkerMetrics>,
         session: Arc<LiveSession>,
-        from: IpAddr,
-        begun: Instant,
-        listens: bool,
+        client: IpAddr,
+        start: Instant,
+        is_standalone: bool,
     ) -> Self {
         metrics.open_streams.fetch_add(1, Relaxed);
-        Self { metrics, session, from, begun, listens, ended: StreamEnd::ClientGone }
+        Self { metrics, session, client, start, is_standalone, end: StreamEnd::ClientGone }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.metrics.open_streams.fetch_sub(1, Relaxed);
-        self.metrics.ended_streams.count(self.ended);
-        // Not of each answer that came as a stream: that would be a line a request.
-        if self.listens || self.ended != StreamEnd::Finished {
-            audit::stream_end(self.session.caller(), self.ended, self.begun.elapsed(), self.from);
+        self.metrics.ended_streams.count(self.end);
+        // Complete responses to messages are not audited: that would be a line for each request.
+        if self.is_standalone || self.end != StreamEnd::Finished {
+            audit::stream_end(self.session.caller(), self.end, self.start.elapsed(), self.client);
         }
     }
 }
 
 impl UpstreamBody {
-    pub(super) fn new(lease: Lease, watched: Watched, permit: Permit, stream: Option<OpenStream>) -> Self {
-        let mut body = Self { lease: Some(lease), watched, _permit: permit, stream: stream.map(Box::new) };
-        if body.left() == Some(0) {
-            body.give_back();
+    pub(super) fn new(
+        lease: Lease,
+        mut deadline: Deadline,
+        idle_timeout: Duration,
+        permit: Permit,
+        stream: Option<OpenStream>,
+    ) -> Self {
+        deadline.restart(idle_timeout);
+        let stream = stream.map(Box::new);
+        let mut body = Self { lease: Some(lease), deadline, idle_timeout, _permit: permit, stream };
+        if body.remaining() == Some(0) {
+            body.finish();
         }
         body
     }
 
-    /// How many bytes are still to come, if that is known.
-    fn left(&self) -> Option<u64> {
-        self.lease.as_ref().map_or(Some(0), Lease::left)
+    /// The remaining bytes, if known.
+    fn remaining(&self) -> Option<u64> {
+        self.lease.as_ref().map_or(Some(0), Lease::remaining)
     }
 
-    /// The upstream has said all.
-    fn give_back(&mut self) {
+    /// Returns the connection to the pool after the whole response.
+    fn finish(&mut self) {
         if let Some(stream) = &mut self.stream {
-            stream.ended = StreamEnd::Finished;
+            stream.end = StreamEnd::Finished;
         }
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
     }
 
-    /// The client gets no more. Without its lease the upstream connection is closed, so the upstream sees that nobody listens any
-    /// more.
-    fn cut(&mut self, stream_end: StreamEnd, answer_cut: AnswerCut) {
+    /// Ends the response early and closes the upstream connection, so that the upstream stops sending.
+    fn cut(&mut self, reason: AnswerCut) {
+        tracing::debug!(reason = reason.as_str(), "response cut");
         let lease = self.lease.take();
-        match (&mut self.stream, lease) {
-            (Some(stream), _) => stream.ended = stream_end,
-            (None, Some(lease)) => lease.cut(answer_cut),
-            (None, None) => (),
+        if let Some(stream) = &mut self.stream {
+            stream.end = match reason {
+                AnswerCut::UpstreamFailed => StreamEnd::UpstreamFailed,
+                AnswerCut::SessionEnded => StreamEnd::SessionEnded,
+                AnswerCut::TokenEnded => StreamEnd::TokenEnded,
+                AnswerCut::Silent => StreamEnd::Silent,
+                AnswerCut::Leaving => StreamEnd::Leaving,
+            };
+        } else if let Some(lease) = lease {
+            lease.cut(reason);
         }
     }
 
-    /// Half of an answer must not look like a whole one; a stream may end anywhere.
-    fn end<T>(&mut self, cut: Cut) -> Poll<Option<Result<T, BoxError>>> {
-        tracing::debug!(%cut, "response closed");
-        match cut {
-            Cut::Session => self.cut(StreamEnd::SessionEnded, AnswerCut::SessionEnded),
-            Cut::Token => self.cut(StreamEnd::TokenEnded, AnswerCut::TokenEnded),
-            Cut::Silent => self.cut(StreamEnd::Silent, AnswerCut::Silent),
-            Cut::Leaving => self.cut(StreamEnd::Leaving, AnswerCut::Leaving),
-        }
-        Poll::Ready(if self.stream.is_some() { None } else { Some(Err(cut.into())) })
+    /// An incomplete response must not look complete; an event stream may end anywhere.
+    fn end<T>(&mut self, reason: AnswerCut) -> Poll<Option<Result<T, BoxError>>> {
+        self.cut(reason);
+        let error = || Err(format!("response cut: {}", reason.as_str()).into());
+        Poll::Ready(self.stream.is_none().then(error))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
-        if let Some(cut) = self.watched.cut() {
-            return self.end(cut);
+        if let Some(reason) = self.deadline.end_reason() {
+            return self.end(reason);
         }
         let Poll::Ready(content) = lease.poll_content(cx) else {
-            let cut = ready!(self.watched.poll_cut(cx));
-            return self.end(cut);
+            ready!(self.deadline.poll(self.idle_timeout, cx));
+            return self.end(AnswerCut::Silent);
         };
-        self.watched.heard();
+        self.deadline.restart(self.idle_timeout);
         match &content {
-            Some(Ok(_)) if self.left() != Some(0) => (),
-            Some(Ok(_)) | None => self.give_back(),
+            Some(Ok(_)) if self.remaining() != Some(0) => (),
+            Some(Ok(_)) | None => self.finish(),
             Some(Err(error)) if RequestBodyError::cause_of(error).is_some() => {
-                tracing::debug!(%error, "response closed with its request");
+                tracing::debug!(%error, "response cut because its request failed");
                 self.lease = None;
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "the upstream closed the connection in the middle of a response");
-                self.cut(StreamEnd::UpstreamFailed, AnswerCut::UpstreamFailed);
+                tracing::warn!(%error, "the upstream connection failed in the middle of a response");
+                self.cut(AnswerCut::UpstreamFailed);
             }
         }
         Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))
     }
 }
 
+impl Drop for UpstreamBody {
+    /// Records why the response ended if its client read nothing since.
+    fn drop(&mut self) {
+        if self.lease.is_some()
+            && let Some(reason) = self.deadline.end_reason()
+        {
+            self.cut(reason);
+        }
+    }
+}
+
 impl Body {
-    /// A body of a text of ours.
     pub fn text(text: impl Into<Bytes>) -> Self {
         Self::Full(Full::new(text.into()))
     }
-}
 
-impl Body {
     /// Lets `deadline` watch the session and the token that the response depends on.
     pub fn watch(&self, deadline: &mut Deadline) {
-        if let Self::Upstream(body) = self {
-            body.watched.wake_with(deadline);
-        }
-    }
-}
-
-impl Drop for UpstreamBody {
-    /// A client that takes nothing may have kept it from being read when its session ended.
-    fn drop(&mut self) {
-        if self.lease.is_some()
-            && let Some(cut) = self.watched.cut()
-        {
-            let _ = self.end::<()>(cut);
-        }
+        deadline.watch(match self {
+            Self::Upstream(body) => body.deadline.credentials().cloned(),
+            _ => None,
+        });
     }
 }
 
@@ -200,7 +198,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Upstream(body) => body.left() == Some(0),
+            Self::Upstream(body) => body.remaining() == Some(0),
             Self::Full(body) => body.is_end_stream(),
             Self::Axum(body) => body.is_end_stream(),
             Self::Empty => true,
@@ -209,7 +207,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Upstream(body) => body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Upstream(body) => body.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Full(body) => body.size_hint(),
             Self::Axum(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
@@ -227,20 +225,20 @@ mod tests {
     };
 
     #[test]
-    fn listening_and_cut_streams_are_audited_and_finished_ones_are_not() {
+    fn standalone_and_cut_streams_are_audited_and_finished_ones_are_not() {
         let (log, _listening) = Log::listen("info", LogFormat::Json);
         let (set, session) = (LiveSet::default(), session("a"));
         set.apply(SessionEvent::Is(session.clone()));
         let live = set.get(&session.id).unwrap();
-        for (listens, ended) in [
+        for (is_standalone, end) in [
             (true, StreamEnd::Finished),
             (true, StreamEnd::ClientGone),
             (false, StreamEnd::Finished),
             (false, StreamEnd::SessionEnded),
         ] {
-            let from = [198, 51, 100, 7].into();
-            let mut stream = OpenStream::new(Arc::default(), live.clone(), from, Instant::now(), listens);
-            stream.ended = ended;
+            let client = [198, 51, 100, 7].into();
+            let mut stream = OpenStream::new(Arc::default(), live.clone(), client, Instant::now(), is_standalone);
+            stream.end = end;
         }
         let lines = log.lines();
         let reasons: Vec<_> = lines.iter().map(|line| line["reason"].as_str().unwrap()).collect();

@@ -5,90 +5,82 @@ use std::{
 
 use thiserror::Error;
 
-/// After so many connections in a row that could not be made, no more are tried for a while.
+/// Consecutive connect failures that open the breaker.
 const FAILURES: u32 = 5;
 
-/// How long at first; twice as long after each connection that was tried after a pause and could not be made either.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The first pause. It doubles after each failed probe.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long at most.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Keeps requests from waiting for connections to an upstream that cannot be reached. One for all workers; connections that
-/// are open already are not its business.
+/// A circuit breaker for connections to the upstream, shared by all workers. Open connections are not affected.
 #[derive(Debug)]
 pub struct Breaker {
-    begun: Instant,
-    /// In a row, of those that count.
+    start: Instant,
+    /// Consecutive failures. From [`FAILURES`] on, the breaker is open.
     failures: AtomicU32,
-    /// When the next connection may be tried, in milliseconds since `begun`.
-    next: AtomicU64,
+    /// When the next probe is allowed, in milliseconds since `start`.
+    next_probe: AtomicU64,
 }
 
-/// A connection that is being tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Attempt {
-    /// One of many.
-    Usual,
-    /// The one after a pause.
-    Trial,
+    Normal,
+    /// The one attempt after a pause.
+    Probe,
 }
 
-/// No connection is tried for now.
+/// The breaker is open: no connection is tried for now.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("the upstream could not be reached {FAILURES} times in a row: no connection is tried for now")]
-pub struct Broken {
-    /// Until one is tried.
+pub struct BreakerOpen {
+    /// Time until the next probe.
     pub wait: Duration,
 }
 
 impl Breaker {
-    /// One that lets everybody try.
-    pub fn new(begun: Instant) -> Self {
-        Self { begun, failures: AtomicU32::new(0), next: AtomicU64::new(0) }
+    pub fn new(start: Instant) -> Self {
+        Self { start, failures: AtomicU32::new(0), next_probe: AtomicU64::new(0) }
     }
 
-    /// Whether a connection may be tried that may take `patience`. After a pause, one may: it shows whether others may.
-    ///
-    /// # Errors
-    /// When not.
-    pub fn admit(&self, now: Instant, patience: Duration) -> Result<Attempt, Broken> {
+    /// Admits a connection attempt that may take `timeout`. An open breaker admits one probe after each pause.
+    pub fn admit(&self, now: Instant, timeout: Duration) -> Result<Attempt, BreakerOpen> {
         if self.failures.load(Ordering::Relaxed) < FAILURES {
-            return Ok(Attempt::Usual);
+            return Ok(Attempt::Normal);
         }
         let now = self.milliseconds(now);
-        let wait = |next: u64| Broken { wait: Duration::from_millis(next.saturating_sub(now)) };
-        let next = self.next.load(Ordering::Relaxed);
+        let wait = |next: u64| BreakerOpen { wait: Duration::from_millis(next.saturating_sub(now)) };
+        let next = self.next_probe.load(Ordering::Relaxed);
         if now < next {
             return Err(wait(next));
         }
-        // One whose caller has gone says nothing; then the next may try.
-        let until = now.saturating_add(milliseconds(patience)).max(now + 1);
-        let claimed = self.next.compare_exchange(next, until, Ordering::Relaxed, Ordering::Relaxed);
-        claimed.map(|_| Attempt::Trial).map_err(wait)
+        // A probe whose client disconnects reports nothing; after the timeout, the next one is admitted.
+        let until = now.saturating_add(milliseconds(timeout)).max(now + 1);
+        let claimed = self.next_probe.compare_exchange(next, until, Ordering::Relaxed, Ordering::Relaxed);
+        claimed.map(|_| Attempt::Probe).map_err(wait)
     }
 
-    /// A connection was made.
+    /// Records a connection.
     pub fn succeeded(&self) {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// None was made. Those that were being tried already when the pause began say nothing new: after a restart of the upstream
-    /// there may be hundreds.
+    /// Records a failed attempt. Attempts that started before the breaker opened do not lengthen the pause: after a restart of
+    /// the upstream there may be hundreds.
     pub fn failed(&self, attempt: Attempt, now: Instant) {
-        let counts = |failures: u32| match attempt {
-            Attempt::Usual => (failures < FAILURES).then_some(failures + 1),
-            Attempt::Trial => (failures >= FAILURES).then(|| failures.saturating_add(1)),
+        let count = |failures: u32| {
+            let counts = (attempt == Attempt::Probe) == (failures >= FAILURES);
+            counts.then(|| failures.saturating_add(1))
         };
-        let Ok(before) = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counts) else { return };
-        if let Some(trials) = (before + 1).checked_sub(FAILURES) {
-            let pause = PAUSE.saturating_mul(1 << trials.min(10)).min(LONGEST);
-            self.next.store(self.milliseconds(now).saturating_add(milliseconds(pause)), Ordering::Relaxed);
+        let Ok(before) = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) else { return };
+        if let Some(failed_probes) = (before + 1).checked_sub(FAILURES) {
+            let pause = MIN_PAUSE.saturating_mul(1 << failed_probes.min(10)).min(MAX_PAUSE);
+            self.next_probe.store(self.milliseconds(now).saturating_add(milliseconds(pause)), Ordering::Relaxed);
         }
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        milliseconds(now.saturating_duration_since(self.begun))
+    fn milliseconds(&self, time: Instant) -> u64 {
+        milliseconds(time.saturating_duration_since(self.start))
     }
 }
 
@@ -100,64 +92,64 @@ fn milliseconds(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(5);
 
-    fn broken(now: Instant) -> Breaker {
+    fn open_breaker(now: Instant) -> Breaker {
         let breaker = Breaker::new(now);
         for _ in 0..FAILURES {
-            assert_eq!(breaker.admit(now, PATIENCE), Ok(Attempt::Usual));
-            breaker.failed(Attempt::Usual, now);
+            assert_eq!(breaker.admit(now, TIMEOUT), Ok(Attempt::Normal));
+            breaker.failed(Attempt::Normal, now);
         }
         breaker
     }
 
     #[test]
-    fn open_breaker_admits_one_trial_at_a_time() {
-        let begun = Instant::now();
-        let breaker = broken(begun);
-        assert_eq!(breaker.admit(begun, PATIENCE), Err(Broken { wait: PAUSE }));
-        let later = begun + PAUSE;
-        assert_eq!(breaker.admit(later, PATIENCE), Ok(Attempt::Trial));
-        assert_eq!(breaker.admit(later, PATIENCE), Err(Broken { wait: PATIENCE }));
-        breaker.failed(Attempt::Trial, later);
-        assert_eq!(breaker.admit(later, PATIENCE), Err(Broken { wait: PAUSE * 2 }));
-        assert_eq!(breaker.admit(later + PAUSE * 2, PATIENCE), Ok(Attempt::Trial));
+    fn open_breaker_admits_one_probe_at_a_time() {
+        let start = Instant::now();
+        let breaker = open_breaker(start);
+        assert_eq!(breaker.admit(start, TIMEOUT), Err(BreakerOpen { wait: MIN_PAUSE }));
+        let later = start + MIN_PAUSE;
+        assert_eq!(breaker.admit(later, TIMEOUT), Ok(Attempt::Probe));
+        assert_eq!(breaker.admit(later, TIMEOUT), Err(BreakerOpen { wait: TIMEOUT }));
+        breaker.failed(Attempt::Probe, later);
+        assert_eq!(breaker.admit(later, TIMEOUT), Err(BreakerOpen { wait: MIN_PAUSE * 2 }));
+        assert_eq!(breaker.admit(later + MIN_PAUSE * 2, TIMEOUT), Ok(Attempt::Probe));
         breaker.succeeded();
-        assert_eq!(breaker.admit(later, PATIENCE), Ok(Attempt::Usual));
+        assert_eq!(breaker.admit(later, TIMEOUT), Ok(Attempt::Normal));
     }
 
     #[test]
     fn simultaneous_failures_do_not_lengthen_the_pause() {
-        let begun = Instant::now();
-        let breaker = broken(begun);
-        (0..100).for_each(|_| breaker.failed(Attempt::Usual, begun + PATIENCE));
-        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Ok(Attempt::Trial));
-        (0..100).for_each(|_| breaker.failed(Attempt::Usual, begun + PATIENCE));
-        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Err(Broken { wait: PATIENCE }));
-        breaker.failed(Attempt::Trial, begun + PAUSE);
-        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Err(Broken { wait: PAUSE * 2 }));
+        let start = Instant::now();
+        let breaker = open_breaker(start);
+        (0..100).for_each(|_| breaker.failed(Attempt::Normal, start + TIMEOUT));
+        assert_eq!(breaker.admit(start + MIN_PAUSE, TIMEOUT), Ok(Attempt::Probe));
+        (0..100).for_each(|_| breaker.failed(Attempt::Normal, start + TIMEOUT));
+        assert_eq!(breaker.admit(start + MIN_PAUSE, TIMEOUT), Err(BreakerOpen { wait: TIMEOUT }));
+        breaker.failed(Attempt::Probe, start + MIN_PAUSE);
+        assert_eq!(breaker.admit(start + MIN_PAUSE, TIMEOUT), Err(BreakerOpen { wait: MIN_PAUSE * 2 }));
     }
 
     #[test]
-    fn abandoned_trial_does_not_block_the_next() {
-        let begun = Instant::now();
-        let breaker = broken(begun);
-        assert_eq!(breaker.admit(begun + PAUSE, PATIENCE), Ok(Attempt::Trial));
-        assert_eq!(breaker.admit(begun + PAUSE + PATIENCE, PATIENCE), Ok(Attempt::Trial));
+    fn abandoned_probe_does_not_block_the_next() {
+        let start = Instant::now();
+        let breaker = open_breaker(start);
+        assert_eq!(breaker.admit(start + MIN_PAUSE, TIMEOUT), Ok(Attempt::Probe));
+        assert_eq!(breaker.admit(start + MIN_PAUSE + TIMEOUT, TIMEOUT), Ok(Attempt::Probe));
     }
 
     #[test]
     fn success_resets_breaker_and_pause_is_bounded() {
-        let begun = Instant::now();
-        let breaker = Breaker::new(begun);
+        let start = Instant::now();
+        let breaker = Breaker::new(start);
         for _ in 1..FAILURES {
-            breaker.failed(Attempt::Usual, begun);
+            breaker.failed(Attempt::Normal, start);
         }
         breaker.succeeded();
-        breaker.failed(Attempt::Usual, begun);
-        assert_eq!(breaker.admit(begun, PATIENCE), Ok(Attempt::Usual));
-        let breaker = broken(begun);
-        (0..100).for_each(|_| breaker.failed(Attempt::Trial, begun));
-        assert_eq!(breaker.admit(begun, PATIENCE), Err(Broken { wait: LONGEST }));
+        breaker.failed(Attempt::Normal, start);
+        assert_eq!(breaker.admit(start, TIMEOUT), Ok(Attempt::Normal));
+        let breaker = open_breaker(start);
+        (0..100).for_each(|_| breaker.failed(Attempt::Probe, start));
+        assert_eq!(breaker.admit(start, TIMEOUT), Err(BreakerOpen { wait: MAX_PAUSE }));
     }
 }

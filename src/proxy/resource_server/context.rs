@@ -20,14 +20,12 @@ use crate::{
 pub struct ResourceServer {
     /// The issuer of the tokens.
     pub public_url: PublicUrl,
-    /// The MCP endpoints.
     pub resources: Resources,
-    /// Whose `X-Forwarded-For` is honoured.
+    /// Only their `X-Forwarded-For` is honoured.
     pub trusted_proxies: Vec<IpNet>,
     /// The mounted Secrets, as last read.
     pub secrets: Arc<ArcSwap<Secrets>>,
     pub sessions: Arc<Sessions>,
-    /// Access tokens that have been verified.
     pub verified: SharedTokens,
     pub tracer: Arc<Tracer>,
     pub metrics: Arc<Metrics>,
@@ -35,7 +33,6 @@ pub struct ResourceServer {
 }
 
 impl ResourceServer {
-    /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
     }

@@ -1,5 +1,5 @@
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -9,156 +9,148 @@ use std::{
 use jiff::Timestamp;
 use slab::Slab;
 
-use crate::proxy::sessions::LiveSession;
+use crate::{proxy::sessions::LiveSession, reasons::AnswerCut};
 
-/// How often a worker looks whose time is over. A timer of its own for each request would cost more.
+/// How often a worker checks its deadlines. A timer for each request would cost more.
 pub const TICK: Duration = Duration::from_millis(500);
 
-/// What the tasks of one worker wait for that may take too long. Never leaves its thread.
+/// The running deadlines of one worker.
 #[derive(Debug)]
 pub struct Deadlines {
-    /// How many ticks there have been.
+    /// The number of ticks so far.
     now: Cell<u64>,
-    /// What time it was at the last.
+    /// The time of the last tick.
     time: Cell<Timestamp>,
-    closed: Cell<bool>,
-    waiting: RefCell<Slab<Waiting>>,
+    is_closed: Cell<bool>,
+    running: RefCell<Slab<Running>>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Running {
     due: u64,
     waker: Waker,
-    watched: Option<Watched>,
+    credentials: Option<Credentials>,
 }
 
-/// A session, and the time in seconds since 1970, after which a task may not go on.
-type Watched = (Arc<LiveSession>, i64);
+/// What a response depends on: its session, and the time in seconds since 1970 until which its access token allows it.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    pub session: Arc<LiveSession>,
+    pub until: i64,
+}
+
+impl Credentials {
+    /// Why they are not valid at `now`.
+    fn end_reason(&self, now: Timestamp) -> Option<AnswerCut> {
+        if !self.session.admits(now) {
+            return Some(AnswerCut::SessionEnded);
+        }
+        (now.as_second() >= self.until).then_some(AnswerCut::TokenEnded)
+    }
+}
 
 impl Deadlines {
-    /// None yet, at this time.
     pub fn new(time: Timestamp) -> Self {
-        Self { now: Cell::new(0), time: Cell::new(time), closed: Cell::new(false), waiting: RefCell::default() }
+        Self { now: Cell::new(0), time: Cell::new(time), is_closed: Cell::new(false), running: RefCell::default() }
     }
 
-    /// Wakes those whose time is over, or their session. To be called every [`TICK`].
+    /// Wakes the tasks whose deadline or credentials have expired. Must be called every [`TICK`].
     pub fn tick(&self, time: Timestamp) {
         let now = self.now.get() + 1;
         self.now.set(now);
         self.time.set(time);
-        let is_over = |(session, until): &Watched| !session.admits(time) || time.as_second() >= *until;
-        for (_, waiting) in self.waiting.borrow().iter() {
-            if waiting.due <= now || waiting.watched.as_ref().is_some_and(is_over) {
-                waiting.waker.wake_by_ref();
+        for (_, running) in self.running.borrow().iter() {
+            let credentials = running.credentials.as_ref();
+            if running.due <= now || credentials.and_then(|credentials| credentials.end_reason(time)).is_some() {
+                running.waker.wake_by_ref();
             }
         }
     }
 
-    /// What time it was at the last tick: what is looked at for each part of an answer need not be newer.
+    /// The time of the last tick, which is recent enough for checks on each part of a response.
     pub fn time(&self) -> Timestamp {
         self.time.get()
     }
 
-    /// Ends all that watches a session, because this process ends.
+    /// Ends all responses, because this process shuts down.
     pub fn close(&self) {
-        self.closed.set(true);
-        self.waiting.borrow().iter().for_each(|(_, waiting)| waiting.waker.wake_by_ref());
+        self.is_closed.set(true);
+        self.running.borrow().iter().for_each(|(_, running)| running.waker.wake_by_ref());
     }
 
-    /// Whether that has been called.
-    pub fn is_closed(&self) -> bool {
-        self.closed.get()
-    }
-
-    /// The first tick by which so much time is certainly over.
+    /// The first tick at which `after` has certainly passed.
     fn due(&self, after: Duration) -> u64 {
         let ticks = after.as_millis().div_ceil(TICK.as_millis());
         self.now.get().saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX)).saturating_add(1)
     }
 }
 
-/// A limit for one thing that a task waits for. Costs nothing until it has to wait.
+/// A time limit for one thing that a task waits for. It costs nothing until the task has to wait.
 #[derive(Debug)]
 pub struct Deadline {
     all: Rc<Deadlines>,
     key: Option<usize>,
-    watched: Option<Watched>,
+    credentials: Option<Credentials>,
 }
 
 impl Deadline {
-    /// One that is not running.
     pub fn new(all: Rc<Deadlines>) -> Self {
-        Self { all, key: None, watched: None }
+        Self { all, key: None, credentials: None }
     }
 
-    /// Where it belongs to.
-    pub fn all(&self) -> &Deadlines {
-        &self.all
+    fn running(&self) -> Option<RefMut<'_, Running>> {
+        let key = self.key?;
+        RefMut::filter_map(self.all.running.borrow_mut(), |running| running.get_mut(key)).ok()
     }
 
-    /// Ready when it has been running for `limit`, or up to two ticks longer. It runs from the first time that this is asked.
+    /// Ready when it has been running for `limit`, or up to two ticks longer. The first poll starts it.
     pub fn poll(&mut self, limit: Duration, cx: &Context<'_>) -> Poll<()> {
-        let Some(key) = self.key else {
-            let (due, waker, watched) = (self.all.due(limit), cx.waker().clone(), self.watched.clone());
-            self.key = Some(self.all.waiting.borrow_mut().insert(Waiting { due, waker, watched }));
+        if self.key.is_none() {
+            let (due, waker, credentials) = (self.all.due(limit), cx.waker().clone(), self.credentials.clone());
+            self.key = Some(self.all.running.borrow_mut().insert(Running { due, waker, credentials }));
             return Poll::Pending;
-        };
-        let now = self.all.now.get();
-        let mut waiting = self.all.waiting.borrow_mut();
-        match waiting.get_mut(key) {
-            Some(waiting) if waiting.due <= now => Poll::Ready(()),
-            Some(waiting) => {
-                waiting.waker.clone_from(cx.waker());
+        }
+        match self.running() {
+            Some(running) if running.due <= self.all.now.get() => Poll::Ready(()),
+            Some(mut running) => {
+                running.waker.clone_from(cx.waker());
                 Poll::Pending
             }
             None => Poll::Pending,
         }
     }
 
-    /// From now on its task is woken, too, when the session is over or the time, in seconds since 1970.
-    pub fn watch(&mut self, session: Arc<LiveSession>, until: i64) {
-        let watched = Some((session, until));
-        if let Some(key) = self.key
-            && let Some(waiting) = self.all.waiting.borrow_mut().get_mut(key)
-        {
-            waiting.watched.clone_from(&watched);
+    /// Also wakes the task when `credentials` expire.
+    pub fn watch(&mut self, credentials: Option<Credentials>) {
+        if let Some(mut running) = self.running() {
+            running.credentials.clone_from(&credentials);
         }
-        self.watched = watched;
+        self.credentials = credentials;
     }
 
-    /// Undoes [`Self::watch`].
-    pub fn unwatch(&mut self) {
-        if let Some(key) = self.key
-            && let Some(waiting) = self.all.waiting.borrow_mut().get_mut(key)
-        {
-            waiting.watched = None;
-        }
-        self.watched = None;
+    /// The credentials that it watches.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
-    /// Whether what it watches is over, or this process ends.
-    pub fn is_over(&self) -> bool {
-        let now = self.all.time();
-        let watched = self.watched.as_ref();
-        watched
-            .is_some_and(|(session, until)| !session.admits(now) || now.as_second() >= *until || self.all.is_closed())
+    /// Why the watched response must end.
+    pub fn end_reason(&self) -> Option<AnswerCut> {
+        let reason = self.credentials.as_ref()?.end_reason(self.all.time());
+        reason.or_else(|| self.all.is_closed.get().then_some(AnswerCut::Leaving))
     }
 
-    /// If it runs, it runs anew from now on.
+    /// Restarts it if it is running.
     pub fn restart(&mut self, limit: Duration) {
-        if let Some(key) = self.key {
-            let due = self.all.due(limit);
-            if let Some(waiting) = self.all.waiting.borrow_mut().get_mut(key) {
-                waiting.due = due;
-            }
+        let due = self.all.due(limit);
+        if let Some(mut running) = self.running() {
+            running.due = due;
         }
     }
 
-    /// What was waited for has come: stops it.
     pub fn stop(&mut self) {
         let Some(key) = self.key.take() else { return };
-        let stopped = self.all.waiting.borrow_mut().try_remove(key);
-        // Not while the others are borrowed: with a waker its task may go, and with that further deadlines.
+        let stopped = self.all.running.borrow_mut().try_remove(key);
+        // Outside the borrow: dropping a waker may drop its task and further deadlines.
         drop(stopped);
     }
 }
@@ -194,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn stopped_deadline_wakes_nobody_and_can_restart() {
+    fn stopped_deadline_does_not_wake_and_can_restart() {
         let (all, woken) = (Rc::new(Deadlines::new(Timestamp::UNIX_EPOCH)), Arc::new(Wakes::default()));
         let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
         let cx = Context::from_waker(&waker);
@@ -204,20 +196,21 @@ mod tests {
         all.tick(Timestamp::UNIX_EPOCH);
         assert_eq!((deadline.poll(TICK, &cx), woken.count()), (Poll::Pending, 0));
         drop(deadline);
-        assert!(all.waiting.borrow().is_empty());
+        assert!(all.running.borrow().is_empty());
     }
 
     #[test]
     fn session_watch_wakes_at_session_end_expiry_and_shutdown() {
-        let (live, begun) = (LiveSet::default(), Timestamp::from_second(1000).unwrap());
+        let (live, start) = (LiveSet::default(), Timestamp::from_second(1000).unwrap());
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let ends = |what: &dyn Fn(&Deadlines, &Session)| {
             let session = Session { phase: SessionPhase::Active, expires_at: at(2000), ..session("a") };
             live.apply(SessionEvent::All(vec![]));
             live.apply(SessionEvent::All(vec![session.clone()]));
-            let (all, woken) = (Rc::new(Deadlines::new(begun)), Arc::new(Wakes::default()));
+            let (all, woken) = (Rc::new(Deadlines::new(start)), Arc::new(Wakes::default()));
             let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
-            deadline.watch(live.get(&session.id).unwrap(), 1500);
+            let session_and_token = Credentials { session: live.get(&session.id).unwrap(), until: 1500 };
+            deadline.watch(Some(session_and_token));
             assert_eq!(deadline.poll(Duration::from_secs(3600), &Context::from_waker(&waker)), Poll::Pending);
             all.tick(at(1499));
             assert_eq!(woken.count(), 0);
@@ -233,5 +226,24 @@ mod tests {
             }),
             1
         );
+    }
+
+    #[test]
+    fn stalled_response_is_woken_when_its_session_ends() {
+        let (live, now) = (LiveSet::default(), Timestamp::from_second(1000).unwrap());
+        let session = Session { phase: SessionPhase::Active, expires_at: Timestamp::MAX, ..session("a") };
+        live.apply(SessionEvent::Is(session.clone()));
+        let (all, woken, hour) = (Rc::new(Deadlines::new(now)), Arc::new(Wakes::default()), Duration::from_secs(3600));
+        let (waker, mut client) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
+        // The upstream's deadline has never run: the head and the content arrived at once.
+        let mut upstream = Deadline::new(all.clone());
+        upstream.watch(Some(Credentials { session: live.get(&session.id).unwrap(), until: 2000 }));
+        assert_eq!(client.poll(hour, &Context::from_waker(&waker)), Poll::Pending);
+        client.watch(upstream.credentials().cloned());
+        all.tick(now);
+        assert_eq!((woken.count(), upstream.end_reason()), (0, None));
+        live.apply(SessionEvent::Ended(session.id));
+        all.tick(now);
+        assert_eq!((woken.count(), upstream.end_reason()), (1, Some(AnswerCut::SessionEnded)));
     }
 }

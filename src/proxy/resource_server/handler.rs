@@ -11,20 +11,21 @@ use thiserror::Error;
 use url::Url;
 
 use super::{
-    Arriving, Body, HeaderRules, ResourceServer,
+    Body, IncomingBody, ResourceServer,
     admission::admit,
     breaker::Breaker,
     deadline::Deadlines,
     exchange::exchange,
-    headers::InvalidHeaderRules,
+    headers::{HeaderRules, InvalidHeaderRules},
     limits::{Limits, memory_limit},
     origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
-    redirect::{self, Places, Spelling},
+    redirect::{SlashRedirects, TrailingSlash, with_slash},
     verified::VerifiedTokens,
 };
 use crate::http1::Scratch;
 use crate::{
+    api::proxy::Timeouts,
     config::ProxyConfig,
     proxy::{
         client_ip::Peer,
@@ -39,88 +40,65 @@ pub struct Forwarder {
     connector: Connector,
     pub(super) origins: Origins,
     upstream: Uri,
+    /// The path of the upstream's URL, without trailing slash.
     prefix: String,
-    pub(super) places: Places,
-    /// One for each of the patterns of `upstream.paths`.
-    pub(super) spellings: Box<[Spelling]>,
+    pub(super) redirects: SlashRedirects,
+    /// One for each pattern of `upstream.paths`.
+    pub(super) slashes: Box<[TrailingSlash]>,
     breaker: Arc<Breaker>,
     pub(super) limits: Arc<Limits>,
-    pub(super) pace: Pace,
-}
-
-/// How large and how slow things may be.
-pub(super) struct Pace {
-    /// How long connecting to the upstream may take.
-    connect: Duration,
-    /// The most bytes of a request's body.
-    pub(super) largest: u64,
-    /// How long a client may pause within it, and in taking an answer.
-    pub(super) request_body: Duration,
-    /// How long the upstream may take to begin its answer, and pause in one that is no stream.
-    pub(super) response: Duration,
-    /// How long it may pause in a stream.
-    pub(super) stream: Duration,
-    /// How long open requests may continue while this process shuts down.
-    drain: Duration,
-    /// How many seconds a stream may go on after its access token.
+    pub(super) timeouts: Timeouts,
+    /// In bytes.
+    pub(super) max_request_body: u64,
+    /// How many seconds a stream may continue after its access token expires.
     pub(super) stream_grace: u64,
 }
 
-/// Why requests cannot be forwarded with this configuration.
+/// Why the configuration allows no forwarding.
 #[derive(Debug, Error)]
 pub enum ForwarderError {
-    /// The upstream's address has no host, or one that HTTP does not take.
+    /// It has no host, or one that is invalid in HTTP.
     #[error("upstream.url cannot be connected to")]
     Upstream,
-    /// A header of the configuration is not right.
     #[error(transparent)]
     Headers(#[from] InvalidHeaderRules),
-    /// TLS cannot be set up.
     #[error(transparent)]
     Pool(#[from] PoolError),
 }
 
 impl Forwarder {
-    /// Forwards what `server` admits, as `config` says.
-    ///
-    /// # Errors
-    /// What is wrong with the configuration.
     pub fn new(config: &ProxyConfig, server: ResourceServer) -> Result<Self, ForwarderError> {
         let url = Url::parse(config.upstream.url.as_str()).map_err(|_| ForwarderError::Upstream)?;
         let upstream: Uri = url.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
         let host = upstream.authority().ok_or(ForwarderError::Upstream)?;
-        let rules = HeaderRules::new(&config.upstream.identity, &server.public_url, host)?;
-        let connect = config.upstream.timeouts.connect.get();
-        let connector = connector(upstream.scheme_str() == Some("https"), connect)?;
-        let prefix = upstream.path().trim_end_matches('/').to_owned();
-        let origins = Origins::new(&server.public_url, &config.clients);
-        let places = Places::new(url, &server.public_url);
-        let spellings = (0..server.resources.len()).map(|_| Spelling::default()).collect();
-        let (timeouts, limits) = (&config.upstream.timeouts, &config.upstream.limits);
-        let pace = Pace {
-            connect,
-            largest: limits.request_body.bytes(),
-            request_body: timeouts.request_body.get(),
-            response: timeouts.response_head.get(),
-            stream: timeouts.stream_idle.get(),
-            drain: timeouts.drain.get(),
+        let timeouts = config.upstream.timeouts.clone();
+        Ok(Self {
+            rules: HeaderRules::new(&config.upstream.identity, &server.public_url, host)?,
+            connector: connector(upstream.scheme_str() == Some("https"), timeouts.connect.get())?,
+            origins: Origins::new(&server.public_url, &config.clients),
+            prefix: upstream.path().trim_end_matches('/').to_owned(),
+            upstream,
+            redirects: SlashRedirects::new(url, &server.public_url),
+            slashes: (0..server.resources.len()).map(|_| TrailingSlash::default()).collect(),
+            breaker: Arc::new(Breaker::new(Instant::now())),
+            limits: Arc::new(Limits::new(&config.upstream.limits, memory_limit())),
+            timeouts,
+            max_request_body: config.upstream.limits.request_body.bytes(),
             stream_grace: config.tokens.stream_grace.as_secs(),
-        };
-        let (limits, breaker) = (Arc::new(Limits::new(limits, memory_limit())), Arc::new(Breaker::new(Instant::now())));
-        Ok(Self { server, rules, connector, origins, upstream, prefix, places, spellings, breaker, limits, pace })
+            server,
+        })
     }
 
-    /// How long a client may let us wait.
-    pub fn client_patience(&self) -> Duration {
-        self.pace.request_body
+    /// How long a client may pause while it sends a request or reads a response.
+    pub fn client_timeout(&self) -> Duration {
+        self.timeouts.request_body.get()
     }
 
-    /// How long what is open may go on when this process has to end.
-    pub fn drain(&self) -> Duration {
-        self.pace.drain
+    /// How long open requests may continue during a shutdown.
+    pub fn drain_timeout(&self) -> Duration {
+        self.timeouts.drain.get()
     }
 
-    /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
         self.server.now()
     }
@@ -130,11 +108,11 @@ impl Forwarder {
         self.server.resources.path(path).is_some()
     }
 
-    /// What the upstream is asked for: however the client spells the path, the upstream gets its own spelling.
-    pub(super) fn target(&self, uri: &Uri, spelling: &Spelling) -> Option<Uri> {
-        let slash = spelling.has_slash();
-        let spelled = if uri.path().ends_with('/') == slash { None } else { Some(redirect::respelled(uri, slash)?) };
-        let path = spelled.as_ref().unwrap_or(uri).path_and_query()?;
+    /// The upstream's path and query for a client's, with the upstream's trailing slash.
+    pub(super) fn target(&self, uri: &Uri, slash: &TrailingSlash) -> Option<Uri> {
+        let slash = slash.get().unwrap_or(false);
+        let changed = if uri.path().ends_with('/') == slash { None } else { Some(with_slash(uri, slash)?) };
+        let path = changed.as_ref().unwrap_or(uri).path_and_query()?;
         if self.prefix.is_empty() {
             return Some(path.clone().into());
         }
@@ -142,60 +120,55 @@ impl Forwarder {
     }
 }
 
-/// A worker's side of forwarding. Stays on its thread.
+/// The state of one worker thread.
 pub struct Worker {
-    /// What it shares with the others.
     pub forwarder: Arc<Forwarder>,
-    /// Its connections to the upstream.
     pub pool: Rc<Pool>,
-    /// What its tasks wait for; to be told every [`TICK`](super::TICK).
+    /// Its tick must be called every [`TICK`](super::TICK).
     pub deadlines: Rc<Deadlines>,
-    /// What its connections read to.
     pub scratch: Rc<Scratch>,
-    /// Set when this process is about to end: clients shall go elsewhere.
+    /// Whether this process shuts down soon, so that clients should reconnect elsewhere.
     pub leaving: Cell<bool>,
     pub(super) verified: VerifiedTokens,
     pub(super) metrics: Arc<WorkerMetrics>,
 }
 
 impl Worker {
-    /// A worker without connections yet.
     pub fn new(forwarder: Arc<Forwarder>) -> Self {
-        let Forwarder { connector, upstream, breaker, pace, .. } = &*forwarder;
-        let metrics = forwarder.server.metrics.worker();
-        let (scratch, patience) = (Rc::<Scratch>::default(), pace.connect);
+        let Forwarder { server, connector, upstream, breaker, timeouts, .. } = &*forwarder;
+        let (metrics, scratch, timeout) = (server.metrics.worker(), Rc::<Scratch>::default(), timeouts.connect.get());
         let (connector, upstream, breaker) = (connector.clone(), upstream.clone(), breaker.clone());
-        let pool = Rc::new(Pool::new(connector, upstream, breaker, patience, scratch.clone(), metrics.clone()));
-        let verified = VerifiedTokens::new(forwarder.server.verified.clone());
-        let deadlines = Rc::new(Deadlines::new(forwarder.server.now()));
+        let pool = Rc::new(Pool::new(connector, upstream, breaker, timeout, scratch.clone(), metrics.clone()));
+        let verified = VerifiedTokens::new(server.verified.clone());
+        let deadlines = Rc::new(Deadlines::new(server.now()));
         Self { forwarder, pool, deadlines, scratch, leaving: Cell::new(false), verified, metrics }
     }
 }
 
-/// Answers a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
-pub async fn forward(request: &mut Parts, body: Arriving, peer: &Peer, worker: &Worker) -> Response<Body> {
-    let begun = Instant::now();
+/// Handles a request for an MCP endpoint ([`Forwarder::is_endpoint`]).
+pub async fn forward(request: &mut Parts, body: IncomingBody, peer: &Peer, worker: &Worker) -> Response<Body> {
+    let start = Instant::now();
     let span = worker.forwarder.server.tracer.begin(request);
-    let mut counted = Counted { metrics: &worker.metrics, outcome: Outcome::ClientGone };
+    let mut guard = OutcomeGuard { metrics: &worker.metrics, outcome: Outcome::ClientGone };
     let (outcome, response) = match admit(request, body, peer, worker, &span).await {
-        Ok(admitted) => exchange(admitted, worker, begun, request.uri.path()).await,
-        Err(answered) => *answered,
+        Ok(admitted) => exchange(admitted, worker, start, request.uri.path()).await,
+        Err(refused) => *refused,
     };
     span.end(outcome, response.status());
-    counted.outcome = outcome;
+    guard.outcome = outcome;
     if outcome == Outcome::Forwarded {
-        worker.metrics.response_head.observe(begun.elapsed());
+        worker.metrics.response_head.observe(start.elapsed());
     }
     response
 }
 
-/// Counts a request when this is dropped: with the request itself, if the client goes before there is an answer.
-struct Counted<'a> {
+/// Counts a request when it is dropped, which also happens if the client disconnects before the response.
+struct OutcomeGuard<'a> {
     metrics: &'a WorkerMetrics,
     outcome: Outcome,
 }
 
-impl Drop for Counted<'_> {
+impl Drop for OutcomeGuard<'_> {
     fn drop(&mut self) {
         self.metrics.requests.count(self.outcome);
     }

@@ -20,9 +20,9 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// How names begin that upstreams, the frameworks beneath them and what may stand before them (identity-aware proxies of the
-/// clouds, mTLS) take for a statement about the caller or the request, without the `x-`.
-const CLAIMS: [&str; 9] = [
+/// Prefixes of header names that upstreams, their frameworks or identity-aware proxies trust as claims about the caller or the
+/// request (mTLS, cloud providers).
+const CLAIM_PREFIXES: [&str; 9] = [
     "cf-access-",
     "cf-connecting-",
     "client-cert",
@@ -34,8 +34,8 @@ const CLAIMS: [&str; 9] = [
     "true-client-ip",
 ];
 
-/// The same, behind an `x-`.
-const X_CLAIMS: [&str; 18] = [
+/// The same after `x-`.
+const X_CLAIM_PREFIXES: [&str; 18] = [
     "amzn-oidc-",
     "auth",
     "client-",
@@ -56,37 +56,30 @@ const X_CLAIMS: [&str; 18] = [
     "webauth-",
 ];
 
-/// How the names of headers begin that mirror a tool's parameters (MCP 2026-07-28, custom headers): these may hold any
-/// character of a header name.
+/// Prefix of headers that mirror a tool's parameters (MCP 2026-07-28, custom headers). They may contain any character of a header
+/// name.
 const MCP_PARAM: &str = "mcp-param-";
 
-/// The response headers that browsers show to a client's code.
+/// The response headers that scripts in a browser may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static("WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version");
 
-/// Why the rules cannot be made.
 #[derive(Debug, Error)]
 pub enum InvalidHeaderRules {
-    /// A name of upstream.identity.headers.
-    #[error("upstream.identity.headers has a name that is no header name: {0}")]
+    #[error("upstream.identity.headers has an invalid header name: {0}")]
     Name(#[from] InvalidHeaderName),
-    /// A host.
-    #[error("a host cannot be put in a header: {0}")]
+    #[error("publicURL or upstream.url has a host that no header can hold: {0}")]
     Value(#[from] InvalidHeaderValue),
 }
 
-/// What happens to headers on their way to the upstream.
+/// Which request headers the upstream receives.
 #[derive(Debug)]
 pub struct HeaderRules {
     identity: Vec<HeaderName>,
-    /// Those of ours that are the same for every request, `Host` first, as they are sent.
-    ours: BytesMut,
+    /// The headers that are the same for every request, as they are sent.
+    fixed: BytesMut,
 }
 
 impl HeaderRules {
-    /// The rules for an upstream at `host`.
-    ///
-    /// # Errors
-    /// When a configured name is no header name.
     pub fn new(identity: &Identity, public_url: &PublicUrl, host: &Authority) -> Result<Self, InvalidHeaderRules> {
         let names = match identity.kind {
             IdentityType::Headers => {
@@ -96,16 +89,16 @@ impl HeaderRules {
             IdentityType::None => vec![],
         };
         let (proto, public_host) = public_url.as_str().split_once("://").unwrap_or(("https", public_url.as_str()));
-        let mut ours = BytesMut::new();
-        // First, as RFC 9110 §7.2 asks for.
-        write_field(&mut ours, &HOST, &HeaderValue::from_str(host.as_str())?);
-        write_field(&mut ours, &X_FORWARDED_HOST, &HeaderValue::from_str(public_host)?);
-        write_field(&mut ours, &X_FORWARDED_PROTO, &HeaderValue::from_str(proto)?);
-        Ok(Self { identity: names, ours })
+        let mut fixed = BytesMut::new();
+        // `Host` first (RFC 9110 §7.2).
+        write_field(&mut fixed, &HOST, &HeaderValue::from_str(host.as_str())?);
+        write_field(&mut fixed, &X_FORWARDED_HOST, &HeaderValue::from_str(public_host)?);
+        write_field(&mut fixed, &X_FORWARDED_PROTO, &HeaderValue::from_str(proto)?);
+        Ok(Self { identity: names, fixed })
     }
 
-    /// Adds to `head` what the upstream gets of a client's request headers, and ours, with those of the request's span in `trace`.
-    /// What `Connection` names is not among them, but ours always are: a client cannot name them away (golang/go#50580).
+    /// Adds the proxy's headers to `head`, including those of the span in `trace`, and the client's headers that may be
+    /// forwarded. The client's `Connection` header can remove only its own headers (golang/go#50580).
     pub fn to_upstream(
         &self,
         head: &mut RequestHead,
@@ -114,7 +107,7 @@ impl HeaderRules {
         email: &HeaderValue,
         trace: &HeaderMap,
     ) {
-        head.add_written(&self.ours);
+        head.add_written(&self.fixed);
         head.add(&X_FORWARDED_FOR, forwarded_for);
         for name in &self.identity {
             head.add(name, email);
@@ -124,24 +117,26 @@ impl HeaderRules {
         }
         let nominated = nominated(headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
         for (name, value) in headers {
-            if !is_hop_by_hop(name) && !self.is_ours(name) && !nominated.contains(name) && !trace.contains_key(name) {
+            if !is_hop_by_hop(name) && !self.is_reserved(name) && !nominated.contains(name) && !trace.contains_key(name)
+            {
                 head.add(name, value);
             }
         }
     }
 
-    /// Whether clients have no say in a header. A name that is not made of letters, digits and hyphens is among them:
-    /// WSGI, CGI and PHP read `_` and `.` as a hyphen (CVE-2025-64484), so it could say `Mcp_Session_Id` too.
-    fn is_ours(&self, name: &HeaderName) -> bool {
+    /// Whether a client's header is removed. That includes every name with other characters than letters, digits and hyphens:
+    /// WSGI, CGI and PHP read `_` and `.` as a hyphen (CVE-2025-64484), so `Mcp_Session_Id` would be a session id too.
+    fn is_reserved(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
         let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !is_plain {
+            let plain = text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' });
             return !text.starts_with(MCP_PARAM)
-                || self.identity.iter().any(|ours| is_spelling_of(text, ours.as_str()));
+                || self.identity.iter().any(|identity| plain.clone().eq(identity.as_str().bytes()));
         }
         let is_claim = match text.strip_prefix("x-") {
-            Some(rest) => begins_with_one(&X_CLAIMS, rest),
-            None => begins_with_one(&CLAIMS, text),
+            Some(rest) => has_prefix(rest, &X_CLAIM_PREFIXES),
+            None => has_prefix(text, &CLAIM_PREFIXES),
         };
         is_claim
             || matches!(text, "authorization" | "cookie" | "origin" | "referer" | "host")
@@ -149,20 +144,14 @@ impl HeaderRules {
     }
 }
 
-/// The first character decides nearly always, and at little cost.
-fn begins_with_one(beginnings: &[&str], text: &str) -> bool {
+/// Compares the first byte first: that nearly always decides, and is cheap.
+fn has_prefix(text: &str, prefixes: &[&str]) -> bool {
     let first = text.as_bytes().first();
-    beginnings.iter().any(|beginning| beginning.as_bytes().first() == first && text.starts_with(beginning))
+    prefixes.iter().any(|prefix| prefix.as_bytes().first() == first && text.starts_with(prefix))
 }
 
-/// Whether a server that reads every odd character as a hyphen takes one name for the other.
-fn is_spelling_of(text: &str, name: &str) -> bool {
-    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    text.bytes().map(plain).eq(name.bytes())
-}
-
-/// Whether clients get a header of the upstream's responses. What is said about logins, cookies, encryption and origins is ours to
-/// say, and nobody else needs to know what stands behind us.
+/// Whether a response header of the upstream is forwarded. Logins, cookies, encryption and origins are the proxy's
+/// responsibility, and the upstream's software is not disclosed.
 pub fn is_for_clients(name: &HeaderName) -> bool {
     !matches!(
         name.as_str(),
@@ -170,18 +159,17 @@ pub fn is_for_clients(name: &HeaderName) -> bool {
     ) && !name.as_str().starts_with("access-control-")
 }
 
-/// Whether a response is a stream of events, which may end anywhere between two of them.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     has_media_type(headers, "text/event-stream")
 }
 
-/// Lets web pages of any origin read a response. No cookie is ever looked at here, so this gives nothing away.
+/// Lets pages of any origin read a response. That is safe because MCP endpoints ignore cookies.
 pub fn allow_any_origin(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }
 
-/// Takes that back, for who may not read a response.
+/// Undoes [`allow_any_origin`].
 pub fn deny_any_origin(headers: &mut HeaderMap) {
     headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);

@@ -4,15 +4,15 @@ use crate::crypto::{Keyring, Purpose};
 
 const MCP_SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// Characters of the MAC that an id carries: 132 bits.
+/// Characters of the MAC in an id: 132 bits.
 const MAC_LEN: usize = 22;
 
-/// The request names an MCP session that is not the caller's.
+/// The MCP session of a request belongs to another user, or its id has no valid MAC.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ForeignMcpSession;
 
-/// Binds the MCP session id that the upstream gave to its user: whoever learns it can do nothing with it. Nothing is
-/// stored for this. An id that cannot be bound is not handed out.
+/// Binds the upstream's MCP session id in a response to the user with a MAC, so that nobody else can use it. Nothing is stored.
+/// An id that cannot be bound is removed.
 pub fn bind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) {
     let Some(id) = headers.remove(MCP_SESSION_ID) else { return };
     let bound = [id.as_bytes(), b".", mac(keyring, user, id.as_bytes()).as_bytes()].concat();
@@ -21,10 +21,7 @@ pub fn bind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) {
     }
 }
 
-/// Checks that the MCP session of a request is the caller's, and makes its id the upstream's again.
-///
-/// # Errors
-/// When it is somebody else's, or was never given out.
+/// Checks that the MCP session of a request belongs to the user, and restores the upstream's id.
 pub fn unbind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) -> Result<(), ForeignMcpSession> {
     let mut values = headers.get_all(MCP_SESSION_ID).iter();
     let Some(bound) = values.next() else { return Ok(()) };

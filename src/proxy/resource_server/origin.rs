@@ -6,8 +6,8 @@ use crate::{
     oauth::redirect_uri,
 };
 
-/// The web pages that may call an MCP endpoint (MCP transports: `Origin` must be checked, against DNS rebinding). Programs send
-/// none, and every request needs its token besides.
+/// The web origins that may call an MCP endpoint: the proxy's own, known clients, loopback, and `clients.origins`. MCP requires
+/// the check against DNS rebinding (MCP transports). Programs other than browsers send no `Origin`.
 #[derive(Debug)]
 pub struct Origins {
     own: String,
@@ -15,25 +15,20 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// Our own pages, those of the known clients, of this machine, and what the configuration lists.
     pub fn new(public_url: &PublicUrl, clients: &Clients) -> Self {
         Self { own: public_url.to_string(), clients: clients.clone() }
     }
 
-    /// Whether a request comes from one of them, or from no page. Browsers send an origin in one spelling (RFC 6454 §6.2), so
-    /// what is spelled otherwise is none, and neither are two.
-    pub fn admit(&self, headers: &HeaderMap) -> bool {
+    /// Whether the request has no `Origin`, or exactly one that is allowed. It is compared as text, since browsers serialize an
+    /// origin in one way (RFC 6454 §6.2).
+    pub fn allow(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(ORIGIN).iter();
         let Some(origin) = origins.next() else { return true };
         let Ok(origin) = origin.to_str() else { return false };
-        let is_known = || {
-            origin
-                .strip_prefix("https://")
-                .is_some_and(|host| redirect_uri::is_known_host(host, &self.clients.redirects))
-        };
+        let https_host = origin.strip_prefix("https://");
         origins.next().is_none()
             && (origin == self.own
-                || is_known()
+                || https_host.is_some_and(|host| redirect_uri::is_known_host(host, &self.clients.redirects))
                 || is_local(origin)
                 || self.clients.origins.iter().any(|listed| *listed == *origin))
     }
@@ -50,14 +45,14 @@ fn is_local(origin: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn admits(values: &[&str]) -> bool {
+    fn allows(values: &[&str]) -> bool {
         let clients = serde_json::from_value(serde_json::json!({
             "redirects": {"hosts": ["chat.example.com"]},
             "origins": ["https://tools.example.com:8443", "chrome-extension://abcdefghijklmnop"],
         }))
         .unwrap();
         let origins = Origins::new(&"https://mcp.example.com".parse().unwrap(), &clients);
-        origins.admit(&values.iter().map(|value| (ORIGIN, value.parse().unwrap())).fold(
+        origins.allow(&values.iter().map(|value| (ORIGIN, value.parse().unwrap())).fold(
             HeaderMap::new(),
             |mut headers, (name, value)| {
                 headers.append(name, value);
@@ -68,7 +63,7 @@ mod tests {
 
     #[test]
     fn c12_own_known_and_listed_origins_are_allowed() {
-        assert!(admits(&[]));
+        assert!(allows(&[]));
         for origin in [
             "https://mcp.example.com",
             "https://claude.ai",
@@ -81,7 +76,7 @@ mod tests {
             "http://[::1]:6274",
             "https://localhost",
         ] {
-            assert!(admits(&[origin]), "{origin}");
+            assert!(allows(&[origin]), "{origin}");
         }
     }
 
@@ -108,8 +103,8 @@ mod tests {
             "",
             "https://mcp.example.com, https://evil.example.com",
         ] {
-            assert!(!admits(&[origin]), "{origin}");
+            assert!(!allows(&[origin]), "{origin}");
         }
-        assert!(!admits(&["https://mcp.example.com", "https://mcp.example.com"]));
+        assert!(!allows(&["https://mcp.example.com", "https://mcp.example.com"]));
     }
 }

@@ -24,88 +24,68 @@ use tower::ServiceExt;
 
 use super::{
     BoxError,
-    addresses::InTurn,
-    arriving::Arriving,
-    breaker::{Breaker, Broken},
+    breaker::{Breaker, BreakerOpen},
     headers::is_for_clients,
     replay::Replay,
-    request_body::RequestBody,
+    request_body::{IncomingBody, RequestBody},
+    resolver::{Resolver, round_robin},
 };
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
 use crate::proxy::observability::metrics::{Connect, Held, WorkerMetrics};
 use crate::reasons::AnswerCut;
 
-/// How many idle connections a worker keeps.
+/// Maximum idle connections of a worker.
 const MAX_IDLE: usize = 512;
 
-/// How long nothing has to come over a connection, to clients as to the upstream, before it is asked whether the other end is still
-/// there. A machine that was lost says nothing for ever.
-pub const SILENCE: Duration = Duration::from_mins(1);
+/// TCP keep-alive of client and upstream connections: idle time before the first probe. It detects machines that were lost.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 
-/// How long that waits for its answer.
-pub const PROBE: Duration = Duration::from_secs(15);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How often it is asked before the connection is given up.
-pub const PROBES: u32 = 4;
+pub const KEEPALIVE_RETRIES: u32 = 4;
 
-/// How often idle connections are to be looked through.
-pub const PRUNE: Duration = Duration::from_secs(15);
+pub const PRUNE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How often idle connections are looked through ([`Pool::prune`]) before one is closed that is not used: after less than a minute.
+/// After how many prunes an unused connection is closed: less than a minute.
 const MAX_PRUNES: u64 = 4;
 
 /// Why the upstream sent no response.
 #[derive(Debug, Error)]
 pub enum UpstreamError {
-    /// It cannot be reached.
     #[error("cannot connect to the upstream: {0}")]
     Connect(#[source] BoxError),
-    /// It did not accept a connection in time.
     #[error("the upstream did not accept a connection within {} ms", .0.as_millis())]
     ConnectTimeout(Duration),
-    /// It could not be reached often enough, and is not tried.
     #[error(transparent)]
-    Broken(#[from] Broken),
-    /// The exchange with it came to no end.
-    #[error("the upstream broke off: {0}")]
+    BreakerOpen(#[from] BreakerOpen),
+    #[error("the exchange with the upstream failed: {0}")]
     Exchange(#[from] WireError),
 }
 
-/// Why no pool can be made.
 #[derive(Debug, Error)]
 pub enum PoolError {
-    /// No root certificates.
     #[error("cannot load the system's root certificates, which an https upstream needs: {0}")]
     Roots(#[from] std::io::Error),
-    /// TLS is not available.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// What clients send.
-pub type ClientBody = RequestBody<Arriving>;
+pub type ClientBody = RequestBody<IncomingBody>;
 
-/// What is sent of it.
-type Sent = Replay<ClientBody>;
-
-/// To the upstream; the outer wrapping undoes the inner one.
+/// The outer `TokioIo` undoes the inner one.
 type Stream = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
-/// Connects to the upstream. One for all workers.
-pub type Connector = HttpsConnector<HttpConnector<InTurn<GaiResolver>>>;
+pub type Connector = HttpsConnector<HttpConnector<Resolver>>;
 
-/// Makes the connector; of several addresses, each is given its share of `patience`. The system's root certificates are read
-/// for an https upstream only: an image need not have any.
-///
-/// # Errors
-/// When there are no root certificates, or no TLS.
-pub fn connector(https: bool, patience: Duration) -> Result<Connector, PoolError> {
-    let mut http = HttpConnector::new_with_resolver(InTurn::new(GaiResolver::new()));
-    http.set_connect_timeout(Some(patience));
+/// The upstream connector of all workers. Several addresses of the upstream share `timeout`. Only an https upstream needs the
+/// system's root certificates: an image may have none.
+pub fn connector(https: bool, timeout: Duration) -> Result<Connector, PoolError> {
+    let mut http = HttpConnector::new_with_resolver(round_robin(GaiResolver::new()));
+    http.set_connect_timeout(Some(timeout));
     http.set_nodelay(true);
-    http.set_keepalive(Some(SILENCE));
-    http.set_keepalive_interval(Some(PROBE));
-    http.set_keepalive_retries(Some(PROBES));
+    http.set_keepalive(Some(KEEPALIVE_IDLE));
+    http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     http.enforce_http(false);
     let builder = HttpsConnectorBuilder::new();
     let builder = if https {
@@ -120,14 +100,15 @@ pub fn connector(https: bool, patience: Duration) -> Result<Connector, PoolError
     Ok(builder.https_or_http().enable_http1().wrap_connector(http))
 }
 
-/// The upstream connections of one worker. Never leaves its thread, so it costs no lock and no atomic.
-pub struct Pool<B = Sent> {
+/// The upstream connections of one worker. It stays on its thread and needs no locks.
+pub struct Pool<B = Replay<ClientBody>> {
     connector: Connector,
     upstream: Uri,
     breaker: Arc<Breaker>,
-    patience: Duration,
+    /// For a connection, including TLS.
+    timeout: Duration,
     idle: RefCell<VecDeque<Idle<B>>>,
-    /// How often they were looked through.
+    /// The number of prunes so far.
     prunes: Cell<u64>,
     scratch: Rc<Scratch>,
     metrics: Arc<WorkerMetrics>,
@@ -135,32 +116,31 @@ pub struct Pool<B = Sent> {
 
 struct Idle<B> {
     connection: Upstream<B>,
-    /// Looking through them was at that number.
+    /// In prunes.
     since: u64,
 }
 
 struct Upstream<B> {
-    /// Boxed, because it is handed on from place to place and is large.
+    /// Boxed, because it is large and moved often.
     wire: Box<Connection<Stream, B>>,
-    /// It is counted as long as it is there.
     _open: Held,
 }
 
-/// A connection whose response is still being read. Dropping it closes the connection.
-pub struct Lease<B = Sent> {
+/// A connection whose response is being read. Dropping it closes the connection.
+pub struct Lease<B = Replay<ClientBody>> {
     connection: Upstream<B>,
     pool: Rc<Pool<B>>,
 }
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
-    /// For when the response has been read to its end.
+    /// Returns the connection to the pool after the whole response.
     pub fn give_back(self) {
         self.pool.put(self.connection);
     }
 
-    /// For when the client does not get the rest of the response, which is no stream.
-    pub fn cut(self, why: AnswerCut) {
-        self.pool.metrics.cut_answers.count(why);
+    /// Counts a response that is cut short, and closes the connection.
+    pub fn cut(self, reason: AnswerCut) {
+        self.pool.metrics.cut_answers.count(reason);
     }
 
     /// The next content of the response; `None` at its end.
@@ -168,46 +148,42 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
         self.connection.wire.poll_content(cx)
     }
 
-    /// How many bytes of it are still to come, if that is known.
-    pub fn left(&self) -> Option<u64> {
-        self.connection.wire.left()
+    /// The remaining bytes of the response, if known.
+    pub fn remaining(&self) -> Option<u64> {
+        self.connection.wire.remaining()
     }
 }
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
-    /// A pool for the upstream at `upstream`, whose path does not matter here. Connecting may take `patience`, TLS included.
     pub fn new(
         connector: Connector,
         upstream: Uri,
         breaker: Arc<Breaker>,
-        patience: Duration,
+        timeout: Duration,
         scratch: Rc<Scratch>,
         metrics: Arc<WorkerMetrics>,
     ) -> Self {
         let (idle, prunes) = (RefCell::default(), Cell::default());
-        Self { connector, upstream, breaker, patience, idle, prunes, scratch, metrics }
+        Self { connector, upstream, breaker, timeout, idle, prunes, scratch, metrics }
     }
 
-    /// Sends a request over an idle connection or a new one.
-    ///
-    /// # Errors
-    /// When no answer came. Only a request of which nothing was sent is tried again, because it may have had effects.
+    /// Sends a request over an idle connection or a new one. It is retried only if nothing of it was sent, because it may have
+    /// had effects.
     pub async fn send(self: &Rc<Self>, mut request: Outgoing<B>) -> Result<(Response<()>, Lease<B>), UpstreamError> {
-        poll_fn(|cx| request.poll_begun(cx)).await?;
+        poll_fn(|cx| request.poll_available(cx)).await?;
         if let Some(mut connection) = self.take() {
             match connection.wire.send(request).await {
                 Ok(response) => return Ok((response, Lease { connection, pool: self.clone() })),
                 Err(error) => request = connection.wire.take_unsent().ok_or(error)?,
             }
         }
-        // Boxed, because its state is large and most requests have none.
+        // Boxed, because its future is large and most requests reuse a connection.
         let mut connection = Box::pin(self.connect()).await?;
         let response = connection.wire.send(request).await?;
         Ok((response, Lease { connection, pool: self.clone() }))
     }
 
-    /// Closes the connections that have been idle for too long, and those that the upstream has closed. To be called every
-    /// [`PRUNE`].
+    /// Closes connections that were idle for too long or closed by the upstream. Must be called every [`PRUNE_INTERVAL`].
     pub fn prune(&self) {
         let prunes = self.prunes.get() + 1;
         self.prunes.set(prunes);
@@ -216,7 +192,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
         self.metrics.upstream_idle.store(idle.len(), Relaxed);
     }
 
-    /// The connection used last, since that is the least likely to be closed by the upstream in this moment.
+    /// Takes the last used connection: the upstream is least likely to be closing that one.
     fn take(&self) -> Option<Upstream<B>> {
         let mut idle = self.idle.borrow_mut();
         let found = iter::from_fn(|| idle.pop_back())
@@ -226,7 +202,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
         found
     }
 
-    /// One that was answered before its whole request was sent is closed: there is no telling when it would be free.
+    /// A connection whose request is not completely sent is closed: it may never become ready.
     fn put(&self, mut connection: Upstream<B>) {
         if !connection.wire.is_ready() {
             return;
@@ -240,22 +216,17 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
     }
 
     async fn connect(&self) -> Result<Upstream<B>, UpstreamError> {
-        let attempt = self.breaker.admit(Instant::now(), self.patience)?;
+        let attempt = self.breaker.admit(Instant::now(), self.timeout)?;
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
-        let connected = match tokio::time::timeout(self.patience, connecting).await {
-            Ok(connected) => connected.map_err(UpstreamError::Connect),
-            Err(_) => Err(UpstreamError::ConnectTimeout(self.patience)),
+        let (result, connected) = match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(Ok(stream)) => (Connect::Connected, Ok(stream)),
+            Ok(Err(error)) => (Connect::Failed, Err(UpstreamError::Connect(error))),
+            Err(_) => (Connect::Timeout, Err(UpstreamError::ConnectTimeout(self.timeout))),
         };
-        match &connected {
-            Ok(_) => self.breaker.succeeded(),
-            Err(_) => self.breaker.failed(attempt, Instant::now()),
-        }
-        self.metrics.upstream_connects.count(match &connected {
-            Ok(_) => Connect::Connected,
-            Err(UpstreamError::ConnectTimeout(_)) => Connect::Timeout,
-            Err(_) => Connect::Failed,
-        });
-        let wire = Box::new(Connection::new(TokioIo::new(connected?), self.scratch.clone(), is_for_clients));
+        self.metrics.upstream_connects.count(result);
+        let stream = connected.inspect_err(|_| self.breaker.failed(attempt, Instant::now()))?;
+        self.breaker.succeeded();
+        let wire = Box::new(Connection::new(TokioIo::new(stream), self.scratch.clone(), is_for_clients));
         Ok(Upstream { wire, _open: Held::connection(self.metrics.clone()) })
     }
 }
@@ -281,18 +252,18 @@ mod tests {
         Outgoing::new(RequestHead::new(Method::POST, &Uri::from_static("/")), "{}".into())
     }
 
-    /// A pool for an upstream, and where that is asked.
+    /// A pool, and the listener of its upstream.
     fn pool() -> (Rc<Pool<Full<Bytes>>>, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let upstream = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        let patience = Duration::from_secs(5);
+        let timeout = Duration::from_secs(5);
         let (breaker, metrics) = (Breaker::new(Instant::now()), Arc::default());
-        let connector = connector(false, patience).unwrap();
-        (Rc::new(Pool::new(connector, upstream, Arc::new(breaker), patience, Rc::default(), metrics)), listener)
+        let connector = connector(false, timeout).unwrap();
+        (Rc::new(Pool::new(connector, upstream, Arc::new(breaker), timeout, Rc::default(), metrics)), listener)
     }
 
-    /// Gives the pool an idle connection, and returns both its ends.
+    /// Adds an idle connection to the pool, and returns both its ends.
     async fn idle(pool: &Pool<Full<Bytes>>, listener: &TcpListener) -> (Socket, Socket) {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let ours: Socket = SockRef::from(&stream).try_clone().unwrap().into();
@@ -309,18 +280,18 @@ mod tests {
     async fn request_not_taken_by_a_stale_connection_is_retried() {
         let (pool, listener) = pool();
         let (ours, mut unused) = idle(&pool, &listener).await;
-        // It looks open, as one does that the upstream closes in this moment.
+        // It still looks open, like one that the upstream is closing.
         ours.shutdown(Shutdown::Write).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let answering = async {
+        let serving = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut read = vec![0; REQUEST.len()];
             stream.read_exact(&mut read).await.unwrap();
             stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             Ok::<_, UpstreamError>(String::from_utf8(read).unwrap())
         };
-        let ((answer, _lease), read) = futures::try_join!(pool.send(request()), answering).unwrap();
-        assert_eq!((answer.status().as_u16(), read.as_str()), (202, REQUEST));
+        let ((response, _lease), read) = futures::try_join!(pool.send(request()), serving).unwrap();
+        assert_eq!((response.status().as_u16(), read.as_str()), (202, REQUEST));
         assert_eq!(unused.read(&mut [0; 1]).unwrap(), 0, "nothing came over the first");
     }
 
@@ -330,9 +301,9 @@ mod tests {
         let (_ours, upstream) = idle(&pool, &listener).await;
         upstream.set_nonblocking(true).unwrap();
         let mut upstream = TcpStream::from_std(upstream).unwrap();
-        let breaking_off = async move { upstream.read_exact(&mut [0; 4]).await.unwrap() };
-        let (answer, _) = futures::join!(pool.send(request()), breaking_off);
-        assert!(matches!(answer.map(drop), Err(UpstreamError::Exchange(_))));
+        let closing = async move { upstream.read_exact(&mut [0; 4]).await.unwrap() };
+        let (response, _) = futures::join!(pool.send(request()), closing);
+        assert!(matches!(response.map(drop), Err(UpstreamError::Exchange(_))));
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "there is no second connection");
     }
 
@@ -345,8 +316,8 @@ mod tests {
             pool.prune();
             pool.metrics.upstream_idle.load(Relaxed) == 1
         });
-        let kept = PRUNE * u32::try_from(kept.count()).unwrap();
-        assert_eq!(kept + PRUNE, Duration::from_mins(1));
+        let kept = PRUNE_INTERVAL * u32::try_from(kept.count()).unwrap();
+        assert_eq!(kept + PRUNE_INTERVAL, Duration::from_mins(1));
         assert!(pool.take().is_none());
     }
 }

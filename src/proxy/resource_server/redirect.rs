@@ -1,9 +1,12 @@
+//! Redirects of the upstream that add or remove a trailing slash (Starlette, and so Context Forge before 1.0.5: 307 from `/mcp`
+//! to `/mcp/`). MCP clients lose the body or the token at such a redirect, so the first one is followed here and remembered.
+
 use std::{
     rc::Rc,
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use http::{HeaderMap, Response, StatusCode, Uri, header::LOCATION, uri::PathAndQuery};
+use http::{Response, StatusCode, Uri, header::LOCATION, uri::PathAndQuery};
 use thiserror::Error;
 use url::Url;
 
@@ -14,181 +17,148 @@ use super::{
 use crate::api::PublicUrl;
 use crate::http1::{Outgoing, RequestHead};
 
-/// How the upstream spells the path of an endpoint. Servers answer the other spelling with a redirect (Starlette, and so
-/// Context Forge before 1.0.5, with `307` from `/mcp` to `/mcp/`), at which MCP clients drop the body or the token. So the
-/// first redirect is followed here, and remembered.
+/// Whether the upstream serves an endpoint with a trailing slash, if that is known.
 #[derive(Debug, Default)]
-pub struct Spelling(AtomicU8);
+pub struct TrailingSlash(AtomicU8);
 
-const UNKNOWN: u8 = 0;
-const BARE: u8 = 1;
-const SLASH: u8 = 2;
+impl TrailingSlash {
+    const UNKNOWN: u8 = 0;
+    const ABSENT: u8 = 1;
+    const PRESENT: u8 = 2;
 
-impl Spelling {
-    /// Whether requests go to the path with a slash at its end.
-    pub fn has_slash(&self) -> bool {
-        self.get() == SLASH
+    pub fn get(&self) -> Option<bool> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::UNKNOWN => None,
+            known => Some(known == Self::PRESENT),
+        }
     }
 
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, known: u8) {
-        self.0.store(known, Ordering::Relaxed);
+    fn set(&self, slash: Option<bool>) {
+        let value = slash.map_or(Self::UNKNOWN, |slash| if slash { Self::PRESENT } else { Self::ABSENT });
+        self.0.store(value, Ordering::Relaxed);
     }
 }
 
-/// Where a redirect must lead to be one to the other spelling, and nothing else.
+/// Recognizes redirects that change nothing but the trailing slash.
 #[derive(Debug)]
-pub struct Places {
+pub struct SlashRedirects {
     upstream: Url,
-    public_host: Option<(String, Option<u16>)>,
+    public_url: Option<Url>,
 }
 
-/// Why there is no answer to pass on.
+/// Why there is no response to forward.
 #[derive(Debug, Error)]
 pub enum SendError {
-    /// There is none.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// A redirect that is none to the other spelling: a client could not follow it, and it is not followed for one.
     #[error(
-        "the upstream redirects to {0}, which is not followed: write the path that it serves in upstream.paths or upstream.url"
+        "the upstream redirects to {0}, which is not followed: set the path that it serves in upstream.paths or upstream.url"
     )]
     Elsewhere(String),
-    /// The upstream has begun to spell the path in another way, and the request is not there any more to be sent again. It has
-    /// had no effect, and the next one goes to the right path.
-    #[error("the upstream has changed the spelling of the path")]
-    Changed,
+    /// The body cannot be sent again. The request has had no effect, and the next one uses the right path.
+    #[error("the upstream has changed the trailing slash of its path")]
+    SlashChanged,
 }
 
-impl Places {
-    /// Those of an upstream at `upstream`, which is told that it is reached at `public_url`.
+impl SlashRedirects {
     pub fn new(upstream: Url, public_url: &PublicUrl) -> Self {
-        let public = Url::parse(public_url.as_str()).ok();
-        let public_host = public.and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default())));
-        Self { upstream, public_host }
+        Self { upstream, public_url: Url::parse(public_url.as_str()).ok() }
     }
 
-    /// The spelling that a redirect from `sent`, which is in origin form, asks for; otherwise where it leads, without its
-    /// query.
-    fn other_spelling(&self, sent: &Uri, location: &str) -> Result<u8, String> {
-        let target = self.upstream.join(sent.path()).and_then(|at| at.join(location));
-        let Ok(target) = target else { return Err("something that is no address".to_owned()) };
+    /// Whether the redirect in `response`, if it is one, adds (`true`) or removes the slash of `sent`. Fails for other redirects.
+    fn evaluate(&self, sent: &Uri, response: &Response<()>) -> Result<Option<bool>, SendError> {
+        let Some(location) = response.headers().get(LOCATION).filter(|_| response.status().is_redirection()) else {
+            return Ok(None);
+        };
+        let location = String::from_utf8_lossy(location.as_bytes());
+        let slash = self.slash_of(sent, &location).map_err(SendError::Elsewhere)?;
+        match response.status() {
+            // Servers send 301 for a slash whatever the method (Go's `ServeMux`), so it is followed with the same method.
+            StatusCode::MOVED_PERMANENTLY | StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
+                Ok(Some(slash))
+            }
+            status => Err(SendError::Elsewhere(format!("its path with another trailing slash by {status}"))),
+        }
+    }
+
+    /// Whether the target of a redirect from `sent` has a trailing slash, if nothing else differs; otherwise the target without
+    /// its query.
+    fn slash_of(&self, sent: &Uri, location: &str) -> Result<bool, String> {
+        let target = self.upstream.join(sent.path()).and_then(|sent| sent.join(location));
+        let target = target.map_err(|_| "an invalid URL".to_owned())?;
         let (from, to) = (sent.path(), target.path());
-        let differ_by_slash =
-            from != to && from.strip_suffix('/').unwrap_or(from) == to.strip_suffix('/').unwrap_or(to);
-        if differ_by_slash && self.is_upstream(&target) {
-            return Ok(if to.ends_with('/') { SLASH } else { BARE });
+        if from != to && without_slash(from) == without_slash(to) && self.is_upstream(&target) {
+            return Ok(to.ends_with('/'));
         }
         Err(format!("{}{to}", target.origin().ascii_serialization()))
     }
 
-    /// Whether an address means the upstream. Of its own it may know the Host that we send, with the scheme of
-    /// `X-Forwarded-Proto`, or `X-Forwarded-Host`; whatever it says, the request goes to the configured address alone.
+    /// Whether a URL means the upstream. The upstream may build it from the `Host` header or from `X-Forwarded-Host`, with either
+    /// scheme. The request goes to the configured address in any case.
     fn is_upstream(&self, target: &Url) -> bool {
-        let host = target.host_str();
-        let by_host = host == self.upstream.host_str()
-            && (target.port() == self.upstream.port() || target.port() == self.upstream.port_or_known_default());
-        let by_public_url = self.public_host.as_ref().is_some_and(|(public, port)| {
-            host == Some(public.as_str()) && (target.port_or_known_default() == *port || target.port() == *port)
-        });
-        matches!(target.scheme(), "http" | "https") && (by_host || by_public_url)
+        let is_at = |url: &Url| {
+            target.host_str() == url.host_str()
+                && (target.port() == url.port() || target.port() == url.port_or_known_default())
+        };
+        matches!(target.scheme(), "http" | "https")
+            && (is_at(&self.upstream) || self.public_url.as_ref().is_some_and(is_at))
     }
 }
 
-/// Sends a request to the upstream, whose head has this target, in origin form and spelled as `spelling` has it; once more if the
-/// answer is a redirect to the other spelling.
-///
-/// # Errors
-/// See [`SendError`].
+/// Sends a request to the upstream. `target` is its path in origin form, with the trailing slash that is known. The request is
+/// sent again after a redirect, if the slash was not known.
 pub async fn send(
     pool: &Rc<Pool>,
-    places: &Places,
-    spelling: &Spelling,
+    redirects: &SlashRedirects,
+    slash: &TrailingSlash,
     target: Uri,
     head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
-    if spelling.get() == UNKNOWN {
-        // Boxed, because its state is large and most requests have none.
-        return Box::pin(send_to_find_out(pool, places, spelling, target, head, body)).await;
-    }
-    let (response, lease) = pool.send(Outgoing::new(head, Replay::once(body))).await?;
-    let Some(location) = redirects_to(response.status(), response.headers()) else { return Ok((response, lease)) };
-    spelling.set(asked_for(places, &target, response.status(), &location)?);
-    Err(SendError::Changed)
-}
-
-async fn send_to_find_out(
-    pool: &Rc<Pool>,
-    places: &Places,
-    spelling: &Spelling,
-    target: Uri,
-    head: RequestHead,
-    body: ClientBody,
-) -> Result<(Response<()>, Lease), SendError> {
-    let (body, again) = Replay::kept(body);
-    let (response, lease) = pool.send(Outgoing::new(head.clone(), body)).await?;
-    let Some(location) = redirects_to(response.status(), response.headers()) else {
-        if response.status().is_success() {
-            spelling.set(BARE);
+    let is_unknown = slash.get().is_none();
+    let body = Replay::new(body, is_unknown);
+    let again = is_unknown.then(|| (head.clone(), body.reader()));
+    let (response, lease) = pool.send(Outgoing::new(head, body)).await?;
+    let Some(other) = redirects.evaluate(&target, &response)? else {
+        if is_unknown && response.status().is_success() {
+            slash.set(Some(false));
         }
         return Ok((response, lease));
     };
-    let other = asked_for(places, &target, response.status(), &location)?;
-    spelling.set(other);
-    let body = again.body().ok_or(SendError::Changed)?;
-    // The connection may still be sending the first body.
+    slash.set(Some(other));
+    let again = again.filter(|(_, body)| body.is_complete());
+    let (Some((head, body)), Some(target)) = (again, with_slash(&target, other)) else {
+        return Err(SendError::SlashChanged);
+    };
+    // Closes the connection, which may still be sending the first body.
     drop((response, lease));
-    let target = respelled(&target, other == SLASH).ok_or(SendError::Changed)?;
-    let (response, lease) = pool.send(Outgoing::new(head.to(&target), body)).await?;
-    if redirects_to(response.status(), response.headers()).is_some() {
-        spelling.set(UNKNOWN);
-        return Err(SendError::Elsewhere("one spelling of its path and on from there".to_owned()));
+    // Boxed, because its future is large and most requests are not sent again.
+    let (response, lease) = Box::pin(pool.send(Outgoing::new(head.with_target(&target), body))).await?;
+    if !matches!(redirects.evaluate(&target, &response), Ok(None)) {
+        slash.set(None);
+        return Err(SendError::Elsewhere("its path with another trailing slash and on from there".to_owned()));
     }
     Ok((response, lease))
 }
 
-/// The spelling that a redirect asks for, if it leaves the request as it is.
-fn asked_for(places: &Places, sent: &Uri, status: StatusCode, location: &str) -> Result<u8, SendError> {
-    let other = places.other_spelling(sent, location).map_err(SendError::Elsewhere)?;
-    if keeps_method(status) {
-        return Ok(other);
-    }
-    Err(SendError::Elsewhere(format!("the path's other spelling with {status}")))
+/// Sets or removes the trailing slash of a path.
+pub fn with_slash(uri: &Uri, slash: bool) -> Option<Uri> {
+    let (path, end) = (without_slash(uri.path()), if slash { "/" } else { "" });
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    PathAndQuery::try_from(format!("{path}{end}{query}")).ok().map(Uri::from)
 }
 
-/// A path with or without a slash at its end; the query stays.
-pub fn respelled(uri: &Uri, slash: bool) -> Option<Uri> {
-    let bare = uri.path().strip_suffix('/').unwrap_or(uri.path());
-    let end = if slash { "/" } else { "" };
-    let target = match uri.query() {
-        Some(query) => format!("{bare}{end}?{query}"),
-        None => format!("{bare}{end}"),
-    };
-    PathAndQuery::try_from(target).ok().map(Uri::from)
-}
-
-fn redirects_to(status: StatusCode, headers: &HeaderMap) -> Option<String> {
-    let location = status.is_redirection().then(|| headers.get(LOCATION)).flatten()?;
-    Some(String::from_utf8_lossy(location.as_bytes()).into_owned())
-}
-
-/// Whether a redirect leaves a request as it is. `301` is among them, because servers send it for a slash whatever the method
-/// (Go's `ServeMux`), and nobody wants a GET in place of a message.
-fn keeps_method(status: StatusCode) -> bool {
-    [StatusCode::MOVED_PERMANENTLY, StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&status)
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asks_for(upstream: &str, sent: &str, location: &str) -> Result<u8, String> {
-        let places = Places::new(Url::parse(upstream).unwrap(), &"https://mcp.example.com".parse().unwrap());
-        places.other_spelling(&sent.parse().unwrap(), location)
+    fn slash_of(upstream: &str, sent: &str, location: &str) -> Result<bool, String> {
+        let redirects = SlashRedirects::new(Url::parse(upstream).unwrap(), &"https://mcp.example.com".parse().unwrap());
+        redirects.slash_of(&sent.parse().unwrap(), location)
     }
 
     #[test]
@@ -203,11 +173,11 @@ mod tests {
             "https://mcp.example.com/mcp/",
             "http://mcp.example.com:443/mcp/",
         ] {
-            assert_eq!(asks_for("http://gateway:4444", "/mcp?a=b", location), Ok(SLASH), "{location}");
+            assert_eq!(slash_of("http://gateway:4444", "/mcp?a=b", location), Ok(true), "{location}");
         }
-        assert_eq!(asks_for("http://gateway", "/mcp", "http://gateway/mcp/"), Ok(SLASH));
-        assert_eq!(asks_for("http://gateway:80", "/mcp", "https://gateway:80/mcp/"), Ok(SLASH));
-        assert_eq!(asks_for("http://gateway/base", "/base/mcp/", "/base/mcp"), Ok(BARE));
+        assert_eq!(slash_of("http://gateway", "/mcp", "http://gateway/mcp/"), Ok(true));
+        assert_eq!(slash_of("http://gateway:80", "/mcp", "https://gateway:80/mcp/"), Ok(true));
+        assert_eq!(slash_of("http://gateway/base", "/base/mcp/", "/base/mcp"), Ok(false));
     }
 
     #[test]
@@ -228,8 +198,8 @@ mod tests {
             "http://",
             "",
         ] {
-            assert!(asks_for("http://gateway:4444", "/mcp", location).is_err(), "{location}");
+            assert!(slash_of("http://gateway:4444", "/mcp", location).is_err(), "{location}");
         }
-        assert_eq!(asks_for("http://gateway", "/mcp", "/a?code=secret").unwrap_err(), "http://gateway/a");
+        assert_eq!(slash_of("http://gateway", "/mcp", "/a?code=secret").unwrap_err(), "http://gateway/a");
     }
 }

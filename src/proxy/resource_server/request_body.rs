@@ -1,4 +1,5 @@
 use std::{
+    cell::{Cell, RefCell},
     future::poll_fn,
     pin::Pin,
     rc::Rc,
@@ -8,85 +9,123 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::{
     BoxError,
     deadline::{Deadline, Deadlines},
 };
-
 use crate::error_chain::error_chain;
 
-/// A client that waits has to send so many bytes before it may wait for as long again: one byte now and then is no progress.
+/// How many bytes restart the timeout of a slow client. Single bytes now and then do not.
 const PROGRESS: usize = 1024;
 
-/// The body of a client's request on its way to the upstream: it may not be too large, nor stand still for too long.
-pub struct RequestBody<B> {
-    body: B,
-    /// How many bytes may still come.
-    left: u64,
-    patience: Duration,
-    waiting: Deadline,
-    /// How many bytes have come since it began to wait.
-    since: usize,
+/// A request body as it arrives. Its clones share it: one is read, another observes the progress.
+#[derive(Clone)]
+pub struct IncomingBody(Rc<Shared>);
+
+struct Shared {
+    body: RefCell<Incoming>,
+    was_polled: Cell<bool>,
 }
 
-/// Why a body is not forwarded to its end. The client is at fault.
+impl IncomingBody {
+    pub fn new(body: Incoming) -> Self {
+        Self(Rc::new(Shared { body: RefCell::new(body), was_polled: Cell::new(false) }))
+    }
+
+    /// Whether the body has been polled since the last call.
+    pub fn take_polled(&self) -> bool {
+        self.0.was_polled.take()
+    }
+
+    /// Reads and discards the rest. Returns whether the body is complete.
+    pub async fn drain(mut self) -> bool {
+        loop {
+            match poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+                Some(Ok(_)) => (),
+                Some(Err(_)) => return false,
+                None => return true,
+            }
+        }
+    }
+}
+
+impl Body for IncomingBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.0.was_polled.set(true);
+        Pin::new(&mut *self.0.body.borrow_mut()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.body.borrow().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.body.borrow().size_hint()
+    }
+}
+
+/// A request body with a maximum size and a timeout.
+pub struct RequestBody<B> {
+    body: B,
+    /// How many more bytes are allowed.
+    allowed: u64,
+    timeout: Duration,
+    deadline: Deadline,
+    /// Bytes received since the deadline started.
+    progress: usize,
+}
+
+/// A client error in a request body.
 #[derive(Debug, Error)]
 pub enum RequestBodyError {
-    /// It has more bytes than are allowed.
     #[error("the request's body is too large")]
     TooLarge,
-    /// Nothing has come of it for too long.
     #[error("the request's body does not go on")]
     TooSlow,
-    /// The client broke off, or does not keep to HTTP.
     #[error("the request's body breaks off: {}", error_chain(&**.0))]
     Broken(#[source] BoxError),
 }
 
 impl RequestBodyError {
-    /// The one that an error was caused by.
+    /// Finds a request body error among the sources of `error`.
     pub fn cause_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
         std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
     }
 }
 
-impl<B: Body> RequestBody<B> {
-    /// A body with `most` bytes, whose sender may pause for `patience`.
-    ///
-    /// # Errors
-    /// When it is too large by what it says of itself.
-    pub fn new(body: B, most: u64, patience: Duration, deadlines: Rc<Deadlines>) -> Result<Self, RequestBodyError> {
-        if body.size_hint().lower() > most {
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> RequestBody<B> {
+    /// Fails if the declared length exceeds `max` bytes.
+    pub fn new(body: B, max: u64, timeout: Duration, deadlines: Rc<Deadlines>) -> Result<Self, RequestBodyError> {
+        if body.size_hint().lower() > max {
             return Err(RequestBodyError::TooLarge);
         }
-        Ok(Self { body, left: most, patience, waiting: Deadline::new(deadlines), since: 0 })
+        Ok(Self { body, allowed: max, timeout, deadline: Deadline::new(deadlines), progress: 0 })
     }
 
-    fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), RequestBodyError> {
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        self.left = self.left.checked_sub(length as u64).ok_or(RequestBodyError::TooLarge)?;
-        self.since += length;
-        if self.since >= PROGRESS {
-            self.since = 0;
-            self.waiting.stop();
-        }
-        Ok(())
-    }
-}
-
-impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> RequestBody<B> {
-    /// All of it. Copied, for what arrives in small parts would hold much more than that.
-    ///
-    /// # Errors
-    /// When it does not come to its end.
-    pub async fn whole(mut self) -> Result<Bytes, RequestBodyError> {
-        let mut whole = BytesMut::new();
+    /// Reads the whole body. It is copied, because slices of many short reads would hold larger buffers.
+    pub async fn read_all(mut self) -> Result<Bytes, RequestBodyError> {
+        let mut all = BytesMut::new();
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
-            whole.extend_from_slice(&frame?.into_data().unwrap_or_default());
+            all.extend_from_slice(&frame?.into_data().unwrap_or_default());
         }
-        Ok(whole.freeze())
+        Ok(all.freeze())
+    }
+
+    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, RequestBodyError> {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        self.allowed = self.allowed.checked_sub(length as u64).ok_or(RequestBodyError::TooLarge)?;
+        self.progress += length;
+        if self.progress >= PROGRESS {
+            self.progress = 0;
+            self.deadline.stop();
+        }
+        Ok(frame)
     }
 }
 
@@ -97,14 +136,11 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for RequestBody<
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self.get_mut();
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            ready!(this.waiting.poll(this.patience, cx));
+            ready!(this.deadline.poll(this.timeout, cx));
             return Poll::Ready(Some(Err(RequestBodyError::TooSlow)));
         };
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(this.count(&frame).map(|()| frame)),
-            Some(Err(error)) => Some(Err(RequestBodyError::Broken(error.into()))),
-            None => None,
-        })
+        let frame = frame.map(|frame| frame.map_err(|error| RequestBodyError::Broken(error.into())));
+        Poll::Ready(frame.map(|frame| this.count(frame?)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,66 +13,63 @@ use crate::{
     proxy::{secrets::Secrets, sessions::LiveSession},
 };
 
-/// How many verified tokens are remembered. One more costs a verification (100 us), not an error.
+/// Capacity of the shared cache. A miss costs one verification (100 us).
 const CACHED_TOKENS: usize = 10_000;
 
-/// How many a worker finds without hashing them.
-const LAST_TOKENS: usize = 256;
+/// Capacity of a worker's own cache.
+const RECENT_TOKENS: usize = 256;
 
-/// Tokens that have been verified: 0.6 us instead of 100, and less for the last ones of a worker, which are compared with
-/// instead of hashed. What may change is checked on every hit.
+/// Caches of verified tokens. A hit in the shared cache takes 0.6 us (it hashes the token) instead of 100 us; a worker's recent
+/// tokens are compared without hashing. What may change is checked on every hit.
 pub struct VerifiedTokens {
     shared: SharedTokens,
-    last: RefCell<Box<[Option<Last>]>>,
+    recent: RefCell<Box<[Option<Recent>]>>,
 }
 
-/// What the workers of a proxy share of them, by the SHA-256 of the whole token.
+/// The cache that all workers share, by the SHA-256 of the whole token.
 pub type SharedTokens = Arc<Cache<Key, Arc<Verified>>>;
-
-struct Last {
-    token: Box<str>,
-    verified: Arc<Verified>,
-}
-
-/// What a verified token says.
-pub struct Verified {
-    /// The resource that it is for.
-    pub audience: Box<str>,
-    /// When it expires, in seconds since 1970.
-    pub expires: u64,
-    /// Its session.
-    pub session: Arc<LiveSession>,
-    /// The secrets it was verified with. Weak, so that old keys are not kept in memory, and their address not reused.
-    pub secrets: Weak<Secrets>,
-}
-
-impl Verified {
-    /// Whose it is, if it is still good for the endpoint at `path`.
-    fn caller(&self, server: &ResourceServer, secrets: &Arc<Secrets>, now: Timestamp, path: &str) -> Option<Caller> {
-        let good = self.secrets.as_ptr() == Arc::as_ptr(secrets)
-            && now_seconds(now) < self.expires
-            && self.session.admits(now)
-            && server.resources.is_audience(&self.audience, path);
-        good.then(|| Caller { session: self.session.clone(), expires: self.expires })
-    }
-}
 
 /// The SHA-256 of a token.
 pub type Key = [u8; 32];
 
+struct Recent {
+    token: Box<str>,
+    verified: Arc<Verified>,
+}
+
+/// The content of a verified token.
+pub struct Verified {
+    pub audience: Box<str>,
+    /// In seconds since 1970.
+    pub expires: u64,
+    pub session: Arc<LiveSession>,
+    /// The secrets it was verified with. Weak, so that old keys are freed while their address is not reused.
+    pub secrets: Weak<Secrets>,
+}
+
+impl Verified {
+    /// The caller, if the token is still valid for the endpoint at `path`.
+    fn caller(&self, server: &ResourceServer, secrets: &Arc<Secrets>, now: Timestamp, path: &str) -> Option<Caller> {
+        let is_valid = self.secrets.as_ptr() == Arc::as_ptr(secrets)
+            && now_seconds(now) < self.expires
+            && self.session.admits(now)
+            && server.resources.is_audience(&self.audience, path);
+        is_valid.then(|| Caller { session: self.session.clone(), expires: self.expires })
+    }
+}
+
 impl VerifiedTokens {
-    /// Those of a worker.
     pub fn new(shared: SharedTokens) -> Self {
-        Self { shared, last: RefCell::new((0..LAST_TOKENS).map(|_| None).collect()) }
+        Self { shared, recent: RefCell::new((0..RECENT_TOKENS).map(|_| None).collect()) }
     }
 
-    /// What all workers share, empty.
+    /// An empty shared cache.
     pub fn shared() -> SharedTokens {
         Arc::new(Cache::new(CACHED_TOKENS))
     }
 
-    /// Whose token it is, if it is one of these and still good for the endpoint at `path`; otherwise what it is to be kept
-    /// by when it has been verified.
+    /// The caller, if the token is cached and still valid for the endpoint at `path`; otherwise the key to [`Self::insert`] it
+    /// with.
     pub fn caller(
         &self,
         server: &ResourceServer,
@@ -82,35 +79,30 @@ impl VerifiedTokens {
         path: &str,
     ) -> Result<Caller, Key> {
         let slot = slot(token);
-        if let Some(last) = self.last.borrow().get(slot).and_then(Option::as_ref)
-            // Not in constant time: what a guess has in common with it shows in steps of 32 characters at best, a third of a signature.
-            && *last.token == *token
-            && let Some(caller) = last.verified.caller(server, secrets, now, path)
+        if let Some(recent) = self.recent.borrow().get(slot).and_then(Option::as_ref)
+            // Not in constant time: timing reveals a common prefix in steps of 32 characters at best, a third of a signature.
+            && *recent.token == *token
+            && let Some(caller) = recent.verified.caller(server, secrets, now, path)
         {
             return Ok(caller);
         }
         let mut key = Key::default();
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let Some(verified) = self.shared.get(&key) else { return Err(key) };
-        if let Some(caller) = verified.caller(server, secrets, now, path) {
-            self.keep_last(slot, token, verified);
-            return Ok(caller);
+        let Some(caller) = verified.caller(server, secrets, now, path) else {
+            // A full verification gives the reason, and finds a session that was refreshed or restored.
+            self.shared.remove(&key);
+            return Err(key);
+        };
+        // Copied on its second use only: a token that is used once needs no copy.
+        if let Some(recent) = self.recent.borrow_mut().get_mut(slot) {
+            *recent = Some(Recent { token: token.into(), verified });
         }
-        // The long way says why, and lets in a session that was refreshed or came back.
-        self.shared.remove(&key);
-        Err(key)
+        Ok(caller)
     }
 
-    /// Remembers a token.
-    pub fn keep(&self, key: Key, verified: Verified) {
+    pub fn insert(&self, key: Key, verified: Verified) {
         self.shared.insert(key, Arc::new(verified));
-    }
-
-    // A token that is used once alone is not copied.
-    fn keep_last(&self, slot: usize, token: &str, verified: Arc<Verified>) {
-        if let Some(last) = self.last.borrow_mut().get_mut(slot) {
-            *last = Some(Last { token: token.into(), verified });
-        }
     }
 }
 
@@ -127,8 +119,8 @@ impl VerifiedTokens {
     }
 }
 
-/// By the end of its signature, which is as good as random. Only what was verified is kept, so nobody can fill a slot at will.
+/// A hash of the end of the signature, which is as good as random. Only verified tokens are stored, so nobody can choose a slot.
 fn slot(token: &str) -> usize {
     let end = token.as_bytes().iter().rev().take(8);
-    end.fold(0, |slot: usize, byte| slot.wrapping_mul(31).wrapping_add(usize::from(*byte))) % LAST_TOKENS
+    end.fold(0, |slot: usize, byte| slot.wrapping_mul(31).wrapping_add(usize::from(*byte))) % RECENT_TOKENS
 }

@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::service::{Serving, serve_client};
 use crate::proxy::{
-    resource_server::{Forwarder, ForwarderError, PRUNE, TICK, Worker, memory_limit},
+    resource_server::{Forwarder, ForwarderError, PRUNE_INTERVAL, TICK, Worker, memory_limit},
     runtime::proxy::Proxy,
 };
 
@@ -195,7 +195,7 @@ async fn work(
         leaving.cancelled().await;
         told.leaving.set(true);
     });
-    let mut prune = tokio::time::interval(PRUNE);
+    let mut prune = tokio::time::interval(PRUNE_INTERVAL);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -208,7 +208,7 @@ async fn work(
     }
     open.close();
     draining.cancel();
-    if tokio::time::timeout(worker.forwarder.drain(), open.wait()).await.is_err() {
+    if tokio::time::timeout(worker.forwarder.drain_timeout(), open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "drain timeout reached: closing open connections");
         worker.deadlines.close();
         let _ = tokio::time::timeout(LAST_WORDS, open.wait()).await;

@@ -35,7 +35,7 @@ fn sent_in(rules: &HeaderRules, pairs: &[(&str, &str)], trace: &HeaderMap) -> He
 }
 
 #[test]
-fn upstream_response_keeps_no_header_that_speaks_for_the_proxy() {
+fn upstream_response_loses_headers_that_are_the_proxys() {
     let head = "HTTP/1.1 200 OK\r\nWWW-Authenticate: Basic\r\nSet-Cookie: a=b\r\nServer: uvicorn\r\nAlt-Svc: h3\r\n\
         Strict-Transport-Security: max-age=1\r\nClear-Site-Data: \"*\"\r\nAccess-Control-Allow-Origin: https://x\r\n\
         Access-Control-Allow-Credentials: true\r\nConnection: keep-alive, X-Hop, Content-Length\r\nX-Hop: 1\r\n\
@@ -51,7 +51,7 @@ fn upstream_response_keeps_no_header_that_speaks_for_the_proxy() {
     assert_eq!((head.keeps_alive, &bytes[..]), (true, &b"ok"[..]));
 }
 
-/// What a WSGI application sees: one name for all spellings.
+/// The values that a WSGI application sees, where all spellings are one name.
 fn values_of<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     let same = |other: &str| other.replace(['_', '.'], "-") == name;
     headers.iter().filter(|(other, _)| same(other.as_str())).map(|(_, value)| value.to_str().unwrap()).collect()
@@ -114,7 +114,7 @@ fn c1_other_identity_headers_are_removed() {
 }
 
 #[test]
-fn c2_connection_header_cannot_remove_ours() {
+fn c2_connection_header_cannot_remove_proxy_headers() {
     let sent = sent(&[
         ("connection", "x-user, x-forwarded-email, X-Forwarded-For, authorization, host"),
         ("connection", "keep-alive, x-hop"),

@@ -186,7 +186,6 @@ impl ClientConnection {
     /// Over HTTP/1: sets when a response may not go on although the client takes nothing of it.
     pub fn watch(&self, watch: impl FnOnce(&mut Deadline)) {
         let mut state = self.state.borrow_mut();
-        state.stalled.unwatch();
         watch(&mut state.stalled);
     }
 
@@ -196,7 +195,7 @@ impl ClientConnection {
         let Phase::Content(mut framing) = state.phase else { return true };
         let mut rest = state.ahead.slice(state.checked..);
         while let Ok(Some(_)) = framing.next(&mut rest) {}
-        framing.is_over()
+        framing.is_complete()
     }
 
     /// The output of `answer`; `None` if the client goes away before it is there. For HTTP/1 alone: HTTP/2 resets the stream.
@@ -320,10 +319,10 @@ impl ClientConnection {
             state.stalled.stop();
             return written;
         }
-        if state.stalled.is_over() {
+        if state.stalled.end_reason().is_some() {
             return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the response may not go on")));
         }
-        ready!(state.stalled.poll(self.worker.forwarder.client_patience(), cx));
+        ready!(state.stalled.poll(self.worker.forwarder.client_timeout(), cx));
         Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing of its response")))
     }
 
@@ -409,7 +408,7 @@ impl State {
             }
             Ok(Some(head)) => {
                 (self.checked, self.looked_at) = (head.length, 0);
-                self.phase = if head.framing.is_over() { Phase::Head } else { Phase::Content(head.framing) };
+                self.phase = if head.framing.is_complete() { Phase::Head } else { Phase::Content(head.framing) };
                 true
             }
             Err(refusal) => {
@@ -429,7 +428,7 @@ impl State {
             }
         }
         self.checked = self.ahead.len() - rest.len();
-        self.phase = if framing.is_over() { Phase::Head } else { Phase::Content(framing) };
+        self.phase = if framing.is_complete() { Phase::Head } else { Phase::Content(framing) };
         Ok(())
     }
 

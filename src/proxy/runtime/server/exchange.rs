@@ -74,8 +74,8 @@ impl Exchange {
                 stalled.deadline.stop();
                 Poll::Pending
             }
-            Content::Unasked if stalled.deadline.is_over() => Poll::Ready(()),
-            Content::Unasked => stalled.deadline.poll(self.worker.forwarder.client_patience(), cx),
+            Content::Unasked if stalled.deadline.end_reason().is_some() => Poll::Ready(()),
+            Content::Unasked => stalled.deadline.poll(self.worker.forwarder.client_timeout(), cx),
         }
     }
 }

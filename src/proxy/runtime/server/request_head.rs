@@ -11,7 +11,7 @@ use httparse::{Header, ParserConfig, Status};
 use memchr::memchr_iter;
 use thiserror::Error;
 
-use crate::http1::{Framing, content_length, what_is_wrong};
+use crate::http1::{Framing, content_length, invalid_part};
 
 /// Maximum number of headers of a request.
 pub const MAX_HEADERS: usize = 100;
@@ -61,7 +61,7 @@ impl From<httparse::Error> for Refusal {
     fn from(error: httparse::Error) -> Self {
         match error {
             httparse::Error::TooManyHeaders => Self::TooMany,
-            error => Self::Malformed(what_is_wrong(error)),
+            error => Self::Malformed(invalid_part(error)),
         }
     }
 }

@@ -25,8 +25,8 @@ use crate::proxy::{
     authorization_server::http::MAX_BODY,
     client_ip::Peer,
     resource_server::{
-        Arriving, Body, PROBE, PROBES, RequestBody, SILENCE, Worker, busy, forward, invalid_request, refuse_body,
-        without_host,
+        Body, IncomingBody, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, RequestBody, Worker, busy, forward,
+        invalid_request, refuse_body, without_host,
     },
 };
 
@@ -79,7 +79,8 @@ impl Serving {
 /// Serves a client until its connection ends.
 pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
     let Accepted { stream, address, is_refused, _permit } = accepted;
-    let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
     let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
     let Ok(stream) = prepared.and_then(|()| tokio::net::TcpStream::from_std(stream)) else { return };
     let refused = is_refused.then_some(Refused::Busy);
@@ -131,7 +132,7 @@ async fn respond(
 ) -> Result<Response<ResponseBody>, Gone> {
     let (head, body) = request.into_parts();
     let (version, is_head) = (head.version, head.method == Method::HEAD);
-    let (connection, body) = (&exchange.connection, Arriving::new(body));
+    let (connection, body) = (&exchange.connection, IncomingBody::new(body));
     let refused = connection.take_refused();
     let mut response = match refused {
         Some(Refused::Busy) => busy(),
@@ -165,7 +166,7 @@ fn status_has_content(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-async fn answer(mut head: Parts, body: Arriving, peer: &Peer, serving: &Serving) -> Response<Body> {
+async fn answer(mut head: Parts, body: IncomingBody, peer: &Peer, serving: &Serving) -> Response<Body> {
     let worker = &*serving.worker;
     if !names_its_host(&head) {
         without_host()
@@ -187,11 +188,11 @@ fn names_its_host(head: &Parts) -> bool {
 }
 
 /// A response of the authorization server. Its requests are small and come at once, or not at all.
-async fn answer_here(head: Parts, body: Arriving, peer: SocketAddr, serving: &Serving) -> Response<Body> {
+async fn answer_here(head: Parts, body: IncomingBody, peer: SocketAddr, serving: &Serving) -> Response<Body> {
     let Serving { worker, router, .. } = serving;
-    let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_patience());
+    let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_timeout());
     let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
-        Ok(body) => body.whole().await,
+        Ok(body) => body.read_all().await,
         Err(error) => Err(error),
     };
     let body = match body {

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::proxy::{resource_server::SILENCE, runtime::server::request_head::MAX_HEAD};
+use crate::proxy::{resource_server::KEEPALIVE_IDLE, runtime::server::request_head::MAX_HEAD};
 
 /// As little as a resource may say.
 const SOON: &str = "1s";
@@ -87,7 +87,7 @@ async fn lost_peers_are_detected_by_keepalive() {
     let port = |address: &str| u16::from_str_radix(address.split_once(':').unwrap().1, 16).unwrap();
     let is_soon = |timer: &str| {
         let due = timer.strip_prefix("02:").map(|due| u64::from_str_radix(due, 16).unwrap());
-        due.is_some_and(|due| due <= SILENCE.as_secs() * 100)
+        due.is_some_and(|due| due <= KEEPALIVE_IDLE.as_secs() * 100)
     };
     let are_asked = || {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();

@@ -3,7 +3,7 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use httparse::{Header, ParserConfig, Status};
 
@@ -13,32 +13,29 @@ use super::{
     framing::{Framing, content_length, lists_close, skip},
 };
 
-/// The most headers of an answer.
 const MAX_HEADERS: usize = 100;
 
-/// The most bytes of an answer's head.
+/// Maximum bytes of a response head.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// So many more headers than it had may an answer have on its way to the client, where some were taken away.
-const OURS: usize = 1;
+/// Capacity for headers that are added on the way to the client.
+const ADDED_HEADERS: usize = 1;
 
-/// The head of an answer.
 #[derive(Debug)]
-pub struct Head {
-    /// What clients get of it. Of what is about the connection or the content alone a `Content-Length` is left.
+pub struct ResponseHead {
+    /// Without hop-by-hop headers. `Content-Length` is kept.
     pub response: Response<()>,
-    /// How its content is to be read.
     pub framing: Framing,
-    /// Whether the connection may be used again after it.
+    /// Whether the connection may be reused.
     pub keeps_alive: bool,
 }
 
-/// Takes the head of an answer out of what was read; of one to a HEAD, if `to_head`. `None` if more has to be read; what says
-/// nothing yet (1xx) is gone then.
-///
-/// # Errors
-/// When it is none, or it cannot be told where its content ends.
-pub fn read_head(read: &mut Bytes, to_head: bool, keep: HeaderFilter) -> Result<Option<Head>, WireError> {
+/// Takes a final response head out of `read`; informational (1xx) ones before it are discarded. `None` if more must be read.
+pub fn read_head(
+    read: &mut Bytes,
+    is_head_request: bool,
+    keep: HeaderFilter,
+) -> Result<Option<ResponseHead>, WireError> {
     loop {
         let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut parsed = httparse::Response::new(&mut []);
@@ -49,7 +46,7 @@ pub fn read_head(read: &mut Bytes, to_head: bool, keep: HeaderFilter) -> Result<
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(WireError::Malformed("the status"))?;
         if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-            let head = head(status, parsed.version == Some(1), parsed.headers, read, to_head, keep)?;
+            let head = head(status, parsed.version == Some(1), parsed.headers, read, is_head_request, keep)?;
             skip(read, length);
             return Ok(Some(head));
         }
@@ -57,69 +54,61 @@ pub fn read_head(read: &mut Bytes, to_head: bool, keep: HeaderFilter) -> Result<
     }
 }
 
-/// RFC 9112 §6.3 and §9.3. Where senders and receivers have been known to differ, the answer is refused or the connection is not
-/// used again.
+/// RFC 9112 §6.3 and §9.3. Where implementations are known to differ, the response is refused or the connection is not reused.
 fn head(
     status: StatusCode,
     is_http_1_1: bool,
     fields: &[Header<'_>],
     read: &Bytes,
-    to_head: bool,
+    is_head_request: bool,
     keep: HeaderFilter,
-) -> Result<Head, WireError> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + OURS);
-    let (mut length, mut encoding, mut has_connection) = (None, None, false);
+) -> Result<ResponseHead, WireError> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + ADDED_HEADERS);
+    let (mut length, mut encoding) = (None, None);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let name = name.map_err(|_| WireError::Malformed("the name of a header"))?;
         if name == CONTENT_LENGTH {
-            let one = content_length(field.value).ok_or(WireError::Malformed("a length that is no number"))?;
-            let one = (one, field.value);
-            if length.replace(one).is_some_and(|(before, _)| before != one.0) {
+            let parsed = content_length(field.value).ok_or(WireError::Malformed("an invalid length"))?;
+            if length.replace((parsed, field.value)).is_some_and(|(before, _)| before != parsed) {
                 return Err(WireError::Malformed("two lengths"));
             }
         } else if name == TRANSFER_ENCODING {
             if encoding.replace(field.value).is_some() {
                 return Err(WireError::Malformed("two encodings"));
             }
-        } else if name == CONNECTION {
-            has_connection = true;
         } else if !is_hop_by_hop(&name) && keep(&name) {
             headers.append(name, value(read, field.value)?);
         }
     }
-    let mut has_close = false;
-    if has_connection {
-        let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
-        let connection = connection.map(|field| field.value);
-        has_close = connection.clone().any(lists_close);
-        for name in nominated(connection) {
-            headers.remove(name);
-        }
+    let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+    let mut connection = connection.map(|field| field.value);
+    for name in nominated(connection.clone()) {
+        headers.remove(name);
     }
-    let has_content = !to_head
+    let has_content = !is_head_request
         && !matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let framing = match (encoding, length) {
         _ if !has_content => Framing::Length(0),
         (Some(encoding), _) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => Framing::CHUNKED,
-        (Some(_), _) => return Err(WireError::Malformed("an encoding that is not chunked alone")),
+        (Some(_), _) => return Err(WireError::Malformed("an encoding other than chunked")),
         (None, Some((length, _))) => Framing::Length(length),
         (None, None) => Framing::Closed,
     };
     let keeps_alive = is_http_1_1
         && status != StatusCode::SWITCHING_PROTOCOLS
-        && !has_close
         && framing != Framing::Closed
-        && (encoding.is_none() || length.is_none());
+        && (encoding.is_none() || length.is_none())
+        && !connection.any(lists_close);
     if let (None, Some((_, length))) = (encoding, length) {
         headers.insert(CONTENT_LENGTH, value(read, length)?);
     }
     let mut response = Response::new(());
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
-    Ok(Head { response, framing, keeps_alive })
+    Ok(ResponseHead { response, framing, keeps_alive })
 }
 
-/// A part of what was read, without a copy.
+/// A header value that shares the buffer `read`.
 fn value(read: &Bytes, part: &[u8]) -> Result<HeaderValue, WireError> {
     HeaderValue::from_maybe_shared(read.slice_ref(part)).map_err(|_| WireError::Malformed("the value of a header"))
 }
@@ -128,7 +117,7 @@ fn value(read: &Bytes, part: &[u8]) -> Result<HeaderValue, WireError> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<Head>, WireError> {
+    fn read(text: &str) -> Result<Option<ResponseHead>, WireError> {
         read_head(&mut Bytes::from(text.to_owned()), false, |_| true)
     }
 

@@ -55,10 +55,6 @@ impl From<OAuthError> for AuthorizationError {
     }
 }
 
-/// Checks an authorization request of `resolved`.
-///
-/// # Errors
-/// See [`AuthorizationError`].
 pub fn check(
     query: &Parameters,
     resolved: &ResolvedClient,
@@ -72,7 +68,7 @@ pub fn check(
         (Some(_), _) => {
             return Err(OAuthError::invalid_request("redirect_uri is not one that the client registered").into());
         }
-        (None, _) => return Err(OAuthError::invalid_request("redirect_uri is missing").into()),
+        (None, _) => return Err(OAuthError::missing("redirect_uri").into()),
     };
     if !matches!(resolved, ResolvedClient::Static(_)) {
         // The rules may have become stricter since the registration.

@@ -18,7 +18,6 @@ const MAX_REDIRECT_URIS: usize = 10;
 /// In bytes: clients send the id in query strings.
 const MAX_CLIENT_ID: usize = 2048;
 
-/// How a client authenticates at the token endpoint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum AuthMethod {
     /// A public client: PKCE alone.
@@ -31,6 +30,8 @@ pub enum AuthMethod {
 }
 
 impl AuthMethod {
+    const ALL: [Self; 3] = [Self::None, Self::ClientSecretPost, Self::ClientSecretBasic];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -50,7 +51,6 @@ pub struct Client {
     pub redirect_uris: Vec<String>,
     #[serde(rename = "m")]
     pub auth_method: AuthMethod,
-    /// Whether the client gets refresh tokens.
     #[serde(rename = "f")]
     pub refreshes: bool,
     /// Unix time of the registration in seconds.
@@ -138,26 +138,18 @@ impl ClientMetadata {
 }
 
 impl Client {
-    /// # Errors
-    /// `invalid_client_metadata` or `invalid_redirect_uri`; the description says what to send instead.
     pub fn register(body: &[u8], rules: &Redirects, now: Timestamp) -> Result<Self, OAuthError> {
         let metadata = ClientMetadata::parse(body, "the registration")?;
-        let auth_method = match metadata.token_endpoint_auth_method.as_deref() {
-            Some("none") => AuthMethod::None,
-            Some("client_secret_post") => AuthMethod::ClientSecretPost,
-            // RFC 7591 §2: the default.
-            Some("client_secret_basic") | None => AuthMethod::ClientSecretBasic,
-            Some(_) => {
-                return Err(OAuthError::invalid_client_metadata(
-                    "token_endpoint_auth_method must be none, client_secret_post or client_secret_basic",
-                ));
-            }
-        };
+        // The default of RFC 7591 §2.
+        let method = metadata.token_endpoint_auth_method.as_deref().unwrap_or("client_secret_basic");
+        let auth_method = AuthMethod::ALL.into_iter().find(|known| known.as_str() == method).ok_or_else(|| {
+            OAuthError::invalid_client_metadata(
+                "token_endpoint_auth_method must be none, client_secret_post or client_secret_basic",
+            )
+        })?;
         metadata.client(auth_method, rules, now.as_second())
     }
 
-    /// # Errors
-    /// `invalid_client_metadata` if the id would be longer than [`MAX_CLIENT_ID`].
     pub fn id(&self, keyring: &Keyring) -> Result<String, OAuthError> {
         keyring.sign(Purpose::ClientId, self).filter(|id| id.len() <= MAX_CLIENT_ID).ok_or_else(|| {
             OAuthError::invalid_client_metadata(
@@ -166,21 +158,16 @@ impl Client {
         })
     }
 
-    /// Reads the registration in a `client_id` of this server.
     pub fn from_id(id: &str, keyring: &Keyring) -> Option<Self> {
         if id.len() > MAX_CLIENT_ID { None } else { keyring.read(Purpose::ClientId, id) }
     }
 
-    /// The secret of a `client_id`, a MAC.
     pub fn secret(id: &str, keyring: &Keyring) -> String {
         keyring.mac_text(Purpose::ClientSecret, &[id.as_bytes()])
     }
 
     /// Authenticates the client at the token endpoint. A public client needs no secret, but a secret that it sends must be
     /// correct.
-    ///
-    /// # Errors
-    /// `invalid_client`.
     pub fn authenticate(&self, id: &str, secret: Option<&str>, keyring: &Keyring) -> Result<(), OAuthError> {
         let verified = secret.map(|secret| keyring.verify_mac_text(Purpose::ClientSecret, &[id.as_bytes()], secret));
         match (self.auth_method, verified) {
@@ -190,13 +177,10 @@ impl Client {
         }
     }
 
-    /// Whether the requested redirect URI is registered.
     pub fn allows(&self, requested: &str) -> bool {
         self.redirect_uris.iter().any(|registered| redirect_uri::matches(registered, requested))
     }
 
-    /// # Errors
-    /// See [`Self::id`].
     pub fn registration_response(self, keyring: &Keyring) -> Result<RegistrationResponse, OAuthError> {
         let client_id = self.id(keyring)?;
         let client_secret = (self.auth_method != AuthMethod::None).then(|| Self::secret(&client_id, keyring));

@@ -26,8 +26,6 @@ impl DocumentUrl {
         id.starts_with("https://") || id.starts_with("http://")
     }
 
-    /// # Errors
-    /// `invalid_client` if the URL is invalid or its host is not allowed.
     pub fn parse(id: &str, rules: &Clients) -> Result<Self, OAuthError> {
         let refuse = |why: &'static str| Err(OAuthError::invalid_client(why));
         if rules.metadata_documents == MetadataDocuments::Disabled {
@@ -66,10 +64,6 @@ impl DocumentUrl {
         &self.host
     }
 
-    /// Returns the client that `body`, the document at this URL, describes.
-    ///
-    /// # Errors
-    /// `invalid_client_metadata` or `invalid_redirect_uri`.
     pub fn parse_document(&self, body: &[u8], redirects: &Redirects) -> Result<Client, OAuthError> {
         let metadata = ClientMetadata::parse(body, "the client metadata document")?;
         let refuse = |why: &'static str| Err(OAuthError::invalid_client_metadata(why));

@@ -48,11 +48,9 @@ pub struct Redemption<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Redeemed {
     pub session: SessionId,
-    /// Whether the client gets refresh tokens.
     pub refreshes: bool,
 }
 
-/// The result of redeeming a valid code.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Activation {
     /// First use: the active session, to be written by compare-and-swap.
@@ -85,9 +83,6 @@ impl Code {
 
     /// Opens a code and compares every field. A failure does not end the session: a stolen code without its verifier must
     /// not end it.
-    ///
-    /// # Errors
-    /// `invalid_grant`, or `invalid_target` for a resource other than the approved one.
     pub fn redeem(code: &str, with: Redemption<'_>, keyring: &Keyring, now: Timestamp) -> Result<Redeemed, OAuthError> {
         let unknown = || OAuthError::invalid_grant("the code is unknown or has expired");
         let code: Self = keyring.open(Purpose::Code, code).ok_or_else(unknown)?;

@@ -96,6 +96,10 @@ constructors! {
 }
 
 impl OAuthError {
+    pub(crate) fn missing(parameter: &str) -> Self {
+        Self::invalid_request(format!("{parameter} is missing"))
+    }
+
     pub(crate) fn no_randomness() -> Self {
         Self::temporarily_unavailable("this server has no randomness to give")
     }

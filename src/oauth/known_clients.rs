@@ -21,8 +21,6 @@ use crate::{
 pub struct StaticClients(HashMap<String, (Client, Option<SecretString>)>);
 
 impl StaticClients {
-    /// # Errors
-    /// The error of `secret_of`.
     pub fn new<E>(
         configured: &[StaticClient],
         mut secret_of: impl FnMut(&StaticClient) -> Result<Option<SecretString>, E>,
@@ -66,31 +64,20 @@ impl ResolvedClient {
 pub struct KnownClients<'a> {
     pub keyring: &'a Keyring,
     pub listed: &'a StaticClients,
-    /// The rules for clients that are not static.
     pub rules: &'a Clients,
 }
 
-#[derive(Debug)]
-pub enum ClientLookup {
-    Found(ResolvedClient),
-    /// The metadata document must be fetched.
-    Document(DocumentUrl),
-}
-
 impl KnownClients<'_> {
-    /// Looks up the `client_id` of an authorization request.
-    ///
-    /// # Errors
-    /// `invalid_client`.
-    pub fn find(&self, id: &str) -> Result<ClientLookup, OAuthError> {
-        if let Some((client, _)) = self.listed.0.get(id) {
-            return Ok(ClientLookup::Found(ResolvedClient::Static(client.clone())));
-        }
-        if let Some(client) = Client::from_id(id, self.keyring) {
-            return Ok(ClientLookup::Found(ResolvedClient::Registered(client)));
-        }
+    /// Returns a static or registered client.
+    pub fn find(&self, id: &str) -> Option<ResolvedClient> {
+        let listed = self.listed.0.get(id).map(|(client, _)| ResolvedClient::Static(client.clone()));
+        listed.or_else(|| Client::from_id(id, self.keyring).map(ResolvedClient::Registered))
+    }
+
+    /// Returns the URL of the metadata document of a client that [`Self::find`] does not know.
+    pub fn document_url(&self, id: &str) -> Result<DocumentUrl, OAuthError> {
         if DocumentUrl::is_url(id) {
-            return DocumentUrl::parse(id, self.rules).map(ClientLookup::Document);
+            return DocumentUrl::parse(id, self.rules);
         }
         Err(OAuthError::invalid_client(
             "this server does not know the client: remove its stored login and connect again",
@@ -100,9 +87,6 @@ impl KnownClients<'_> {
     /// Authenticates the client of a token request and returns its id. `Authorization: Basic` and the body may both contain the
     /// id if it is the same: the Python SDK sends both. No metadata document is fetched: such a client has no secret, and its id
     /// is useless without a code or refresh token.
-    ///
-    /// # Errors
-    /// `invalid_client`.
     pub fn authenticate(
         &self,
         basic: Option<(String, String)>,
@@ -202,9 +186,7 @@ mod tests {
     fn static_client_authenticates_with_its_configured_credentials_only() {
         let (keyring, listed, rules) = (keyring(), listed(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
-        let Ok(ClientLookup::Found(ResolvedClient::Static(client))) = known.find("typed-in") else {
-            panic!("it is listed")
-        };
+        let Some(ResolvedClient::Static(client)) = known.find("typed-in") else { panic!("it is listed") };
         assert!(client.allows("https://chat.internal/callback") && !client.allows("https://chat.internal/"));
         let of = |id: &str, secret: Option<&str>| known.authenticate(None, Some(id), secret).is_ok();
         assert!(of("typed-in", Some("open sesame")) && of("public", None) && of("public", Some("")));
@@ -223,7 +205,8 @@ mod tests {
     fn metadata_document_client_has_known_host_and_no_secret() {
         let (keyring, listed, rules) = (keyring(), StaticClients::default(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
-        assert!(matches!(known.find(DOCUMENT), Ok(ClientLookup::Document(url)) if url.as_str() == DOCUMENT));
+        assert_eq!(known.find(DOCUMENT), None);
+        assert_eq!(known.document_url(DOCUMENT).unwrap().as_str(), DOCUMENT);
         assert_eq!(known.authenticate(None, Some(DOCUMENT), None), Ok(DOCUMENT.to_owned()));
         for (id, secret) in [(DOCUMENT, Some("x")), ("https://evil.example/client", None)] {
             assert_eq!(

@@ -28,9 +28,7 @@ impl Parameters {
         self.values.get(name).map(String::as_str)
     }
 
-    /// # Errors
-    /// `invalid_request` if the parameter is missing.
     pub fn required(&self, name: &str) -> Result<&str, OAuthError> {
-        self.get(name).ok_or_else(|| OAuthError::invalid_request(format!("{name} is missing")))
+        self.get(name).ok_or_else(|| OAuthError::missing(name))
     }
 }

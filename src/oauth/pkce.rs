@@ -4,10 +4,6 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::OAuthError;
 
-/// Checks the challenge of an authorization request.
-///
-/// # Errors
-/// `invalid_request` if it is missing, not S256, or not 43 characters of base64url.
 pub fn check_challenge(challenge: Option<&str>, method: Option<&str>) -> Result<String, OAuthError> {
     let Some(challenge) = challenge else {
         return Err(OAuthError::invalid_request("code_challenge is missing: this server requires PKCE with S256"));
@@ -27,7 +23,6 @@ pub fn challenge(verifier: &str) -> String {
     super::sha256_text(verifier)
 }
 
-/// Whether `challenge` is the S256 challenge of `verifier`.
 pub fn verifies(verifier: &str, challenge: &str) -> bool {
     let well_formed = (43..=128).contains(&verifier.len())
         && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));

@@ -16,10 +16,7 @@ const KNOWN_NATIVE: [&str; 1] = ["cursor://anysphere.cursor-mcp/oauth/callback"]
 /// In bytes.
 const MAX_LENGTH: usize = 512;
 
-/// Checks a redirect URI against the rules of the resource.
-///
-/// # Errors
-/// An `error_description`.
+/// Checks a redirect URI against the rules of the resource. The error is an `error_description`.
 pub fn check(uri: &str, rules: &Redirects) -> Result<(), Cow<'static, str>> {
     if uri.len() > MAX_LENGTH {
         return Err("a redirect URI may have 512 characters at most".into());
@@ -53,7 +50,6 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Cow<'static, str>> {
     }
 }
 
-/// Whether a host is a well-known MCP client's or listed in the rules.
 pub fn is_known_host(host: &str, rules: &Redirects) -> bool {
     KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| listed == host)
 }

@@ -33,9 +33,6 @@ impl RefreshToken {
 }
 
 /// Checks that this client may refresh the session. A failure does not consume the token.
-///
-/// # Errors
-/// `invalid_grant`, or `invalid_target` for a resource other than the session's.
 pub fn check(
     session: &Session,
     client_id_hash: &str,

@@ -28,7 +28,6 @@ impl Resources {
         Some((self.paths.iter().position(|pattern| pattern.matches(path))?, path))
     }
 
-    /// The number of patterns.
     pub fn len(&self) -> usize {
         self.paths.len()
     }
@@ -48,11 +47,8 @@ impl Resources {
         audience.strip_prefix(self.public_url.as_str()) == Some(path)
     }
 
-    /// Returns the audience of a `resource` parameter, or the default path's without one. A trailing slash and the case of
+    /// Returns the audience of a `resource` parameter; the default path's if it is absent. A trailing slash and the case of
     /// scheme and host make no difference.
-    ///
-    /// # Errors
-    /// `invalid_target` if it is not an MCP endpoint of this server.
     pub fn resolve(&self, resource: Option<&str>) -> Result<String, OAuthError> {
         let Some(resource) = resource else {
             return Ok(self.audience(self.default_path()));

@@ -27,16 +27,12 @@ pub struct TokenIssuer<'a> {
     pub keyring: &'a Keyring,
     /// Public URL of this server, the `iss` claim.
     pub issuer: &'a str,
-    /// Lifetime of an access token in seconds.
     pub access_ttl: u64,
 }
 
 impl TokenIssuer<'_> {
     /// Builds the token response for a session before the session is stored. A code or refresh token is thus consumed
     /// only if its response exists. `jti` distinguishes tokens issued in the same second.
-    ///
-    /// # Errors
-    /// `temporarily_unavailable` if no key may sign yet.
     pub fn issue(
         &self,
         session: &Session,

@@ -8,7 +8,7 @@ use crate::{
     oauth::{
         OAuthError,
         authorize::{self, AuthorizationError, AuthorizationRequest},
-        known_clients::{ClientLookup, ResolvedClient},
+        known_clients::ResolvedClient,
         login::{ConsentForm, Login},
         parameters::Parameters,
     },
@@ -42,9 +42,6 @@ pub struct ApprovedLogin {
 impl AuthorizationServer {
     /// Checks an authorization request and seals it into the form of a consent page. `browser` is the browser cookie of the
     /// request.
-    ///
-    /// # Errors
-    /// See [`AuthorizationError`].
     pub async fn authorize(
         self: &Arc<Self>,
         query: &Parameters,
@@ -64,26 +61,33 @@ impl AuthorizationServer {
     }
 
     async fn resolve_client(self: &Arc<Self>, secrets: &Secrets, id: &str) -> Result<ResolvedClient, OAuthError> {
-        let url = match self.known_clients(secrets).find(id)? {
-            ClientLookup::Found(client) => return Ok(client),
-            ClientLookup::Document(url) => url,
-        };
+        let known = self.known_clients(secrets);
+        if let Some(client) = known.find(id) {
+            return Ok(client);
+        }
+        let url = known.document_url(id)?;
         let host = url.host().to_owned();
         let client = self.run(|server| async move { server.documents.client(&url, server.now()).await }).await?;
         Ok(ResolvedClient::Document { host, client })
     }
 
     /// The user approved: prepares the login at the issuer. Nothing is stored.
-    ///
-    /// # Errors
-    /// If the issuer cannot be used.
     pub async fn approve(
         &self,
         request: AuthorizationRequest,
         client_ip: Option<IpAddr>,
     ) -> Result<ApprovedLogin, OAuthError> {
         let client = request.session_client();
-        let approved = self.begin_login(request).await;
+        let begin_login = async {
+            let random = || random_token().ok_or_else(OAuthError::no_randomness);
+            let login = Login::new(request, random()?, random()?, random()?, self.now());
+            let secrets = self.secrets.load_full();
+            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+            let url = self.issuer.login_url(&login, &credentials).await.map_err(|error| issuer_error(&error))?;
+            let cookie = login.seal(&secrets.keyring).ok_or_else(OAuthError::no_randomness)?;
+            Ok(ApprovedLogin { state: login.state, cookie, url })
+        };
+        let approved = begin_login.await;
         self.metrics.consents.count(if approved.is_ok() { Consent::Approved } else { Consent::Failed });
         if let Err(error) = &approved {
             audit::login_refused(&client, None, error, client_ip);
@@ -91,17 +95,6 @@ impl AuthorizationServer {
         approved
     }
 
-    async fn begin_login(&self, request: AuthorizationRequest) -> Result<ApprovedLogin, OAuthError> {
-        let random = || random_token().ok_or_else(OAuthError::no_randomness);
-        let login = Login::new(request, random()?, random()?, random()?, self.now());
-        let secrets = self.secrets.load_full();
-        let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-        let url = self.issuer.login_url(&login, &credentials).await.map_err(|error| issuer_error(&error))?;
-        let cookie = login.seal(&secrets.keyring).ok_or_else(OAuthError::no_randomness)?;
-        Ok(ApprovedLogin { state: login.state, cookie, url })
-    }
-
-    /// The user declined.
     pub fn deny(&self, request: &AuthorizationRequest, client_ip: Option<IpAddr>) -> OAuthError {
         let error = OAuthError::access_denied("the person did not agree");
         self.metrics.consents.count(Consent::Denied);

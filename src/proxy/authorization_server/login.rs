@@ -11,7 +11,6 @@ use crate::{
     proxy::{
         identity_provider::{Credentials, Identity, LoginError},
         observability::{audit, metrics::Answer},
-        secrets::Secrets,
         sessions::StoreError,
     },
     reasons::SessionEnd,
@@ -55,9 +54,6 @@ impl From<OAuthError> for LoginFailure {
 
 impl AuthorizationServer {
     /// Verifies the issuer's response, applies the access rules and stores the session. Returns the code for the client.
-    ///
-    /// # Errors
-    /// See [`LoginFailure`].
     pub async fn finish_login(
         self: Arc<Self>,
         login: Login,
@@ -88,20 +84,8 @@ impl AuthorizationServer {
             return Err(LoginFailure::Client(issuer_refusal(error.as_deref(), error_description.as_deref())));
         };
         let secrets = self.secrets.load_full();
-        let session = self.log_in(login, code, &secrets).await?;
-        audit::login(&session, client_ip);
-        let code = Code::seal(session.id, &login.request, &secrets.keyring, self.now());
-        Ok(code.ok_or_else(OAuthError::no_randomness)?)
-    }
-
-    async fn log_in(
-        self: &Arc<Self>,
-        login: &Login,
-        issuer_code: String,
-        secrets: &Secrets,
-    ) -> Result<Session, LoginFailure> {
         let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-        let identity = self.issuer.redeem_code(issuer_code, login, &credentials, self.now()).await;
+        let identity = self.issuer.redeem_code(code, login, &credentials, self.now()).await;
         let session = self.new_session(&secrets.keyring, login, identity.map_err(|error| issuer_error(&error))?)?;
         let sessions = &self.config.sessions;
         if let Some(not_before) = sessions.not_before.filter(|not_before| session.created_at < *not_before) {
@@ -125,21 +109,19 @@ impl AuthorizationServer {
         })?;
         // Spawned, so that the browser does not wait for it.
         self.control.spawn(self.clone().end_surplus(session.clone()));
-        Ok(session)
+        audit::login(&session, client_ip);
+        let code = Code::seal(session.id, &login.request, &secrets.keyring, self.now());
+        Ok(code.ok_or_else(OAuthError::no_randomness)?)
     }
 
     /// Ends the user's sessions beyond `sessions.maxPerUser` that have not been refreshed for longest.
     async fn end_surplus(self: Arc<Self>, new: Session) {
         for id in self.sessions.live().surplus(&new, self.config.sessions.max_per_user as usize) {
-            let ended = match self.read(id).await {
-                Ok(Some(stored)) => {
-                    let why = "the person has more than sessions.maxPerUser";
-                    self.end(&stored, SessionEnd::Surplus, why, None).await
-                }
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
+            let end = async {
+                let Some(stored) = self.read(id).await? else { return Ok(()) };
+                self.end(&stored, SessionEnd::Surplus, "the person has more than sessions.maxPerUser", None).await
             };
-            if let Err(error) = ended {
+            if let Err(error) = end.await {
                 // Not an error of the new login. The next login retries.
                 tracing::warn!(%error, session = %id, "ending a surplus session failed");
             }

@@ -60,7 +60,6 @@ pub struct AuthorizationServer {
     /// The `iss` of our tokens.
     pub public_url: PublicUrl,
     pub resources: Resources,
-    /// The OpenID Connect issuer.
     pub issuer: Arc<Issuer>,
     pub documents: Arc<ClientDocuments>,
     pub secrets: Arc<ArcSwap<Secrets>>,

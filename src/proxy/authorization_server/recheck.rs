@@ -57,11 +57,7 @@ impl AuthorizationServer {
     }
 
     /// Replaces `stored` by `next`, with `recheckOnRefresh` after the issuer has confirmed the user. `false` if another writer
-    /// was first.
-    ///
-    /// # Errors
-    /// `invalid_grant` if the user no longer exists or is no longer allowed; the session has then ended.
-    /// `temporarily_unavailable` if the issuer does not respond or the store cannot be reached.
+    /// was first. The session has ended if the error is `invalid_grant`.
     pub(super) async fn write_rechecked(
         &self,
         secrets: &Secrets,

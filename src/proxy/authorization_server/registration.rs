@@ -11,9 +11,6 @@ use crate::{
 
 impl AuthorizationServer {
     /// Registers a client (RFC 7591). Nothing is stored: the `client_id` contains the registration.
-    ///
-    /// # Errors
-    /// See [`Client::register`].
     pub fn register(&self, body: &[u8], client_ip: Option<IpAddr>) -> Result<RegistrationResponse, OAuthError> {
         let secrets = self.secrets.load();
         let response = Client::register(body, &self.config.clients.redirects, self.now())

@@ -15,12 +15,18 @@ use crate::{
 impl AuthorizationServer {
     /// Ends the session of a refresh or access token, and so revokes both (RFC 7009). `token_type_hint` is not needed: the two
     /// kinds of tokens cannot be confused.
-    ///
-    /// # Errors
-    /// `invalid_request` without a token, `invalid_grant` for a token of another client, `temporarily_unavailable` if the
-    /// store cannot be reached.
     pub async fn revoke(&self, client: AuthenticatedClient, token: Option<String>) -> Result<(), OAuthError> {
-        let result = self.end_session_of(&client, token.as_deref()).await;
+        let end_session = async {
+            let token = token.ok_or_else(|| OAuthError::missing("token"))?;
+            // An unknown or expired token counts as revoked (RFC 7009 §2.2).
+            let Some(id) = self.session_of(&client.secrets, &token) else { return Ok(()) };
+            let Some(stored) = self.read(id).await? else { return Ok(()) };
+            if stored.session.client.id_hash != client_id_hash(&client.id) {
+                return Err(OAuthError::invalid_grant("the token was issued to another client"));
+            }
+            self.end(&stored, SessionEnd::LoggedOut, "its client has logged out", client.ip).await
+        };
+        let result = end_session.await;
         self.metrics.revocations.count(Answer::of(&result));
         if let Err(error) = &result {
             audit::revocation_refused(Some(&client_id_hash(&client.id)), error, client.ip);
@@ -32,17 +38,6 @@ impl AuthorizationServer {
     pub fn revocation_rejected(&self, error: &OAuthError, client_ip: Option<IpAddr>) {
         self.metrics.revocations.count(Answer(Some(error.code)));
         audit::revocation_refused(None, error, client_ip);
-    }
-
-    /// An unknown or expired token counts as revoked (RFC 7009 §2.2).
-    async fn end_session_of(&self, client: &AuthenticatedClient, token: Option<&str>) -> Result<(), OAuthError> {
-        let token = token.ok_or_else(|| OAuthError::invalid_request("token is missing"))?;
-        let Some(id) = self.session_of(&client.secrets, token) else { return Ok(()) };
-        let Some(stored) = self.read(id).await? else { return Ok(()) };
-        if stored.session.client.id_hash != client_id_hash(&client.id) {
-            return Err(OAuthError::invalid_grant("the token was issued to another client"));
-        }
-        self.end(&stored, SessionEnd::LoggedOut, "its client has logged out", client.ip).await
     }
 
     /// The session of a refresh token of any generation, or of an access token that has not expired.

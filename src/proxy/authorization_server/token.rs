@@ -38,22 +38,29 @@ pub struct TokenRequest {
     pub resource: Option<String>,
 }
 
-fn required<'a>(name: &str, value: Option<&'a String>) -> Result<&'a str, OAuthError> {
-    value.map(String::as_str).ok_or_else(|| OAuthError::invalid_request(format!("{name} is missing")))
-}
-
 impl AuthorizationServer {
     /// Redeems a code or a refresh token. Tokens are issued only against the store's current record, never from memory.
-    ///
-    /// # Errors
-    /// With the codes of RFC 6749 §5.2; `temporarily_unavailable` if the store or the issuer cannot be reached.
     pub async fn token(&self, client: AuthenticatedClient, request: TokenRequest) -> Result<TokenResponse, OAuthError> {
         let grant = match request.grant_type.as_deref() {
             Some("authorization_code") => Grant::AuthorizationCode,
             Some("refresh_token") => Grant::RefreshToken,
             _ => Grant::Other,
         };
-        let result = self.redeem(&client, &request, grant).await;
+        let redeem = async {
+            let resource = request.resource.as_deref();
+            let resource = resource.map(|resource| self.resources.resolve(Some(resource))).transpose()?;
+            if request.grant_type.is_none() {
+                return Err(OAuthError::missing("grant_type"));
+            }
+            match grant {
+                Grant::AuthorizationCode => self.redeem_code(&client, &request, resource.as_deref()).await,
+                Grant::RefreshToken => self.refresh(&client, &request, resource.as_deref()).await,
+                Grant::Other => {
+                    Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token"))
+                }
+            }
+        };
+        let result = redeem.await;
         self.metrics.count_token_request(grant, Answer::of(&result));
         if let Err(error) = &result {
             let token = request.refresh_token.as_deref();
@@ -70,31 +77,13 @@ impl AuthorizationServer {
         audit::tokens_refused(Grant::Other, None, None, error, client_ip);
     }
 
-    async fn redeem(
-        &self,
-        client: &AuthenticatedClient,
-        request: &TokenRequest,
-        grant: Grant,
-    ) -> Result<TokenResponse, OAuthError> {
-        let resource = request.resource.as_deref();
-        let resource = resource.map(|resource| self.resources.resolve(Some(resource))).transpose()?;
-        required("grant_type", request.grant_type.as_ref())?;
-        match grant {
-            Grant::AuthorizationCode => self.redeem_code(client, request, resource.as_deref()).await,
-            Grant::RefreshToken => self.refresh(client, request, resource.as_deref()).await,
-            Grant::Other => {
-                Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token"))
-            }
-        }
-    }
-
     async fn redeem_code(
         &self,
         client: &AuthenticatedClient,
         request: &TokenRequest,
         resource: Option<&str>,
     ) -> Result<TokenResponse, OAuthError> {
-        let code = required("code", request.code.as_ref())?;
+        let code = request.code.as_deref().ok_or_else(|| OAuthError::missing("code"))?;
         let redemption = Redemption {
             client_id_hash: &client_id_hash(&client.id),
             redirect_uri: request.redirect_uri.as_deref(),
@@ -133,7 +122,7 @@ impl AuthorizationServer {
         request: &TokenRequest,
         resource: Option<&str>,
     ) -> Result<TokenResponse, OAuthError> {
-        let token = required("refresh_token", request.refresh_token.as_ref())?;
+        let token = request.refresh_token.as_deref().ok_or_else(|| OAuthError::missing("refresh_token"))?;
         let (id, generation) = RefreshToken::open(token, &client.secrets.keyring).ok_or_else(refresh::ended)?;
         let (idle, max) = (self.config.sessions.idle_ttl.signed(), self.config.sessions.max_ttl.signed());
         for _ in 0..ATTEMPTS {
@@ -166,7 +155,6 @@ impl AuthorizationServer {
         Err(OAuthError::temporarily_unavailable("too many refreshes at once: try again"))
     }
 
-    /// Ends a session that the access rules no longer allow.
     async fn check_rules(&self, stored: &Stored, client_ip: Option<IpAddr>) -> Result<(), OAuthError> {
         match self.rules.evaluate(&stored.session) {
             Verdict::Allow => Ok(()),

@@ -107,9 +107,6 @@ struct MetadataCache {
 
 impl Issuer {
     /// The redirect URI is `/callback` of `public_url`.
-    ///
-    /// # Errors
-    /// If the issuer URL or the redirect URI is not a valid URL.
     pub fn new(config: &ProxyConfig, public_url: &PublicUrl, client: HttpClient) -> Result<Self, url::ParseError> {
         let groups = config.access.groups.clone();
         let config = &config.identity_provider;
@@ -144,9 +141,6 @@ impl Issuer {
     }
 
     /// Returns the URL of the authorization request at the issuer.
-    ///
-    /// # Errors
-    /// [`LoginError::Unavailable`] if the issuer's metadata cannot be fetched.
     pub async fn login_url(&self, login: &Login, credentials: &Credentials<'_>) -> Result<String, LoginError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
@@ -157,7 +151,7 @@ impl Issuer {
             .add_scopes(self.scopes.iter().cloned())
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
         let mut parameters = self.parameters.clone();
-        for (name, value) in self.refresh_token_parameters(&metadata) {
+        for &(name, value) in self.refresh_token_parameters(&metadata) {
             if name == "scope" {
                 request = request.add_scope(Scope::new(value.to_owned()));
                 continue;
@@ -178,24 +172,19 @@ impl Issuer {
 
     /// Parameters that make the issuer return a refresh token: Google has its own parameter and, like OpenID Connect (Core
     /// §11), requires consent each time; others use the scope `offline_access` or need nothing.
-    fn refresh_token_parameters(&self, metadata: &OidcProviderMetadata) -> Vec<(&'static str, &'static str)> {
+    fn refresh_token_parameters(&self, metadata: &OidcProviderMetadata) -> &[(&'static str, &'static str)] {
         let offered = || metadata.scopes_supported().is_some_and(|all| all.iter().any(|s| **s == OFFLINE_ACCESS));
-        if !self.rechecks {
-            Vec::new()
-        } else if self.url.as_str() == GOOGLE {
-            vec![("access_type", "offline"), ("prompt", "consent")]
-        } else if offered() && !self.scopes.iter().any(|scope| **scope == OFFLINE_ACCESS) {
-            vec![("scope", OFFLINE_ACCESS), ("prompt", "consent")]
+        if self.rechecks && self.url.as_str() == GOOGLE {
+            &[("access_type", "offline"), ("prompt", "consent")]
+        } else if self.rechecks && offered() && !self.scopes.iter().any(|scope| **scope == OFFLINE_ACCESS) {
+            &[("scope", OFFLINE_ACCESS), ("prompt", "consent")]
         } else {
-            Vec::new()
+            &[]
         }
     }
 
     /// Redeems the issuer's code and verifies the ID token (OIDC Core §3.1.3.7): signature, issuer, audience, times and
     /// the login's nonce.
-    ///
-    /// # Errors
-    /// See [`LoginError`].
     pub async fn redeem_code(
         &self,
         code: String,

@@ -34,9 +34,6 @@ impl From<LoginError> for RecheckError {
 
 impl Issuer {
     /// Redeems the refresh token and updates `person` from the response.
-    ///
-    /// # Errors
-    /// [`RecheckError::Gone`] if the issuer ended the login, else [`RecheckError::Failed`].
     pub async fn recheck(
         &self,
         refresh_token: &SecretString,
@@ -66,9 +63,6 @@ impl Issuer {
     }
 
     /// Fetches the issuer's metadata, if it is not cached.
-    ///
-    /// # Errors
-    /// If it cannot be fetched.
     pub async fn prepare(&self) -> Result<(), LoginError> {
         self.metadata(METADATA_VALID).await.map(drop)
     }

@@ -48,9 +48,6 @@ pub struct Fetcher(Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<By
 
 impl Fetcher {
     /// Trusts the system's root certificates.
-    ///
-    /// # Errors
-    /// If the system has none.
     pub fn new() -> io::Result<Self> {
         let mut tcp = HttpConnector::new_with_resolver(GaiResolver::new().map_result(public_addresses as _));
         tcp.enforce_http(false);
@@ -60,8 +57,6 @@ impl Fetcher {
         Ok(Self(client))
     }
 
-    /// # Errors
-    /// `temporarily_unavailable` if the host does not respond, `invalid_client_metadata` for anything but a document.
     pub async fn fetch(&self, url: &DocumentUrl, now: Timestamp) -> Result<FetchedDocument, OAuthError> {
         let unavailable = |why: &str| {
             OAuthError::temporarily_unavailable(format!("the client's metadata document cannot be fetched: {why}"))

@@ -4,15 +4,12 @@
 mod addresses;
 mod fetch;
 
-use std::{
-    num::NonZeroU32,
-    sync::{Arc, OnceLock},
-};
+use std::{convert::Infallible, num::NonZeroU32, sync::Arc};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jiff::{SignedDuration, Timestamp};
 use quick_cache::sync::Cache;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use self::fetch::{FetchedDocument, Fetcher};
 use crate::{
@@ -44,7 +41,7 @@ const MAX_HOSTS: usize = 1_000;
 /// The documents of one replica.
 pub struct ClientDocuments {
     /// Created at the first fetch: its root certificates take a megabyte of memory.
-    fetcher: OnceLock<Fetcher>,
+    fetcher: OnceCell<Fetcher>,
     redirects: Redirects,
     cache: Cache<DocumentUrl, Arc<Mutex<CacheEntry>>>,
     hosts: Cache<String, Arc<DefaultDirectRateLimiter>>,
@@ -66,7 +63,7 @@ struct Document {
 impl ClientDocuments {
     pub fn new(redirects: &Redirects) -> Self {
         Self {
-            fetcher: OnceLock::new(),
+            fetcher: OnceCell::new(),
             redirects: redirects.clone(),
             cache: Cache::new(MAX_DOCUMENTS),
             hosts: Cache::new(MAX_HOSTS),
@@ -75,23 +72,15 @@ impl ClientDocuments {
     }
 
     /// Returns the client that the document at `url` describes.
-    ///
-    /// # Errors
-    /// `temporarily_unavailable` if the document cannot be fetched, `invalid_client_metadata` or `invalid_redirect_uri` if it
-    /// is invalid.
     pub async fn client(&self, url: &DocumentUrl, now: Timestamp) -> Result<Client, OAuthError> {
-        self.client_with(url, now, async || self.fetcher()?.fetch(url, now).await).await
+        self.client_with(url, now, async || self.fetcher().await?.fetch(url, now).await).await
     }
 
-    fn fetcher(&self) -> Result<&Fetcher, OAuthError> {
-        if let Some(fetcher) = self.fetcher.get() {
-            return Ok(fetcher);
-        }
-        let new = Fetcher::new().map_err(|error| {
+    async fn fetcher(&self) -> Result<&Fetcher, OAuthError> {
+        self.fetcher.get_or_try_init(async || Fetcher::new()).await.map_err(|error| {
             tracing::error!(%error, "client metadata documents cannot be fetched without the system's root certificates");
             OAuthError::temporarily_unavailable("this server cannot fetch client metadata documents")
-        })?;
-        Ok(self.fetcher.get_or_init(|| new))
+        })
     }
 
     async fn client_with<F>(
@@ -146,12 +135,9 @@ impl ClientDocuments {
     }
 
     fn admit(&self, host: &str) -> bool {
-        let limiter = self.hosts.get(host).unwrap_or_else(|| {
-            let new = Arc::new(RateLimiter::direct(PER_HOST));
-            self.hosts.insert(host.to_owned(), new.clone());
-            new
-        });
-        limiter.check().is_ok() && self.total.check().is_ok()
+        let new = || Ok::<_, Infallible>(Arc::new(RateLimiter::direct(PER_HOST)));
+        let limiter = self.hosts.get_or_insert_with(host, new);
+        limiter.is_ok_and(|limiter| limiter.check().is_ok()) && self.total.check().is_ok()
     }
 }
 

@@ -32,10 +32,7 @@ impl FromRequestParts<Arc<AuthorizationServer>> for ClientIp {
     }
 }
 
-/// Reads the parameters and authenticates the client.
-///
-/// # Errors
-/// The error for the audit log, and the response.
+/// Reads the parameters and authenticates the client. The error is for the audit log.
 pub fn authenticate(
     server: &AuthorizationServer,
     ip: Option<IpAddr>,

@@ -21,7 +21,6 @@ use crate::{
     },
 };
 
-/// The form of the consent page.
 #[derive(Deserialize)]
 pub struct Submission {
     form: String,

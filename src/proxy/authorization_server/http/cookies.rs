@@ -48,12 +48,10 @@ impl<'a> Cookies<'a> {
         self.get(&self.browser_name()).filter(|value| value.len() == 43)
     }
 
-    /// The cookie of the login with this `state` at the issuer.
     pub fn login(&self, state: &str) -> Option<&'a str> {
         self.get(&self.login_name(state))
     }
 
-    /// Names and values of all login cookies.
     pub fn logins(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
         let prefix = format!("{}login-", self.prefix);
         self.pairs.iter().copied().filter(move |(name, _)| name.starts_with(&prefix))

@@ -1,6 +1,7 @@
 //! Rate limits: the endpoints cost work before a user has logged in.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -27,7 +28,6 @@ const TOTAL: Quota = Quota::per_second(NonZeroU32::new(3_000).unwrap()).allow_bu
 /// Clients with a limiter of their own, about 2 MiB. The least used are evicted.
 const MAX_CLIENTS: usize = 10_000;
 
-/// The limits of one replica.
 pub struct Limits {
     total: DefaultDirectRateLimiter,
     /// `None` without trusted proxies: the client IP may be that of a proxy.
@@ -42,20 +42,11 @@ impl Limits {
     }
 
     fn admit(&self, request: &Request) -> bool {
-        if let (Some(clients), Some(client)) =
-            (&self.clients, client_of(request.extensions(), request.headers(), &self.trusted))
-        {
-            let client = network(client);
-            let limiter = clients.get(&client).unwrap_or_else(|| {
-                let new = Arc::new(RateLimiter::direct(PER_CLIENT));
-                clients.insert(client, new.clone());
-                new
-            });
-            if limiter.check().is_err() {
-                return false;
-            }
-        }
-        self.total.check().is_ok()
+        let client = client_of(request.extensions(), request.headers(), &self.trusted).map(network);
+        let new = || Ok::<_, Infallible>(Arc::new(RateLimiter::direct(PER_CLIENT)));
+        let limiter =
+            self.clients.as_ref().zip(client).map(|(clients, client)| clients.get_or_insert_with(&client, new));
+        limiter.is_none_or(|limiter| limiter.is_ok_and(|limiter| limiter.check().is_ok())) && self.total.check().is_ok()
     }
 }
 
@@ -67,7 +58,6 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The state of [`rate_limit`].
 #[derive(Clone)]
 pub struct RateLimit {
     pub limits: Arc<Limits>,
@@ -76,7 +66,6 @@ pub struct RateLimit {
     pub pages: bool,
 }
 
-/// Middleware that rejects requests beyond the limits.
 pub async fn rate_limit(State(state): State<RateLimit>, request: Request, next: Next) -> Response {
     if state.limits.admit(&request) {
         return next.run(request).await;

@@ -44,7 +44,7 @@ mod tests {
             let bed = Bed::new(&REFRESHES).await;
             let (_, tokens) = bed.redeem().await;
             let response = bed.post("/revoke", &[("token", tokens[token].as_str().unwrap())]).await;
-            assert_eq!(answer.0, 200);
+            assert_eq!(response.0, 200);
             assert!(bed.stored().await.is_none());
             assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
         }

@@ -104,8 +104,9 @@ impl ClientMetadata {
     /// Returns the described client, without the redirect URIs that the rules refuse: clients register several at once
     /// (Cursor: one with a custom scheme). At least one must remain.
     pub fn client(self, auth_method: AuthMethod, rules: &Redirects, issued_at: i64) -> Result<Client, OAuthError> {
-        let lacks =
-            |types: &Option<Vec<String>>, name| types.as_ref().is_some_and(|types| !types.iter().any(|t| t == name));
+        let lacks = |types: &Option<Vec<String>>, name: &str| {
+            types.as_ref().is_some_and(|types| !types.iter().any(|t| t == name))
+        };
         if lacks(&self.grant_types, "authorization_code") {
             return Err(OAuthError::invalid_client_metadata("grant_types must include authorization_code"));
         }
@@ -190,7 +191,7 @@ impl Client {
             client_name: self.name,
             client_secret_expires_at: client_secret.as_ref().map(|_| 0),
             client_secret,
-            grant_types: if self.refreshes { &GRANT_TYPES } else { &GRANT_TYPES[..1] },
+            grant_types: if self.refreshes { &GRANT_TYPES } else { &["authorization_code"] },
             redirect_uris: self.redirect_uris,
             response_types: ["code"],
             token_endpoint_auth_method: self.auth_method.as_str(),

@@ -11,7 +11,6 @@ use crate::api::{
 /// Always listed: the default of an absent list is `client_secret_basic` alone.
 const AUTH_METHODS: [&str; 3] = ["none", "client_secret_post", "client_secret_basic"];
 
-/// `authorization_code` comes first: it is the only one of clients without refresh tokens.
 pub(super) const GRANT_TYPES: [&str; 2] = ["authorization_code", "refresh_token"];
 
 /// RFC 8414 §2. All endpoints are at the root: clients of MCP 2025-03-26 and some that ignore this document expect them there.

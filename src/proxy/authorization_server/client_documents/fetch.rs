@@ -22,7 +22,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use jiff::{SignedDuration, Timestamp};
-use tower::{BoxError, ServiceExt, util::MapResult};
+use tower::{BoxError, util::MapResult};
 
 use super::addresses::is_public;
 use crate::media_type::media_type;
@@ -49,7 +49,8 @@ pub struct Fetcher(Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<By
 impl Fetcher {
     /// Trusts the system's root certificates.
     pub fn new() -> io::Result<Self> {
-        let mut tcp = HttpConnector::new_with_resolver(GaiResolver::new().map_result(public_addresses as _));
+        let resolver: PublicResolver = MapResult::new(GaiResolver::new(), public_addresses);
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
         let tls = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1();
         // No idle connections: a document is fetched about once a day.

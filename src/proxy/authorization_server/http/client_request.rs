@@ -38,18 +38,19 @@ pub fn authenticate(
     ip: Option<IpAddr>,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<(AuthenticatedClient, Parameters), (OAuthError, Response)> {
-    let body =
-        body.map_err(|rejection| (OAuthError::invalid_request("the body cannot be read"), unreadable(&rejection)))?;
+) -> Result<(AuthenticatedClient, Parameters), (OAuthError, Box<Response>)> {
+    let body = body.map_err(|rejection| {
+        (OAuthError::invalid_request("the body cannot be read"), Box::new(unreadable(&rejection)))
+    })?;
     let secrets = server.secrets.load_full();
     let result = parameters(headers, &body).and_then(|parameters| {
-        let (basic, get) = (basic_credentials(headers)?, |name| parameters.get(name));
+        let (basic, get) = (basic_credentials(headers)?, |name: &str| parameters.get(name));
         let id = server.known_clients(&secrets).authenticate(basic, get("client_id"), get("client_secret"))?;
         Ok((id, parameters))
     });
     match result {
         Ok((id, parameters)) => Ok((AuthenticatedClient { id, secrets, ip }, parameters)),
-        Err(error) => Err((error.clone(), error_response(headers, error))),
+        Err(error) => Err((error.clone(), Box::new(error_response(headers, error)))),
     }
 }
 

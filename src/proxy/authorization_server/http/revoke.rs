@@ -24,7 +24,7 @@ pub async fn revoke(
         Ok(authenticated) => authenticated,
         Err((error, response)) => {
             server.revocation_rejected(&error, client_ip);
-            return response;
+            return *response;
         }
     };
     let token = parameters.get("token").map(str::to_owned);

@@ -25,7 +25,7 @@ pub async fn token(
         Ok(authenticated) => authenticated,
         Err((error, response)) => {
             server.token_rejected(&error, client_ip);
-            return response;
+            return *response;
         }
     };
     let get = |name: &str| parameters.get(name).map(str::to_owned);

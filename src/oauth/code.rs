@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{OAuthError, authorize::AuthorizationRequest, pkce};
+use super::{OAuthError, authorize::AuthorizationRequest, pkce, tokens::TokenRequest};
 use crate::{
     api::SessionPhase,
     crypto::{Keyring, Purpose},
@@ -31,17 +31,6 @@ pub struct Code {
     refreshes: bool,
     #[serde(rename = "e")]
     expires_at: i64,
-}
-
-/// The parameters of a token request that must match the code.
-#[derive(Clone, Copy)]
-pub struct Redemption<'a> {
-    pub client_id_hash: &'a str,
-    /// Optional (OAuth 2.1 §4.1.3).
-    pub redirect_uri: Option<&'a str>,
-    pub verifier: Option<&'a str>,
-    /// The audience of the requested resource.
-    pub resource: Option<&'a str>,
 }
 
 /// A valid code, perhaps used before: [`activate`] decides that.
@@ -83,22 +72,29 @@ impl Code {
 
     /// Opens a code and compares every field. A failure does not end the session: a stolen code without its verifier must
     /// not end it.
-    pub fn redeem(code: &str, with: Redemption<'_>, keyring: &Keyring, now: Timestamp) -> Result<Redeemed, OAuthError> {
+    pub fn redeem(
+        request: &TokenRequest,
+        client_id_hash: &str,
+        keyring: &Keyring,
+        now: Timestamp,
+    ) -> Result<Redeemed, OAuthError> {
         let unknown = || OAuthError::invalid_grant("the code is unknown or has expired");
+        let code = request.code.as_deref().ok_or_else(|| OAuthError::missing("code"))?;
         let code: Self = keyring.open(Purpose::Code, code).ok_or_else(unknown)?;
         if now.as_second() >= code.expires_at {
             return Err(unknown());
         }
-        if code.client_id_hash != with.client_id_hash {
+        if code.client_id_hash != client_id_hash {
             return Err(OAuthError::invalid_grant("the code was issued to another client"));
         }
-        if with.redirect_uri.is_some_and(|uri| uri != code.redirect_uri) {
+        // Optional since OAuth 2.1 §4.1.3.
+        if request.redirect_uri.as_ref().is_some_and(|uri| *uri != code.redirect_uri) {
             return Err(OAuthError::invalid_grant("redirect_uri is not the one of the authorization request"));
         }
-        if !with.verifier.is_some_and(|verifier| pkce::verifies(verifier, &code.challenge)) {
+        if !request.code_verifier.as_ref().is_some_and(|verifier| pkce::verifies(verifier, &code.challenge)) {
             return Err(OAuthError::invalid_grant("code_verifier does not fit the code_challenge"));
         }
-        if with.resource.is_some_and(|resource| resource != code.resource) {
+        if request.resource.as_ref().is_some_and(|resource| *resource != code.resource) {
             return Err(OAuthError::invalid_target("resource is not the one of the authorization request"));
         }
         let session = code.session.parse().map_err(|_| unknown())?;
@@ -133,12 +129,13 @@ mod tests {
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-    fn good() -> Redemption<'static> {
-        Redemption {
-            client_id_hash: "hash",
-            redirect_uri: Some("http://localhost:1234/callback"),
-            verifier: Some(VERIFIER),
-            resource: Some("https://mcp.example.com/mcp"),
+    fn good(code: &str) -> TokenRequest {
+        TokenRequest {
+            code: Some(code.to_owned()),
+            redirect_uri: Some("http://localhost:1234/callback".to_owned()),
+            code_verifier: Some(VERIFIER.to_owned()),
+            resource: Some("https://mcp.example.com/mcp".to_owned()),
+            ..TokenRequest::default()
         }
     }
 
@@ -147,26 +144,28 @@ mod tests {
         let (keyring, now) = (keyring(), Timestamp::UNIX_EPOCH);
         let id = session("a").id;
         let code = Code::seal(id, &request(), &keyring, now).unwrap();
-        let redeem = |with, at| Code::redeem(&code, with, &keyring, at);
-        assert_eq!(redeem(good(), now).unwrap(), Redeemed { session: id, refreshes: true });
-        assert!(redeem(Redemption { redirect_uri: None, resource: None, ..good() }, now).is_ok());
-        for (with, expected) in [
-            (Redemption { client_id_hash: "other", ..good() }, ErrorCode::InvalidGrant),
-            (Redemption { redirect_uri: Some("http://localhost:1/callback"), ..good() }, ErrorCode::InvalidGrant),
-            (Redemption { verifier: None, ..good() }, ErrorCode::InvalidGrant),
+        let redeem = |request: &TokenRequest, at| Code::redeem(request, "hash", &keyring, at);
+        let good = || good(&code);
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(redeem(&good(), now).unwrap(), Redeemed { session: id, refreshes: true });
+        assert!(redeem(&TokenRequest { redirect_uri: None, resource: None, ..good() }, now).is_ok());
+        assert_eq!(Code::redeem(&good(), "other", &keyring, now).unwrap_err().code, ErrorCode::InvalidGrant);
+        for (request, expected) in [
+            (TokenRequest { redirect_uri: some("http://localhost:1/callback"), ..good() }, ErrorCode::InvalidGrant),
+            (TokenRequest { code_verifier: None, ..good() }, ErrorCode::InvalidGrant),
             (
-                Redemption { verifier: Some("wrong-wrong-wrong-wrong-wrong-wrong-wrong-wrong"), ..good() },
+                TokenRequest { code_verifier: some("wrong-wrong-wrong-wrong-wrong-wrong-wrong-wrong"), ..good() },
                 ErrorCode::InvalidGrant,
             ),
             (
-                Redemption { resource: Some("https://mcp.example.com/servers/a/mcp"), ..good() },
+                TokenRequest { resource: some("https://mcp.example.com/servers/a/mcp"), ..good() },
                 ErrorCode::InvalidTarget,
             ),
         ] {
-            assert_eq!(redeem(with, now).unwrap_err().code, expected);
+            assert_eq!(redeem(&request, now).unwrap_err().code, expected);
         }
-        assert_eq!(redeem(good(), now + LIFETIME).unwrap_err().code, ErrorCode::InvalidGrant);
-        assert!(Code::redeem("forged", good(), &keyring, now).is_err());
+        assert_eq!(redeem(&good(), now + LIFETIME).unwrap_err().code, ErrorCode::InvalidGrant);
+        assert!(redeem(&TokenRequest { code: some("forged"), ..good() }, now).is_err());
     }
 
     #[test]

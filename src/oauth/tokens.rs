@@ -1,4 +1,4 @@
-//! Issues access and refresh tokens.
+//! Token requests and responses.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,6 +8,17 @@ use crate::{
     crypto::{AccessClaims, Keyring, SigningRing, now_seconds},
     session::Session,
 };
+
+/// The parameters of a token request (RFC 6749 §4.1.3 and §6, RFC 7636 §4.5, RFC 8707 §2.2).
+#[derive(Default)]
+pub struct TokenRequest {
+    pub grant_type: Option<String>,
+    pub code: Option<String>,
+    pub redirect_uri: Option<String>,
+    pub code_verifier: Option<String>,
+    pub refresh_token: Option<String>,
+    pub resource: Option<String>,
+}
 
 /// The response to a token request (RFC 6749 §5.1).
 #[derive(Serialize)]

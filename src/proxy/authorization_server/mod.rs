@@ -39,7 +39,6 @@ pub use self::{
     client_documents::ClientDocuments,
     consent::{ApprovedLogin, ConsentPrompt},
     login::{IssuerResponse, LoginFailure},
-    token::TokenRequest,
 };
 use super::{
     clock::Clock,

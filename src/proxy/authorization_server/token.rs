@@ -9,9 +9,9 @@ use crate::{
     crypto::random_bytes,
     oauth::{
         OAuthError, client_id_hash,
-        code::{self, Activation, Code, Redemption},
+        code::{self, Activation, Code},
         refresh::{self, Refresh, RefreshToken},
-        tokens::{TokenIssuer, TokenResponse},
+        tokens::{TokenIssuer, TokenRequest, TokenResponse},
     },
     proxy::{
         observability::{
@@ -28,33 +28,28 @@ use crate::{
 /// Attempts at a refresh while other writers win the compare-and-swap.
 const ATTEMPTS: usize = 5;
 
-/// The parameters of a token request (RFC 6749 §4.1.3 and §6, RFC 7636 §4.5, RFC 8707 §2.2).
-pub struct TokenRequest {
-    pub grant_type: Option<String>,
-    pub code: Option<String>,
-    pub redirect_uri: Option<String>,
-    pub code_verifier: Option<String>,
-    pub refresh_token: Option<String>,
-    pub resource: Option<String>,
-}
-
 impl AuthorizationServer {
     /// Redeems a code or a refresh token. Tokens are issued only against the store's current record, never from memory.
-    pub async fn token(&self, client: AuthenticatedClient, request: TokenRequest) -> Result<TokenResponse, OAuthError> {
+    pub async fn token(
+        &self,
+        client: AuthenticatedClient,
+        mut request: TokenRequest,
+    ) -> Result<TokenResponse, OAuthError> {
         let grant = match request.grant_type.as_deref() {
             Some("authorization_code") => Grant::AuthorizationCode,
             Some("refresh_token") => Grant::RefreshToken,
             _ => Grant::Other,
         };
         let redeem = async {
-            let resource = request.resource.as_deref();
-            let resource = resource.map(|resource| self.resources.resolve(Some(resource))).transpose()?;
+            if let Some(resource) = &mut request.resource {
+                *resource = self.resources.resolve(Some(resource.as_str()))?;
+            }
             if request.grant_type.is_none() {
                 return Err(OAuthError::missing("grant_type"));
             }
             match grant {
-                Grant::AuthorizationCode => self.redeem_code(&client, &request, resource.as_deref()).await,
-                Grant::RefreshToken => self.refresh(&client, &request, resource.as_deref()).await,
+                Grant::AuthorizationCode => self.redeem_code(&client, &request).await,
+                Grant::RefreshToken => self.refresh(&client, &request).await,
                 Grant::Other => {
                     Err(OAuthError::unsupported_grant_type("grant_type must be authorization_code or refresh_token"))
                 }
@@ -81,17 +76,9 @@ impl AuthorizationServer {
         &self,
         client: &AuthenticatedClient,
         request: &TokenRequest,
-        resource: Option<&str>,
     ) -> Result<TokenResponse, OAuthError> {
-        let code = request.code.as_deref().ok_or_else(|| OAuthError::missing("code"))?;
-        let redemption = Redemption {
-            client_id_hash: &client_id_hash(&client.id),
-            redirect_uri: request.redirect_uri.as_deref(),
-            verifier: request.code_verifier.as_deref(),
-            resource,
-        };
         let now = self.now();
-        let redeemed = Code::redeem(code, redemption, &client.secrets.keyring, now)?;
+        let redeemed = Code::redeem(request, &client_id_hash(&client.id), &client.secrets.keyring, now)?;
         let used = || OAuthError::invalid_grant("the code has been used");
         let stored = self.read(redeemed.session).await?.ok_or_else(used)?;
         self.check_rules(&stored, client.ip).await?;
@@ -116,12 +103,7 @@ impl AuthorizationServer {
         }
     }
 
-    async fn refresh(
-        &self,
-        client: &AuthenticatedClient,
-        request: &TokenRequest,
-        resource: Option<&str>,
-    ) -> Result<TokenResponse, OAuthError> {
+    async fn refresh(&self, client: &AuthenticatedClient, request: &TokenRequest) -> Result<TokenResponse, OAuthError> {
         let token = request.refresh_token.as_deref().ok_or_else(|| OAuthError::missing("refresh_token"))?;
         let (id, generation) = RefreshToken::open(token, &client.secrets.keyring).ok_or_else(refresh::ended)?;
         let (idle, max) = (self.config.sessions.idle_ttl.signed(), self.config.sessions.max_ttl.signed());
@@ -129,7 +111,7 @@ impl AuthorizationServer {
             let now = self.now();
             let stored = self.read(id).await?.ok_or_else(refresh::ended)?;
             let session = &stored.session;
-            refresh::check(session, &client_id_hash(&client.id), resource, now)?;
+            refresh::check(session, &client_id_hash(&client.id), request.resource.as_deref(), now)?;
             self.check_rules(&stored, client.ip).await?;
             let next = match refresh::decide(session, generation, now, self.refresh_grace(), idle, max) {
                 Refresh::Rotate(next) => *next,

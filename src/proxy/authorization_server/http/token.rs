@@ -12,7 +12,7 @@ use super::{
     client_request::{ClientIp, authenticate, error_response},
     respond::no_store,
 };
-use crate::proxy::authorization_server::{AuthorizationServer, TokenRequest};
+use crate::{oauth::tokens::TokenRequest, proxy::authorization_server::AuthorizationServer};
 
 /// `POST /token` (RFC 6749 §3.2).
 pub async fn token(

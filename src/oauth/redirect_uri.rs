@@ -71,6 +71,7 @@ pub fn host(uri: &str) -> String {
     }
 }
 
+/// Narrower than [`crate::api::is_loopback_host`]: without subdomains of `localhost` and the rest of `127.0.0.0/8`.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

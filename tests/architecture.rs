@@ -170,9 +170,10 @@ fn edges() -> BTreeMap<(&'static str, &'static str), PathBuf> {
     let mut edges = BTreeMap::new();
     for file in files(&source) {
         let module = module(&source, &file);
-        if module.iter().any(|part| {
-            matches!(part.as_str(), "tests" | "testing" | "fake_api" | "forged" | "faults" | "lying" | "seen")
-        }) || module.is_empty()
+        if module
+            .iter()
+            .any(|part| matches!(part.as_str(), "tests" | "testing" | "fake_api" | "forged" | "faults" | "audit_tests"))
+            || module.is_empty()
         {
             continue;
         }

@@ -22,9 +22,6 @@ use tokio_util::sync::CancellationToken;
 use super::authorization::{AnswerError, Authorization};
 use crate::listener::listen;
 
-/// The style of the proxy's pages.
-const STYLE: &str = include_str!("../../templates/style.css");
-
 /// How long a browser may take to fetch the last page.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 
@@ -51,7 +48,6 @@ struct Expected {
 #[derive(Template)]
 #[template(path = "message.html")]
 struct Page<'a> {
-    style: &'a str,
     title: &'a str,
     text: &'a str,
     hint: &'a str,
@@ -140,7 +136,7 @@ fn sentence(error: &AnswerError) -> String {
 
 /// No script, no frame, nothing kept, and the address with the code is told to nobody.
 fn page(status: StatusCode, title: &str, text: &str, hint: &str) -> Response {
-    let Ok(html) = (Page { style: STYLE, title, text, hint }).render() else {
+    let Ok(html) = (Page { title, text, hint }).render() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";

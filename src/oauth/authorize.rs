@@ -1,30 +1,25 @@
-//! The authorization request (RFC 6749 §4.1.1): what a client asks for before a person is asked.
-
-use std::collections::HashMap;
+//! The authorization request (RFC 6749 §4.1.1).
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OAuthError, OFFLINE_ACCESS, SCOPE, client_id_hash, known_clients::Asking, pkce, redirect_uri, resource::Resources,
+    OAuthError, OFFLINE_ACCESS, client_id_hash, known_clients::ResolvedClient, parameters::Parameters, pkce,
+    redirect_uri, resource::Resources,
 };
 use crate::api::{SessionClient, proxy::Redirects};
 
 /// A checked authorization request. It is sealed into the consent form and, once approved, into a cookie.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AuthorizationRequest {
-    /// The client's name.
     #[serde(rename = "n")]
     pub client_name: String,
-    /// SHA-256 of its id.
     #[serde(rename = "c")]
     pub client_id_hash: String,
-    /// Where the browser goes in the end.
     #[serde(rename = "r")]
     pub redirect_uri: String,
-    /// The client's own state.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// The S256 challenge.
+    /// The PKCE challenge, S256.
     #[serde(rename = "p")]
     pub challenge: String,
     /// The audience of the tokens.
@@ -36,7 +31,6 @@ pub struct AuthorizationRequest {
 }
 
 impl AuthorizationRequest {
-    /// The client, as sessions remember it.
     pub fn session_client(&self) -> SessionClient {
         SessionClient {
             name: self.client_name.clone(),
@@ -46,116 +40,72 @@ impl AuthorizationRequest {
     }
 }
 
-/// What cannot be granted, and to whom it is said.
+/// Why an authorization request is refused, by where the error is reported.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    /// To the person, on a page: nothing says that the redirect URI is the client's (RFC 6749 §4.1.2.1).
+pub enum AuthorizationError {
+    /// On a page: the redirect URI is not proven to be the client's (RFC 6749 §4.1.2.1).
     Page(OAuthError),
-    /// To the client, by its redirect URI.
-    Redirect {
-        /// The client's redirect URI, which it registered.
-        redirect_uri: String,
-        /// The client's state.
-        state: Option<String>,
-        /// What is wrong.
-        error: OAuthError,
-    },
+    /// By a redirect to the client.
+    Redirect { redirect_uri: String, state: Option<String>, error: OAuthError },
 }
 
-/// The parameters of an authorization request.
-pub struct Query<'a> {
-    parameters: HashMap<&'a str, &'a str>,
-    repeated: Option<&'a str>,
-}
-
-impl<'a> Query<'a> {
-    /// Gathers them.
-    pub fn new(pairs: &'a [(String, String)]) -> Self {
-        let (mut parameters, mut repeated) = (HashMap::new(), None);
-        for (name, value) in pairs {
-            // RFC 6749 §3.1: an empty value is as if it were left out.
-            if !value.is_empty() && parameters.insert(name.as_str(), value.as_str()).is_some() {
-                repeated = Some(name.as_str());
-            }
-        }
-        Self { parameters, repeated }
-    }
-
-    /// Which client asks. It decides where errors go, so it comes first.
-    ///
-    /// # Errors
-    /// On a page: nobody can be told otherwise.
-    pub fn client_id(&self) -> Result<&'a str, Refusal> {
-        self.get("client_id").ok_or_else(|| Refusal::Page(OAuthError::invalid_request("client_id is missing")))
-    }
-
-    fn get(&self, name: &str) -> Option<&'a str> {
-        self.parameters.get(name).copied()
+impl From<OAuthError> for AuthorizationError {
+    fn from(error: OAuthError) -> Self {
+        Self::Page(error)
     }
 }
 
-/// Checks what a client asks for.
-///
-/// # Errors
-/// Whom to tell what.
 pub fn check(
-    query: &Query<'_>,
-    asking: &Asking,
+    query: &Parameters,
+    resolved: &ResolvedClient,
     rules: &Redirects,
     resources: &Resources,
-) -> Result<AuthorizationRequest, Refusal> {
-    let (client, client_id) = (asking.client(), query.client_id()?);
-    let get = |name: &str| query.get(name);
-    let redirect_uri = match (get("redirect_uri"), client.redirect_uris.as_slice()) {
+) -> Result<AuthorizationRequest, AuthorizationError> {
+    let (client, client_id) = (resolved.client(), query.required("client_id")?);
+    let redirect_uri = match (query.get("redirect_uri"), client.redirect_uris.as_slice()) {
         (Some(requested), _) if client.allows(requested) => requested,
         (None, [only]) => only.as_str(),
         (Some(_), _) => {
-            return Err(Refusal::Page(OAuthError::invalid_request(
-                "redirect_uri is not one that the client registered",
-            )));
+            return Err(OAuthError::invalid_request("redirect_uri is not one that the client registered").into());
         }
-        (None, _) => return Err(Refusal::Page(OAuthError::invalid_request("redirect_uri is missing"))),
+        (None, _) => return Err(OAuthError::missing("redirect_uri").into()),
     };
-    if !matches!(asking, Asking::Listed(_)) {
-        // The rules may have become stricter since the client registered.
-        redirect_uri::check(redirect_uri, rules).map_err(|why| Refusal::Page(OAuthError::invalid_request(why)))?;
+    if !matches!(resolved, ResolvedClient::Static(_)) {
+        // The rules may have become stricter since the registration.
+        redirect_uri::check(redirect_uri, rules).map_err(OAuthError::invalid_request)?;
     }
-    let state = get("state").map(str::to_owned);
-    let refuse = |error| Refusal::Redirect { redirect_uri: redirect_uri.to_owned(), state: state.clone(), error };
-    if let Some(name) = query.repeated {
+    let state = query.get("state").map(str::to_owned);
+    let refuse =
+        |error| AuthorizationError::Redirect { redirect_uri: redirect_uri.to_owned(), state: state.clone(), error };
+    if let Some(name) = &query.repeated {
         return Err(refuse(if name == "resource" {
             OAuthError::invalid_target("one resource at a time: ask for each endpoint by itself")
         } else {
             OAuthError::invalid_request("a parameter may be sent once only")
         }));
     }
-    match get("response_type") {
+    match query.get("response_type") {
         Some("code") => {}
         Some(_) => return Err(refuse(OAuthError::unsupported_response_type("response_type must be code"))),
         None => return Err(refuse(OAuthError::invalid_request("response_type is missing: it must be code"))),
     }
-    let challenge = pkce::check_challenge(get("code_challenge"), get("code_challenge_method")).map_err(refuse)?;
-    let resource = resources.resolve(get("resource")).map_err(refuse)?;
+    let (challenge, method) = (query.get("code_challenge"), query.get("code_challenge_method"));
+    let scopes = query.get("scope").unwrap_or_default();
     Ok(AuthorizationRequest {
         client_name: client.name.clone(),
         client_id_hash: client_id_hash(client_id),
         redirect_uri: redirect_uri.to_owned(),
-        state: state.clone(),
-        challenge,
-        resource,
-        refreshes: client.refreshes
-            || get("scope").is_some_and(|scope| scope.split(' ').any(|scope| scope == OFFLINE_ACCESS)),
+        challenge: pkce::check_challenge(challenge, method).map_err(refuse)?,
+        resource: resources.resolve(query.get("resource")).map_err(refuse)?,
+        refreshes: client.refreshes || scopes.split(' ').any(|scope| scope == OFFLINE_ACCESS),
+        state,
     })
-}
-
-/// The scopes that every request is narrowed to.
-pub fn granted_scopes() -> Vec<String> {
-    vec![SCOPE.to_owned()]
 }
 
 #[cfg(test)]
 pub mod tests {
     use serde_json::json;
+    use url::form_urlencoded;
 
     use super::super::{
         ErrorCode,
@@ -192,8 +142,12 @@ pub mod tests {
         query
     }
 
-    fn check(query: &[(String, String)]) -> Result<AuthorizationRequest, Refusal> {
-        super::check(&Query::new(query), &Asking::Registered(client()), &Redirects::default(), &resources())
+    fn parse(query: &[(String, String)]) -> Parameters {
+        Parameters::parse(form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish().as_bytes())
+    }
+
+    fn check(query: &[(String, String)]) -> Result<AuthorizationRequest, AuthorizationError> {
+        super::check(&parse(query), &ResolvedClient::Registered(client()), &Redirects::default(), &resources())
     }
 
     #[test]
@@ -211,17 +165,17 @@ pub mod tests {
             [("redirect_uri", Some("https://evil.example.com/"))],
             [("redirect_uri", Some("http://localhost:1234/other"))],
         ] {
-            assert!(matches!(check(&query(&changes)), Err(Refusal::Page(_))), "{changes:?}");
+            assert!(matches!(check(&query(&changes)), Err(AuthorizationError::Page(_))), "{changes:?}");
         }
     }
 
     #[test]
-    fn listed_client_redirect_uri_is_exempt_from_redirect_rules() {
+    fn static_client_redirect_uri_is_exempt_from_redirect_rules() {
         let elsewhere = Client { redirect_uris: vec!["https://chat.internal/callback".to_owned()], ..client() };
         let query = query(&[("redirect_uri", Some("https://chat.internal/callback"))]);
-        let check = |asking| super::check(&Query::new(&query), &asking, &Redirects::default(), &resources());
-        assert!(check(Asking::Listed(elsewhere.clone())).is_ok());
-        assert!(matches!(check(Asking::Registered(elsewhere)), Err(Refusal::Page(_))));
+        let check = |client| super::check(&parse(&query), &client, &Redirects::default(), &resources());
+        assert!(check(ResolvedClient::Static(elsewhere.clone())).is_ok());
+        assert!(matches!(check(ResolvedClient::Registered(elsewhere)), Err(AuthorizationError::Page(_))));
     }
 
     #[test]
@@ -233,7 +187,7 @@ pub mod tests {
             ([("code_challenge_method", Some("plain"))], ErrorCode::InvalidRequest),
             ([("resource", Some("https://evil.example.com/mcp"))], ErrorCode::InvalidTarget),
         ] {
-            let Err(Refusal::Redirect { redirect_uri, state, error }) = check(&query(&changes)) else {
+            let Err(AuthorizationError::Redirect { redirect_uri, state, error }) = check(&query(&changes)) else {
                 panic!("{changes:?}")
             };
             assert_eq!(error.code, expected, "{changes:?}");
@@ -243,7 +197,7 @@ pub mod tests {
         let mut twice = query(&[]);
         twice.push(("resource".to_owned(), "https://mcp.example.com/servers/a/mcp".to_owned()));
         assert!(
-            matches!(check(&twice), Err(Refusal::Redirect { error, .. }) if error.code == ErrorCode::InvalidTarget)
+            matches!(check(&twice), Err(AuthorizationError::Redirect { error, .. }) if error.code == ErrorCode::InvalidTarget)
         );
     }
 

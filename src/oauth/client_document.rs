@@ -1,19 +1,19 @@
-//! Client id metadata documents (draft-ietf-oauth-client-id-metadata-document; MCP 2026-07-28, client registration): the
-//! `client_id` is an address, and what is found there describes the client.
+//! Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document; MCP 2026-07-28, client registration): the
+//! `client_id` is the URL of a document that describes the client.
 
 use url::{Host, Url};
 
 use super::{
     OAuthError,
-    client::{AuthMethod, Client, Metadata},
+    client::{AuthMethod, Client, ClientMetadata},
     redirect_uri::is_known_host,
 };
 use crate::api::proxy::{Clients, MetadataDocuments, Redirects};
 
-/// The longest address, in bytes: it comes back in query strings.
+/// In bytes: clients send the URL in query strings.
 const MAX_LENGTH: usize = 512;
 
-/// The address of a metadata document that the rules let us ask for.
+/// The URL of a metadata document that the rules allow to fetch.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct DocumentUrl {
     text: String,
@@ -21,15 +21,11 @@ pub struct DocumentUrl {
 }
 
 impl DocumentUrl {
-    /// Whether an id has the look of such an address, right or not.
-    pub fn is_meant_by(id: &str) -> bool {
+    /// Whether a `client_id` is a URL, valid or not.
+    pub fn is_url(id: &str) -> bool {
         id.starts_with("https://") || id.starts_with("http://")
     }
 
-    /// Checks the form of the address and whether its host may be asked.
-    ///
-    /// # Errors
-    /// `invalid_client`, with the field that would let it in.
     pub fn parse(id: &str, rules: &Clients) -> Result<Self, OAuthError> {
         let refuse = |why: &'static str| Err(OAuthError::invalid_client(why));
         if rules.metadata_documents == MetadataDocuments::Disabled {
@@ -39,7 +35,7 @@ impl DocumentUrl {
             return refuse("the address of a client metadata document may have 512 characters at most");
         }
         let Ok(url) = Url::parse(id) else { return refuse("client_id is not an address") };
-        // What is written in two ways is read in two ways; this also leaves no dot segments, credentials in another case, ...
+        // Two parsers may read a non-canonical URL differently. This also refuses dot segments.
         if url.scheme() != "https" || url.as_str() != id {
             return refuse("the address of a client metadata document must be https and in its one canonical spelling");
         }
@@ -60,34 +56,29 @@ impl DocumentUrl {
         Ok(Self { host: host.to_owned(), text: id.to_owned() })
     }
 
-    /// The address, as the client spelled it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The host.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The client that a document found here describes.
-    ///
-    /// # Errors
-    /// `invalid_client_metadata` or `invalid_redirect_uri`, with what is wrong in the document.
-    pub fn read(&self, body: &[u8], redirects: &Redirects) -> Result<Client, OAuthError> {
-        let metadata = Metadata::parse(body, "the client metadata document")?;
+    pub fn parse_document(&self, body: &[u8], redirects: &Redirects) -> Result<Client, OAuthError> {
+        let metadata = ClientMetadata::parse(body, "the client metadata document")?;
+        let refuse = |why: &'static str| Err(OAuthError::invalid_client_metadata(why));
         if metadata.client_id.as_deref() != Some(self.as_str()) {
-            return Err(OAuthError::invalid_client_metadata(
+            return refuse(
                 "client_id in the client metadata document must be the document's own address, byte for byte",
-            ));
+            );
         }
         if metadata.client_name.as_deref().is_none_or(|name| name.trim().is_empty()) {
-            return Err(OAuthError::invalid_client_metadata("the client metadata document has no client_name"));
+            return refuse("the client metadata document has no client_name");
         }
         if metadata.token_endpoint_auth_method.as_deref().is_some_and(|method| method != "none") {
-            return Err(OAuthError::invalid_client_metadata(
+            return refuse(
                 "token_endpoint_auth_method in the client metadata document must be none: such clients have no secret here",
-            ));
+            );
         }
         metadata.client(AuthMethod::None, redirects, 0)
     }
@@ -119,7 +110,7 @@ pub mod tests {
     }
 
     fn read(document: &Value) -> Result<Client, OAuthError> {
-        document_url().read(document.to_string().as_bytes(), &Redirects::default())
+        document_url().parse_document(document.to_string().as_bytes(), &Redirects::default())
     }
 
     #[test]
@@ -197,6 +188,6 @@ pub mod tests {
             assert_eq!(read(&document).map_err(|error| error.code), Err(expected), "{document}");
         }
         let any = Redirects { policy: RedirectPolicy::Any, hosts: Vec::new() };
-        assert!(document_url().read(b"<html>", &any).is_err());
+        assert!(document_url().parse_document(b"<html>", &any).is_err());
     }
 }

@@ -2,45 +2,33 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-/// An error of an OAuth endpoint: a code of the RFCs and a sentence for the person who has to mend it.
+/// An error response of an OAuth endpoint.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("{}: {description}", .code.as_str())]
 pub struct OAuthError {
-    /// What programs read.
     pub code: ErrorCode,
-    /// What people read (`error_description`): never a secret, and only what RFC 6749 §5.2 lets in.
+    /// `error_description`, for people. It contains no secret and only the characters of RFC 6749 §5.2.
     pub description: Cow<'static, str>,
 }
 
-/// The codes of the RFCs.
+/// The error codes of RFC 6749 §4.1.2.1 and §5.2, RFC 7591 §3.2.2 and RFC 8707 §2.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
-    /// RFC 6749 §5.2: a parameter is missing, repeated or malformed.
     InvalidRequest,
-    /// RFC 6749 §5.2: the client is unknown or did not prove who it is.
     InvalidClient,
-    /// RFC 6749 §5.2: the code or refresh token is not (or no longer) good.
     InvalidGrant,
-    /// RFC 6749 §5.2: another grant type than ours.
     UnsupportedGrantType,
-    /// RFC 6749 §4.1.2.1: another response type than `code`.
     UnsupportedResponseType,
-    /// RFC 6749 §4.1.2.1: the person, or a rule, said no.
     AccessDenied,
-    /// RFC 6749 §4.1.2.1: something is down; try again later.
     TemporarilyUnavailable,
-    /// RFC 6749 §4.1.2.1: something is wrong here, and trying again will not help.
     ServerError,
-    /// RFC 8707 §2: not one of our MCP endpoints.
     InvalidTarget,
-    /// RFC 7591 §3.2.2: no redirect URI that may be used.
     InvalidRedirectUri,
-    /// RFC 7591 §3.2.2: another member of the registration is not right.
     InvalidClientMetadata,
 }
 
 impl ErrorCode {
-    /// All of them, in their order.
+    /// In declaration order.
     pub const ALL: [Self; 11] = [
         Self::InvalidRequest,
         Self::InvalidClient,
@@ -55,7 +43,6 @@ impl ErrorCode {
         Self::InvalidClientMetadata,
     ];
 
-    /// The code as it stands in `error`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
@@ -73,13 +60,13 @@ impl ErrorCode {
     }
 }
 
-/// RFC 6749 §5.2 lets only these characters into a description.
-fn plain(description: Cow<'static, str>) -> Cow<'static, str> {
-    let fits = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
-    if description.chars().all(fits) {
+/// Replaces the characters that RFC 6749 §5.2 does not allow in a description.
+fn allowed_characters(description: Cow<'static, str>) -> Cow<'static, str> {
+    let allowed = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+    if description.chars().all(allowed) {
         return description;
     }
-    description.chars().map(|c| if fits(c) { c } else { '?' }).collect::<String>().into()
+    description.chars().map(|c| if allowed(c) { c } else { '?' }).collect::<String>().into()
 }
 
 macro_rules! constructors {
@@ -87,7 +74,7 @@ macro_rules! constructors {
         impl OAuthError {
             $(
                 pub(crate) fn $name(description: impl Into<Cow<'static, str>>) -> Self {
-                    Self { code: ErrorCode::$code, description: plain(description.into()) }
+                    Self { code: ErrorCode::$code, description: allowed_characters(description.into()) }
                 }
             )*
         }
@@ -106,6 +93,16 @@ constructors! {
     invalid_target => InvalidTarget,
     invalid_redirect_uri => InvalidRedirectUri,
     invalid_client_metadata => InvalidClientMetadata,
+}
+
+impl OAuthError {
+    pub(crate) fn missing(parameter: &str) -> Self {
+        Self::invalid_request(format!("{parameter} is missing"))
+    }
+
+    pub(crate) fn no_randomness() -> Self {
+        Self::temporarily_unavailable("this server has no randomness to give")
+    }
 }
 
 #[cfg(test)]

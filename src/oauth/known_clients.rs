@@ -1,5 +1,5 @@
-//! Which clients there are, and how each proves at the token endpoint that it is itself. Three kinds: those that registered
-//! themselves, those that whoever runs this server has listed, and those that a metadata document describes.
+//! Identifies and authenticates clients of three kinds: registered dynamically, static in the configuration, and described by
+//! a metadata document.
 
 use std::collections::HashMap;
 
@@ -16,104 +16,77 @@ use crate::{
     crypto::Keyring,
 };
 
-/// The clients of `clients.static`, by their ids, each with its secret if it has one.
+/// The clients of `clients.static` by their ids, with their secrets.
 #[derive(Clone, Debug, Default)]
-pub struct ListedClients(HashMap<String, (Client, Option<SecretString>)>);
+pub struct StaticClients(HashMap<String, (Client, Option<SecretString>)>);
 
-impl ListedClients {
-    /// Those of a configuration, with the secrets that `secret_of` finds.
-    ///
-    /// # Errors
-    /// What `secret_of` says.
+impl StaticClients {
     pub fn new<E>(
-        listed: &[StaticClient],
+        configured: &[StaticClient],
         mut secret_of: impl FnMut(&StaticClient) -> Result<Option<SecretString>, E>,
     ) -> Result<Self, E> {
-        let client = |listed: &StaticClient| {
-            let secret = secret_of(listed)?;
+        let client = |configured: &StaticClient| {
+            let secret = secret_of(configured)?;
             let client = Client {
-                name: listed.client_id.to_string(),
-                redirect_uris: listed.redirect_uris.iter().map(ToString::to_string).collect(),
+                name: configured.client_id.to_string(),
+                redirect_uris: configured.redirect_uris.iter().map(ToString::to_string).collect(),
                 auth_method: if secret.is_some() { AuthMethod::ClientSecretPost } else { AuthMethod::None },
                 refreshes: true,
                 issued_at: 0,
             };
-            Ok((listed.client_id.to_string(), (client, secret)))
+            Ok((configured.client_id.to_string(), (client, secret)))
         };
-        Ok(Self(listed.iter().map(client).collect::<Result<_, E>>()?))
+        Ok(Self(configured.iter().map(client).collect::<Result<_, E>>()?))
     }
 }
 
-/// A client that asks for a login.
+/// The client of an authorization request.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Asking {
-    /// It registered itself.
+pub enum ResolvedClient {
     Registered(Client),
-    /// It is listed: its redirect URIs are not held against `clients.redirects`.
-    Listed(Client),
-    /// A metadata document describes it.
-    Documented {
-        /// The document's host, which alone is proven.
+    /// Its redirect URIs are exempt from `clients.redirects`.
+    Static(Client),
+    /// `host` is the document's host, the only verified property.
+    Document {
         host: String,
-        /// What the document says.
         client: Client,
     },
 }
 
-impl Asking {
-    /// What it says of itself.
+impl ResolvedClient {
     pub const fn client(&self) -> &Client {
-        let (Self::Registered(client) | Self::Listed(client) | Self::Documented { client, .. }) = self;
+        let (Self::Registered(client) | Self::Static(client) | Self::Document { client, .. }) = self;
         client
     }
 }
 
-/// Everything by which clients are known.
 #[derive(Clone, Copy)]
 pub struct KnownClients<'a> {
-    /// Reads the ids that we gave out.
     pub keyring: &'a Keyring,
-    /// The listed ones.
-    pub listed: &'a ListedClients,
-    /// The rules for the others.
+    pub listed: &'a StaticClients,
     pub rules: &'a Clients,
 }
 
-/// What an id stands for.
-#[derive(Debug)]
-pub enum Found {
-    /// A client that is known.
-    Client(Asking),
-    /// The address of a document that has to be asked for.
-    Document(DocumentUrl),
-}
-
 impl KnownClients<'_> {
-    /// What the id of an authorization request stands for.
-    ///
-    /// # Errors
-    /// `invalid_client`, with what to do.
-    pub fn find(&self, id: &str) -> Result<Found, OAuthError> {
-        if let Some((client, _)) = self.listed.0.get(id) {
-            return Ok(Found::Client(Asking::Listed(client.clone())));
-        }
-        if let Some(client) = Client::from_id(id, self.keyring) {
-            return Ok(Found::Client(Asking::Registered(client)));
-        }
-        if DocumentUrl::is_meant_by(id) {
-            return DocumentUrl::parse(id, self.rules).map(Found::Document);
+    /// Returns a static or registered client.
+    pub fn find(&self, id: &str) -> Option<ResolvedClient> {
+        let listed = self.listed.0.get(id).map(|(client, _)| ResolvedClient::Static(client.clone()));
+        listed.or_else(|| Client::from_id(id, self.keyring).map(ResolvedClient::Registered))
+    }
+
+    /// Returns the URL of the metadata document of a client that [`Self::find`] does not know.
+    pub fn document_url(&self, id: &str) -> Result<DocumentUrl, OAuthError> {
+        if DocumentUrl::is_url(id) {
+            return DocumentUrl::parse(id, self.rules);
         }
         Err(OAuthError::invalid_client(
             "this server does not know the client: remove its stored login and connect again",
         ))
     }
 
-    /// The id of the client that sends a token request, which has proved that it is itself. `Authorization: Basic` and the
-    /// body may both name it if they agree: the Python SDK sends both. No document is fetched: whoever has none of our codes
-    /// and refresh tokens gets nothing by the id of a client that has no secret.
-    ///
-    /// # Errors
-    /// `invalid_client`.
+    /// Authenticates the client of a token request and returns its id. `Authorization: Basic` and the body may both contain the
+    /// id if it is the same: the Python SDK sends both. No metadata document is fetched: such a client has no secret, and its id
+    /// is useless without a code or refresh token.
     pub fn authenticate(
         &self,
         basic: Option<(String, String)>,
@@ -121,20 +94,20 @@ impl KnownClients<'_> {
         secret_in_body: Option<&str>,
     ) -> Result<String, OAuthError> {
         let (id, secret) = match (basic, id_in_body) {
-            (Some((id, _)), Some(named)) if id != named => {
+            (Some((id, _)), Some(in_body)) if id != in_body => {
                 return Err(OAuthError::invalid_client("Authorization and client_id name two clients"));
             }
             (Some((id, secret)), _) => (id, Some(secret)),
             (None, Some(id)) => (id.to_owned(), secret_in_body.map(str::to_owned)),
             (None, None) => return Err(OAuthError::invalid_client("client_id is missing")),
         };
-        // Some clients send an empty secret for none.
+        // Some public clients send an empty secret.
         let secret = secret.as_deref().filter(|secret| !secret.is_empty());
         if let Some((_, expected)) = self.listed.0.get(&id) {
-            check_listed(expected.as_ref(), secret)?;
+            check_static_secret(expected.as_ref(), secret)?;
         } else if let Some(client) = Client::from_id(&id, self.keyring) {
             client.authenticate(&id, secret, self.keyring)?;
-        } else if DocumentUrl::is_meant_by(&id) {
+        } else if DocumentUrl::is_url(&id) {
             DocumentUrl::parse(&id, self.rules)?;
             if secret.is_some() {
                 return Err(OAuthError::invalid_client("a client with a metadata document has no secret here"));
@@ -146,17 +119,19 @@ impl KnownClients<'_> {
     }
 }
 
-fn check_listed(expected: Option<&SecretString>, secret: Option<&str>) -> Result<(), OAuthError> {
-    let same = |expected: &SecretString, secret: &str| {
-        verify_slices_are_equal(expected.expose_secret().as_bytes(), secret.as_bytes()).is_ok()
+fn check_static_secret(expected: Option<&SecretString>, secret: Option<&str>) -> Result<(), OAuthError> {
+    let error = match (expected, secret) {
+        (None, None) => return Ok(()),
+        (Some(_), None) => "this client is listed with a secret and has to send it",
+        (None, Some(_)) => "this client is listed without a secret: send none",
+        (Some(expected), Some(secret)) => {
+            if verify_slices_are_equal(expected.expose_secret().as_bytes(), secret.as_bytes()).is_ok() {
+                return Ok(());
+            }
+            "the client secret is wrong"
+        }
     };
-    match (expected, secret) {
-        (None, None) => Ok(()),
-        (Some(expected), Some(secret)) if same(expected, secret) => Ok(()),
-        (Some(_), None) => Err(OAuthError::invalid_client("this client is listed with a secret and has to send it")),
-        (None, Some(_)) => Err(OAuthError::invalid_client("this client is listed without a secret: send none")),
-        (Some(_), Some(_)) => Err(OAuthError::invalid_client("the client secret is wrong")),
-    }
+    Err(OAuthError::invalid_client(error))
 }
 
 #[cfg(test)]
@@ -171,14 +146,14 @@ mod tests {
 
     const DOCUMENT: &str = "https://claude.ai/oauth/claude-code-client-metadata";
 
-    fn listed() -> ListedClients {
+    fn listed() -> StaticClients {
         let listed: Vec<StaticClient> = serde_json::from_value(json!([
             {"clientID": "typed-in", "redirectURIs": ["https://chat.internal/callback"],
                 "secretRef": {"name": "chat", "key": "secret"}},
             {"clientID": "public", "redirectURIs": ["http://localhost/callback"]},
         ]))
         .unwrap();
-        ListedClients::new(&listed, |listed| {
+        StaticClients::new(&listed, |listed| {
             Ok::<_, Infallible>(listed.secret_ref.as_ref().map(|_| SecretString::from("open sesame")))
         })
         .unwrap()
@@ -208,10 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn listed_client_authenticates_with_its_configured_credentials_only() {
+    fn static_client_authenticates_with_its_configured_credentials_only() {
         let (keyring, listed, rules) = (keyring(), listed(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
-        let Ok(Found::Client(Asking::Listed(client))) = known.find("typed-in") else { panic!("it is listed") };
+        let Some(ResolvedClient::Static(client)) = known.find("typed-in") else { panic!("it is listed") };
         assert!(client.allows("https://chat.internal/callback") && !client.allows("https://chat.internal/"));
         let of = |id: &str, secret: Option<&str>| known.authenticate(None, Some(id), secret).is_ok();
         assert!(of("typed-in", Some("open sesame")) && of("public", None) && of("public", Some("")));
@@ -228,9 +203,10 @@ mod tests {
 
     #[test]
     fn metadata_document_client_has_known_host_and_no_secret() {
-        let (keyring, listed, rules) = (keyring(), ListedClients::default(), Clients::default());
+        let (keyring, listed, rules) = (keyring(), StaticClients::default(), Clients::default());
         let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
-        assert!(matches!(known.find(DOCUMENT), Ok(Found::Document(url)) if url.as_str() == DOCUMENT));
+        assert_eq!(known.find(DOCUMENT), None);
+        assert_eq!(known.document_url(DOCUMENT).unwrap().as_str(), DOCUMENT);
         assert_eq!(known.authenticate(None, Some(DOCUMENT), None), Ok(DOCUMENT.to_owned()));
         for (id, secret) in [(DOCUMENT, Some("x")), ("https://evil.example/client", None)] {
             assert_eq!(

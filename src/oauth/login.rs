@@ -1,26 +1,27 @@
-//! The consent form and the approved login on its way through the issuer: both travel with the browser, sealed.
-
-use std::fmt;
+//! The consent form and the approved login. Both are sealed and kept by the browser.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::authorize::{AuthorizationRequest, granted_scopes};
+use super::{SCOPE, authorize::AuthorizationRequest};
 use crate::{
     api::{SessionClaims, SessionPhase, SessionUser},
     crypto::{Keyring, Purpose},
     session::{Session, SessionId},
 };
 
-/// How long a person may take from the consent page to the end of the login.
+/// The time limit for the consent page, and again for the login at the issuer.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 
-/// The most bytes that a login's cookie may have. Browsers take 4,096 with name and attributes, and three of ours at
-/// once must stay under the header limits of servers in front (8 KiB).
+/// The time limit for redeeming the code.
+const PENDING: SignedDuration = SignedDuration::from_mins(2);
+
+/// The largest login cookie in bytes. Browsers accept 4,096 with name and attributes, and three cookies must fit into the
+/// header limit of servers in front (8 KiB).
 pub const MAX_COOKIE: usize = 2500;
 
-/// What the consent page shows and its form brings back.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// The hidden content of the consent page's form.
+#[derive(Deserialize, Serialize)]
 pub struct ConsentForm {
     #[serde(rename = "q")]
     request: AuthorizationRequest,
@@ -29,19 +30,20 @@ pub struct ConsentForm {
 }
 
 impl ConsentForm {
-    /// A form that is good from `now` on.
-    pub fn new(request: AuthorizationRequest, now: Timestamp) -> Self {
-        Self { request, expires_at: (now + LIFETIME).as_second() }
-    }
-
-    /// The sealed form, and the proof that binds it to the browser with this cookie.
-    pub fn seal(&self, keyring: &Keyring, browser: &str) -> Option<(String, String)> {
-        let form = keyring.seal(Purpose::ConsentForm, self)?;
+    /// Returns the sealed form, and a MAC that binds it to the browser cookie; `None` without randomness.
+    pub fn seal(
+        request: AuthorizationRequest,
+        browser: &str,
+        keyring: &Keyring,
+        now: Timestamp,
+    ) -> Option<(String, String)> {
+        let form = Self { request, expires_at: (now + LIFETIME).as_second() };
+        let form = keyring.seal(Purpose::ConsentForm, &form)?;
         let binding = keyring.mac_text(Purpose::ConsentBinding, &[form.as_bytes(), browser.as_bytes()]);
         Some((form, binding))
     }
 
-    /// What was approved: `None` if the form is not ours, was shown in another browser, or is too old.
+    /// Returns the request of a submitted form; `None` if the form is forged, bound to another browser or expired.
     pub fn open(
         form: &str,
         binding: &str,
@@ -55,69 +57,53 @@ impl ConsentForm {
     }
 }
 
-/// How long a session waits for its code to be redeemed.
-const PENDING: SignedDuration = SignedDuration::from_mins(2);
-
-/// An approved login: what the callback needs to finish it.
+/// An approved login on its way through the issuer. It has no `Debug`: all members but the first and last are secrets.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Login {
-    /// What was approved.
     #[serde(rename = "q")]
     pub request: AuthorizationRequest,
-    /// Our state at the issuer.
+    /// The `state` at the issuer.
     #[serde(rename = "s")]
     pub state: String,
-    /// The nonce of the ID token; it names the session.
+    /// The nonce of the ID token. The session's id is derived from it.
     #[serde(rename = "n")]
     pub nonce: String,
     /// The PKCE verifier for the issuer.
     #[serde(rename = "v")]
     pub verifier: String,
     #[serde(rename = "e")]
-    expires_at: i64,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("expires_at", &self.expires_at).finish_non_exhaustive()
-    }
+    pub expires_at: i64,
 }
 
 impl Login {
-    /// A login that begins at `now`; `state`, `nonce` and `verifier` are random values of 43 characters.
+    /// `state`, `nonce` and `verifier` are random values of 43 characters.
     pub fn new(request: AuthorizationRequest, state: String, nonce: String, verifier: String, now: Timestamp) -> Self {
         Self { request, state, nonce, verifier, expires_at: (now + LIFETIME).as_second() }
     }
 
-    /// The cookie's value.
+    /// The value of the login cookie.
     pub fn seal(&self, keyring: &Keyring) -> Option<String> {
         keyring.seal(Purpose::Login, self)
     }
 
-    /// The login of a cookie: `None` if it is not ours or too old.
+    /// Returns the login in a cookie; `None` if it is forged or expired.
     pub fn open(cookie: &str, keyring: &Keyring, now: Timestamp) -> Option<Self> {
         keyring.open::<Self>(Purpose::Login, cookie).filter(|login| now.as_second() < login.expires_at)
     }
 
-    /// When it ends; the earliest is the one to give up if there are too many.
-    pub const fn expires_at(&self) -> i64 {
-        self.expires_at
-    }
-
-    /// Whether the cookie of a login for this request will be small enough.
+    /// Whether the login cookie of a request does not exceed [`MAX_COOKIE`].
     pub fn fits(request: &AuthorizationRequest) -> bool {
         let random = "r".repeat(43);
         let login = Self::new(request.clone(), random.clone(), random.clone(), random, Timestamp::MAX - LIFETIME);
         Keyring::sealed_len(&login).is_some_and(|length| length <= MAX_COOKIE)
     }
 
-    /// The session that this login makes at `now`.
     pub fn session(&self, id: SessionId, user: SessionUser, claims: SessionClaims, now: Timestamp) -> Session {
         Session {
             id,
             user,
             client: self.request.session_client(),
-            scopes: granted_scopes(),
+            scopes: vec![SCOPE.to_owned()],
             resource: self.request.resource.clone(),
             created_at: now,
             phase: SessionPhase::Pending,
@@ -130,7 +116,7 @@ impl Login {
         }
     }
 
-    /// The last part of the cookie's name: which login it is, without its state.
+    /// Distinguishes the cookies of concurrent logins without revealing `state`.
     pub fn cookie_suffix(state: &str) -> String {
         super::sha256_text(state).chars().take(16).collect()
     }
@@ -157,7 +143,7 @@ pub mod tests {
     #[test]
     fn a5_form_is_valid_for_its_browser_and_ten_minutes() {
         let (keyring, now) = (keyring(), Timestamp::UNIX_EPOCH);
-        let (form, binding) = ConsentForm::new(request(), now).seal(&keyring, "browser").unwrap();
+        let (form, binding) = ConsentForm::seal(request(), "browser", &keyring, now).unwrap();
         let open = |binding: &str, browser: &str, at| ConsentForm::open(&form, binding, browser, &keyring, at);
         assert_eq!(open(&binding, "browser", now), Some(request()));
         assert_eq!(open(&binding, "another", now), None);
@@ -170,8 +156,8 @@ pub mod tests {
         let (keyring, now) = (keyring(), Timestamp::UNIX_EPOCH);
         let login = Login::new(request(), "s".to_owned(), "n".to_owned(), "v".to_owned(), now);
         let cookie = login.seal(&keyring).unwrap();
-        assert_eq!(Login::open(&cookie, &keyring, now), Some(login));
-        assert_eq!(Login::open(&cookie, &keyring, now + LIFETIME), None);
+        assert!(Login::open(&cookie, &keyring, now) == Some(login));
+        assert!(Login::open(&cookie, &keyring, now + LIFETIME).is_none());
     }
 
     #[test]

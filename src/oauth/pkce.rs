@@ -1,17 +1,9 @@
 //! Proof Key for Code Exchange (RFC 7636), S256 only.
 
-use aws_lc_rs::{
-    constant_time::verify_slices_are_equal,
-    digest::{SHA256, digest},
-};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::OAuthError;
 
-/// Checks the challenge of an authorization request: there must be one, S256, of the length of a SHA-256.
-///
-/// # Errors
-/// `invalid_request`, with what to send instead.
 pub fn check_challenge(challenge: Option<&str>, method: Option<&str>) -> Result<String, OAuthError> {
     let Some(challenge) = challenge else {
         return Err(OAuthError::invalid_request("code_challenge is missing: this server requires PKCE with S256"));
@@ -28,10 +20,9 @@ pub fn check_challenge(challenge: Option<&str>, method: Option<&str>) -> Result<
 
 /// The S256 challenge of a verifier (RFC 7636 §4.2).
 pub fn challenge(verifier: &str) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()))
+    super::sha256_text(verifier)
 }
 
-/// Whether the verifier is the one that the challenge was made from.
 pub fn verifies(verifier: &str, challenge: &str) -> bool {
     let well_formed = (43..=128).contains(&verifier.len())
         && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));

@@ -1,4 +1,4 @@
-//! Where a browser may be sent back to (RFC 6749 §3.1.2, RFC 8252, OAuth 2.1 §2.3.1).
+//! Redirect URIs of clients (RFC 6749 §3.1.2, RFC 8252, OAuth 2.1 §2.3.1).
 
 use std::borrow::Cow;
 
@@ -13,24 +13,18 @@ use crate::api::{
 const KNOWN_HOSTS: [&str; 7] =
     ["claude.ai", "claude.com", "vscode.dev", "insiders.vscode.dev", "chatgpt.com", "cursor.com", "www.cursor.com"];
 
-/// Redirect URIs of well-known native clients, byte for byte: a scheme alone may be claimed by any program.
+/// Redirect URIs of well-known native clients, byte for byte: any program can register a custom scheme.
 const KNOWN_NATIVE: [&str; 1] = ["cursor://anysphere.cursor-mcp/oauth/callback"];
 
-/// The longest redirect URI that is taken, in bytes.
+/// In bytes.
 const MAX_LENGTH: usize = 512;
 
-/// Why a redirect URI may not be used, as an `error_description`.
-pub type Refusal = Cow<'static, str>;
-
-/// Checks a redirect URI against the rules of the resource.
-///
-/// # Errors
-/// Why it may not be used, and which field would let it in.
-pub fn check(uri: &str, rules: &Redirects) -> Result<(), Refusal> {
+/// Checks a redirect URI against the rules of the resource. The error is an `error_description`.
+pub fn check(uri: &str, rules: &Redirects) -> Result<(), Cow<'static, str>> {
     if uri.len() > MAX_LENGTH {
         return Err("a redirect URI may have 512 characters at most".into());
     }
-    // Backslashes, spaces, quotes and the like are read differently by different parsers.
+    // Two parsers may read backslashes, spaces and quotes differently.
     let plain =
         |b: u8| b.is_ascii_graphic() && !matches!(b, b'\\' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}');
     if !uri.bytes().all(plain) {
@@ -48,40 +42,30 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Refusal> {
     match (url.scheme(), url.host()) {
         ("http", Some(_)) if is_loopback(&url) => Ok(()),
         ("https", Some(_)) if is_loopback(&url) || rules.policy == RedirectPolicy::Any => Ok(()),
-        ("https", Some(Host::Domain(host))) => {
-            if is_known_host(host, rules) {
-                Ok(())
-            } else {
-                Err(format!(
-                    "{host} is not a known MCP client's host: whoever runs this server can add it to spec.clients.redirects.hosts"
-                )
-                .into())
-            }
-        }
+        ("https", Some(Host::Domain(host))) if is_known_host(host, rules) => Ok(()),
+        ("https", Some(Host::Domain(host))) => Err(format!(
+            "{host} is not a known MCP client's host: whoever runs this server can add it to spec.clients.redirects.hosts"
+        )
+        .into()),
         ("https", Some(_)) => Err("a redirect URI must name its host, not an address".into()),
         ("http", _) => Err("a redirect URI must be https; http is for localhost only".into()),
         _ => Err("a redirect URI must be https, or http for localhost; this scheme is not a known MCP client's".into()),
     }
 }
 
-/// Whether a host is a well-known MCP client's, or listed in the rules.
 pub fn is_known_host(host: &str, rules: &Redirects) -> bool {
     KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| *listed == *host)
 }
 
-/// Whether the requested redirect URI is the registered one: byte for byte, except for the port of a loopback URI
-/// (RFC 8252 §7.3), which clients choose at each login, also with the name `localhost`.
+/// Whether two redirect URIs are equal byte for byte, except for the port of a loopback URI, which clients choose at each
+/// login (RFC 8252 §7.3). Unlike there, `localhost` counts as loopback.
 pub fn matches(registered: &str, requested: &str) -> bool {
-    if registered == requested {
-        return true;
-    }
-    match (without_loopback_port(registered), without_loopback_port(requested)) {
-        (Some(registered), Some(requested)) => registered == requested,
-        _ => false,
-    }
+    registered == requested
+        || without_loopback_port(registered)
+            .is_some_and(|registered| without_loopback_port(requested) == Some(registered))
 }
 
-/// The host that a person is sent back to, for the consent page: the scheme for native clients.
+/// The host of a redirect URI for display; the scheme of a native client.
 pub fn host(uri: &str) -> String {
     match Url::parse(uri) {
         Ok(url) if matches!(url.scheme(), "http" | "https") => url.host_str().unwrap_or_default().to_owned(),

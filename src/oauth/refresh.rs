@@ -1,5 +1,5 @@
-//! Refresh tokens (RFC 6749 §6): sealed {session, generation}, so that nothing secret is at rest. A generation is replaced
-//! by the next when it is used; that a lost answer or a second process does not log anybody out is the point of the rules.
+//! Refresh tokens (RFC 6749 §6). A token is the sealed session id and generation; no secret is stored. Each use replaces the
+//! generation by the next one. A lost response or a second process of the client does not end the session.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,7 @@ use crate::{
     session::{Session, SessionId},
 };
 
-/// What a refresh token says.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub struct RefreshToken {
     #[serde(rename = "i")]
     session: String,
@@ -21,23 +20,19 @@ pub struct RefreshToken {
 }
 
 impl RefreshToken {
-    /// The token of a session's current generation, as the client gets it.
+    /// Returns the sealed token of the session's current generation.
     pub fn current(session: &Session, keyring: &Keyring) -> Option<String> {
         keyring.seal(Purpose::RefreshToken, &Self { session: session.id.to_string(), generation: session.rotation })
     }
 
-    /// The session and generation of a token that we gave out.
+    /// Returns session and generation; `None` if the token is forged.
     pub fn open(token: &str, keyring: &Keyring) -> Option<(SessionId, u64)> {
         let token: Self = keyring.open(Purpose::RefreshToken, token)?;
         Some((token.session.parse().ok()?, token.generation))
     }
 }
 
-/// Checks that a session can be refreshed by this client at `now`, for this resource if it names one. Nothing happens to the
-/// session when a check fails: a wrong resource must not cost the client its token.
-///
-/// # Errors
-/// `invalid_grant`, or `invalid_target` for a resource other than the login's.
+/// Checks that this client may refresh the session. A failure does not consume the token.
 pub fn check(
     session: &Session,
     client_id_hash: &str,
@@ -56,27 +51,23 @@ pub fn check(
     Ok(())
 }
 
-/// The session of a refresh token is no more.
 pub fn ended() -> OAuthError {
     OAuthError::invalid_grant("the session has ended: log in again")
 }
 
-/// What a refresh comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refresh {
-    /// The current generation: the next is written by compare-and-swap.
+    /// Write this session by compare-and-swap and issue its generation.
     Rotate(Box<Session>),
-    /// An older one that is still answered: the client gets the current generation again; nothing is written.
+    /// Issue the current generation again; nothing is written.
     Repeat,
-    /// The session ends, for this reason.
+    /// End the session, for this reason.
     End(&'static str),
 }
 
-/// Decides on a refresh token of `generation` at `now`.
-///
-/// The current generation N becomes N+1. N-1 is answered with the current one until N has been used, and `grace` longer:
-/// a lost answer, two processes, two egress addresses. Older ones have been stolen, or the successor has. One ahead of the
-/// record proves that the record is from a backup.
+/// Decides on a refresh token of `generation`. The current generation N becomes N+1. N-1 is valid until N has been used and
+/// for `grace` after that (lost response, second process). An older token, or its successor, was stolen. A newer one proves
+/// that the record was restored from a backup.
 pub fn decide(
     session: &Session,
     generation: u64,

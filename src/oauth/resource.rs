@@ -1,12 +1,11 @@
-//! Which MCP endpoints there are, and what tokens for them are called (RFC 8707).
+//! The MCP endpoints as resources, and the audiences of their tokens (RFC 8707).
 
 use url::Url;
 
 use super::OAuthError;
 use crate::api::{PathPattern, PublicUrl};
 
-/// The MCP endpoints of a proxy. Each concrete path is a resource of its own; its audience is its URL without a slash at
-/// the end.
+/// The MCP endpoints of a proxy. Each concrete path is a resource; its audience is its URL without a trailing slash.
 #[derive(Clone, Debug)]
 pub struct Resources {
     public_url: PublicUrl,
@@ -14,58 +13,53 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// The endpoints at these paths.
     pub fn new(public_url: PublicUrl, paths: Vec<PathPattern>) -> Self {
         Self { public_url, paths }
     }
 
-    /// The path without a slash at its end, if it is one of ours.
+    /// Returns the path of an MCP endpoint without its trailing slash; `None` for any other path.
     pub fn path<'a>(&self, path: &'a str) -> Option<&'a str> {
         self.find(path).map(|(_, path)| path)
     }
 
-    /// The same, and which of the patterns it is one of.
+    /// [`Self::path`], and the index of its pattern.
     pub fn find<'a>(&self, path: &'a str) -> Option<(usize, &'a str)> {
         let path = path.strip_suffix('/').unwrap_or(path);
         Some((self.paths.iter().position(|pattern| pattern.matches(path))?, path))
     }
 
-    /// How many patterns there are.
     pub fn len(&self) -> usize {
         self.paths.len()
     }
 
-    /// The first path that is one path: what clients connect to by default.
+    /// The first path without a wildcard.
     pub fn default_path(&self) -> &str {
         self.paths.iter().find(|pattern| pattern.is_literal()).map_or("/mcp", PathPattern::as_str)
     }
 
-    /// The audience of tokens for a path, which must be one that [`Self::path`] gave.
+    /// The audience of tokens for a path that [`Self::path`] returned.
     pub fn audience(&self, path: &str) -> String {
         self.public_url.join(path)
     }
 
-    /// Whether it is [`Self::audience`] of the path.
+    /// Whether `audience` is [`Self::audience`] of `path`, without an allocation.
     pub fn is_audience(&self, audience: &str, path: &str) -> bool {
         audience.strip_prefix(self.public_url.as_str()) == Some(path)
     }
 
-    /// The audience that a request for `resource` is about; without one, the first path's. Spellings that name the same
-    /// endpoint (a slash at the end, capitals in scheme and host) are the same.
-    ///
-    /// # Errors
-    /// `invalid_target` for anything that is not one of our endpoints.
+    /// Returns the audience of a `resource` parameter; the default path's if it is absent. A trailing slash and the case of
+    /// scheme and host make no difference.
     pub fn resolve(&self, resource: Option<&str>) -> Result<String, OAuthError> {
         let Some(resource) = resource else {
             return Ok(self.audience(self.default_path()));
         };
         let audience = Url::parse(resource).ok().and_then(|url| {
-            let ours = url.origin().ascii_serialization() == self.public_url.as_str()
+            let own = url.origin().ascii_serialization() == self.public_url.as_str()
                 && url.username().is_empty()
                 && url.password().is_none()
                 && url.query().is_none()
                 && url.fragment().is_none();
-            ours.then(|| self.path(url.path()).map(|path| self.audience(path)))?
+            own.then(|| self.path(url.path()).map(|path| self.audience(path)))?
         });
         audience.ok_or_else(|| {
             OAuthError::invalid_target(format!(

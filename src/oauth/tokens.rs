@@ -1,4 +1,4 @@
-//! The response of the token endpoint (RFC 6749 §5.1): an access token and, for clients that refresh, a refresh token.
+//! Token requests and responses.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,11 +9,23 @@ use crate::{
     session::Session,
 };
 
+/// The parameters of a token request (RFC 6749 §4.1.3 and §6, RFC 7636 §4.5, RFC 8707 §2.2).
+#[derive(Default)]
+pub struct TokenRequest {
+    pub grant_type: Option<String>,
+    pub code: Option<String>,
+    pub redirect_uri: Option<String>,
+    pub code_verifier: Option<String>,
+    pub refresh_token: Option<String>,
+    pub resource: Option<String>,
+}
+
 /// The response to a token request (RFC 6749 §5.1).
 #[derive(Serialize)]
 pub struct TokenResponse {
     pub access_token: String,
-    pub token_type: TokenType,
+    /// `Bearer` (RFC 6750).
+    pub token_type: &'static str,
     /// Lifetime of the access token in seconds.
     pub expires_in: u64,
     pub scope: String,
@@ -21,30 +33,17 @@ pub struct TokenResponse {
     pub refresh_token: Option<String>,
 }
 
-/// The only token type (RFC 6750).
-#[derive(Debug, Serialize)]
-pub enum TokenType {
-    Bearer,
-}
-
-/// Issues access and refresh tokens.
-pub struct Mint<'a> {
-    /// Signs access tokens.
+pub struct TokenIssuer<'a> {
     pub signing: &'a SigningRing,
-    /// Seals refresh tokens.
     pub keyring: &'a Keyring,
     /// Public URL of this server, the `iss` claim.
     pub issuer: &'a str,
-    /// Lifetime of an access token in seconds.
     pub access_ttl: u64,
 }
 
-impl Mint<'_> {
+impl TokenIssuer<'_> {
     /// Builds the token response for a session before the session is stored. A code or refresh token is thus consumed
     /// only if its response exists. `jti` distinguishes tokens issued in the same second.
-    ///
-    /// # Errors
-    /// `temporarily_unavailable` when no key may sign yet.
     pub fn issue(
         &self,
         session: &Session,
@@ -70,7 +69,7 @@ impl Mint<'_> {
             scope: scope.as_str().into(),
         };
         let access_token = self.signing.sign(&claims, now).map_err(|error| {
-            tracing::error!(%error, "no token can be signed");
+            tracing::error!(%error, "signing an access token failed");
             unavailable()
         })?;
         let refresh_token = match refreshes {
@@ -78,7 +77,7 @@ impl Mint<'_> {
             false => None,
         };
         let expires_in = expires.saturating_sub(issued);
-        Ok(TokenResponse { access_token, token_type: TokenType::Bearer, expires_in, scope, refresh_token })
+        Ok(TokenResponse { access_token, token_type: "Bearer", expires_in, scope, refresh_token })
     }
 }
 
@@ -96,25 +95,26 @@ mod tests {
     fn access_token_never_outlives_its_session() {
         let (signing, keyring) = (ring(), keyring());
         let issuer = "https://mcp.example.com";
-        let mint = Mint { signing: &signing, keyring: &keyring, issuer, access_ttl: 3600 };
+        let tokens = TokenIssuer { signing: &signing, keyring: &keyring, issuer, access_ttl: 3600 };
         let session = session("a");
-        let at = |now| mint.issue(&session, "client", true, "jti".to_owned(), now).unwrap();
+        let at = |now| tokens.issue(&session, "client", true, "jti".to_owned(), now).unwrap();
         let minute_before = session.expires_at - SignedDuration::from_mins(1);
         assert_eq!(at(minute_before).expires_in, 60);
-        let answer = at(session.expires_at - SignedDuration::from_hours(2));
-        assert_eq!((answer.expires_in, &*answer.scope), (3600, "mcp"));
-        assert_eq!(RefreshToken::open(&answer.refresh_token.unwrap(), &keyring), Some((session.id, 0)));
-        let (token, mut room) = (&answer.access_token, Vec::new());
-        let claims = signing.verify(token, issuer, now_seconds(minute_before) - 6000, &mut room).unwrap();
+        let response = at(session.expires_at - SignedDuration::from_hours(2));
+        assert_eq!((response.expires_in, &*response.scope), (3600, "mcp"));
+        assert_eq!(RefreshToken::open(&response.refresh_token.unwrap(), &keyring), Some((session.id, 0)));
+        let (token, mut buffer) = (&response.access_token, Vec::new());
+        let claims = signing.verify(token, issuer, now_seconds(minute_before) - 6000, &mut buffer).unwrap();
         assert_eq!((&*claims.sid, &*claims.aud), (&*session.id.to_string(), &*session.resource));
     }
 
     #[test]
     fn client_without_refresh_grant_gets_no_refresh_token() {
         let (signing, keyring) = (ring(), keyring());
-        let mint = Mint { signing: &signing, keyring: &keyring, issuer: "https://mcp.example.com", access_ttl: 3600 };
+        let tokens =
+            TokenIssuer { signing: &signing, keyring: &keyring, issuer: "https://mcp.example.com", access_ttl: 3600 };
         let session = session("a");
-        let answer = mint.issue(&session, "client", false, "jti".to_owned(), session.created_at).unwrap();
-        assert_eq!(answer.refresh_token, None);
+        let response = tokens.issue(&session, "client", false, "jti".to_owned(), session.created_at).unwrap();
+        assert_eq!(response.refresh_token, None);
     }
 }

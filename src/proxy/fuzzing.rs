@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::{
     authorization_server::http::{Cookies, basic_credentials, parameters},
@@ -24,10 +24,11 @@ use crate::{
     crypto::{Keyring, Purpose, SigningKeys, SigningRing},
     http1::{ResponseHead, WireError, read_head},
     oauth::{
-        authorize::{self, Query, Refusal},
+        authorize::{self, AuthorizationError},
         client::Client,
         client_document::DocumentUrl,
-        known_clients::{Asking, KnownClients, ListedClients},
+        known_clients::{KnownClients, ResolvedClient, StaticClients},
+        parameters::Parameters,
         redirect_uri,
         resource::Resources,
     },
@@ -58,7 +59,7 @@ pub fn registration(body: &[u8]) {
     assert!(!client.name.is_empty() && !client.name.chars().any(char::is_control));
     if let Ok(id) = client.id(&KEYRING) {
         assert_eq!(Client::from_id(&id, &KEYRING).as_ref(), Some(&client));
-        assert!(!client.answer(&id, &KEYRING).is_null());
+        assert_eq!(client.registration_response(&KEYRING).map(|response| response.client_id), Ok(id));
     }
 }
 
@@ -86,15 +87,13 @@ pub fn redirect(text: &str) {
 
 /// `GET /authorize`: an error goes by a redirect only to where the client registered.
 pub fn authorization(query: &[u8]) {
-    let mut pairs: Vec<(String, String)> = form_urlencoded::parse(query).into_owned().collect();
     // Otherwise nearly every input ends at the first check.
-    pairs.push(("client_id".to_owned(), "any".to_owned()));
-    let query = Query::new(&pairs);
-    let asking = Asking::Registered(CLIENT.clone());
-    let redirect_uri = match authorize::check(&query, &asking, &Redirects::default(), &RESOURCES) {
+    let query = Parameters::parse(&[query, b"&client_id=any"].concat());
+    let client = ResolvedClient::Registered(CLIENT.clone());
+    let redirect_uri = match authorize::check(&query, &client, &Redirects::default(), &RESOURCES) {
         Ok(request) => request.redirect_uri,
-        Err(Refusal::Redirect { redirect_uri, .. }) => redirect_uri,
-        Err(Refusal::Page(_)) => return,
+        Err(AuthorizationError::Redirect { redirect_uri, .. }) => redirect_uri,
+        Err(AuthorizationError::Page(_)) => return,
     };
     assert!(CLIENT.allows(&redirect_uri));
 }
@@ -124,7 +123,7 @@ pub fn document(text: &str) {
     let url = Url::parse(address).expect("it is an address");
     assert_eq!((url.scheme(), url.port(), url.as_str()), ("https", None, address));
     assert!(url.domain().is_some() && url.path().len() > 1);
-    if let Ok(client) = document.read(body.as_bytes(), &any.redirects) {
+    if let Ok(client) = document.parse_document(body.as_bytes(), &any.redirects) {
         assert!(client.redirect_uris.iter().all(|uri| redirect_uri::check(uri, &any.redirects).is_ok()));
     }
 }
@@ -140,10 +139,10 @@ pub fn token_request(data: &[u8]) {
         headers.insert(header::AUTHORIZATION, value);
     }
     let (Ok(parameters), Ok(basic)) = (parameters(&headers, body), basic_credentials(&headers)) else { return };
-    let (listed, rules) = (ListedClients::default(), Clients::default());
+    let (listed, rules) = (StaticClients::default(), Clients::default());
     let known = KnownClients { keyring: &KEYRING, listed: &listed, rules: &rules };
-    let get = |name: &str| parameters.get(name).map(String::as_str);
-    if let Ok(id) = known.authenticate(basic, get("client_id"), get("client_secret")) {
+    let (id, secret) = (parameters.get("client_id"), parameters.get("client_secret"));
+    if let Ok(id) = known.authenticate(basic, id, secret) {
         assert!(DocumentUrl::parse(&id, &rules).is_ok(), "{id}");
     }
 }

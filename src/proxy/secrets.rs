@@ -9,7 +9,7 @@ use crate::{
     config::{CredentialFiles, ProxyConfig},
     crypto::{InvalidEncryptionKey, Keyring, SigningRing},
     crypto::{SigningKeys, SigningKeysError},
-    oauth::known_clients::ListedClients,
+    oauth::known_clients::StaticClients,
 };
 
 /// What the mounted Secrets hold.
@@ -23,7 +23,7 @@ pub struct Secrets {
     /// The keys that access tokens are signed with.
     pub signing: SigningRing,
     /// The clients of `clients.static`, with their secrets.
-    pub listed: ListedClients,
+    pub listed: StaticClients,
     /// The certificates of `identityProvider.caRef`. They are public, and changed as secrets are.
     pub ca: Option<String>,
     /// What the files held, to see whether they have changed: all of them, and those of the encryption keys.
@@ -103,7 +103,7 @@ impl Secrets {
             previous_key.clone(),
             signing_keys.clone(),
         ];
-        let listed = ListedClients::new(&config.clients.listed, |listed| {
+        let listed = StaticClients::new(&config.clients.listed, |listed| {
             let Some(path) = listed.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
                 return Ok(None);
             };

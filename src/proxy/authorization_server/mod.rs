@@ -1,15 +1,15 @@
-//! The authorization server: what MCP clients and browsers request before a client holds an access token.
+//! The authorization server: everything that MCP clients and browsers request until a client has an access token.
 //!
-//! The service ([`AuthorizationServer`]) does what the endpoints are for: it reads and writes sessions, queries the issuer,
-//! counts and audits. `http/` parses a request, runs one function of the service on the control runtime and maps its result.
+//! [`AuthorizationServer`] is the service: it reads and writes sessions, queries the issuer, counts and audits. A handler in
+//! `http/` parses a request, calls one method of the service and maps its result.
 //!
 //! ```text
 //! request                  handler in http/   service and core                                      RFC
 //! GET  /.well-known/...    well_known         oauth::metadata                                       8414, 9728
 //! GET  /jwks               well_known         crypto::SigningRing::jwks                             7517
-//! POST /register           register           oauth::client::Client::register (nothing is stored)   7591
-//! GET  /authorize          authorize          oauth::authorize::check: client, redirect URI,        6749 4.1.1, 7636,
-//!                                             resource, challenge; shows the consent page           8707
+//! POST /register           register           register: client_id with a MAC, nothing is stored     7591
+//! GET  /authorize          authorize          authorize: client, redirect URI, resource, challenge; 6749 4.1.1, 7636,
+//!                                             the form of the consent page is sealed                8707
 //! POST /consent            consent            approve: login sealed into a cookie, redirect to the  OpenID Connect
 //!                                             issuer with PKCE, nonce and state                     Core 3.1.2
 //! GET  /callback           callback           finish_login: code for ID token, access rules,        Core 3.1.3, 6749
@@ -20,14 +20,16 @@
 //! ```
 
 mod client_documents;
+mod consent;
 pub mod http;
 mod login;
 mod recheck;
+mod registration;
 mod revocation;
 mod store;
 mod token;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
@@ -35,9 +37,8 @@ use tokio::runtime::Handle;
 
 pub use self::{
     client_documents::ClientDocuments,
-    login::{Approved, IssuerResponse, LoginFailure},
-    revocation::RevocationRequest,
-    token::TokenRequest,
+    consent::ApprovedLogin,
+    login::{IssuerResponse, LoginFailure},
 };
 use super::{
     clock::Clock,
@@ -47,28 +48,23 @@ use super::{
     sessions::{SessionStore, Sessions},
 };
 use crate::{
-    access::{Denied, Person, Rules},
+    access::Rules,
     api::PublicUrl,
     config::ProxyConfig,
-    oauth::{known_clients::KnownClients, resource::Resources},
+    oauth::{OAuthError, known_clients::KnownClients, resource::Resources},
 };
 
-/// What the endpoints of the authorization server work with.
 pub struct AuthorizationServer {
     pub config: ProxyConfig,
-    /// The issuer of our tokens.
+    /// The `iss` of our tokens.
     pub public_url: PublicUrl,
-    /// The MCP endpoints.
     pub resources: Resources,
-    /// The OpenID Connect issuer that people log in at.
     pub issuer: Arc<Issuer>,
-    /// The cached metadata documents of clients whose `client_id` is a URL.
     pub documents: Arc<ClientDocuments>,
-    /// The mounted Secrets, as last read.
     pub secrets: Arc<ArcSwap<Secrets>>,
-    /// Its calls run on `control`.
+    /// Its calls must run on `control`.
     pub store: Arc<dyn SessionStore>,
-    /// The runtime for everything that is not the request path.
+    /// The runtime of everything outside the request path.
     pub control: Handle,
     pub sessions: Arc<Sessions>,
     pub rules: Arc<Rules>,
@@ -76,42 +72,37 @@ pub struct AuthorizationServer {
     pub clock: Clock,
 }
 
+/// The authenticated client of a token or revocation request.
+pub struct AuthenticatedClient {
+    pub id: String,
+    /// The secrets that authenticated the client; its response is made with the same.
+    pub secrets: Arc<Secrets>,
+    pub ip: Option<IpAddr>,
+}
+
 impl AuthorizationServer {
-    /// The lifetime of an access token (`tokens.accessTTL`).
-    pub fn access_ttl(&self) -> SignedDuration {
-        self.config.tokens.access_ttl.signed()
-    }
-
-    /// How long a session lives after its last refresh (`sessions.idleTTL`).
-    pub fn idle_ttl(&self) -> SignedDuration {
-        self.config.sessions.idle_ttl.signed()
-    }
-
-    /// The longest life of a session (`sessions.maxTTL`).
-    pub fn max_ttl(&self) -> SignedDuration {
-        self.config.sessions.max_ttl.signed()
-    }
-
-    /// How long a superseded refresh token is still honoured after its successor was used (`tokens.refreshGrace`).
+    /// How long a superseded refresh token is accepted after the use of its successor (`tokens.refreshGrace`).
     pub fn refresh_grace(&self) -> SignedDuration {
         self.config.tokens.refresh_grace.signed()
     }
 
-    /// Whether the access rules let a person in.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check_access(&self, person: &Person) -> Result<(), Denied> {
-        self.rules.check(person)
-    }
-
-    /// Every way in which a client can be known.
     pub fn known_clients<'a>(&'a self, secrets: &'a Secrets) -> KnownClients<'a> {
         KnownClients { keyring: &secrets.keyring, listed: &secrets.listed, rules: &self.config.clients }
     }
 
-    /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// Runs `work` on the control runtime to completion. A client that disconnects does not cancel it: a refresh token that
+    /// the issuer has just rotated would be lost.
+    pub async fn run<T, E, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<OAuthError> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let finished = self.control.spawn(work(self.clone())).await;
+        finished.unwrap_or_else(|_| Err(OAuthError::temporarily_unavailable("this server is shutting down").into()))
     }
 }

@@ -1,8 +1,8 @@
-//! Asks the issuer at a refresh whether the person is still there (`identityProvider.recheckOnRefresh`).
+//! Queries the issuer at a refresh whether the user still exists (`identityProvider.recheckOnRefresh`).
 //!
-//! Issuers may change their refresh token at each use, and take an old one for stolen. So whoever asks first writes a short
-//! lease into the session; the others wait for what comes of it. The issuer's new token and our new generation are written
-//! together. If the issuer is down, nothing is lost: the lease is given back, and the client is told to come again.
+//! An issuer may rotate its refresh token at each use and treat an old one as stolen. So the first replica writes a short lease
+//! into the session, and others wait for its result. The issuer's new token and our new generation are written together. If
+//! the issuer is down, the lease is released, the client gets 503, and its refresh token stays valid.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -24,23 +24,19 @@ use crate::{
     session::{Session, SessionId},
 };
 
-/// How long a lease lasts that is not given back: longer than the issuer may take for tokens, userinfo and keys, and the store
-/// for what comes of it.
+/// Longer than the deadlines of the issuer's token, userinfo and key requests and of the store together.
 const LEASE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How often, and how long, whoever finds a lease looks again before the client is told to come back.
-const LOOK: Duration = Duration::from_millis(500);
-const LOOKS: usize = 30;
+const LEASE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+const LEASE_POLLS: usize = 30;
 
-/// How often a write is tried that must not be lost: with it goes the issuer's only good token.
-const WRITES: usize = 3;
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// Attempts at a write that contains the issuer's only valid refresh token.
+const WRITE_ATTEMPTS: usize = 3;
+const WRITE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The issuer's refresh token as a session's record holds it. It cannot be opened as that of another session.
+/// Seals the issuer's refresh token for the record of the session `id` only.
 pub(super) fn seal(id: SessionId, token: &SecretString, keyring: &Keyring) -> Result<String, OAuthError> {
-    keyring
-        .seal(Purpose::UpstreamToken, &(id.to_string(), token.expose_secret()))
-        .ok_or_else(|| OAuthError::temporarily_unavailable("this server has no randomness to give"))
+    keyring.seal(Purpose::UpstreamToken, &(id.to_string(), token.expose_secret())).ok_or_else(OAuthError::no_randomness)
 }
 
 fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
@@ -48,30 +44,26 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
     (id == session.id.to_string()).then(|| token.into())
 }
 
-fn cannot_ask(stored: &Stored, error: &LoginError) -> OAuthError {
-    tracing::error!(%error, session = %stored.session.id, "refresh refused for now: the identity provider cannot be reached");
+fn unavailable(stored: &Stored, error: &LoginError) -> OAuthError {
+    tracing::error!(%error, session = %stored.session.id, "refresh postponed: the identity provider cannot be reached");
     OAuthError::temporarily_unavailable("the identity provider cannot be reached: try again")
 }
 
 impl AuthorizationServer {
-    /// Whether a repeated response needs the issuer's word too. Without it, somebody who has been locked out at the issuer
-    /// could live on an older refresh token for as long as the newest is not used.
+    /// Whether a repeated response requires a recheck. Otherwise a user who was removed at the issuer could keep using an older
+    /// refresh token.
     pub(super) fn recheck_is_due(&self, session: &Session, now: Timestamp) -> bool {
         self.config.identity_provider.rechecks() && now > session.rotated_at + self.refresh_grace()
     }
 
-    /// Writes `next` over `stored`, after the issuer has confirmed the person if the configuration demands that. `false` if
-    /// another writer was first: its record decides.
-    ///
-    /// # Errors
-    /// `invalid_grant` when the person is gone or no longer allowed; the session has ended then.
-    /// `temporarily_unavailable` when the issuer does not respond or the store cannot be reached.
+    /// Replaces `stored` by `next`, with `recheckOnRefresh` after the issuer has confirmed the user. `false` if another writer
+    /// was first. The session has ended if the error is `invalid_grant`.
     pub(super) async fn write_rechecked(
         &self,
         secrets: &Secrets,
         stored: Stored,
         next: Session,
-        from: Option<IpAddr>,
+        client_ip: Option<IpAddr>,
     ) -> Result<bool, OAuthError> {
         if !self.config.identity_provider.rechecks() {
             return self.replace(&stored, &next).await;
@@ -83,42 +75,42 @@ impl AuthorizationServer {
         let Some(token) = open(&stored.session, &secrets.keyring) else {
             let why =
                 "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
-            return self.end_rechecked(&stored, SessionEnd::Issuer, why, from).await;
+            return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
         };
-        self.issuer.prepare().await.map_err(|error| cannot_ask(&stored, &error))?;
+        self.issuer.prepare().await.map_err(|error| unavailable(&stored, &error))?;
         let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
         if !self.replace(&stored, &leased).await? {
             return Ok(false);
         }
-        // Its version, for the next write.
+        // Read again for its version, which the next write needs.
         let Some(stored) = self.read(leased.id).await?.filter(|stored| stored.session == leased) else {
             return Ok(false);
         };
         let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-        let rechecked = match self.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
-            Ok(rechecked) => rechecked,
+        let identity = match self.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
+            Ok(identity) => identity,
             Err(RecheckError::Gone) => {
                 let why = "the identity provider no longer knows the login";
-                return self.end_rechecked(&stored, SessionEnd::Issuer, why, from).await;
+                return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
             }
             Err(RecheckError::Failed { error, refresh_token }) => {
                 let token = refresh_token.unwrap_or(token);
                 let upstream_token = Some(seal(stored.session.id, &token, &secrets.keyring)?);
-                let given_back = Session { leased_until: None, upstream_token, ..stored.session.clone() };
-                self.insist(&stored, &given_back).await?;
-                return Err(cannot_ask(&stored, &error));
+                let released = Session { leased_until: None, upstream_token, ..stored.session.clone() };
+                self.replace_with_retries(&stored, &released).await?;
+                return Err(unavailable(&stored, &error));
             }
         };
-        let person = rechecked.person;
+        let person = identity.person;
         if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
             let why = "the account has another address at the identity provider now";
-            return self.end_rechecked(&stored, SessionEnd::Issuer, why, from).await;
+            return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
         }
-        if let Err(denied) = self.check_access(&person) {
+        if let Err(denied) = self.rules.check(&person) {
             let why = format!("the access rules do not let this person in: {denied}");
-            return self.end_rechecked(&stored, SessionEnd::Rules, &why, from).await;
+            return self.end_rechecked(&stored, SessionEnd::Rules, &why, client_ip).await;
         }
-        let token = rechecked.refresh_token.unwrap_or(token);
+        let token = identity.refresh_token.unwrap_or(token);
         let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
         let claims = SessionClaims {
             hosted_domain: person.hosted_domain,
@@ -126,27 +118,23 @@ impl AuthorizationServer {
             groups: person.groups,
         };
         let next = Session { upstream_token, claims, leased_until: None, ..next };
-        self.insist(&stored, &next).await
+        self.replace_with_retries(&stored, &next).await
     }
 
-    /// Writes what must survive a short failure of the store. `false` if another writer was first.
-    async fn insist(&self, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
-        let mut tried = 1;
-        loop {
-            match self.replace(stored, new).await {
-                Err(_) if tried < WRITES => {
-                    tried += 1;
-                    tokio::time::sleep(WRITE_AGAIN).await;
-                }
-                written => return written,
+    async fn replace_with_retries(&self, stored: &Stored, new: &Session) -> Result<bool, OAuthError> {
+        for _ in 1..WRITE_ATTEMPTS {
+            if let Ok(written) = self.replace(stored, new).await {
+                return Ok(written);
             }
+            tokio::time::sleep(WRITE_RETRY_DELAY).await;
         }
+        self.replace(stored, new).await
     }
 
-    /// Waits until the holder of the lease has written the result.
+    /// Waits for the result of the lease holder. `Ok(false)`: the record is to be read again.
     async fn wait_for_lease(&self, id: SessionId) -> Result<bool, OAuthError> {
-        for _ in 0..LOOKS {
-            tokio::time::sleep(LOOK).await;
+        for _ in 0..LEASE_POLLS {
+            tokio::time::sleep(LEASE_POLL_INTERVAL).await;
             let leased = self.read(id).await?.and_then(|stored| stored.session.leased_until);
             if leased.is_none_or(|until| until <= self.now()) {
                 return Ok(false);
@@ -155,20 +143,20 @@ impl AuthorizationServer {
         Err(OAuthError::temporarily_unavailable("the identity provider has not responded yet: try again"))
     }
 
-    /// Ends the session if its record is still the one that the issuer was queried about: a holder that was slower than its
-    /// lease may find that another one has queried the issuer since.
+    /// Ends the session if its record is unchanged. If the lease expired during the query, another replica may have queried the
+    /// issuer since.
     async fn end_rechecked(
         &self,
         stored: &Stored,
         why: SessionEnd,
         detail: &str,
-        from: Option<IpAddr>,
+        client_ip: Option<IpAddr>,
     ) -> Result<bool, OAuthError> {
         let current = self.read(stored.session.id).await?;
         if current.is_some_and(|current| current.version != stored.version) {
             return Ok(false);
         }
-        self.end(stored, why, detail, from).await?;
+        self.end(stored, why, detail, client_ip).await?;
         Err(refresh::ended())
     }
 }
@@ -183,7 +171,7 @@ mod tests {
     use super::*;
     use crate::{api::proxy::RecheckOnRefresh, http_client::HttpClient, proxy::identity_provider::Issuer};
 
-    /// A bed whose proxy asks an issuer that nobody runs.
+    /// A bed with an unreachable issuer.
     async fn bed() -> Bed {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Bed::with(&REFRESHES, |proxy| {
@@ -210,10 +198,10 @@ mod tests {
         let bed = bed().await;
         let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
         let before = bed.stored().await.unwrap();
-        let answer = bed.refresh(&refresh_token).await;
-        assert_eq!(error(&answer), (503, "temporarily_unavailable"));
+        let response = bed.refresh(&refresh_token).await;
+        assert_eq!(error(&response), (503, "temporarily_unavailable"));
         assert_eq!(bed.stored().await.unwrap(), before, "nothing is written");
-        assert!(!format!("{before:?} {answer:?}").contains("the issuer's"));
+        assert!(!format!("{before:?} {response:?}").contains("the issuer's"));
     }
 
     #[tokio::test]
@@ -240,7 +228,7 @@ mod tests {
         let now = bed.proxy.now();
         let refresh_token = with_token(&bed, Some("the issuer's"), Some(now + LEASE)).await;
         bed.wait(LEASE);
-        // It is asked again, and not found: the lease did not hold us up.
+        // The unreachable issuer is queried at once: the lease has expired.
         assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));
         assert_eq!(bed.stored().await.unwrap().rotation, 1);
     }
@@ -250,7 +238,7 @@ mod tests {
         let bed = bed().await;
         let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
         let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
-        // As if it had been refreshed with the issuer's word a moment ago, and the answer been lost.
+        // As after a rechecked refresh whose response was lost.
         let rotated = Session { rotation: stored.session.rotation + 1, ..stored.session.clone() };
         bed.proxy.store.replace(&stored, &rotated).await.unwrap();
         assert_eq!(bed.refresh(&refresh_token).await.0, 200);

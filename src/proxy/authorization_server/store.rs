@@ -1,4 +1,4 @@
-//! The session store as the service uses it: its errors become OAuth errors, and ended sessions are counted and audited.
+//! Session store access of the service: maps store errors to OAuth errors, counts and audits ended sessions.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,6 @@ fn unavailable(error: &StoreError) -> OAuthError {
 }
 
 impl AuthorizationServer {
-    /// A session as the store has it now.
     pub(super) async fn read(&self, id: SessionId) -> Result<Option<Stored>, OAuthError> {
         self.store.get(id).await.map_err(|error| unavailable(&error))
     }
@@ -33,18 +32,18 @@ impl AuthorizationServer {
         }
     }
 
-    /// Ends a session; `detail` says why in words. A replay also becomes an event.
+    /// Ends a session, for a replay with a Kubernetes event. `detail` explains `why` to people.
     pub(super) async fn end(
         &self,
         stored: &Stored,
         why: SessionEnd,
         detail: &str,
-        from: Option<IpAddr>,
+        client_ip: Option<IpAddr>,
     ) -> Result<(), OAuthError> {
         let ending = if why == SessionEnd::Replay { Ending::Because(detail) } else { Ending::Quietly };
         if self.store.end(stored, ending).await.map_err(|error| unavailable(&error))? {
             self.metrics.ended_sessions.count(why);
-            audit::session_end(&stored.session, why, detail, from);
+            audit::session_end(&stored.session, why, detail, client_ip);
         }
         Ok(())
     }

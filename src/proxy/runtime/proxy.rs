@@ -99,7 +99,7 @@ impl Proxy {
             sessions: self.sessions.live().len(),
             last_contact: self.store.last_contact(),
             cached_tokens: self.verified.len(),
-            issuer: &self.issuer.asked(),
+            issuer: &self.issuer.response_counts(),
             max_sessions: self.config.sessions.max.get() as usize,
         })
     }

@@ -79,7 +79,7 @@ impl Reload {
         }
         if new.ca != current.ca {
             match HttpClient::new(proxy.config.identity_provider.issuer_url.is_https(), new.ca.as_deref()) {
-                Ok(http) => proxy.issuer.use_client(http),
+                Ok(http) => proxy.issuer.set_http_client(http),
                 Err(error) => {
                     tracing::error!(%error, "the changed certificates of identityProvider.caRef cannot be used");
                 }

@@ -2,8 +2,7 @@ use std::{net::IpAddr, sync::LazyLock};
 
 use ipnet::IpNet;
 
-/// What is not the public internet: IANA's special-purpose registries (RFC 6890) and multicast. Blocks of which a part is
-/// public are left out whole.
+/// The special-purpose registries of IANA (RFC 6890) and multicast. A block that is partly public is listed whole.
 const NOT_PUBLIC: [&str; 28] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -23,13 +22,13 @@ const NOT_PUBLIC: [&str; 28] = [
     "203.0.113.0/24",
     "224.0.0.0/4",
     "240.0.0.0/4",
-    // Of IPv6 only 2000::/3 is public at all; within it:
+    // Of IPv6 only 2000::/3 is public, except:
     "::/3",
     "4000::/2",
     "8000::/1",
     "2001::/23",
     "2001:db8::/32",
-    // Carries an IPv4 address, which a router would unpack.
+    // 6to4 contains an IPv4 address.
     "2002::/16",
     "2620:4f:8000::/48",
     "3fff::/20",
@@ -40,9 +39,8 @@ const NOT_PUBLIC: [&str; 28] = [
 static RANGES: LazyLock<Vec<IpNet>> =
     LazyLock::new(|| NOT_PUBLIC.iter().filter_map(|range| range.parse().ok()).collect());
 
-/// Whether an address is one of the public internet.
+/// Whether an address belongs to the public internet. IPv4-mapped IPv6 addresses (::ffff:10.0.0.1) do not.
 pub fn is_public(address: IpAddr) -> bool {
-    // An IPv4 address in IPv6's clothes (::ffff:10.0.0.1) lies in ::/3 and is refused as it is.
     !RANGES.iter().any(|range| range.contains(&address))
 }
 

@@ -5,100 +5,57 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::{
     cookies::Cookies,
     pages::{self, Consent},
     respond::{page_error, redirect_error},
-    run,
 };
 use crate::{
     api::is_loopback,
-    crypto::random_token,
-    oauth::{
-        OAuthError,
-        authorize::{self, Query, Refusal},
-        known_clients::{Asking, Found},
-        login::{ConsentForm, Login},
-        redirect_uri,
-    },
-    proxy::{authorization_server::AuthorizationServer, secrets::Secrets},
+    oauth::{authorize::AuthorizationError, known_clients::ResolvedClient, parameters::Parameters, redirect_uri},
+    proxy::authorization_server::AuthorizationServer,
 };
 
-/// `GET /authorize`: shows the consent page. It changes nothing, so it may be fetched any number of times, also by
-/// clients that look first whether it would work (mcp-remote, with `Accept: application/json`).
+/// `GET /authorize`: shows the consent page. It has no side effects: mcp-remote first sends the request with
+/// `Accept: application/json` to test its registration.
 pub async fn authorize(
-    State(proxy): State<Arc<AuthorizationServer>>,
+    State(server): State<Arc<AuthorizationServer>>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let query: Vec<(String, String)> =
-        form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
-    let secrets = proxy.secrets.load_full();
-    let keyring = &secrets.keyring;
-    let query = Query::new(&query);
-    let asked = match who_asks(&proxy, &secrets, &query).await {
-        Ok(asking) => authorize::check(&query, &asking, &proxy.config.clients.redirects, &proxy.resources)
-            .map(|request| (asking, request)),
-        Err(refusal) => Err(refusal),
-    };
-    let (asking, request) = match asked {
-        Ok(asked) => asked,
-        Err(Refusal::Page(error)) => return page_error(&headers, &error),
-        Err(Refusal::Redirect { redirect_uri, state, error }) => {
-            return redirect_error(&redirect_uri, state.as_deref(), proxy.public_url.as_str(), &error);
+    let cookies = Cookies::read(&headers, &server.public_url);
+    let query = Parameters::parse(query.unwrap_or_default().as_bytes());
+    let prompt = match server.authorize(&query, cookies.browser()).await {
+        Ok(prompt) => prompt,
+        Err(AuthorizationError::Page(error)) => return page_error(&headers, &error),
+        Err(AuthorizationError::Redirect { redirect_uri, state, error }) => {
+            return redirect_error(&redirect_uri, state.as_deref(), server.public_url.as_str(), &error);
         }
     };
-    if !Login::fits(&request) {
-        let error = OAuthError::invalid_request(
-            "state and redirect_uri are too long: shorten state, the login does not fit in its cookie",
-        );
-        return page_error(&headers, &error);
-    }
-    let cookies = Cookies::read(&headers, &proxy.public_url);
-    let browser = cookies.browser().map(str::to_owned).or_else(random_token);
-    let sealed =
-        browser.as_ref().and_then(|browser| ConsentForm::new(request.clone(), proxy.now()).seal(keyring, browser));
-    let (Some(browser), Some((form, binding))) = (browser, sealed) else {
-        return page_error(&headers, &OAuthError::temporarily_unavailable("this server has no randomness to give"));
-    };
-    let redirect_host = redirect_uri::host(&request.redirect_uri);
-    let issuer_host = host_of(&proxy.config.identity_provider.issuer_url);
+    let request = &prompt.request;
     let page = Consent {
-        style: pages::STYLE,
         client: &request.client_name,
         resource: &request.resource,
-        client_host: match &asking {
-            Asking::Documented { host, .. } => Some(host),
-            Asking::Registered(_) | Asking::Listed(_) => None,
+        client_host: match &prompt.client {
+            ResolvedClient::Document { host, .. } => Some(host),
+            ResolvedClient::Registered(_) | ResolvedClient::Static(_) => None,
         },
-        redirect_host: &redirect_host,
+        redirect_host: &redirect_uri::host(&request.redirect_uri),
         loopback: Url::parse(&request.redirect_uri).is_ok_and(|url| is_loopback(&url)),
-        issuer_host: &issuer_host,
-        form: &form,
-        binding: &binding,
+        issuer_host: &host_of(&server.config.identity_provider.issuer_url),
+        form: &prompt.form,
+        binding: &prompt.binding,
     };
     let mut response = pages::render(StatusCode::OK, &page);
-    if let Some(cookie) = cookies.set_browser(&browser) {
+    if let Some(cookie) = cookies.set_browser(&prompt.browser) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
 }
 
-/// The client that asks. Only a metadata document that the rules let in is fetched for it.
-async fn who_asks(proxy: &Arc<AuthorizationServer>, secrets: &Secrets, query: &Query<'_>) -> Result<Asking, Refusal> {
-    let url = match proxy.known_clients(secrets).find(query.client_id()?).map_err(Refusal::Page)? {
-        Found::Client(asking) => return Ok(asking),
-        Found::Document(url) => url,
-    };
-    let host = url.host().to_owned();
-    let client = run(proxy, |server| async move { server.documents.client(&url, server.now()).await });
-    let client = client.await.map_err(Refusal::Page)?;
-    Ok(Asking::Documented { host, client })
-}
-
-/// The host of an address, for people to read.
+/// The host of a URL for display.
 pub(super) fn host_of(url: &str) -> String {
     Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -114,8 +71,8 @@ mod tests {
     };
     use super::*;
 
-    fn cookies(answer: &Response) -> Vec<String> {
-        let set = answer.headers().get_all(header::SET_COOKIE).iter();
+    fn cookies(response: &Response) -> Vec<String> {
+        let set = response.headers().get_all(header::SET_COOKIE).iter();
         set.map(|cookie| cookie.to_str().unwrap().to_owned()).collect()
     }
 
@@ -141,7 +98,10 @@ mod tests {
         assert!(!policy.contains("form-action"), "{policy}");
         assert_eq!((header("x-frame-options"), header("cache-control")), ("DENY", "no-store"));
         assert_eq!(header("referrer-policy"), "same-origin");
+        let policy = policy.to_owned();
         let html = text(page).await;
+        let style = html.split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>")).unwrap().0;
+        assert!(policy.contains(&STANDARD.encode(digest(&SHA256, style.as_bytes()))), "the style is blocked: {policy}");
         assert!(html.contains("Continue to accounts.google.com") && html.contains("<dd>localhost</dd>"), "{html}");
     }
 
@@ -151,7 +111,7 @@ mod tests {
         let unknown = bed.authorize(&[("client_id", Some("unknown"))]);
         let page = bed.get(&unknown, &[("accept", "text/html")]).await;
         assert_eq!((page.status(), page.headers().get("location")), (StatusCode::UNAUTHORIZED, None));
-        // As mcp-remote looks first whether its registration is still known.
+        // As mcp-remote tests its registration.
         let preflight = bed.get(&unknown, &[("accept", "application/json")]).await;
         assert_eq!(preflight.status(), StatusCode::UNAUTHORIZED);
         assert!(text(preflight).await.starts_with("{\"error\":\"invalid_client\""));
@@ -187,17 +147,17 @@ mod tests {
             "client_uri": "http://169.254.169.254/client", "jwks_uri": "http://169.254.169.254/jwks", "tos_uri": "javascript:x",
         });
         let request = axum::http::Request::post("/register").body(axum::body::Body::from(body.to_string())).unwrap();
-        let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::CREATED);
-        let registered = text(answer).await;
+        let response = router(bed.server.clone()).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED);
+        let registered = text(response).await;
         let id =
             serde_json::from_str::<serde_json::Value>(&registered).unwrap()["client_id"].as_str().unwrap().to_owned();
-        let asked = bed.authorize(&[("client_id", Some(&id)), ("redirect_uri", Some("http://localhost:1/x"))]);
-        let page = bed.get(&asked, &[]).await;
+        let path = bed.authorize(&[("client_id", Some(&id)), ("redirect_uri", Some("http://localhost:1/x"))]);
+        let page = bed.get(&path, &[]).await;
         assert_eq!(page.status(), StatusCode::OK);
         let html = text(page).await;
-        for said in [registered, html] {
-            assert!(!said.contains("169.254") && !said.contains("javascript:") && !said.contains("<img"), "{said}");
+        for text in [registered, html] {
+            assert!(!text.contains("169.254") && !text.contains("javascript:") && !text.contains("<img"), "{text}");
         }
     }
 
@@ -214,8 +174,8 @@ mod tests {
         ] {
             let request = axum::http::Request::builder().method(method).uri(&path);
             let request = request.body(axum::body::Body::empty()).unwrap();
-            let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
-            assert_eq!(answer.status().as_u16(), status, "{method} {path}");
+            let response = router(bed.server.clone()).oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{method} {path}");
         }
     }
 
@@ -231,9 +191,9 @@ mod tests {
     #[tokio::test]
     async fn a9_error_redirect_contains_iss_and_state() {
         let bed = Bed::new(&REFRESHES).await;
-        let answer = bed.get(&bed.authorize(&[("code_challenge_method", Some("plain"))]), &[]).await;
-        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
-        let location = Url::parse(answer.headers()["location"].to_str().unwrap()).unwrap();
+        let response = bed.get(&bed.authorize(&[("code_challenge_method", Some("plain"))]), &[]).await;
+        assert_eq!(response.status(), StatusCode::SEE_OTHER);
+        let location = Url::parse(response.headers()["location"].to_str().unwrap()).unwrap();
         let parameter = |name: &str| location.query_pairs().find(|(known, _)| known == name).unwrap().1.into_owned();
         assert_eq!((location.host_str(), location.port()), (Some("localhost"), Some(1234)));
         assert_eq!(parameter("error"), "invalid_request");

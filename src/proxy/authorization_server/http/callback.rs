@@ -8,10 +8,9 @@ use axum::{
 use url::form_urlencoded;
 
 use super::{
-    client_request::From,
+    client_request::ClientIp,
     cookies::Cookies,
     respond::{page, page_error, redirect_error, redirect_to_client},
-    run,
 };
 use crate::{
     oauth::{ErrorCode, login::Login},
@@ -21,22 +20,23 @@ use crate::{
     },
 };
 
-/// `GET /callback`: the issuer has sent the browser back.
+/// `GET /callback`: the redirect from the issuer.
 pub async fn callback(
     State(server): State<Arc<AuthorizationServer>>,
-    From(from): From,
+    ClientIp(client_ip): ClientIp,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let query: Vec<(String, String)> =
-        form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
-    let get = |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let keyring = server.secrets.load().keyring.clone();
+    let query = query.unwrap_or_default();
+    let get = |name: &str| {
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        pairs.find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+    };
     let cookies = Cookies::read(&headers, &server.public_url);
     let state = get("state").unwrap_or_default();
     let login = cookies
         .login(&state)
-        .and_then(|cookie| Login::open(cookie, &keyring, server.now()))
+        .and_then(|cookie| Login::open(cookie, &server.secrets.load().keyring, server.now()))
         .filter(|login| login.state == state);
     let Some(login) = login else {
         server.metrics.logins.count(Answer(Some(ErrorCode::InvalidRequest)));
@@ -47,38 +47,28 @@ pub async fn callback(
             "Go back to your MCP client and connect again: nothing was lost.",
         );
     };
-    let issuer = IssuerResponse {
+    let request = login.request.clone();
+    let response = IssuerResponse {
         code: get("code"),
         error: get("error"),
         error_description: get("error_description"),
         iss: get("iss"),
     };
-    let finished = run(&server, |server| server.finish_login(login.clone(), issuer, keyring, from)).await;
-    let mut response = respond(finished, &server, &headers, &login);
-    if let Some(cookie) = cookies.clear_login(&state) {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    response
-}
-
-/// The client's code, or why there is none.
-fn respond(
-    finished: Result<String, LoginFailure>,
-    server: &AuthorizationServer,
-    headers: &HeaderMap,
-    login: &Login,
-) -> Response {
-    let (request, issuer) = (&login.request, server.public_url.as_str());
-    let (to, state) = (&*request.redirect_uri, request.state.as_deref());
-    match finished {
-        Ok(code) => redirect_to_client(to, &[("code", &code)], state, issuer),
-        Err(LoginFailure::Client(error)) => redirect_error(to, state, issuer, &error),
-        Err(LoginFailure::Page(error) | LoginFailure::Denied(_, error)) => page_error(headers, &error),
+    let result = server.run(|server| server.finish_login(login, response, client_ip)).await;
+    let (to, client_state, issuer) = (&*request.redirect_uri, request.state.as_deref(), server.public_url.as_str());
+    let mut response = match result {
+        Ok(code) => redirect_to_client(to, &[("code", &code)], client_state, issuer),
+        Err(LoginFailure::Client(error)) => redirect_error(to, client_state, issuer, &error),
+        Err(LoginFailure::Page(error) | LoginFailure::Denied(_, error)) => page_error(&headers, &error),
         Err(LoginFailure::Used) => page(
             StatusCode::CONFLICT,
             "This login has been used",
             "It was finished before, perhaps in another tab.",
             "If your MCP client is not connected, connect again from there.",
         ),
+    };
+    if let Some(cookie) = cookies.clear_login(&state) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
+    response
 }

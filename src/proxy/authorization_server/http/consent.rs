@@ -8,84 +8,79 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    client_request::From,
+    client_request::ClientIp,
     cookies::{Cookies, MAX_LOGINS},
     respond::{page, page_error, redirect, redirect_error},
-    run,
 };
 use crate::{
     crypto::Keyring,
     oauth::login::{ConsentForm, Login},
     proxy::{
-        authorization_server::{Approved, AuthorizationServer},
+        authorization_server::{ApprovedLogin, AuthorizationServer},
         observability::metrics::Consent,
     },
 };
 
-/// What the consent page's form holds.
 #[derive(Deserialize)]
-pub struct Submitted {
+pub struct Submission {
     form: String,
     binding: String,
     decision: String,
 }
 
-/// `POST /consent`: the person has decided. Approved, their browser goes to the issuer with a cookie that only this
-/// browser has; nothing is stored.
+/// `POST /consent`: the user's decision. Approval sets the login cookie and redirects to the issuer.
 pub async fn consent(
-    State(proxy): State<Arc<AuthorizationServer>>,
-    From(from): From,
+    State(server): State<Arc<AuthorizationServer>>,
+    ClientIp(client_ip): ClientIp,
     headers: HeaderMap,
-    submitted: Result<Form<Submitted>, FormRejection>,
+    submission: Result<Form<Submission>, FormRejection>,
 ) -> Response {
     let refused = |why: &str| {
-        proxy.metrics.consents.count(Consent::Refused);
+        server.metrics.consents.count(Consent::Refused);
         page(StatusCode::FORBIDDEN, "This cannot be approved", why, "Go back to your MCP client and connect again.")
     };
-    if !is_same_origin(&headers, proxy.public_url.as_str()) {
+    if !is_same_origin(&headers, server.public_url.as_str()) {
         return refused("The form was sent from another site.");
     }
-    let Ok(Form(submitted)) = submitted else {
+    let Ok(Form(Submission { form, binding, decision })) = submission else {
         return refused("The form is not complete.");
     };
-    let keyring = proxy.secrets.load().keyring.clone();
-    let cookies = Cookies::read(&headers, &proxy.public_url);
-    let request = cookies
-        .browser()
-        .and_then(|browser| ConsentForm::open(&submitted.form, &submitted.binding, browser, &keyring, proxy.now()));
+    let keyring = server.secrets.load().keyring.clone();
+    let cookies = Cookies::read(&headers, &server.public_url);
+    let request =
+        cookies.browser().and_then(|browser| ConsentForm::open(&form, &binding, browser, &keyring, server.now()));
     let Some(request) = request else {
         return refused("The page was shown in another browser, or too long ago.");
     };
-    if submitted.decision != "approve" {
-        let error = proxy.deny(&request, from);
-        return redirect_error(&request.redirect_uri, request.state.as_deref(), proxy.public_url.as_str(), &error);
+    if decision != "approve" {
+        let error = server.deny(&request, client_ip);
+        return redirect_error(&request.redirect_uri, request.state.as_deref(), server.public_url.as_str(), &error);
     }
-    let sealing = keyring.clone();
-    match run(&proxy, |server| async move { server.approve(request, &sealing, from).await }).await {
-        Ok(approved) => send_to_issuer(&cookies, &keyring, &proxy, &approved),
+    match server.run(|server| async move { server.approve(request, client_ip).await }).await {
+        Ok(approved) => redirect_to_issuer(&cookies, &keyring, &server, &approved),
         Err(error) => page_error(&headers, &error),
     }
 }
 
-/// Browsers say where a form comes from; `null` is somewhere else.
+/// Both headers are optional. `Origin: null` is another origin.
 fn is_same_origin(headers: &HeaderMap, public_url: &str) -> bool {
     let origin = headers.get(header::ORIGIN).is_none_or(|origin| origin == public_url);
     let site = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin");
     origin && site
 }
 
-fn send_to_issuer(
+fn redirect_to_issuer(
     cookies: &Cookies<'_>,
     keyring: &Keyring,
-    proxy: &AuthorizationServer,
-    approved: &Approved,
+    server: &AuthorizationServer,
+    approved: &ApprovedLogin,
 ) -> Response {
     let mut response = redirect(&approved.url);
     let set = cookies.set_login(&approved.state, &approved.cookie);
-    // At most three at once, so that headers stay small: the oldest make room.
+    // The oldest logins beyond MAX_LOGINS are cleared.
     let mut others: Vec<(i64, &str)> = cookies
         .logins()
-        .map(|(name, value)| (Login::open(value, keyring, proxy.now()).map_or(0, |login| login.expires_at()), name))
+        .map(|(name, value)| (Login::open(value, keyring, server.now()).map_or(0, |login| login.expires_at), name))
         .collect();
     others.sort_unstable();
     let surplus = (others.len() + 1).saturating_sub(MAX_LOGINS);

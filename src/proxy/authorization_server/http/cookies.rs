@@ -1,13 +1,13 @@
-//! The two cookies: one names the browser, one carries each approved login. Neither says who anybody is.
+//! The browser cookie, a random name of the browser, and one login cookie for each approved login. Neither contains an
+//! identity.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
 use crate::{api::PublicUrl, oauth::login::Login};
 
-/// How many logins may be under way in one browser.
+/// Concurrent logins in one browser. More would exceed the header limits of servers in front.
 pub const MAX_LOGINS: usize = 3;
 
-/// The cookies of a request.
 pub struct Cookies<'a> {
     prefix: &'static str,
     secure: bool,
@@ -15,7 +15,6 @@ pub struct Cookies<'a> {
 }
 
 impl<'a> Cookies<'a> {
-    /// Reads the cookies that a browser sent to `public_url`.
     pub fn read(headers: &'a HeaderMap, public_url: &PublicUrl) -> Self {
         let pairs = headers
             .get_all(header::COOKIE)
@@ -24,12 +23,12 @@ impl<'a> Cookies<'a> {
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
             .collect();
-        // `__Host-` keeps other hosts of the domain from setting our cookies; browsers take it over https only.
+        // `__Host-` keeps other hosts of the domain from setting our cookies. Browsers accept it over https only.
         let secure = public_url.is_https();
         Self { prefix: if secure { "__Host-mcp-" } else { "mcp-" }, secure, pairs }
     }
 
-    /// The value of a cookie of ours. One that came twice was set by somebody else as well, and is none.
+    /// A repeated cookie is ignored: one of the two was set by another host.
     fn get(&self, name: &str) -> Option<&'a str> {
         let mut values = self.pairs.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value);
         let value = values.next()?;
@@ -44,17 +43,15 @@ impl<'a> Cookies<'a> {
         format!("{}login-{}", self.prefix, Login::cookie_suffix(state))
     }
 
-    /// The name of the browser: a random value of 43 characters that we set.
+    /// The browser cookie, 43 random characters.
     pub fn browser(&self) -> Option<&'a str> {
         self.get(&self.browser_name()).filter(|value| value.len() == 43)
     }
 
-    /// The login that went to the issuer with `state`.
     pub fn login(&self, state: &str) -> Option<&'a str> {
         self.get(&self.login_name(state))
     }
 
-    /// The names and values of all logins under way.
     pub fn logins(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
         let prefix = format!("{}login-", self.prefix);
         self.pairs.iter().copied().filter(move |(name, _)| name.starts_with(&prefix))
@@ -65,22 +62,18 @@ impl<'a> Cookies<'a> {
         HeaderValue::try_from(format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{lifetime}")).ok()
     }
 
-    /// Names the browser, until it is closed.
     pub fn set_browser(&self, value: &str) -> Option<HeaderValue> {
         self.set(&self.browser_name(), value, "")
     }
 
-    /// Sends a login along.
     pub fn set_login(&self, state: &str, value: &str) -> Option<HeaderValue> {
         self.set(&self.login_name(state), value, "; Max-Age=600")
     }
 
-    /// Takes a login back.
     pub fn clear_login(&self, state: &str) -> Option<HeaderValue> {
         self.clear(&self.login_name(state))
     }
 
-    /// Takes a cookie back by its name.
     pub fn clear(&self, name: &str) -> Option<HeaderValue> {
         self.set(name, "", "; Max-Age=0")
     }

@@ -9,19 +9,18 @@ use super::{
 use crate::proxy::authorization_server::AuthorizationServer;
 
 /// `GET /`: how to connect a client.
-pub async fn landing(State(proxy): State<Arc<AuthorizationServer>>) -> Response {
-    let host = host_of(proxy.public_url.as_str());
+pub async fn landing(State(server): State<Arc<AuthorizationServer>>) -> Response {
+    let host = host_of(server.public_url.as_str());
     let page = Landing {
-        style: pages::STYLE,
         host: &host,
-        issuer_host: &host_of(&proxy.config.identity_provider.issuer_url),
-        url: &proxy.resources.audience(proxy.resources.default_path()),
+        issuer_host: &host_of(&server.config.identity_provider.issuer_url),
+        url: &server.resources.audience(server.resources.default_path()),
         name: server_name(&host),
     };
     pages::render(StatusCode::OK, &page)
 }
 
-/// A name for the server in a client's configuration: the first part of a domain.
+/// A name for the server in a client's configuration: the first label of a domain.
 fn server_name(host: &str) -> &str {
     match host.split_once('.') {
         Some((first, _)) if first.starts_with(|c: char| c.is_ascii_alphabetic()) => first,
@@ -44,9 +43,9 @@ mod tests {
     #[tokio::test]
     async fn landing_page_shows_the_client_command() {
         let bed = Bed::new(&["authorization_code"]).await;
-        let answer = bed.get("/", &[]).await;
-        assert_eq!(answer.headers()["x-frame-options"], "DENY");
-        let html = text(answer).await;
+        let response = bed.get("/", &[]).await;
+        assert_eq!(response.headers()["x-frame-options"], "DENY");
+        let html = text(response).await;
         assert!(html.contains("claude mcp add --transport http mcp https://mcp.example.com/mcp"), "{html}");
         assert!(html.contains("accounts.google.com"));
     }

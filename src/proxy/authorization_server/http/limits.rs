@@ -1,6 +1,7 @@
-//! How often the endpoints of the authorization server may be asked: each costs some work before anybody has logged in.
+//! Rate limits: the endpoints cost work before a user has logged in.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -18,50 +19,38 @@ use quick_cache::sync::Cache;
 use super::respond::too_many_requests;
 use crate::proxy::{authorization_server::AuthorizationServer, client_ip::client_of};
 
-/// For one client: a login takes six requests, and a desktop with many clients starts them all at once.
+/// A login takes six requests, and a desktop may start many clients at once.
 const PER_CLIENT: Quota = Quota::per_second(NonZeroU32::new(10).unwrap()).allow_burst(NonZeroU32::new(200).unwrap());
 
-/// For all of them together: what one core can do, so that it is not done twice; and three thousand people who start their
-/// work in the same seconds.
-const FOR_ALL: Quota = Quota::per_second(NonZeroU32::new(3_000).unwrap()).allow_burst(NonZeroU32::new(15_000).unwrap());
+/// The capacity of one core. The burst covers three thousand users who log in at the same time.
+const TOTAL: Quota = Quota::per_second(NonZeroU32::new(3_000).unwrap()).allow_burst(NonZeroU32::new(15_000).unwrap());
 
-/// How many clients are told apart; more than these share what is free. About 2 MiB.
-const CLIENTS: usize = 10_000;
+/// Clients with a limiter of their own, about 2 MiB. The least used are evicted.
+const MAX_CLIENTS: usize = 10_000;
 
-/// The limits of one replica.
 pub struct Limits {
-    all: DefaultDirectRateLimiter,
-    /// Only if the clients' addresses can be known.
+    total: DefaultDirectRateLimiter,
+    /// `None` without trusted proxies: the client IP may be that of a proxy.
     clients: Option<Cache<IpAddr, Arc<DefaultDirectRateLimiter>>>,
     trusted: Vec<IpNet>,
 }
 
 impl Limits {
-    /// The limits behind these proxies.
     pub fn new(trusted: &[IpNet]) -> Self {
-        let clients = (!trusted.is_empty()).then(|| Cache::new(CLIENTS));
-        Self { all: RateLimiter::direct(FOR_ALL), clients, trusted: trusted.to_vec() }
+        let clients = (!trusted.is_empty()).then(|| Cache::new(MAX_CLIENTS));
+        Self { total: RateLimiter::direct(TOTAL), clients, trusted: trusted.to_vec() }
     }
 
     fn admit(&self, request: &Request) -> bool {
-        if let (Some(clients), Some(client)) =
-            (&self.clients, client_of(request.extensions(), request.headers(), &self.trusted))
-        {
-            let client = network(client);
-            let limiter = clients.get(&client).unwrap_or_else(|| {
-                let new = Arc::new(RateLimiter::direct(PER_CLIENT));
-                clients.insert(client, new.clone());
-                new
-            });
-            if limiter.check().is_err() {
-                return false;
-            }
-        }
-        self.all.check().is_ok()
+        let client = client_of(request.extensions(), request.headers(), &self.trusted).map(network);
+        let new = || Ok::<_, Infallible>(Arc::new(RateLimiter::direct(PER_CLIENT)));
+        let limiter =
+            self.clients.as_ref().zip(client).map(|(clients, client)| clients.get_or_insert_with(&client, new));
+        limiter.is_none_or(|limiter| limiter.is_ok_and(|limiter| limiter.check().is_ok())) && self.total.check().is_ok()
     }
 }
 
-/// What one client has: of IPv6, a whole /64.
+/// The network of one client: an IPv4 address, or a /64 of IPv6.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -69,25 +58,20 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What the limits are asked with, and where it is counted whom they refuse.
-pub type Limited = (Arc<Limits>, Arc<AuthorizationServer>);
-
-/// Refuses what is too much, before it costs anything, for endpoints that programs ask.
-pub async fn limit_programs(State((limits, proxy)): State<Limited>, request: Request, next: Next) -> Response {
-    if limits.admit(&request) {
-        return next.run(request).await;
-    }
-    proxy.metrics.rate_limited.fetch_add(1, Relaxed);
-    too_many_requests(None)
+#[derive(Clone)]
+pub struct RateLimit {
+    pub limits: Arc<Limits>,
+    pub server: Arc<AuthorizationServer>,
+    /// Whether the endpoints respond with pages.
+    pub pages: bool,
 }
 
-/// The same for pages.
-pub async fn limit_people(State((limits, proxy)): State<Limited>, request: Request, next: Next) -> Response {
-    if limits.admit(&request) {
+pub async fn rate_limit(State(state): State<RateLimit>, request: Request, next: Next) -> Response {
+    if state.limits.admit(&request) {
         return next.run(request).await;
     }
-    proxy.metrics.rate_limited.fetch_add(1, Relaxed);
-    too_many_requests(Some(request.headers()))
+    state.server.metrics.rate_limited.fetch_add(1, Relaxed);
+    too_many_requests(state.pages.then(|| request.headers()))
 }
 
 #[cfg(test)]
@@ -110,7 +94,7 @@ mod tests {
         let admitted = (0..300).filter(|_| limits.admit(&request("10.1.1.1", "198.51.100.7"))).count();
         assert!((200..250).contains(&admitted), "{admitted}");
         assert!(limits.admit(&request("10.1.1.1", "198.51.100.8")));
-        // Whatever it writes to the left of its own address.
+        // Hops to the left of the client's own address are ignored.
         assert!(!limits.admit(&request("10.1.1.1", "203.0.113.1, 198.51.100.7")));
         let of_one_network =
             (0..300).filter(|n| limits.admit(&request("10.1.1.1", &format!("2001:db8::{n:x}")))).count();
@@ -130,6 +114,6 @@ mod tests {
         for number in 0..50_000_u32 {
             limits.admit(&request("10.1.1.1", &std::net::Ipv4Addr::from_bits(0xc000_0000 + number).to_string()));
         }
-        assert!(limits.clients.unwrap().len() <= CLIENTS);
+        assert!(limits.clients.unwrap().len() <= MAX_CLIENTS);
     }
 }

@@ -1,4 +1,4 @@
-//! The pages that people see. They work without scripts and may not be framed.
+//! The HTML pages. They work without scripts and forbid framing.
 
 use std::sync::LazyLock;
 
@@ -10,21 +10,19 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// The style of all pages; it is named by its hash in the policy, so that nothing else can be injected.
+/// The style of all pages. The content security policy contains its hash.
 pub const STYLE: &str = include_str!("../../../../templates/style.css");
 
-/// No `form-action`: Chromium applies it to the redirects after the form, to the issuer and back to the client.
+/// Without `form-action`: Chromium applies it to the redirects after the form, to the issuer and to the client.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'");
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"))
 });
 
-/// Asks a person whether a client may use the server in their name.
 #[derive(Template)]
 #[template(path = "consent.html")]
 pub struct Consent<'a> {
-    pub style: &'a str,
     pub client: &'a str,
     pub client_host: Option<&'a str>,
     pub resource: &'a str,
@@ -35,28 +33,23 @@ pub struct Consent<'a> {
     pub binding: &'a str,
 }
 
-/// Tells a person who came here with a browser how to connect.
 #[derive(Template)]
 #[template(path = "landing.html")]
 pub struct Landing<'a> {
-    pub style: &'a str,
     pub host: &'a str,
     pub issuer_host: &'a str,
     pub url: &'a str,
     pub name: &'a str,
 }
 
-/// Says something to a person.
 #[derive(Template)]
 #[template(path = "message.html")]
 pub struct Message<'a> {
-    pub style: &'a str,
     pub title: &'a str,
     pub text: &'a str,
     pub hint: &'a str,
 }
 
-/// A page as a response, with the headers that all pages have.
 pub fn render(status: StatusCode, page: &impl Template) -> Response {
     let Ok(html) = page.render() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -66,7 +59,7 @@ pub fn render(status: StatusCode, page: &impl Template) -> Response {
         (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        // With no-referrer the browser would send `Origin: null` along with the consent form.
+        // With no-referrer, browsers send the consent form with `Origin: null`.
         (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     ];
     (status, headers, Html(html)).into_response()
@@ -80,7 +73,6 @@ mod tests {
 
     fn consent(client: &str) -> String {
         Consent {
-            style: STYLE,
             client,
             client_host: Some("claude.ai"),
             resource: "https://mcp.example.com/mcp",

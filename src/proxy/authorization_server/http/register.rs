@@ -9,41 +9,23 @@ use axum::{
 };
 
 use super::{
-    client_request::From,
+    client_request::ClientIp,
     respond::{no_store, unreadable},
 };
-use crate::{
-    oauth::{ErrorCode, client::Client},
-    proxy::{
-        authorization_server::AuthorizationServer,
-        observability::{audit, metrics::Answer},
-    },
-};
+use crate::proxy::authorization_server::AuthorizationServer;
 
-/// `POST /register` (RFC 7591). Nothing is stored.
+/// `POST /register` (RFC 7591).
 pub async fn register(
-    State(proxy): State<Arc<AuthorizationServer>>,
-    From(from): From,
+    State(server): State<Arc<AuthorizationServer>>,
+    ClientIp(client_ip): ClientIp,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
+    match body.map(|body| server.register(&body, client_ip)) {
+        Ok(Ok(response)) => (StatusCode::CREATED, no_store(), Json(response)).into_response(),
+        Ok(Err(error)) => error.into_response(),
         Err(rejection) => {
-            proxy.metrics.registrations.count(Answer(Some(ErrorCode::InvalidRequest)));
-            return unreadable(&rejection);
-        }
-    };
-    let keyring = proxy.secrets.load().keyring.clone();
-    let answer = Client::register(&body, &proxy.config.clients.redirects, proxy.now()).and_then(|client| {
-        let id = client.id(&keyring)?;
-        Ok(client.answer(&id, &keyring))
-    });
-    proxy.metrics.registrations.count(Answer::of(&answer));
-    match answer {
-        Ok(answer) => (StatusCode::CREATED, no_store(), Json(answer)).into_response(),
-        Err(error) => {
-            audit::registration_refused(&error, from);
-            error.into_response()
+            server.registration_rejected();
+            unreadable(&rejection)
         }
     }
 }

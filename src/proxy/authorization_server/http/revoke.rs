@@ -1,39 +1,36 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
-    http::StatusCode,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 
 use super::{
-    client_request::{ClientRequest, Rejected},
+    client_request::{ClientIp, authenticate, error_response},
     respond::no_store,
-    run,
 };
-use crate::proxy::authorization_server::{AuthorizationServer, RevocationRequest};
+use crate::proxy::authorization_server::AuthorizationServer;
 
 /// `POST /revoke` (RFC 7009).
 pub async fn revoke(
     State(server): State<Arc<AuthorizationServer>>,
-    request: Result<ClientRequest, Rejected>,
+    ClientIp(client_ip): ClientIp,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let request = match request {
-        Ok(request) => request,
-        Err(rejected) => {
-            server.revocation_rejected(&rejected.error, rejected.from);
-            return rejected.into_response();
+    let (client, parameters) = match authenticate(&server, client_ip, &headers, body) {
+        Ok(authenticated) => authenticated,
+        Err((error, response)) => {
+            server.revocation_rejected(&error, client_ip);
+            return *response;
         }
     };
-    let parsed = RevocationRequest {
-        client_id: request.client_id.clone(),
-        token: request.get("token").map(str::to_owned),
-        secrets: request.secrets.clone(),
-        client_ip: request.from,
-    };
-    match run(&server, |server| async move { server.revoke(parsed).await }).await {
+    let token = parameters.get("token").map(str::to_owned);
+    match server.run(|server| async move { server.revoke(client, token).await }).await {
         Ok(()) => (StatusCode::OK, no_store()).into_response(),
-        Err(error) => request.refuse(&error),
+        Err(error) => error_response(&headers, error),
     }
 }
 
@@ -46,8 +43,8 @@ mod tests {
         for token in ["access_token", "refresh_token"] {
             let bed = Bed::new(&REFRESHES).await;
             let (_, tokens) = bed.redeem().await;
-            let answer = bed.post("/revoke", &[("token", tokens[token].as_str().unwrap())]).await;
-            assert_eq!(answer.0, 200);
+            let response = bed.post("/revoke", &[("token", tokens[token].as_str().unwrap())]).await;
+            assert_eq!(response.0, 200);
             assert!(bed.stored().await.is_none());
             assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
         }
@@ -61,8 +58,8 @@ mod tests {
         assert_eq!(error(&bed.post("/revoke", &[]).await), (400, "invalid_request"));
         let other = bed.register_another();
         let token = tokens["refresh_token"].as_str().unwrap();
-        let answer = bed.post("/revoke", &[("token", token), ("client_id", &other)]).await;
-        assert_eq!(error(&answer), (400, "invalid_grant"));
+        let response = bed.post("/revoke", &[("token", token), ("client_id", &other)]).await;
+        assert_eq!(error(&response), (400, "invalid_grant"));
         assert_eq!(error(&bed.post("/revoke", &[("token", token), ("client_id", "x")]).await), (401, "invalid_client"));
         assert!(bed.stored().await.is_some());
     }

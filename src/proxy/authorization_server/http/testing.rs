@@ -1,4 +1,4 @@
-//! A proxy whose endpoints are asked without a network, with a clock that tests turn.
+//! A proxy for tests of the endpoints, without a network and with a clock that tests set.
 
 use std::sync::{
     Arc,
@@ -15,12 +15,7 @@ use url::form_urlencoded;
 use super::router;
 use crate::{
     api::proxy::Redirects,
-    oauth::{
-        authorize::{self, Query},
-        client::Client,
-        code::Code,
-        known_clients::Asking,
-    },
+    oauth::{authorize, client::Client, code::Code, known_clients::ResolvedClient, parameters::Parameters},
     proxy::{
         authorization_server::AuthorizationServer,
         runtime::proxy::{Proxy, testing::proxy},
@@ -33,7 +28,7 @@ const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 const REDIRECT_URI: &str = "http://localhost:1234/callback";
 
-/// A proxy, a registered client, a session that waits for its code, and a clock to turn.
+/// A proxy, a registered client, a pending session with its code, and a clock.
 pub struct Bed {
     directory: tempfile::TempDir,
     pub proxy: Arc<Proxy>,
@@ -49,7 +44,7 @@ impl Bed {
         Self::with(grant_types, |_| ()).await
     }
 
-    /// A bed whose proxy is another than by default.
+    /// A bed with a changed proxy.
     pub async fn with(grant_types: &[&str], change: impl FnOnce(&mut Proxy)) -> Self {
         let begin = session("a").created_at;
         let clock = Arc::new(AtomicI64::new(begin.as_second()));
@@ -71,18 +66,18 @@ impl Bed {
             ("redirect_uri", REDIRECT_URI),
             ("code_challenge", CHALLENGE),
             ("code_challenge_method", "S256"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let (query, asking) = (Query::new(&query), Asking::Registered(client));
-        let request = authorize::check(&query, &asking, &Redirects::default(), &proxy.resources).unwrap();
+        ];
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+        let (query, client) = (Parameters::parse(query.as_bytes()), ResolvedClient::Registered(client));
+        let request = authorize::check(&query, &client, &Redirects::default(), &proxy.resources).unwrap();
         let session = Session { client: request.session_client(), ..session("a") };
         proxy.store.create(&session).await.unwrap();
-        let code = Code::new(session.id, &request, begin).seal(&keyring).unwrap();
+        let code = Code::seal(session.id, &request, &keyring, begin).unwrap();
         let server = Arc::new(proxy.authorization_server());
         Self { directory, proxy: Arc::new(proxy), server, clock, client_id, session, code }
     }
 
-    /// The address of an authorization request, with some parameters changed or, with `None`, left out.
+    /// The path of an authorization request with changed or, with `None`, removed parameters.
     pub fn authorize(&self, changes: &[(&str, Option<&str>)]) -> String {
         let mut query = vec![
             ("response_type", "code"),
@@ -97,7 +92,6 @@ impl Bed {
         format!("/authorize?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish())
     }
 
-    /// What a GET of a path is answered with.
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut request = Request::get(path);
         for (name, value) in headers {
@@ -106,7 +100,7 @@ impl Bed {
         router(self.server.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
-    /// Where its database and keys are.
+    /// Contains the database and the keys.
     pub fn directory(&self) -> &std::path::Path {
         self.directory.path()
     }
@@ -115,11 +109,11 @@ impl Bed {
         self.clock.fetch_add(time.as_secs(), Ordering::SeqCst);
     }
 
-    pub async fn ask(&self, parameters: &[(&str, &str)]) -> (u16, Value) {
+    pub async fn post_token(&self, parameters: &[(&str, &str)]) -> (u16, Value) {
         self.post("/token", parameters).await
     }
 
-    /// The id of another client.
+    /// Returns the id of another client.
     pub fn register_another(&self) -> String {
         let keyring = self.proxy.secrets.load().keyring.clone();
         let other = json!({"redirect_uris": ["http://localhost/x"], "token_endpoint_auth_method": "none"});
@@ -127,7 +121,7 @@ impl Bed {
         registered.unwrap().id(&keyring).unwrap()
     }
 
-    /// Status and body of a request with these parameters, and the client's id unless it is among them.
+    /// Posts parameters, by default with the client's id, and returns status and body.
     pub async fn post(&self, path: &str, parameters: &[(&str, &str)]) -> (u16, Value) {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(parameters);
@@ -138,19 +132,20 @@ impl Bed {
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Body::from(form.finish()))
             .unwrap();
-        let answer = router(self.server.clone()).oneshot(request).await.unwrap();
-        assert_eq!(answer.headers()["cache-control"], "no-store");
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = router(self.server.clone()).oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
     }
 
     pub async fn redeem(&self) -> (u16, Value) {
-        self.ask(&[("grant_type", "authorization_code"), ("code", &self.code), ("code_verifier", VERIFIER)]).await
+        self.post_token(&[("grant_type", "authorization_code"), ("code", &self.code), ("code_verifier", VERIFIER)])
+            .await
     }
 
     pub async fn refresh(&self, token: &Value) -> (u16, Value) {
-        self.ask(&[("grant_type", "refresh_token"), ("refresh_token", token.as_str().unwrap())]).await
+        self.post_token(&[("grant_type", "refresh_token"), ("refresh_token", token.as_str().unwrap())]).await
     }
 
     pub async fn stored(&self) -> Option<Session> {
@@ -162,10 +157,9 @@ pub fn error((status, body): &(u16, Value)) -> (u16, &str) {
     (*status, body["error"].as_str().unwrap())
 }
 
-/// What clients that refresh register.
+/// The grant types of clients that get refresh tokens.
 pub const REFRESHES: [&str; 2] = ["authorization_code", "refresh_token"];
 
-/// The whole body of an answer.
-pub async fn text(answer: Response) -> String {
-    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+pub async fn text(response: Response) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }

@@ -2,44 +2,44 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::State,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 
 use super::{
-    client_request::{ClientRequest, Rejected},
+    client_request::{ClientIp, authenticate, error_response},
     respond::no_store,
-    run,
 };
-use crate::proxy::authorization_server::{AuthorizationServer, TokenRequest};
+use crate::{oauth::tokens::TokenRequest, proxy::authorization_server::AuthorizationServer};
 
 /// `POST /token` (RFC 6749 §3.2).
 pub async fn token(
     State(server): State<Arc<AuthorizationServer>>,
-    request: Result<ClientRequest, Rejected>,
+    ClientIp(client_ip): ClientIp,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let request = match request {
-        Ok(request) => request,
-        Err(rejected) => {
-            server.token_rejected(&rejected.error, rejected.from);
-            return rejected.into_response();
+    let (client, parameters) = match authenticate(&server, client_ip, &headers, body) {
+        Ok(authenticated) => authenticated,
+        Err((error, response)) => {
+            server.token_rejected(&error, client_ip);
+            return *response;
         }
     };
-    let get = |name: &str| request.get(name).map(str::to_owned);
-    let parsed = TokenRequest {
-        client_id: request.client_id.clone(),
+    let get = |name: &str| parameters.get(name).map(str::to_owned);
+    let request = TokenRequest {
         grant_type: get("grant_type"),
         code: get("code"),
         redirect_uri: get("redirect_uri"),
         code_verifier: get("code_verifier"),
         refresh_token: get("refresh_token"),
         resource: get("resource"),
-        secrets: request.secrets.clone(),
-        client_ip: request.from,
     };
-    match run(&server, |server| async move { server.token(parsed).await }).await {
+    match server.run(|server| async move { server.token(client, request).await }).await {
         Ok(response) => (no_store(), Json(response)).into_response(),
-        Err(error) => request.refuse(&error),
+        Err(error) => error_response(&headers, error),
     }
 }
 

@@ -25,13 +25,13 @@ async fn code_is_redeemed_and_refresh_rotates_tokens() {
     assert_ne!(second["access_token"], first["access_token"]);
     assert_eq!(bed.stored().await.unwrap().rotation, 2);
 
-    // The answer was lost: the same again is answered with the same generation, and that one goes on.
+    // A retry after a lost response gets the same generation, which rotates on its next use.
     let (status, again) = bed.refresh(&first["refresh_token"]).await;
     assert_eq!((status, bed.stored().await.unwrap().rotation), (200, 2));
     assert_eq!(bed.refresh(&again["refresh_token"]).await.0, 200);
     assert_eq!(bed.stored().await.unwrap().rotation, 3);
 
-    // Long after its successor was used, the first one can only be stolen.
+    // After the grace period the first token counts as stolen.
     bed.wait(SignedDuration::from_mins(2));
     assert_eq!(error(&bed.refresh(&first["refresh_token"]).await), (400, "invalid_grant"));
     assert!(bed.stored().await.is_none());
@@ -41,10 +41,10 @@ async fn code_is_redeemed_and_refresh_rotates_tokens() {
 #[tokio::test]
 async fn a11_concurrent_redemptions_yield_exactly_one_success() {
     let bed = Bed::new(&REFRESHES).await;
-    let answers = futures::future::join_all((0..50).map(|_| bed.redeem())).await;
-    let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|(status, _)| *status == 200);
+    let responses = futures::future::join_all((0..50).map(|_| bed.redeem())).await;
+    let (won, lost): (Vec<_>, Vec<_>) = responses.iter().partition(|(status, _)| *status == 200);
     assert_eq!(won.len(), 1);
-    assert!(lost.iter().all(|answer| error(answer) == (400, "invalid_grant")));
+    assert!(lost.iter().all(|response| error(response) == (400, "invalid_grant")));
     assert_eq!(bed.refresh(&won[0].1["refresh_token"]).await.0, 200);
 }
 
@@ -53,7 +53,7 @@ async fn a11_late_code_replay_with_verifier_ends_the_session() {
     let bed = Bed::new(&REFRESHES).await;
     assert_eq!(bed.redeem().await.0, 200);
     bed.wait(SignedDuration::from_secs(11));
-    let without = bed.ask(&[("grant_type", "authorization_code"), ("code", &bed.code)]).await;
+    let without = bed.post_token(&[("grant_type", "authorization_code"), ("code", &bed.code)]).await;
     assert_eq!(error(&without), (400, "invalid_grant"));
     assert!(bed.stored().await.is_some());
     assert_eq!(error(&bed.redeem().await), (400, "invalid_grant"));
@@ -64,8 +64,8 @@ async fn a11_late_code_replay_with_verifier_ends_the_session() {
 async fn concurrent_refreshes_get_the_same_generation() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, first) = bed.redeem().await;
-    let answers = futures::future::join_all((0..20).map(|_| bed.refresh(&first["refresh_token"]))).await;
-    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    let responses = futures::future::join_all((0..20).map(|_| bed.refresh(&first["refresh_token"]))).await;
+    assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
     assert_eq!(bed.stored().await.unwrap().rotation, 2);
 }
 
@@ -83,8 +83,9 @@ async fn refresh_token_of_another_client_is_rejected() {
     let (_, tokens) = bed.redeem().await;
     let refresh_token = tokens["refresh_token"].as_str().unwrap();
     let id = bed.register_another();
-    let asked = bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", &id)]).await;
-    assert_eq!(error(&asked), (400, "invalid_grant"));
+    let response =
+        bed.post_token(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("client_id", &id)]).await;
+    assert_eq!(error(&response), (400, "invalid_grant"));
     assert_eq!(bed.refresh(&tokens["refresh_token"]).await.0, 200);
 }
 
@@ -99,14 +100,14 @@ async fn invalid_token_requests_get_rfc_error_codes() {
         (vec![("client_id", "unknown"), ("grant_type", "refresh_token")], (401, "invalid_client")),
         (vec![("grant_type", "refresh_token"), ("resource", "https://evil.example")], (400, "invalid_target")),
     ] {
-        assert_eq!(error(&bed.ask(&parameters).await), expected, "{parameters:?}");
+        assert_eq!(error(&bed.post_token(&parameters).await), expected, "{parameters:?}");
     }
     let too_large = "x".repeat(70_000);
-    assert_eq!(error(&bed.ask(&[("grant_type", &too_large)]).await), (413, "invalid_request"));
+    assert_eq!(error(&bed.post_token(&[("grant_type", &too_large)]).await), (413, "invalid_request"));
     let request = Request::get("/token").body(Body::empty()).unwrap();
-    let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
+    let response = router(bed.server.clone()).oneshot(request).await.unwrap();
     assert_eq!(
-        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (response.status().as_u16(), &response.headers()["content-type"]),
         (405, &"application/json".parse().unwrap())
     );
     let request = Request::post("/token")
@@ -114,8 +115,8 @@ async fn invalid_token_requests_get_rfc_error_codes() {
         .header("authorization", "Basic dW5rbm93bjp4")
         .body(Body::from("grant_type=refresh_token"))
         .unwrap();
-    let answer = router(bed.server.clone()).oneshot(request).await.unwrap();
-    assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
+    let response = router(bed.server.clone()).oneshot(request).await.unwrap();
+    assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
 }
 
 #[tokio::test]
@@ -136,18 +137,19 @@ async fn refresh_scope_is_narrowed_and_never_rejected() {
     let (_, first) = bed.redeem().await;
     for scope in ["mcp", "openid email profile", "offline_access", "mcp admin"] {
         let refresh_token = first["refresh_token"].as_str().unwrap();
-        let answer =
-            bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("scope", scope)]).await;
-        assert_eq!((answer.0, &answer.1["scope"]), (200, &"mcp".into()), "{scope}");
+        let response = bed
+            .post_token(&[("grant_type", "refresh_token"), ("refresh_token", refresh_token), ("scope", scope)])
+            .await;
+        assert_eq!((response.0, &response.1["scope"]), (200, &"mcp".into()), "{scope}");
     }
 }
 
 #[tokio::test]
 async fn invalid_basic_credentials_get_www_authenticate() {
     let bed = Bed::new(&REFRESHES).await;
-    // Form-encoded, as RFC 6749 §2.3.1 has it.
+    // Form-encoded (RFC 6749 §2.3.1).
     let credentials = base64::engine::general_purpose::STANDARD.encode("unknown%20client:secret");
-    let ask = async |authorization: Option<&str>| {
+    let post = async |authorization: Option<&str>| {
         let mut request = Request::post("/token").header("content-type", "application/x-www-form-urlencoded");
         if let Some(authorization) = authorization {
             request = request.header("authorization", authorization);
@@ -156,21 +158,21 @@ async fn invalid_basic_credentials_get_www_authenticate() {
         router(bed.server.clone()).oneshot(request.body(body).unwrap()).await.unwrap()
     };
     for authorization in [format!("Basic {credentials}"), format!("basic {credentials}"), "Bearer x".to_owned()] {
-        let refused = ask(Some(&authorization)).await;
+        let refused = post(Some(&authorization)).await;
         assert_eq!(refused.status(), 401);
         assert_eq!(refused.headers()["www-authenticate"], "Basic realm=\"token\"", "{authorization}");
     }
-    let refused = ask(None).await;
+    let refused = post(None).await;
     assert_eq!((refused.status().as_u16(), refused.headers().get("www-authenticate")), (401, None));
 }
 
 #[tokio::test]
 async fn documented_client_redeems_without_secret_and_without_fetch() {
     let bed = Bed::new(&REFRESHES).await;
-    // Were it fetched, the answer would be that it cannot be: nothing is at this address.
+    // A fetch would fail with another error: there is no document at this URL.
     let document = "https://claude.ai/nothing-is-here";
     let stolen = bed
-        .ask(&[
+        .post_token(&[
             ("grant_type", "authorization_code"),
             ("code", &bed.code),
             ("code_verifier", "x"),
@@ -179,7 +181,7 @@ async fn documented_client_redeems_without_secret_and_without_fetch() {
         .await;
     assert_eq!(error(&stolen), (400, "invalid_grant"));
     let elsewhere = [("grant_type", "refresh_token"), ("refresh_token", "x"), ("client_id", "https://evil.example/c")];
-    assert_eq!(error(&bed.ask(&elsewhere).await), (401, "invalid_client"));
+    assert_eq!(error(&bed.post_token(&elsewhere).await), (401, "invalid_client"));
 }
 
 #[tokio::test]
@@ -193,11 +195,11 @@ async fn c17_stolen_database_allows_neither_login_nor_refresh() {
         stolen.extend(std::fs::read(bed.directory().join(file)).unwrap_or_default());
     }
     let has = |text: &str| stolen.windows(text.len()).any(|window| window == text.as_bytes());
-    assert!(has(&bed.session.id.to_string()), "the session is looked for where it is");
+    assert!(has(&bed.session.id.to_string()), "the search covers the session's record");
     for tokens in [&first, &second] {
         for name in ["access_token", "refresh_token"] {
             let token = tokens[name].as_str().unwrap();
-            // Nor any part of it: what is sealed or signed would be as good as the whole.
+            // Nor a part of it, which could be used like the whole.
             assert!(!token.split('.').any(has), "{name}");
         }
     }

@@ -1,20 +1,14 @@
 //! Checks with the issuer's refresh token whether the user still exists (OIDC Core §12).
 
 use openidconnect::{
-    Nonce, OAuth2TokenResponse, RefreshToken, RequestTokenError, TokenResponse, core::CoreErrorResponseType,
+    Nonce, OAuth2TokenResponse, RefreshToken, RequestTokenError, SubjectIdentifier, TokenResponse,
+    core::CoreErrorResponseType,
 };
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::{Credentials, Issuer, LoginError, METADATA_VALID, OidcProviderMetadata, OidcTokens, token_error};
+use super::{Credentials, Identity, Issuer, LoginError, METADATA_VALID, OidcProviderMetadata, OidcTokens, token_error};
 use crate::access::Person;
-
-pub struct Rechecked {
-    /// The user with the issuer's current claims.
-    pub person: Person,
-    /// The new refresh token, if the issuer rotated it.
-    pub refresh_token: Option<SecretString>,
-}
 
 /// Why a recheck did not confirm the user.
 #[derive(Debug, Error)]
@@ -39,40 +33,36 @@ impl From<LoginError> for RecheckError {
 }
 
 impl Issuer {
-    /// Redeems the refresh token and updates `before` from the response.
-    ///
-    /// # Errors
-    /// [`RecheckError::Gone`] if the issuer ended the login, else [`RecheckError::Failed`].
+    /// Redeems the refresh token and updates `person` from the response.
     pub async fn recheck(
         &self,
         refresh_token: &SecretString,
-        before: Person,
+        person: Person,
         credentials: &Credentials<'_>,
-    ) -> Result<Rechecked, RecheckError> {
+    ) -> Result<Identity, RecheckError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
-        let answer = client
+        let response = client
             .exchange_refresh_token(&RefreshToken::new(refresh_token.expose_secret().to_owned()))
             .map_err(|error| LoginError::Unavailable(format!("its metadata names no token endpoint: {error}")))?
             .request_async(&*self.http.load_full())
             .await
             .map_err(|error| match error {
-                RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
+                RequestTokenError::ServerResponse(response)
+                    if *response.error() == CoreErrorResponseType::InvalidGrant =>
+                {
                     RecheckError::Gone
                 }
                 error => token_error(error).into(),
             })?;
-        let refresh_token = answer.refresh_token().map(|token| token.secret().clone().into());
-        match self.updated_person(before, &answer, &metadata, credentials).await {
-            Ok(person) => Ok(Rechecked { person, refresh_token }),
+        let refresh_token = response.refresh_token().map(|token| token.secret().clone().into());
+        match self.updated_person(person, &response, &metadata, credentials).await {
+            Ok(person) => Ok(Identity { person, refresh_token }),
             Err(error) => Err(RecheckError::Failed { error, refresh_token }),
         }
     }
 
     /// Fetches the issuer's metadata, if it is not cached.
-    ///
-    /// # Errors
-    /// If it cannot be fetched.
     pub async fn prepare(&self) -> Result<(), LoginError> {
         self.metadata(METADATA_VALID).await.map(drop)
     }
@@ -80,17 +70,15 @@ impl Issuer {
     /// Claims come from the ID token, which is optional in a refresh, and missing ones from the userinfo endpoint.
     async fn updated_person(
         &self,
-        before: Person,
-        answer: &OidcTokens,
+        mut person: Person,
+        response: &OidcTokens,
         metadata: &OidcProviderMetadata,
         credentials: &Credentials<'_>,
     ) -> Result<Person, LoginError> {
         let client = self.client(metadata, credentials);
-        let mut person = before;
-        let subject = openidconnect::SubjectIdentifier::new(person.subject.clone());
-        let groups_claim = self.groups_claim.as_ref().filter(|_| !self.groups.is_empty());
+        let subject = SubjectIdentifier::new(person.subject.clone());
         let (mut has_email, mut groups) = (false, None);
-        if let Some(id_token) = answer.id_token() {
+        if let Some(id_token) = response.id_token() {
             let claims = self.verify(id_token, &client, credentials, any_nonce).await?;
             if *claims.subject() != subject {
                 return Err(LoginError::Refused("its ID token has another subject".to_owned()));
@@ -101,21 +89,20 @@ impl Issuer {
                 person.email_verified = claims.email_verified().unwrap_or(false);
                 person.hosted_domain.clone_from(&claims.additional_claims().hd);
             }
-            groups = groups_claim.and_then(|claim| claims.additional_claims().groups(claim, &self.groups));
+            groups = self.groups(claims.additional_claims());
         }
-        if (!has_email || (groups_claim.is_some() && groups.is_none()))
-            && let Some(info) = self.userinfo(&client, answer.access_token(), &subject).await?
+        if (!has_email || (self.groups_claim.is_some() && groups.is_none()))
+            && let Some(info) = self.userinfo(&client, response.access_token(), &subject).await?
         {
             if let (false, Some(email)) = (has_email, info.email()) {
                 email.as_str().clone_into(&mut person.email);
                 person.email_verified = info.email_verified().unwrap_or(false);
                 person.hosted_domain.clone_from(&info.additional_claims().hd);
             }
-            groups =
-                groups.or_else(|| groups_claim.and_then(|claim| info.additional_claims().groups(claim, &self.groups)));
+            groups = groups.or_else(|| self.groups(info.additional_claims()));
         }
         // A missing claim in an ID token means no groups; a response without an ID token leaves the groups unchanged.
-        if groups_claim.is_some() && (answer.id_token().is_some() || groups.is_some()) {
+        if self.groups_claim.is_some() && (response.id_token().is_some() || groups.is_some()) {
             person.groups = groups.unwrap_or_default();
         }
         Ok(person)

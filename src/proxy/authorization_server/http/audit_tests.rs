@@ -1,4 +1,4 @@
-//! What whoever runs a proxy sees of logins, tokens and log-outs: the audit log and the counters.
+//! Tests of the audit log and the counters of the endpoints.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{LogFormat, testing::Log},
 };
 
-/// The audit lines of these events, without when they were.
+/// The audit lines of these events without timestamps.
 fn audit(log: &Log, events: &[&str]) -> Vec<Value> {
     let of_audit = log.lines().into_iter().filter(|line| {
         line["target"] == "audit" && line["event"].as_str().is_some_and(|event| events.contains(&event))
@@ -34,12 +34,12 @@ fn counted(bed: &Bed, line: &str) -> bool {
     bed.proxy.metrics_text().unwrap().lines().any(|known| known == format!("mcp_oauth_proxy_{line}"))
 }
 
-/// Believe 10.0.0.1 about clients' addresses.
+/// Makes 10.0.0.1 a trusted proxy.
 fn trust_gateway(proxy: &mut Proxy) {
     proxy.config.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
 }
 
-/// A refresh by a client at an address, through that gateway.
+/// A refresh by a client with this IP, through the trusted proxy.
 async fn refresh_from(bed: &Bed, address: &str, token: &Value) -> u16 {
     let (client, token) = (&bed.client_id, token.as_str().unwrap());
     let form = format!("grant_type=refresh_token&client_id={client}&refresh_token={token}");
@@ -58,8 +58,8 @@ async fn issued_tokens_are_audited_without_the_tokens() {
     let (log, _listening) = Log::listen("trace", LogFormat::Json);
     let (_, first) = bed.redeem().await;
     let (_, second) = bed.refresh(&first["refresh_token"]).await;
-    bed.ask(&[("grant_type", "refresh_token"), ("refresh_token", "nothing")]).await;
-    bed.ask(&[("grant_type", "password"), ("client_id", "nobody")]).await;
+    bed.post_token(&[("grant_type", "refresh_token"), ("refresh_token", "nothing")]).await;
+    bed.post_token(&[("grant_type", "password"), ("client_id", "nobody")]).await;
     let id = bed.session.id.to_string();
     let given = |grant: &str| {
         json!({"level": "INFO", "target": "audit", "message": "tokens given", "event": "tokens", "grant": grant,
@@ -78,9 +78,9 @@ async fn issued_tokens_are_audited_without_the_tokens() {
     ] {
         assert!(counted(&bed, line), "{line}");
     }
-    let said = log.text();
+    let text = log.text();
     for secret in [&first["access_token"], &first["refresh_token"], &second["refresh_token"], &json!(bed.code)] {
-        assert!(!said.contains(secret.as_str().unwrap()));
+        assert!(!text.contains(secret.as_str().unwrap()));
     }
 }
 
@@ -98,7 +98,7 @@ async fn replay_is_audited_as_warning_with_client_ip_and_session() {
     assert_eq!((&replays[0]["level"], &replays[0]["from"]), (&json!("WARN"), &json!("198.51.100.7")));
     assert_eq!((&replays[0]["user"], &replays[0]["reason"]), (&json!("ada@example.com"), &json!("replay")));
     let refused = audit(&log, &["tokens_refused"]);
-    assert_eq!(refused[0]["session"], bed.session.id.to_string(), "the token was ours, so it says which session");
+    assert_eq!(refused[0]["session"], bed.session.id.to_string(), "a refused token of ours names its session");
     assert!(counted(&bed, "ended_sessions_total{reason=\"replay\"} 1"));
 }
 

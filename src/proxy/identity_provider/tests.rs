@@ -1,4 +1,4 @@
-//! An issuer that says what a correct one never does, and tests that it is not believed (OIDC Core §3.1.3.7).
+//! Tests with a malicious issuer (OIDC Core §3.1.3.7).
 
 use std::sync::{
     Arc, Mutex,
@@ -20,19 +20,19 @@ use crate::{
     proxy::runtime::proxy::testing::{config, wall},
 };
 
-/// What it puts into its answers.
-struct Lies {
+/// The state of the malicious issuer.
+struct MaliciousIssuer {
     key: Mutex<(String, EncodingKey, Value)>,
     id_token: Mutex<String>,
     key_sets: AtomicUsize,
 }
 
-impl Lies {
+impl MaliciousIssuer {
     fn new() -> Self {
         Self { key: Mutex::new(key()), id_token: Mutex::default(), key_sets: AtomicUsize::default() }
     }
 
-    /// An ID token with these claims.
+    /// Returns an ID token with these claims.
     fn sign(&self, claims: &Value) -> String {
         let key = self.key.lock().unwrap();
         let mut header = Header::new(Algorithm::ES256);
@@ -41,7 +41,7 @@ impl Lies {
     }
 }
 
-/// A key, its id, and the set that publishes it.
+/// A key id, the key and its JWK set.
 fn key() -> (String, EncodingKey, Value) {
     let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
     let jwks = SigningRing::new(&keys).unwrap().jwks();
@@ -49,7 +49,7 @@ fn key() -> (String, EncodingKey, Value) {
 }
 
 struct Bed {
-    lies: Arc<Lies>,
+    server: Arc<MaliciousIssuer>,
     issuer: Issuer,
     login: Login,
     url: String,
@@ -60,8 +60,8 @@ impl Bed {
     async fn new() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let lies = Arc::new(Lies::new());
-        let (discovery, keys, tokens) = (url.clone(), lies.clone(), lies.clone());
+        let server = Arc::new(MaliciousIssuer::new());
+        let (discovery, keys, tokens) = (url.clone(), server.clone(), server.clone());
         let router = Router::new()
             .route(
                 "/.well-known/openid-configuration",
@@ -97,10 +97,10 @@ impl Bed {
         let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), None).unwrap();
         let issuer = Issuer::new(&config, &config.public_url, http).unwrap();
         let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall());
-        Self { lies, issuer, login, url, _directory: directory }
+        Self { server, issuer, login, url, _directory: directory }
     }
 
-    /// Claims as they should be.
+    /// Valid claims.
     fn claims(&self) -> Value {
         let now = wall().as_second();
         json!({
@@ -110,17 +110,17 @@ impl Bed {
     }
 
     async fn finish(&self, id_token: String) -> Result<Person, LoginError> {
-        *self.lies.id_token.lock().unwrap() = id_token;
+        *self.server.id_token.lock().unwrap() = id_token;
         let secret = SecretString::from("secret");
         let credentials = Credentials { client_id: "client", client_secret: &secret };
-        Ok(self.issuer.finish("code".to_owned(), &self.login, &credentials, wall()).await?.person)
+        Ok(self.issuer.redeem_code("code".to_owned(), &self.login, &credentials, wall()).await?.person)
     }
 }
 
 #[tokio::test]
 async fn a17_id_token_of_another_login_is_rejected() {
     let bed = Bed::new().await;
-    let person = bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    let person = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
     assert_eq!((person.subject.as_str(), person.email_verified), ("ada", true));
     let now = wall().as_second();
     for (claim, value) in [
@@ -135,7 +135,7 @@ async fn a17_id_token_of_another_login_is_rejected() {
     ] {
         let mut claims = bed.claims();
         claims[claim] = value;
-        let refused = bed.finish(bed.lies.sign(&claims)).await;
+        let refused = bed.finish(bed.server.sign(&claims)).await;
         assert!(matches!(refused, Err(LoginError::Refused(_) | LoginError::Unavailable(_))), "{claims}");
     }
 }
@@ -146,7 +146,7 @@ async fn a16_only_boolean_true_marks_an_email_as_verified() {
     for (value, verified) in [(json!(true), true), (json!(false), false), (Value::Null, false), (json!("yes"), false)] {
         let mut claims = bed.claims();
         claims["email_verified"] = value.clone();
-        let person = bed.finish(bed.lies.sign(&claims)).await;
+        let person = bed.finish(bed.server.sign(&claims)).await;
         assert_eq!(person.is_ok_and(|person| person.email_verified), verified, "{value}");
     }
 }
@@ -154,13 +154,13 @@ async fn a16_only_boolean_true_marks_an_email_as_verified() {
 #[tokio::test]
 async fn a17_id_token_without_a_valid_signature_is_rejected() {
     let bed = Bed::new().await;
-    let good = bed.lies.sign(&bed.claims());
+    let good = bed.server.sign(&bed.claims());
     let (_, rest) = good.split_once('.').unwrap();
     let (payload, signature) = rest.split_once('.').unwrap();
     let header = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
-    let public = bed.lies.key.lock().unwrap().2.to_string();
+    let public = bed.server.key.lock().unwrap().2.to_string();
     let mut hmac = Header::new(Algorithm::HS256);
-    hmac.kid = Some(bed.lies.key.lock().unwrap().0.clone());
+    hmac.kid = Some(bed.server.key.lock().unwrap().0.clone());
     let with_secret =
         |secret: &[u8]| jsonwebtoken::encode(&hmac, &bed.claims(), &EncodingKey::from_secret(secret)).unwrap();
     let mut flipped = signature.to_owned();
@@ -181,19 +181,19 @@ async fn a17_id_token_without_a_valid_signature_is_rejected() {
 #[tokio::test]
 async fn a17_unknown_key_id_refetches_keys_within_the_rate_limit() {
     let bed = Bed::new().await;
-    bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
-    assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 1);
-    // Somebody else's key: the issuer is asked again at most every ten seconds.
-    let stranger = Lies::new();
+    bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
+    assert_eq!(bed.server.key_sets.load(Ordering::SeqCst), 1);
+    // A foreign key: the keys are fetched at most every ten seconds.
+    let other = MaliciousIssuer::new();
     for _ in 0..20 {
-        assert!(bed.finish(stranger.sign(&bed.claims())).await.is_err());
+        assert!(bed.finish(other.sign(&bed.claims())).await.is_err());
     }
-    assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 1, "the keys were read a moment ago");
-    // The issuer has rotated, and the ten seconds are over.
-    *bed.lies.key.lock().unwrap() = key();
+    assert_eq!(bed.server.key_sets.load(Ordering::SeqCst), 1, "the keys were fetched within ten seconds");
+    // The issuer rotates its key, and ten seconds pass.
+    *bed.server.key.lock().unwrap() = key();
     bed.issuer.metadata.lock().await.metadata.as_mut().unwrap().0 -= REFETCH_AFTER;
-    bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
-    assert_eq!(bed.lies.key_sets.load(Ordering::SeqCst), 2);
+    bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
+    assert_eq!(bed.server.key_sets.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -201,9 +201,9 @@ async fn failed_recheck_keeps_the_rotated_refresh_token() {
     let bed = Bed::new().await;
     let secret = SecretString::from("secret");
     let credentials = Credentials { client_id: "client", client_secret: &secret };
-    let person = bed.finish(bed.lies.sign(&bed.claims())).await.unwrap();
+    let person = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
     let recheck = async |claims: &Value| {
-        *bed.lies.id_token.lock().unwrap() = bed.lies.sign(claims);
+        *bed.server.id_token.lock().unwrap() = bed.server.sign(claims);
         bed.issuer.recheck(&SecretString::from("first"), person.clone(), &credentials).await
     };
     let mut claims = bed.claims();
@@ -214,7 +214,7 @@ async fn failed_recheck_keeps_the_rotated_refresh_token() {
         let mut claims = bed.claims();
         claims[claim] = value.into();
         let Err(RecheckError::Failed { refresh_token, .. }) = recheck(&claims).await else {
-            panic!("{claim} is believed")
+            panic!("{claim} is accepted")
         };
         assert_eq!(refresh_token.unwrap().expose_secret(), "next");
     }

@@ -1,4 +1,4 @@
-//! What issuers say of a person beyond the standard claims, and the library's types with it.
+//! The non-standard claims of issuers, and the library's types with them.
 
 use std::collections::HashMap;
 
@@ -17,27 +17,26 @@ use serde::{Deserialize, Serialize};
 
 use super::key::IssuerKey;
 
-/// Claims beyond the standard ones.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct ExtraClaims {
-    /// Google's own.
+    /// Google's Workspace domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) hd: Option<String>,
-    /// Any other; the groups are among them.
+    /// Includes the groups.
     #[serde(flatten)]
     others: HashMap<String, serde_json::Value>,
 }
 
 impl ExtraClaims {
-    /// Those of the groups `asked` for that a claim names: a list, or one alone. `None` if the claim is not there. A person may
-    /// have hundreds of others, and a session is a small object.
-    pub(super) fn groups(&self, claim: &str, asked: &[String]) -> Option<Vec<String>> {
-        let named = match self.others.get(claim)? {
+    /// Returns the groups of `wanted` that are in a claim, a list or a single string; `None` without the claim. The others are
+    /// dropped: a user may have hundreds of groups, and a session is a small object.
+    pub(super) fn groups(&self, claim: &str, wanted: &[String]) -> Option<Vec<String>> {
+        let present: Vec<&str> = match self.others.get(claim)? {
             serde_json::Value::Array(values) => values.iter().filter_map(serde_json::Value::as_str).collect(),
             serde_json::Value::String(one) => vec![one.as_str()],
             _ => Vec::new(),
         };
-        Some(asked.iter().filter(|group| named.contains(&group.as_str())).cloned().collect())
+        Some(wanted.iter().filter(|group| present.contains(&group.as_str())).cloned().collect())
     }
 }
 
@@ -103,9 +102,9 @@ mod tests {
 
     #[test]
     fn only_groups_in_the_access_rules_are_kept() {
-        let asked = ["a".to_owned(), "c".to_owned()];
+        let wanted = ["a".to_owned(), "c".to_owned()];
         let groups = |claims: Value| {
-            serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups", &asked)
+            serde_json::from_value::<ExtraClaims>(claims).unwrap().groups("https://example.com/groups", &wanted)
         };
         assert_eq!(groups(json!({"hd": "x"})), None);
         assert_eq!(groups(json!({"https://example.com/groups": ["b", 1, "a"]})), Some(vec!["a".into()]));

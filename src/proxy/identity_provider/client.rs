@@ -1,4 +1,4 @@
-//! The HTTP client as `openidconnect` takes it, with a count of what the issuer answered.
+//! The HTTP client of `openidconnect`. It counts the issuer's responses.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -9,24 +9,13 @@ use crate::{
     proxy::observability::metrics::{Counts, IssuerAnswer},
 };
 
-/// Sends requests to the issuer.
 #[derive(Clone, Debug)]
 pub(super) struct IssuerClient {
-    client: HttpClient,
-    responses: Arc<Counts<IssuerAnswer>>,
+    pub(super) client: HttpClient,
+    pub(super) responses: Arc<Counts<IssuerAnswer>>,
 }
 
 impl IssuerClient {
-    /// Sends with `client` and counts in `responses`.
-    pub(super) fn new(client: HttpClient, responses: Arc<Counts<IssuerAnswer>>) -> Self {
-        Self { client, responses }
-    }
-
-    /// The counts.
-    pub(super) fn responses(&self) -> Arc<Counts<IssuerAnswer>> {
-        self.responses.clone()
-    }
-
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let response = self.client.send(request).await;
         self.responses.count(match &response {
@@ -45,7 +34,7 @@ impl<'c> AsyncHttpClient<'c> for IssuerClient {
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + Sync + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
-        // The library wants a future that is Sync, which hyper's is not; a task's handle is.
+        // The library requires a future that is Sync. hyper's is not; a task's handle is.
         let client = self.clone();
         let task = tokio::spawn(async move { client.send(request).await });
         Box::pin(async move { task.await.unwrap_or(Err(HttpError::Stopping)) })

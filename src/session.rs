@@ -12,12 +12,10 @@ use crate::{
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionId([u8; 16]);
 
-/// The text is not 32 lower-case hex digits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InvalidSessionId;
 
 impl SessionId {
-    /// Derives the id from the login nonce.
     pub fn of_nonce(keyring: &Keyring, nonce: &str) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&keyring.mac(Purpose::SessionName, &[nonce.as_bytes()])[..16]);
@@ -97,7 +95,6 @@ impl RecordKeys {
         self.keyring.store(keyring);
     }
 
-    /// Returns the record of a session, including its MAC.
     pub fn record(&self, session: &Session) -> McpOAuthSessionSpec {
         let mut spec = McpOAuthSessionSpec {
             proxy: self.proxy.clone(),
@@ -119,7 +116,7 @@ impl RecordKeys {
         spec
     }
 
-    /// Returns the session of a record; `None` if the MAC is invalid, a field does not parse or the proxy differs.
+    /// `None` if the MAC is invalid, a field does not parse or the proxy differs.
     pub fn session(&self, id: SessionId, spec: &McpOAuthSessionSpec) -> Option<Session> {
         let mut unsigned = spec.clone();
         let mac = std::mem::take(&mut unsigned.mac);
@@ -147,7 +144,7 @@ impl RecordKeys {
 
     /// Whether an unreadable record expired at least one hour before `now`. The hour covers a rollout: a replica with
     /// another configuration may still accept the record.
-    pub(super) fn is_over(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
+    pub(super) fn is_expired(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
         let time = |text: &str| text.parse::<Timestamp>().unwrap_or(Timestamp::MIN);
         // `expires_at` is not authenticated here and may have been edited.
         let longest = time(&spec.created_at).saturating_add(max_ttl).unwrap_or(Timestamp::MAX);

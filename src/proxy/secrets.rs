@@ -129,11 +129,11 @@ impl Secrets {
         let keyring = match previous {
             None => current,
             Some((path, previous)) if using == EncryptionKey::Current => {
-                current.beside(&previous, issuer).map_err(wrong(path))?
+                current.with_second_key(&previous, issuer).map_err(wrong(path))?
             }
             Some((path, previous)) => {
                 let keyring = Keyring::new(&previous, issuer).map_err(wrong(path))?;
-                keyring.beside(&encryption_key, issuer).map_err(wrong(key_path))?
+                keyring.with_second_key(&encryption_key, issuer).map_err(wrong(key_path))?
             }
         };
         let signing = SigningKeys::parse(signing_keys.as_bytes())

@@ -8,7 +8,7 @@ use crate::{
     proxy::{observability::audit, runtime::proxy::Proxy},
 };
 use crate::{
-    proxy::sessions::{Ending, LiveSet, SessionStore, StoreError},
+    proxy::sessions::{EndReason, LiveSet, SessionStore, StoreError},
     session::Session,
 };
 
@@ -32,7 +32,7 @@ pub async fn clean_up(proxy: Arc<Proxy>) {
         if done.is_ok() && look.is_multiple_of(LOOKS_BETWEEN_LISTS) {
             let settled = proxy.now() - ROLL_OUT;
             let is_over = |session: &Session| session.created_at < settled && proxy.rules.refuse(session).is_some();
-            done = proxy.store.delete_dead(proxy.now(), proxy.max_ttl(), &is_over).await;
+            done = proxy.store.purge(proxy.now(), proxy.max_ttl(), &is_over).await;
         }
         if let Err(error) = done {
             tracing::warn!(%error, "deleting expired sessions failed");
@@ -51,7 +51,7 @@ async fn delete_expired(
         // Read again: it may have been refreshed at another replica.
         if let Some(stored) = store.get(id).await?
             && stored.session.expires_at <= now
-            && store.end(&stored, Ending::Expired).await?
+            && store.end(&stored, EndReason::Expired).await?
         {
             ended(&stored.session);
         }

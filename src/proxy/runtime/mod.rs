@@ -33,7 +33,7 @@ use super::{
     },
     resource_server::VerifiedTokens,
     secrets::{EncryptionKey, Secrets, SecretsError},
-    sessions::{Ending, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore},
+    sessions::{EndReason, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore},
 };
 use crate::access::Verdict;
 use crate::reasons::SessionEnd;
@@ -248,7 +248,9 @@ fn sift(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(Sessi
 async fn end_refused(proxy: Arc<Proxy>, refused: Vec<(SessionId, String)>) {
     for (id, reason) in refused {
         let ended = match proxy.store.get(id).await {
-            Ok(Some(stored)) => proxy.store.end(&stored, Ending::Quietly).await.map(|ended| ended.then_some(stored)),
+            Ok(Some(stored)) => {
+                proxy.store.end(&stored, EndReason::Unpublished).await.map(|ended| ended.then_some(stored))
+            }
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };

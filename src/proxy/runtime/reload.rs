@@ -91,7 +91,7 @@ impl Reload {
         if changed {
             tracing::info!("changed credentials or keys are now used");
         }
-        if using == EncryptionKey::Current && self.using != using && new.keyring.has_other() {
+        if using == EncryptionKey::Current && self.using != using && new.keyring.has_second_key() {
             tracing::info!("the new encryption key now seals new values");
         }
         self.using = using;

@@ -86,7 +86,7 @@ impl Sessions {
         let (fetch, live) = (self.fetch(id, UNLISTED_TIMEOUT), self.live.clone());
         async move {
             if matches!(fetch.await, Admission::Unknown) {
-                live.let_go(&id);
+                live.release(&id);
             }
         }
     }
@@ -105,7 +105,7 @@ impl Sessions {
         let Some(lookup) = self.lookup(id) else { return Admission::Unknown };
         match lookup.await {
             // Released since then, which does not mean that it has ended.
-            Admission::LookedUp(session) if session.is_over() && !self.live.has_ended(&id) => Admission::Unknown,
+            Admission::LookedUp(session) if session.is_closed() && !self.live.has_ended(&id) => Admission::Unknown,
             Admission::LookedUp(session) if !session.admits(now) => Admission::Ended,
             other => other,
         }
@@ -158,7 +158,7 @@ mod tests {
     use futures::stream::{self, BoxStream, StreamExt};
     use jiff::SignedDuration;
 
-    use super::super::{Ending, IsOver, StoreError, Stored};
+    use super::super::{EndReason, SessionFilter, StoreError, Stored};
     use super::*;
     use crate::{
         api::SessionPhase,
@@ -197,11 +197,11 @@ mod tests {
             unreachable!("a look-up must not write")
         }
 
-        async fn end(&self, _: &Stored, _: Ending<'_>) -> Result<bool, StoreError> {
+        async fn end(&self, _: &Stored, _: EndReason<'_>) -> Result<bool, StoreError> {
             unreachable!("a look-up must not write")
         }
 
-        async fn delete_dead(&self, _: Timestamp, _: SignedDuration, _: IsOver<'_>) -> Result<(), StoreError> {
+        async fn purge(&self, _: Timestamp, _: SignedDuration, _: SessionFilter<'_>) -> Result<(), StoreError> {
             unreachable!("a look-up must not write")
         }
 

@@ -6,7 +6,7 @@ use futures::{
 };
 use kube::runtime::{WatchStreamExt, utils::Backoff, watcher};
 
-use super::{KubernetesStore, PAGE, read};
+use super::{KubernetesStore, PAGE};
 use crate::{api::McpOAuthSession, proxy::sessions::SessionEvent, session::Session};
 
 /// Seconds until a watch is renewed, so that a silently dropped connection is noticed.
@@ -33,12 +33,12 @@ impl Backoff for ConstantBackoff {
     fn reset(&mut self) {}
 }
 
-/// The endless stream of events of a store's sessions.
+/// An endless stream.
 pub fn watch(store: KubernetesStore) -> BoxStream<'static, SessionEvent> {
     let watch = Watch { objects: objects(&store), listed: Vec::new(), last_list: Instant::now(), store };
     stream::unfold(watch, |mut watch| async move {
         loop {
-            if let Some(event) = watch.read_next().await? {
+            if let Some(event) = watch.next().await? {
                 return Some((event, watch));
             }
         }
@@ -66,24 +66,25 @@ struct Watch {
 
 impl Watch {
     /// Reads one event; `Some(None)` if it changes nothing. `None` would be the end of the stream, which does not end.
-    async fn read_next(&mut self) -> Option<Option<SessionEvent>> {
-        let KubernetesStore { keys, owner, .. } = &self.store;
+    async fn next(&mut self) -> Option<Option<SessionEvent>> {
         Some(match self.objects.next().await? {
             Ok(watcher::Event::Init) => {
                 self.listed.clear();
                 None
             }
             Ok(watcher::Event::InitApply(object)) => {
-                self.listed.extend(read(keys, owner, &object).and_then(|(_, session)| session));
+                self.listed.extend(self.store.decode(&object).and_then(|(_, session)| session));
                 None
             }
             Ok(watcher::Event::InitDone) => {
                 self.last_list = Instant::now();
                 Some(SessionEvent::All(std::mem::take(&mut self.listed)))
             }
-            Ok(watcher::Event::Apply(object)) => read(keys, owner, &object)
+            Ok(watcher::Event::Apply(object)) => self
+                .store
+                .decode(&object)
                 .map(|(id, session)| session.map_or(SessionEvent::Ended(id), SessionEvent::Is)),
-            Ok(watcher::Event::Delete(object)) => read(keys, owner, &object).map(|(id, _)| SessionEvent::Ended(id)),
+            Ok(watcher::Event::Delete(object)) => self.store.decode(&object).map(|(id, _)| SessionEvent::Ended(id)),
             Err(error) => {
                 let reason = brief(&error);
                 tracing::warn!(error = reason, "session watch failed, retrying");

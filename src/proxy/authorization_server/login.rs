@@ -12,7 +12,7 @@ use crate::{
         identity_provider::{Credentials, LoggedIn, LoginError},
         observability::{
             audit,
-            metrics::{Answer, Consent},
+            metrics::{Consent, OAuthOutcome},
         },
         sessions::StoreError,
     },
@@ -123,7 +123,7 @@ impl AuthorizationServer {
         from: Option<IpAddr>,
     ) -> Result<String, LoginFailure> {
         let finished = self.finish(&login, response, &keyring, from).await;
-        self.metrics.logins.count(Answer(finished.as_ref().err().map(|failure| failure.error().code)));
+        self.metrics.logins.count(OAuthOutcome(finished.as_ref().err().map(|failure| failure.error().code)));
         if let Err(failure) = &finished {
             let user = if let LoginFailure::Denied(user, _) = failure { Some(user.as_str()) } else { None };
             audit::login_refused(&login.request.session_client(), user, &failure.error(), from);

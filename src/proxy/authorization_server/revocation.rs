@@ -5,7 +5,7 @@ use crate::{
     crypto::now_seconds,
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
     proxy::{
-        observability::{audit, metrics::Answer},
+        observability::{audit, metrics::OAuthOutcome},
         secrets::Secrets,
     },
     reasons::SessionEnd,
@@ -30,7 +30,7 @@ impl AuthorizationServer {
     /// store cannot be reached.
     pub async fn revoke(&self, request: RevocationRequest) -> Result<(), OAuthError> {
         let result = self.end_session_of(&request).await;
-        self.metrics.revocations.count(Answer::of(&result));
+        self.metrics.revocations.count(OAuthOutcome::of(&result));
         if let Err(error) = &result {
             audit::revocation_refused(Some(&client_id_hash(&request.client_id)), error, request.client_ip);
         }
@@ -39,7 +39,7 @@ impl AuthorizationServer {
 
     /// Counts a revocation request whose client was not authenticated or whose body could not be read.
     pub fn revocation_rejected(&self, error: &OAuthError, from: Option<IpAddr>) {
-        self.metrics.revocations.count(Answer(Some(error.code)));
+        self.metrics.revocations.count(OAuthOutcome(Some(error.code)));
         audit::revocation_refused(None, error, from);
     }
 

@@ -16,7 +16,7 @@ use crate::{
     proxy::{
         observability::{
             audit,
-            metrics::{Answer, Grant},
+            metrics::{Grant, OAuthOutcome},
         },
         secrets::Secrets,
         sessions::Stored,
@@ -65,7 +65,7 @@ impl AuthorizationServer {
     pub async fn token(&self, request: TokenRequest) -> Result<TokenResponse, OAuthError> {
         let grant = request.grant();
         let result = self.redeem(&request, grant).await;
-        self.metrics.count_token_request(grant, Answer::of(&result));
+        self.metrics.count_token_request(grant, OAuthOutcome::of(&result));
         if let Err(error) = &result {
             let token = request.refresh_token.as_deref();
             let session = token.and_then(|token| RefreshToken::open(token, &request.secrets.keyring));
@@ -77,7 +77,7 @@ impl AuthorizationServer {
 
     /// Counts a token request whose client was not authenticated or whose body could not be read.
     pub fn token_rejected(&self, error: &OAuthError, from: Option<IpAddr>) {
-        self.metrics.count_token_request(Grant::Other, Answer(Some(error.code)));
+        self.metrics.count_token_request(Grant::Other, OAuthOutcome(Some(error.code)));
         audit::tokens_refused(Grant::Other, None, None, error, from);
     }
 

@@ -38,7 +38,7 @@ use crate::{
     api::PublicUrl,
     config::{ProxyConfig, RecheckStatus},
     oauth::{OFFLINE_ACCESS, login::Login},
-    proxy::observability::metrics::{Counts, IssuerAnswer},
+    proxy::observability::metrics::{Counts, IssuerOutcome},
 };
 
 /// Lifetime of the cached discovery document and keys.
@@ -136,7 +136,7 @@ impl Issuer {
     }
 
     /// Counts of the issuer's responses.
-    pub fn asked(&self) -> Arc<Counts<IssuerAnswer>> {
+    pub fn asked(&self) -> Arc<Counts<IssuerOutcome>> {
         self.http.load().responses()
     }
 

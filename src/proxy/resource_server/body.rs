@@ -21,7 +21,7 @@ use crate::proxy::{
     observability::{audit, metrics::WorkerMetrics},
     sessions::LiveSession,
 };
-use crate::reasons::{AnswerCut, StreamEnd};
+use crate::reasons::{ResponseCut, StreamEnd};
 
 /// What a body may fail with.
 pub use crate::http1::BoxError;
@@ -111,7 +111,7 @@ impl UpstreamBody {
 
     /// The client gets no more. Without its lease the upstream connection is closed, so the upstream sees that nobody listens any
     /// more.
-    fn cut(&mut self, stream_end: StreamEnd, answer_cut: AnswerCut) {
+    fn cut(&mut self, stream_end: StreamEnd, answer_cut: ResponseCut) {
         let lease = self.lease.take();
         match (&mut self.stream, lease) {
             (Some(stream), _) => stream.ended = stream_end,
@@ -124,10 +124,10 @@ impl UpstreamBody {
     fn end<T>(&mut self, cut: Cut) -> Poll<Option<Result<T, BoxError>>> {
         tracing::debug!(%cut, "response closed");
         match cut {
-            Cut::Session => self.cut(StreamEnd::SessionEnded, AnswerCut::SessionEnded),
-            Cut::Token => self.cut(StreamEnd::TokenEnded, AnswerCut::TokenEnded),
-            Cut::Silent => self.cut(StreamEnd::Silent, AnswerCut::Silent),
-            Cut::Leaving => self.cut(StreamEnd::Leaving, AnswerCut::Leaving),
+            Cut::Session => self.cut(StreamEnd::SessionEnded, ResponseCut::SessionEnded),
+            Cut::Token => self.cut(StreamEnd::TokenEnded, ResponseCut::TokenEnded),
+            Cut::Silent => self.cut(StreamEnd::Silent, ResponseCut::Silent),
+            Cut::Leaving => self.cut(StreamEnd::Leaving, ResponseCut::Leaving),
         }
         Poll::Ready(if self.stream.is_some() { None } else { Some(Err(cut.into())) })
     }
@@ -151,7 +151,7 @@ impl UpstreamBody {
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "the upstream closed the connection in the middle of a response");
-                self.cut(StreamEnd::UpstreamFailed, AnswerCut::UpstreamFailed);
+                self.cut(StreamEnd::UpstreamFailed, ResponseCut::UpstreamFailed);
             }
         }
         Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))

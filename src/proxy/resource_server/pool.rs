@@ -32,8 +32,8 @@ use super::{
     request_body::RequestBody,
 };
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
-use crate::proxy::observability::metrics::{Connect, Held, WorkerMetrics};
-use crate::reasons::AnswerCut;
+use crate::proxy::observability::metrics::{Connect, OpenConnection, WorkerMetrics};
+use crate::reasons::ResponseCut;
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 512;
@@ -143,7 +143,7 @@ struct Upstream<B> {
     /// Boxed, because it is handed on from place to place and is large.
     wire: Box<Connection<Stream, B>>,
     /// It is counted as long as it is there.
-    _open: Held,
+    _open: OpenConnection,
 }
 
 /// A connection whose response is still being read. Dropping it closes the connection.
@@ -159,8 +159,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
     }
 
     /// For when the client does not get the rest of the response, which is no stream.
-    pub fn cut(self, why: AnswerCut) {
-        self.pool.metrics.cut_answers.count(why);
+    pub fn cut(self, why: ResponseCut) {
+        self.pool.metrics.cut_responses.count(why);
     }
 
     /// The next content of the response; `None` at its end.
@@ -256,7 +256,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
             Err(_) => Connect::Failed,
         });
         let wire = Box::new(Connection::new(TokioIo::new(connected?), self.scratch.clone(), is_for_clients));
-        Ok(Upstream { wire, _open: Held::connection(self.metrics.clone()) })
+        Ok(Upstream { wire, _open: OpenConnection::new(self.metrics.clone()) })
     }
 }
 
@@ -301,7 +301,7 @@ mod tests {
             pool.scratch.clone(),
             is_for_clients,
         );
-        pool.put(Upstream { wire: Box::new(wire), _open: Held::connection(pool.metrics.clone()) });
+        pool.put(Upstream { wire: Box::new(wire), _open: OpenConnection::new(pool.metrics.clone()) });
         (ours, listener.accept().unwrap().0)
     }
 

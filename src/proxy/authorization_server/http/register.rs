@@ -16,7 +16,7 @@ use crate::{
     oauth::{ErrorCode, client::Client},
     proxy::{
         authorization_server::AuthorizationServer,
-        observability::{audit, metrics::Answer},
+        observability::{audit, metrics::OAuthOutcome},
     },
 };
 
@@ -29,7 +29,7 @@ pub async fn register(
     let body = match body {
         Ok(body) => body,
         Err(rejection) => {
-            proxy.metrics.registrations.count(Answer(Some(ErrorCode::InvalidRequest)));
+            proxy.metrics.registrations.count(OAuthOutcome(Some(ErrorCode::InvalidRequest)));
             return unreadable(&rejection);
         }
     };
@@ -38,7 +38,7 @@ pub async fn register(
         let id = client.id(&keyring)?;
         Ok(client.answer(&id, &keyring))
     });
-    proxy.metrics.registrations.count(Answer::of(&answer));
+    proxy.metrics.registrations.count(OAuthOutcome::of(&answer));
     match answer {
         Ok(answer) => (StatusCode::CREATED, no_store(), Json(answer)).into_response(),
         Err(error) => {

@@ -6,35 +6,35 @@ use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 
 use crate::{
     http_client::{HttpClient, HttpError},
-    proxy::observability::metrics::{Counts, IssuerAnswer},
+    proxy::observability::metrics::{Counts, IssuerOutcome},
 };
 
 /// Sends requests to the issuer.
 #[derive(Clone, Debug)]
 pub(super) struct IssuerClient {
     client: HttpClient,
-    responses: Arc<Counts<IssuerAnswer>>,
+    responses: Arc<Counts<IssuerOutcome>>,
 }
 
 impl IssuerClient {
     /// Sends with `client` and counts in `responses`.
-    pub(super) fn new(client: HttpClient, responses: Arc<Counts<IssuerAnswer>>) -> Self {
+    pub(super) fn new(client: HttpClient, responses: Arc<Counts<IssuerOutcome>>) -> Self {
         Self { client, responses }
     }
 
     /// The counts.
-    pub(super) fn responses(&self) -> Arc<Counts<IssuerAnswer>> {
+    pub(super) fn responses(&self) -> Arc<Counts<IssuerOutcome>> {
         self.responses.clone()
     }
 
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let response = self.client.send(request).await;
         self.responses.count(match &response {
-            Ok(response) if response.status().is_success() => IssuerAnswer::Answered,
-            Ok(response) if response.status().is_client_error() => IssuerAnswer::Refused,
-            Ok(_) | Err(HttpError::Answer(_)) => IssuerAnswer::Failed,
-            Err(HttpError::Request(_) | HttpError::Stopping) => IssuerAnswer::Unreachable,
-            Err(HttpError::Timeout) => IssuerAnswer::Timeout,
+            Ok(response) if response.status().is_success() => IssuerOutcome::Answered,
+            Ok(response) if response.status().is_client_error() => IssuerOutcome::Refused,
+            Ok(_) | Err(HttpError::Answer(_)) => IssuerOutcome::Failed,
+            Err(HttpError::Request(_) | HttpError::Stopping) => IssuerOutcome::Unreachable,
+            Err(HttpError::Timeout) => IssuerOutcome::Timeout,
         });
         response
     }

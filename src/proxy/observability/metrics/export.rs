@@ -1,4 +1,4 @@
-//! From numbers to text, when somebody asks.
+//! Encodes metrics in the `OpenMetrics` text format.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// Metrics as they are at one moment.
+/// The metrics of one scrape.
 #[derive(Debug, Default)]
 pub struct Page(Vec<Family>);
 
@@ -48,7 +48,7 @@ impl Page {
         self.0.push(Family { name, help, unit, samples });
     }
 
-    /// A counter for each of these labels; `_total` is added to its name.
+    /// The encoder adds `_total` to the name.
     pub fn counters(
         &mut self,
         name: &'static str,
@@ -59,25 +59,24 @@ impl Page {
         self.add(name, help, None, samples);
     }
 
-    /// A gauge; its unit is added to its name.
-    pub fn gauge(&mut self, name: &'static str, help: &'static str, unit: Option<Unit>, value: i64) {
-        self.add(name, help, unit, vec![(Labels::new(), Value::Gauge(value))]);
+    pub fn gauge(&mut self, name: &'static str, help: &'static str, value: i64) {
+        self.add(name, help, None, vec![(Labels::new(), Value::Gauge(value))]);
     }
 
-    /// A histogram of seconds: how many are in each bucket, by its upper bound.
+    /// The encoder adds `_seconds` to the name.
+    pub fn timestamp(&mut self, name: &'static str, help: &'static str, seconds: i64) {
+        self.add(name, help, Some(Unit::Seconds), vec![(Labels::new(), Value::Gauge(seconds))]);
+    }
+
+    /// A histogram of seconds; each bucket has its upper bound and its own count. The encoder adds `_seconds` to the name.
     pub fn seconds(&mut self, name: &'static str, help: &'static str, sum: f64, buckets: Vec<(f64, u64)>) {
         self.add(name, help, Some(Unit::Seconds), vec![(Labels::new(), Value::Histogram { sum, buckets })]);
     }
 
-    /// What does not change.
     pub fn info(&mut self, name: &'static str, help: &'static str, labels: Labels) {
         self.add(name, help, None, vec![(labels, Value::Info)]);
     }
 
-    /// In the text format of OpenMetrics, each name with this prefix.
-    ///
-    /// # Errors
-    /// Never in practice: writing to a string.
     pub fn text(self, prefix: &str) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix(prefix);
         registry.register_collector(Box::new(self));
@@ -87,7 +86,7 @@ impl Page {
     }
 }
 
-/// None: they would tell single requests apart.
+/// Exemplars would identify single requests.
 const NO_EXEMPLAR: Option<&Exemplar<Labels, f64>> = None;
 
 impl Collector for Page {

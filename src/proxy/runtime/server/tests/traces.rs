@@ -39,7 +39,7 @@ async fn span_continues_the_clients_trace_and_is_exported() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (endpoint, sent) = collector().await;
     let (upstream, address, listening) = Upstream::start().await;
-    let tracer = Tracer::sending(Some(&endpoint), &Handle::current()).unwrap();
+    let tracer = Tracer::exporting(Some(&endpoint), &Handle::current()).unwrap();
     let bed =
         Bed::changed(LiveSet::default(), upstream, address, listening, |proxy| proxy.tracer = Arc::new(tracer)).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));

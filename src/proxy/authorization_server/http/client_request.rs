@@ -15,7 +15,7 @@ use super::respond::unreadable;
 use crate::media_type::has_media_type;
 use crate::{
     oauth::{ErrorCode, OAuthError},
-    proxy::{authorization_server::AuthorizationServer, client_ip::client_of, secrets::Secrets},
+    proxy::{authorization_server::AuthorizationServer, client_ip::client_ip_of, secrets::Secrets},
 };
 
 pub type Parameters = HashMap<String, String>;
@@ -52,7 +52,7 @@ impl FromRequest<Arc<AuthorizationServer>> for ClientRequest {
 
     async fn from_request(request: Request, proxy: &Arc<AuthorizationServer>) -> Result<Self, Rejected> {
         let headers = request.headers().clone();
-        let from = client_of(request.extensions(), &headers, &proxy.config.trusted_proxies);
+        let from = client_ip_of(request.extensions(), &headers, &proxy.config.trusted_proxies);
         let body = Bytes::from_request(request, proxy).await.map_err(|rejection| Rejected {
             error: OAuthError::invalid_request("the body cannot be read"),
             from,
@@ -74,7 +74,7 @@ impl FromRequestParts<Arc<AuthorizationServer>> for From {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, proxy: &Arc<AuthorizationServer>) -> Result<Self, Infallible> {
-        Ok(Self(client_of(&parts.extensions, &parts.headers, &proxy.config.trusted_proxies)))
+        Ok(Self(client_ip_of(&parts.extensions, &parts.headers, &proxy.config.trusted_proxies)))
     }
 }
 

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::respond::too_many_requests;
-use crate::proxy::{authorization_server::AuthorizationServer, client_ip::client_of};
+use crate::proxy::{authorization_server::AuthorizationServer, client_ip::client_ip_of};
 
 /// For one client: a login takes six requests, and a desktop with many clients starts them all at once.
 const PER_CLIENT: Quota = Quota::per_second(NonZeroU32::new(10).unwrap()).allow_burst(NonZeroU32::new(200).unwrap());
@@ -45,7 +45,7 @@ impl Limits {
 
     fn admit(&self, request: &Request) -> bool {
         if let (Some(clients), Some(client)) =
-            (&self.clients, client_of(request.extensions(), request.headers(), &self.trusted))
+            (&self.clients, client_ip_of(request.extensions(), request.headers(), &self.trusted))
         {
             let client = network(client);
             let limiter = clients.get(&client).unwrap_or_else(|| {

@@ -32,7 +32,7 @@ impl IssuerClient {
         self.responses.count(match &response {
             Ok(response) if response.status().is_success() => IssuerOutcome::Answered,
             Ok(response) if response.status().is_client_error() => IssuerOutcome::Refused,
-            Ok(_) | Err(HttpError::Answer(_)) => IssuerOutcome::Failed,
+            Ok(_) | Err(HttpError::Response(_)) => IssuerOutcome::Failed,
             Err(HttpError::Request(_) | HttpError::Stopping) => IssuerOutcome::Unreachable,
             Err(HttpError::Timeout) => IssuerOutcome::Timeout,
         });

@@ -10,8 +10,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering::Relaxed},
 };
 
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    registry::{Registry, Unit},
+};
+
 use self::{
-    export::{Labels, Page},
+    export::{Counters, Histogram},
     numbers::{bounds, seconds},
 };
 pub use self::{
@@ -63,18 +69,23 @@ impl Metrics {
 
     /// All metrics in the `OpenMetrics` text format.
     pub fn text(&self, observed: Observed<'_>) -> Result<String, fmt::Error> {
-        let mut page = Page::default();
-        page.info("build", "Version of the running proxy.", vec![("version", env!("CARGO_PKG_VERSION"))]);
-        self.add_requests(&mut page, observed);
-        self.add_logins(&mut page, observed);
-        page.text("mcp_oauth_proxy")
+        let mut registry = Registry::with_prefix("mcp_oauth_proxy");
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the running proxy", version);
+        self.register_requests(&mut registry, observed);
+        self.register_logins(&mut registry, observed);
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
     }
 
-    fn add_requests(&self, page: &mut Page, observed: Observed<'_>) {
+    fn register_requests(&self, registry: &mut Registry, observed: Observed<'_>) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let total = |number: fn(&WorkerMetrics) -> i64| workers.iter().map(|worker| number(worker)).sum();
+        let total = |number: fn(&WorkerMetrics) -> i64| {
+            ConstGauge::new(workers.iter().map(|worker| number(worker)).sum::<i64>())
+        };
         let requests = sum(&workers, |worker| &worker.requests);
-        page.counters("requests", "Requests to MCP endpoints, by outcome.", requests);
+        registry.register("requests", "Requests to MCP endpoints, by outcome", requests);
         let mut buckets: Vec<_> = bounds().map(|bound| (bound, 0)).collect();
         for worker in &workers {
             for (bucket, count) in buckets.iter_mut().zip(&worker.response_head.counts) {
@@ -82,67 +93,69 @@ impl Metrics {
             }
         }
         let nanos = workers.iter().map(|worker| worker.response_head.sum.load(Relaxed)).sum();
-        page.seconds(
-            "response_head",
-            "Time from the head of a forwarded request to the head of the upstream's response.",
-            seconds(nanos),
-            buckets,
-        );
+        let response_head = Histogram { sum: seconds(nanos), buckets };
+        let help = "Time from the head of a forwarded request to the head of the upstream's response";
+        registry.register_with_unit("response_head", help, Unit::Seconds, response_head);
         let open = total(|worker| worker.open_streams.load(Relaxed));
-        page.gauge("open_streams", "Open event streams to clients.", open);
+        registry.register("open_streams", "Open event streams to clients", open);
         let ended = sum(&workers, |worker| &worker.ended_streams);
-        page.counters("ended_streams", "Ended event streams to clients, by reason.", ended);
+        registry.register("ended_streams", "Ended event streams to clients, by reason", ended);
         let cut = sum(&workers, |worker| &worker.cut_responses);
-        let help = "Responses other than event streams that were cut before their end, by reason.";
-        page.counters("cut_answers", help, cut);
+        let help = "Responses other than event streams that were cut before their end, by reason";
+        registry.register("cut_answers", help, cut);
         let lookups = sum(&workers, |worker| &worker.token_cache);
-        page.counters("token_cache_lookups", "Look-ups in the cache of verified access tokens, by result.", lookups);
-        let entries = number(observed.cached_tokens);
-        page.gauge("token_cache_entries", "Access tokens in the cache of verified tokens.", entries);
+        let help = "Look-ups in the cache of verified access tokens, by result";
+        registry.register("token_cache_lookups", help, lookups);
+        let entries = gauge(observed.cached_tokens);
+        registry.register("token_cache_entries", "Access tokens in the cache of verified tokens", entries);
         let connections = total(|worker| worker.upstream_connections.load(Relaxed));
-        page.gauge("upstream_connections", "Open connections to the upstream.", connections);
+        registry.register("upstream_connections", "Open connections to the upstream", connections);
         let idle = total(|worker| number(worker.upstream_idle.load(Relaxed)));
-        page.gauge("upstream_idle_connections", "Idle upstream connections.", idle);
+        registry.register("upstream_idle_connections", "Idle upstream connections", idle);
         let connects = sum(&workers, |worker| &worker.upstream_connects);
-        page.counters("upstream_connects", "Connection attempts to the upstream, by outcome.", connects);
+        registry.register("upstream_connects", "Connection attempts to the upstream, by outcome", connects);
     }
 
-    fn add_logins(&self, page: &mut Page, observed: Observed<'_>) {
-        page.counters("consents", "Submitted consent pages, by outcome.", all(&self.consents));
-        page.counters("logins", "Callbacks from the issuer after a login, by outcome.", all(&self.logins));
+    fn register_logins(&self, registry: &mut Registry, observed: Observed<'_>) {
+        registry.register("consents", "Submitted consent pages, by outcome", all(&self.consents));
+        registry.register("logins", "Callbacks from the issuer after a login, by outcome", all(&self.logins));
         let tokens = self.tokens.iter().zip(Grant::ALL).flat_map(|(outcomes, grant)| {
             let grant = (Grant::NAME, grant.text());
             outcomes.all().map(move |(outcome, count)| (vec![grant, (OAuthOutcome::NAME, outcome.text())], count))
         });
-        page.counters("token_requests", "Requests to the token endpoint, by grant type and outcome.", tokens);
-        page.counters("registrations", "Client registration requests, by outcome.", all(&self.registrations));
-        page.counters("revocations", "Token revocation requests, by outcome.", all(&self.revocations));
-        let help = "Requests to the authorization server rejected by the rate limit (429).";
-        page.counters("rate_limited_requests", help, [(Labels::new(), self.rate_limited.load(Relaxed))]);
-        page.counters("issuer_requests", "Requests to the issuer, by outcome.", all(observed.issuer));
-        page.gauge("sessions", "Live sessions.", number(observed.sessions));
-        page.gauge("sessions_max", "Limit of live sessions.", number(observed.max_sessions));
-        page.counters("ended_sessions", "Sessions that this replica has ended, by reason.", all(&self.ended_sessions));
-        page.timestamp(
-            "session_watch_contact_timestamp",
-            "Unix time of the last response from the session store; without contact, an ended session remains valid until its access token expires.",
-            observed.last_contact,
-        );
+        let help = "Requests to the token endpoint, by grant type and outcome";
+        registry.register("token_requests", help, Counters(tokens.collect()));
+        registry.register("registrations", "Client registration requests, by outcome", all(&self.registrations));
+        registry.register("revocations", "Token revocation requests, by outcome", all(&self.revocations));
+        let help = "Requests to the authorization server rejected by the rate limit (429)";
+        registry.register("rate_limited_requests", help, ConstCounter::new(self.rate_limited.load(Relaxed)));
+        registry.register("issuer_requests", "Requests to the issuer, by outcome", all(observed.issuer));
+        registry.register("sessions", "Live sessions", gauge(observed.sessions));
+        registry.register("sessions_max", "Limit of live sessions", gauge(observed.max_sessions));
+        let help = "Sessions that this replica has ended, by reason";
+        registry.register("ended_sessions", help, all(&self.ended_sessions));
+        let help = "Unix time of the last response from the session store; without contact, an ended session remains valid until its access token expires";
+        let contact = ConstGauge::new(observed.last_contact);
+        registry.register_with_unit("session_watch_contact_timestamp", help, Unit::Seconds, contact);
     }
 }
 
-fn all<L: Label>(counts: &Counts<L>) -> impl Iterator<Item = (Labels, u64)> {
-    counts.all().map(|(label, count)| (vec![(L::NAME, label.text())], count))
+fn all<L: Label>(counts: &Counts<L>) -> Counters {
+    Counters(counts.all().map(|(label, count)| (vec![(L::NAME, label.text())], count)).collect())
 }
 
-fn sum<L: Label>(workers: &[Arc<WorkerMetrics>], counts: fn(&WorkerMetrics) -> &Counts<L>) -> Vec<(Labels, u64)> {
-    let mut sums: Vec<_> = L::all().map(|label| (vec![(L::NAME, label.text())], 0)).collect();
+fn sum<L: Label>(workers: &[Arc<WorkerMetrics>], counts: fn(&WorkerMetrics) -> &Counts<L>) -> Counters {
+    let mut sums = all(&Counts::<L>::default());
     for worker in workers {
-        for (sum, (_, count)) in sums.iter_mut().zip(counts(worker).all()) {
+        for (sum, (_, count)) in sums.0.iter_mut().zip(counts(worker).all()) {
             sum.1 += count;
         }
     }
     sums
+}
+
+fn gauge(value: usize) -> ConstGauge<i64> {
+    ConstGauge::new(number(value))
 }
 
 fn number(number: usize) -> i64 {

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Name of a session: 128 bits as lower-case hex. It is an HMAC of the login nonce, so one login creates one session.
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SessionId([u8; 16]);
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionId(u128);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InvalidSessionId;
@@ -19,19 +19,13 @@ impl SessionId {
     pub fn of_nonce(keyring: &Keyring, nonce: &str) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&keyring.mac(Purpose::SessionName, &[nonce.as_bytes()])[..16]);
-        Self(id)
+        Self(u128::from_be_bytes(id))
     }
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -39,16 +33,9 @@ impl FromStr for SessionId {
     type Err = InvalidSessionId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.as_bytes();
-        if digits.len() != 32 || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(InvalidSessionId);
-        }
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            let value = |digit: u8| if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 };
-            *byte = value(pair[0]) << 4 | value(pair[1]);
-        }
-        Ok(Self(id))
+        let is_id = text.len() == 32 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let id = u128::from_str_radix(text, 16).map_err(|_| InvalidSessionId)?;
+        if is_id { Ok(Self(id)) } else { Err(InvalidSessionId) }
     }
 }
 
@@ -179,7 +166,7 @@ impl RecordKeys {
         } = spec;
         let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
         let mut parts = vec![
-            id.0.to_vec(),
+            id.0.to_be_bytes().to_vec(),
             proxy.clone().into_bytes(),
             json(serde_json::to_vec(user)),
             json(serde_json::to_vec(client)),

@@ -34,10 +34,8 @@ pub struct AccessClaims<'a> {
     pub scope: Cow<'a, str>,
 }
 
-/// Why an access token is refused.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum InvalidAccessToken {
-    /// Not a JWT (RFC 7519 §3).
     #[error("the access token is malformed")]
     Malformed,
     /// Unknown key, other token type, or other issuer.

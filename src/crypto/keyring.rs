@@ -15,46 +15,34 @@ use base64::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// What a sealed or authenticated value is for. Each purpose has its own key, so that a value made for one purpose is
-/// invalid for every other.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Purpose {
-    /// A registration inside its `client_id`.
-    ClientId,
-    /// The `client_secret` that belongs to a `client_id`.
-    ClientSecret,
-    /// The authorization request inside the consent form.
-    ConsentForm,
-    /// Binds a consent form to the browser that it was shown in.
-    ConsentBinding,
-    /// The cookie with an approved authorization request during the login at the issuer.
-    Login,
-    /// The session id, derived from the login's nonce.
-    SessionName,
-    Code,
-    RefreshToken,
-    /// A session's record at rest.
-    SessionRecord,
-    /// The upstream's `Mcp-Session-Id`, bound to its user.
-    McpSessionId,
-    /// The issuer's refresh token in a session's record.
-    UpstreamToken,
-}
+use crate::reasons::text_enums;
 
-/// The labels of key derivation, in the order of the variants.
-const PURPOSES: [(Purpose, &str); 11] = [
-    (Purpose::ClientId, "client-id"),
-    (Purpose::ClientSecret, "client-secret"),
-    (Purpose::ConsentForm, "consent-form"),
-    (Purpose::ConsentBinding, "consent-binding"),
-    (Purpose::Login, "login"),
-    (Purpose::SessionName, "session-name"),
-    (Purpose::Code, "code"),
-    (Purpose::RefreshToken, "refresh-token"),
-    (Purpose::SessionRecord, "session-record"),
-    (Purpose::McpSessionId, "mcp-session-id"),
-    (Purpose::UpstreamToken, "upstream-token"),
-];
+text_enums! {
+    /// What a sealed or authenticated value is for. Each purpose has its own key, derived with its text, so that a value made for
+    /// one purpose is invalid for every other.
+    enum Purpose {
+        /// A registration inside its `client_id`.
+        ClientId = "client-id",
+        /// The `client_secret` that belongs to a `client_id`.
+        ClientSecret = "client-secret",
+        /// The authorization request inside the consent form.
+        ConsentForm = "consent-form",
+        /// Binds a consent form to the browser that it was shown in.
+        ConsentBinding = "consent-binding",
+        /// The cookie with an approved authorization request during the login at the issuer.
+        Login = "login",
+        /// The session id, derived from the login's nonce.
+        SessionName = "session-name",
+        Code = "code",
+        RefreshToken = "refresh-token",
+        /// A session's record at rest.
+        SessionRecord = "session-record",
+        /// The upstream's `Mcp-Session-Id`, bound to its user.
+        McpSessionId = "mcp-session-id",
+        /// The issuer's refresh token in a session's record.
+        UpstreamToken = "upstream-token",
+    }
+}
 
 /// Bytes of a key id: enough to tell apart the few keys of one proxy.
 const KEY_ID_LEN: usize = 4;
@@ -113,9 +101,9 @@ impl KeySet {
                 .fill(&mut key)?;
             Ok(key)
         };
-        let keys = PURPOSES.iter().map(|(_, label)| {
-            let seal = RandomizedNonceKey::new(&AES_256_GCM, &derive("seal", label)?)?;
-            Ok(PurposeKeys { seal, mac: hmac::Key::new(hmac::HMAC_SHA256, &derive("mac", label)?) })
+        let keys = Purpose::ALL.iter().map(|purpose| {
+            let seal = RandomizedNonceKey::new(&AES_256_GCM, &derive("seal", purpose.as_str())?)?;
+            Ok(PurposeKeys { seal, mac: hmac::Key::new(hmac::HMAC_SHA256, &derive("mac", purpose.as_str())?) })
         });
         let keys = keys.collect::<Result<_, Unspecified>>()?;
         let mut key_id = [0; KEY_ID_LEN];
@@ -264,7 +252,7 @@ pub mod tests {
 
     #[test]
     fn purposes_are_listed_in_declaration_order() {
-        for (position, (purpose, _)) in PURPOSES.iter().enumerate() {
+        for (position, purpose) in Purpose::ALL.iter().enumerate() {
             assert_eq!(*purpose as usize, position);
         }
     }

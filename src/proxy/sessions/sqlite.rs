@@ -121,15 +121,12 @@ struct Watch {
 impl Watch {
     async fn next(&mut self) -> SessionEvent {
         loop {
-            if self.foreign_version.is_none() {
+            while self.foreign_version.is_none() {
                 match self.list().await {
                     Ok(all) => return all,
-                    Err(error) => {
-                        tracing::warn!(%error, "listing sessions failed, retrying");
-                        tokio::time::sleep(POLL_INTERVAL).await;
-                        continue;
-                    }
+                    Err(error) => tracing::warn!(%error, "listing sessions failed, retrying"),
                 }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             tokio::select! {
                 event = self.events.recv() => match event {
@@ -147,7 +144,7 @@ impl Watch {
     }
 
     async fn list(&mut self) -> Result<SessionEvent, StoreError> {
-        // Subscribe before the list is read: a write in between is reported twice rather than never.
+        // Subscribe first: a write during the list is reported twice rather than never.
         self.events = self.store.events.subscribe();
         let version = self.store.foreign_version().await?;
         let all = self.store.all().await?;

@@ -12,7 +12,7 @@ use std::{
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    metrics::{gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -128,7 +128,7 @@ impl Metrics {
         registry.register("registrations", "Client registration requests, by outcome", all(&self.registrations));
         registry.register("revocations", "Token revocation requests, by outcome", all(&self.revocations));
         let help = "Requests to the authorization server rejected by the rate limit (429)";
-        registry.register("rate_limited_requests", help, ConstCounter::new(self.rate_limited.load(Relaxed)));
+        registry.register("rate_limited_requests", help, Counters(vec![(Vec::new(), self.rate_limited.load(Relaxed))]));
         registry.register("issuer_requests", "Requests to the issuer, by outcome", all(observed.issuer));
         registry.register("sessions", "Live sessions", gauge(observed.sessions));
         registry.register("sessions_max", "Limit of live sessions", gauge(observed.max_sessions));

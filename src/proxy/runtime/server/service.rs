@@ -87,9 +87,9 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
     let peer = Rc::new(Peer::new(address));
     let service = service_fn(|request: Request<Incoming>| {
         let is_further = connection.begin() > 0;
-        let permit = if is_further { Some(serving.permits.clone().try_acquire_owned()) } else { None };
-        let (is_shed, permit) = (matches!(permit, Some(Err(_))), permit.and_then(Result::ok));
-        let exchange = Exchange::new(connection.clone(), serving.worker.clone(), permit);
+        let permit = is_further.then(|| serving.permits.clone().try_acquire_owned()).transpose();
+        let is_shed = permit.is_err();
+        let exchange = Exchange::new(connection.clone(), serving.worker.clone(), permit.ok().flatten());
         if request.version() == Version::HTTP_2 {
             serving.streams.prepare(exchange.clone());
         }
@@ -142,7 +142,7 @@ async fn respond(
         }
     };
     response.headers_mut().remove(CONNECTION);
-    if !is_head && status_has_content(response.status()) {
+    if !is_head && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         // hyper writes the length of the body.
         response.headers_mut().remove(CONTENT_LENGTH);
     }
@@ -157,10 +157,6 @@ async fn respond(
     }
     connection.set_close_delimited(version == Version::HTTP_10 && response.body().size_hint().exact().is_none());
     Ok(response.map(|body| exchange.respond(body)))
-}
-
-fn status_has_content(status: StatusCode) -> bool {
-    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 async fn route(mut head: Parts, body: Arriving, peer: &Peer, serving: &Serving) -> Response<Body> {
@@ -188,11 +184,8 @@ fn has_one_host(head: &Parts) -> bool {
 async fn serve_router(head: Parts, body: Arriving, peer: SocketAddr, serving: &Serving) -> Response<Body> {
     let Serving { worker, router, .. } = serving;
     let timeout = worker.forwarder.client_patience();
-    let body = match RequestBody::new(body, MAX_BODY as u64, timeout, worker.deadlines.clone()) {
-        Ok(body) => body.whole().await,
-        Err(error) => Err(error),
-    };
-    let body = match body {
+    let body = RequestBody::new(body, MAX_BODY as u64, timeout, worker.deadlines.clone());
+    let body = match async { body?.whole().await }.await {
         Ok(body) => body,
         Err(error) => return refuse_body(&error),
     };

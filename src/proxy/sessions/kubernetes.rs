@@ -14,14 +14,12 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{
-    api::core::v1::ObjectReference,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
     client::{self, ClientBuilder, DynBody},
+    core::PartialObjectMetaExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::json;
@@ -51,8 +49,7 @@ pub struct KubernetesStore {
     watched: Api<McpOAuthSession>,
     keys: RecordKeys,
     /// The `McpOAuthProxy` that the sessions belong to and are deleted with.
-    owner: OwnerReference,
-    namespace: String,
+    owner: PartialObjectMeta<McpOAuthProxy>,
     recorder: Recorder,
     /// Unix time in seconds of the watch's last response. The watch is renewed often, so this stays recent.
     contact: Arc<AtomicI64>,
@@ -77,21 +74,17 @@ impl KubernetesStore {
         let watching = recording_contact(client.clone(), contact.clone(), namespace);
         let reporter =
             Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
-        let owner = OwnerReference {
-            api_version: McpOAuthProxy::api_version(&()).into_owned(),
-            kind: McpOAuthProxy::kind(&()).into_owned(),
-            name: proxy.to_owned(),
-            uid: uid.to_owned(),
-            controller: None,
-            // Thousands of sessions must not block the deletion of their proxy.
-            block_owner_deletion: Some(false),
+        let owner = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(proxy.to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
         };
         Ok(Self {
             api: Api::namespaced(client.clone(), namespace),
             watched: Api::namespaced(watching, namespace),
             keys,
-            owner,
-            namespace: namespace.to_owned(),
+            owner: owner.into_request_partial(),
             recorder: Recorder::new(client, reporter),
             contact,
         })
@@ -100,7 +93,8 @@ impl KubernetesStore {
     /// `None` if the object's name is no session id; the session is `None` if it has ended or does not verify.
     fn decode(&self, object: &McpOAuthSession) -> Option<(SessionId, Option<Session>)> {
         let id = SessionId::from_str(object.metadata.name.as_deref()?).ok()?;
-        let owned = object.owner_references().iter().any(|reference| reference.uid == self.owner.uid);
+        let owned =
+            object.owner_references().iter().any(|reference| Some(&reference.uid) == self.owner.metadata.uid.as_ref());
         let live = owned && object.metadata.deletion_timestamp.is_none();
         Some((id, live.then(|| self.keys.session(id, &object.spec)).flatten()))
     }
@@ -126,16 +120,7 @@ impl KubernetesStore {
             action: "EndSession".to_owned(),
             secondary: None,
         };
-        let OwnerReference { api_version, kind, name, uid, .. } = self.owner.clone();
-        let owner = ObjectReference {
-            api_version: Some(api_version),
-            kind: Some(kind),
-            namespace: Some(self.namespace.clone()),
-            name: Some(name),
-            uid: Some(uid),
-            ..ObjectReference::default()
-        };
-        if let Err(error) = in_time(self.recorder.publish(&event, &owner)).await? {
+        if let Err(error) = in_time(self.recorder.publish(&event, &self.owner.object_ref(&()))).await? {
             tracing::warn!(%error, "publishing the Kubernetes event failed");
         }
         Ok(())
@@ -175,10 +160,13 @@ fn is_status(error: &kube::Error, code: u16) -> bool {
 #[async_trait]
 impl SessionStore for KubernetesStore {
     async fn create(&self, session: &Session) -> Result<(), StoreError> {
+        // Thousands of sessions must not block the deletion of their proxy.
+        let block_owner_deletion = Some(false);
+        let owner = self.owner.owner_ref(&()).map(|owner| vec![OwnerReference { block_owner_deletion, ..owner }]);
         let object = McpOAuthSession {
             metadata: ObjectMeta {
                 name: Some(session.id.to_string()),
-                owner_references: Some(vec![self.owner.clone()]),
+                owner_references: owner,
                 ..ObjectMeta::default()
             },
             spec: self.keys.record(session),
@@ -246,7 +234,7 @@ impl SessionStore for KubernetesStore {
         max_ttl: SignedDuration,
         must_end: SessionFilter<'_>,
     ) -> Result<(), StoreError> {
-        let first = ListParams::default().fields(&format!("spec.proxy={}", self.owner.name)).limit(PAGE);
+        let first = ListParams::default().fields(&format!("spec.proxy={}", self.owner.name_any())).limit(PAGE);
         let mut page = first.clone();
         loop {
             let list = in_time(self.api.list(&page)).await?.map_err(failed)?;

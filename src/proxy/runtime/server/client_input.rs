@@ -133,3 +133,23 @@ fn skip_content(framing: &mut Framing, mut bytes: Bytes) -> Result<Bytes, WireEr
     while framing.next(&mut bytes)?.is_some() {}
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_sent_byte_by_byte_is_parsed_once_per_line() {
+        let head = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut input = ClientInput::default();
+        let mut parsed = 0;
+        for (index, byte) in head.bytes().enumerate() {
+            let scanned = input.scanned;
+            input.bytes = [&input.bytes[..], &[byte]].concat().into();
+            assert_eq!(input.check_head(), index == head.len() - 1);
+            parsed += usize::from(input.scanned != scanned);
+        }
+        // At the first byte, and then once per line.
+        assert_eq!(parsed, 4);
+    }
+}

@@ -370,3 +370,6 @@ impl Write for ClientIo {
         Pin::new(&mut self.0.state.borrow_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

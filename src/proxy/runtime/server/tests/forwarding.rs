@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
+use super::{slow::rest, *};
 
 #[tokio::test]
 async fn valid_token_forwards_the_request_with_identity() {
@@ -108,4 +108,23 @@ async fn closed_idle_upstream_connection_costs_no_request() {
         assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "ok"));
         closings.next().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn continue_is_sent_when_the_body_is_read() {
+    let bed = Bed::new().await;
+    let expect = "expect: 100-continue\r\ncontent-length: 2\r\n";
+    let mut stream = bed.begin(&format!("{expect}connection: close\r\n")).await;
+    let mut interim = [0; 25];
+    in_time(stream.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{}").await.unwrap();
+    let response = rest(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("{}"), "{response}");
+
+    let mut stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(format!("POST /mcp HTTP/1.1\r\nhost: a\r\n{expect}\r\n").as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    in_time(stream.read_exact(&mut status)).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401", "a refused request is not continued");
 }

@@ -110,9 +110,9 @@ mod tests {
     #[tokio::test]
     async fn changed_encryption_key_is_accepted_at_once_and_used_later() {
         let (folder, proxy) = proxy("http://upstream", LiveSet::default(), wall_clock()).await;
-        let begun = Instant::now();
-        let mut reload = Reload::new(begun);
-        reload.poll(&proxy, begun + ACCEPTED_BEFORE_USED).unwrap();
+        let start = Instant::now();
+        let mut reload = Reload::new(start);
+        reload.poll(&proxy, start + ACCEPTED_BEFORE_USED).unwrap();
         let before = proxy.secrets.load().keyring.clone();
         let sealed = before.seal(Purpose::RefreshToken, &1).unwrap();
         let session = session("a");
@@ -122,7 +122,7 @@ mod tests {
         let other = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
         key("PREVIOUS_ENCRYPTION_KEY", &std::fs::read_to_string(folder.path().join("ENCRYPTION_KEY")).unwrap());
         key("ENCRYPTION_KEY", other);
-        let changed = begun + ACCEPTED_BEFORE_USED * 2;
+        let changed = start + ACCEPTED_BEFORE_USED * 2;
         reload.poll(&proxy, changed).unwrap();
         let keyring = proxy.secrets.load().keyring.clone();
         let newest = Keyring::new(other, proxy.public_url.as_str()).unwrap();

@@ -13,7 +13,7 @@ fn before_expiry(session: &Session) -> Timestamp {
 fn open_counts_are_shared_by_all_sessions_of_a_user_and_dropped_with_the_last() {
     let live = LiveSet::default();
     let mut other = active("c");
-    other.user.subject = "somebody else".to_owned();
+    other.user.subject = "another user".to_owned();
     let (first, second) = (active("a"), active("b"));
     live.apply(SessionEvent::All(vec![first.clone(), second.clone(), other.clone()]));
     let open = |session: &Session| live.get(&session.id).unwrap().open.clone();

@@ -1,5 +1,3 @@
-use std::fmt;
-
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -24,12 +22,6 @@ struct LoadedKey {
     /// Parsed once; jsonwebtoken would parse it for each token.
     verifying: ParsedPublicKey,
     jwk: Value,
-}
-
-impl fmt::Debug for SigningRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.keys.iter().map(|key| &key.kid)).finish()
-    }
 }
 
 impl SigningRing {

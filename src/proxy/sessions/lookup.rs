@@ -56,12 +56,6 @@ pub struct Sessions {
     rules: Arc<Rules>,
 }
 
-impl std::fmt::Debug for Sessions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sessions").field("live", &self.live).finish_non_exhaustive()
-    }
-}
-
 impl Sessions {
     /// Look-ups run on `control`. A session that they find is subject to the access rules, like one from the watch.
     pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle, rules: Arc<Rules>) -> Self {

@@ -26,6 +26,7 @@ use tracing_subscriber::{
 
 use crate::untrusted_text::{Escaping, deceives};
 
+/// What is logged, and how it looks.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogOptions {
     /// What is logged: a level, or levels by module such as info,hyper=warn

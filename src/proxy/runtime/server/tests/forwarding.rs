@@ -120,7 +120,7 @@ async fn continue_is_sent_when_the_body_is_read() {
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"{}").await.unwrap();
     let response = rest(&mut stream).await;
-    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("{}"), "{response}");
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.contains("{}"), "{response}");
 
     let mut stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
     stream.write_all(format!("POST /mcp HTTP/1.1\r\nhost: a\r\n{expect}\r\n").as_bytes()).await.unwrap();

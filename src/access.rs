@@ -1,4 +1,4 @@
-//! Who may log in, and which sessions may continue.
+//! Access rules: who may log in, and which sessions may continue.
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -8,29 +8,25 @@ use crate::{
     session::Session,
 };
 
-/// Google's issuer: there only the `hd` claim says that a domain vouches for an account
+/// Google's issuer, where only the `hd` claim proves that an account belongs to a domain
 /// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
 pub const GOOGLE: &str = "https://accounts.google.com";
 
-/// Who the issuer says has logged in.
+/// The user as the issuer describes them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Person {
-    /// The issuer.
     pub issuer: String,
-    /// Its own stable identifier of the person.
     pub subject: String,
-    /// The e-mail address, lower-cased by [`check_email`].
+    /// Lower-cased by [`check_email`].
     pub email: String,
-    /// Whether the issuer says that the address is theirs.
     pub email_verified: bool,
-    /// Google's `hd`.
+    /// Google's `hd` claim.
     pub hosted_domain: Option<String>,
-    /// What the groups claim says.
     pub groups: Vec<String>,
 }
 
 impl Person {
-    /// Whoever logged in to a session, as the issuer described them then.
+    /// The user of a session, as the issuer described them at login or at the last recheck.
     pub fn of_session(session: &Session) -> Self {
         Self {
             issuer: session.user.issuer.clone(),
@@ -43,28 +39,21 @@ impl Person {
     }
 }
 
-/// Why a person may not come in, in words for that person.
+/// Why access is denied. The user sees the message.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum Denied {
-    /// The issuer gave no address, or something that is none.
     #[error("the identity provider gave no usable e-mail address for this account")]
     NoEmail,
-    /// The issuer does not vouch for the address.
     #[error("the identity provider says that this account's e-mail address is not verified")]
     EmailNotVerified,
-    /// Whoever runs the server has shut this account out.
     #[error("this account has been blocked")]
     Blocked,
-    /// In no list.
     #[error("this account is not among those that may use this server")]
     NotListed,
 }
 
-/// Brings an address into the one form in which it is compared and forwarded.
-///
-/// # Errors
-/// [`Denied::NoEmail`] for anything that two programs could read in two ways: more than one @, spaces, control
-/// characters, letters beyond ASCII.
+/// Normalises an address to the form that is compared and forwarded. Ambiguous addresses are [`Denied::NoEmail`]: more than
+/// one @, spaces, control characters, non-ASCII letters.
 pub fn check_email(email: &str) -> Result<String, Denied> {
     let (local, domain) = email.split_once('@').ok_or(Denied::NoEmail)?;
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '@' | ',' | ';' | '<' | '>' | '"' | '\\' | '(' | ')');
@@ -76,11 +65,7 @@ pub fn check_email(email: &str) -> Result<String, Denied> {
     if well_formed { Ok(email.to_ascii_lowercase()) } else { Err(Denied::NoEmail) }
 }
 
-/// Whether the rules let a person in.
-///
-/// # Errors
-/// Why not.
-pub fn check_access(access: &Access, verified: EmailVerified, person: &Person) -> Result<(), Denied> {
+fn check_access(access: &Access, verified: EmailVerified, person: &Person) -> Result<(), Denied> {
     let email = check_email(&person.email)?;
     if access.blocked.iter().any(|blocked| blocked.eq_ignore_ascii_case(&email)) {
         return Err(Denied::Blocked);
@@ -105,7 +90,6 @@ pub fn check_access(access: &Access, verified: EmailVerified, person: &Person) -
 /// The verdict of the rules on a session.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// The session continues.
     Allow,
     /// The session is younger than this process, so only a replica with other rules can have admitted it. Which replica has
     /// the newer rules shows when the rollout is over; until then the session is neither admitted here nor ended.
@@ -114,7 +98,7 @@ pub enum Verdict {
     End(String),
 }
 
-/// The rules that sessions must satisfy, as this process was started with them.
+/// The rules that sessions must satisfy.
 #[derive(Clone, Debug)]
 pub struct Rules {
     access: Access,
@@ -124,8 +108,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of a configuration: `access`, `identityProvider.emailVerified` and `sessions.notBefore`, for a process
-    /// that started at `started`.
+    /// `started` is the start time of this process.
     pub fn new(
         access: Access,
         email_verified: EmailVerified,
@@ -135,15 +118,11 @@ impl Rules {
         Self { access, email_verified, not_before, started }
     }
 
-    /// Whether the access rules let a person in.
-    ///
-    /// # Errors
-    /// Why not.
+    /// Whether the user may log in.
     pub fn check(&self, person: &Person) -> Result<(), Denied> {
         check_access(&self.access, self.email_verified, person)
     }
 
-    /// The verdict on a session.
     pub fn evaluate(&self, session: &Session) -> Verdict {
         match self.refuse(session) {
             None => Verdict::Allow,
@@ -152,12 +131,12 @@ impl Rules {
         }
     }
 
-    /// Why a session may not continue, whatever its age.
+    /// Why the rules deny a session, whatever its age.
     pub fn refuse(&self, session: &Session) -> Option<String> {
         if self.not_before.is_some_and(|not_before| session.created_at < not_before) {
             return Some("it was begun before sessions.notBefore".to_owned());
         }
-        let denied = check_access(&self.access, self.email_verified, &Person::of_session(session)).err()?;
+        let denied = self.check(&Person::of_session(session)).err()?;
         Some(format!("the access rules do not let this person in: {denied}"))
     }
 }

@@ -9,19 +9,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use thiserror::Error;
 
+use crate::crypto::{SigningKeys, SigningKeysError, random_bytes};
 use crate::private_file::{write_if_absent, write_new};
-use crate::{
-    crypto::random_bytes,
-    crypto::{SigningKeys, SigningKeysError},
-};
 
-/// File name of the encryption key.
 pub const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
 
-/// File name of the signing keys.
 pub const SIGNING_KEYS: &str = "signing-keys.json";
 
-/// Failure to generate or rotate keys.
 #[derive(Debug, Error)]
 pub enum KeysError {
     #[error("the system's random number generator failed")]
@@ -36,9 +30,6 @@ pub enum KeysError {
 
 /// Writes an encryption key and a signing key into `directory`, readable by their owner only. Existing files are kept:
 /// a new key would log everyone out. Returns the files it created.
-///
-/// # Errors
-/// A file cannot be written, or key generation fails.
 pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
     fs::create_dir_all(directory).map_err(|source| KeysError::Write { path: directory.to_owned(), source })?;
     let encryption_key = STANDARD.encode(random_bytes::<32>().ok_or(KeysError::NoRandomness)?);
@@ -46,10 +37,10 @@ pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
     let mut new = Vec::new();
     for (name, content) in [(ENCRYPTION_KEY, encryption_key), (SIGNING_KEYS, signing_keys)] {
         let path = directory.join(name);
-        if write_if_absent(&path, content.as_bytes())
-            .map_err(|source| KeysError::Write { path: path.clone(), source })?
-        {
-            new.push(path);
+        match write_if_absent(&path, content.as_bytes()) {
+            Ok(true) => new.push(path),
+            Ok(false) => (),
+            Err(source) => return Err(KeysError::Write { path, source }),
         }
     }
     Ok(new)
@@ -57,9 +48,6 @@ pub fn make(directory: &Path) -> Result<Vec<PathBuf>, KeysError> {
 
 /// Rotates the signing keys in `directory` if rotation is due; run it once a day. Returns whether the keys changed.
 /// A running proxy reloads them.
-///
-/// # Errors
-/// The signing keys do not exist, are invalid, or cannot be read or written.
 pub fn rotate(directory: &Path, now: Timestamp) -> Result<bool, KeysError> {
     let path = directory.join(SIGNING_KEYS);
     let text = fs::read(&path).map_err(|source| KeysError::Read { path: path.clone(), source })?;

@@ -1,52 +1,49 @@
 //! Why sessions, event streams and other responses end. The texts are labels of metrics and fields of the audit log.
 
-macro_rules! reasons {
+/// Enums whose values have a text each.
+macro_rules! text_enums {
     ($(
         $(#[$meta:meta])*
-        enum $reason:ident { $($(#[$doc:meta])* $value:ident = $text:literal,)+ }
+        enum $name:ident { $($(#[$doc:meta])* $value:ident = $text:literal,)+ }
     )+) => {$(
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-        pub enum $reason { $($(#[$doc])* $value,)+ }
+        pub enum $name { $($(#[$doc])* $value,)+ }
 
-        impl $reason {
-            /// All values, in the order of their declaration.
+        impl $name {
+            /// In declaration order.
             pub const ALL: [Self; [$(Self::$value),+].len()] = [$(Self::$value),+];
 
-            /// The value in metrics and logs.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$value => $text,)+ }
             }
         }
     )+};
 }
+pub(crate) use text_enums;
 
-reasons! {
+text_enums! {
     /// Why this replica ended a session.
     enum SessionEnd {
-        /// The client logged out (RFC 7009).
+        /// By the client (RFC 7009).
         LoggedOut = "logged_out",
         /// A code or refresh token was used again, or is newer than the record.
         Replay = "replay",
-        /// The access rules no longer let the person in, or `sessions.notBefore` is later than the login.
+        /// The access rules no longer allow the user, or `sessions.notBefore` is later than the login.
         Rules = "rules",
-        /// The issuer no longer knows the person, or returned other claims.
+        /// The issuer no longer knows the user, or returned other claims.
         Issuer = "issuer",
-        /// The person has more sessions than `sessions.maxPerUser`.
+        /// The user has more sessions than `sessions.maxPerUser`.
         Surplus = "surplus",
-        /// The session expired.
         Expired = "expired",
     }
 
     /// Why an event stream to a client closed.
     enum StreamEnd {
-        /// The upstream ended the stream.
+        /// By the upstream.
         Finished = "finished",
-        /// The client disconnected.
         ClientGone = "client_gone",
-        /// The upstream connection failed.
         UpstreamFailed = "upstream_failed",
-        /// The session ended.
         SessionEnded = "session_ended",
         /// The access token expired more than `tokens.streamGrace` ago.
         TokenEnded = "token_ended",
@@ -57,10 +54,8 @@ reasons! {
     }
 
     /// Why a response that is no event stream was cut short.
-    enum AnswerCut {
-        /// The upstream connection failed.
+    enum ResponseCut {
         UpstreamFailed = "upstream_failed",
-        /// The session ended.
         SessionEnded = "session_ended",
         /// The access token expired more than `tokens.streamGrace` ago.
         TokenEnded = "token_ended",

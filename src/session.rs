@@ -9,31 +9,23 @@ use crate::{
 };
 
 /// Name of a session: 128 bits as lower-case hex. It is an HMAC of the login nonce, so one login creates one session.
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SessionId([u8; 16]);
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionId(u128);
 
-/// The text is not 32 lower-case hex digits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InvalidSessionId;
 
 impl SessionId {
-    /// Derives the id from the login nonce.
     pub fn of_nonce(keyring: &Keyring, nonce: &str) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&keyring.mac(Purpose::SessionName, &[nonce.as_bytes()])[..16]);
-        Self(id)
+        Self(u128::from_be_bytes(id))
     }
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -41,16 +33,9 @@ impl FromStr for SessionId {
     type Err = InvalidSessionId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.as_bytes();
-        if digits.len() != 32 || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(InvalidSessionId);
-        }
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            let value = |digit: u8| if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 };
-            *byte = value(pair[0]) << 4 | value(pair[1]);
-        }
-        Ok(Self(id))
+        let is_id = text.len() == 32 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let id = u128::from_str_radix(text, 16).map_err(|_| InvalidSessionId)?;
+        if is_id { Ok(Self(id)) } else { Err(InvalidSessionId) }
     }
 }
 
@@ -97,7 +82,6 @@ impl RecordKeys {
         self.keyring.store(keyring);
     }
 
-    /// Returns the record of a session, including its MAC.
     pub fn record(&self, session: &Session) -> McpOAuthSessionSpec {
         let mut spec = McpOAuthSessionSpec {
             proxy: self.proxy.clone(),
@@ -119,7 +103,7 @@ impl RecordKeys {
         spec
     }
 
-    /// Returns the session of a record; `None` if the MAC is invalid, a field does not parse or the proxy differs.
+    /// `None` if the MAC is invalid, a field does not parse or the proxy differs.
     pub fn session(&self, id: SessionId, spec: &McpOAuthSessionSpec) -> Option<Session> {
         let mut unsigned = spec.clone();
         let mac = std::mem::take(&mut unsigned.mac);
@@ -147,7 +131,7 @@ impl RecordKeys {
 
     /// Whether an unreadable record expired at least one hour before `now`. The hour covers a rollout: a replica with
     /// another configuration may still accept the record.
-    pub(super) fn is_over(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
+    pub(super) fn is_expired(spec: &McpOAuthSessionSpec, now: Timestamp, max_ttl: SignedDuration) -> bool {
         let time = |text: &str| text.parse::<Timestamp>().unwrap_or(Timestamp::MIN);
         // `expires_at` is not authenticated here and may have been edited.
         let longest = time(&spec.created_at).saturating_add(max_ttl).unwrap_or(Timestamp::MAX);
@@ -182,7 +166,7 @@ impl RecordKeys {
         } = spec;
         let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
         let mut parts = vec![
-            id.0.to_vec(),
+            id.0.to_be_bytes().to_vec(),
             proxy.clone().into_bytes(),
             json(serde_json::to_vec(user)),
             json(serde_json::to_vec(client)),

@@ -1,4 +1,4 @@
-//! Logs, on standard error.
+//! Logging to standard error.
 
 use std::{
     fmt::{self, Write as _},
@@ -38,7 +38,6 @@ pub struct LogOptions {
     format: LogFormat,
 }
 
-/// How log lines look.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people
@@ -47,54 +46,47 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Why there are no logs.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// The filter is not one.
     #[error("--log takes a level such as info, or levels by module such as info,mcp_oauth_operator=debug: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// The filter asks for what only a filter with regular expressions can do.
+    /// Filters by span or field need `EnvFilter`, which has regular expressions.
     #[error("--log takes levels by module, and no spans or fields as in {0}")]
     Spans(String),
-    /// Somebody was first.
     #[error("logging is set up already: {0}")]
-    Taken(#[from] SetGlobalDefaultError),
+    AlreadySet(#[from] SetGlobalDefaultError),
 }
 
-/// Begins to log. Once a process.
-///
-/// # Errors
-/// When the filter cannot be read, or logging was begun before.
+/// Call once per process.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let dispatch = dispatch(targets(&options.filter)?, options.format, io::stderr().is_terminal(), io::stderr);
     Ok(dispatcher::set_global_default(dispatch)?)
 }
 
-/// What is logged. As wherever `RUST_LOG` is read, an empty filter lets errors through.
+/// An empty filter allows errors, like an empty `RUST_LOG` in other programs.
 fn targets(filter: &str) -> Result<Targets, LogError> {
     let directives: Vec<&str> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     if directives.is_empty() {
         return Ok(Targets::new().with_default(LevelFilter::ERROR));
     }
-    // It would be taken for a part of a module's name.
+    // `Targets` would parse it as part of a module's name.
     if let Some(spans) = directives.iter().find(|directive| directive.contains('[')) {
         return Err(LogError::Spans((*spans).to_owned()));
     }
     Ok(directives.join(",").parse()?)
 }
 
-/// What writes the lines. Nothing that a stranger wrote into a field ends a line or moves a cursor there, whatever the field is
-/// formatted with.
+/// Escapes control characters in all fields, so that untrusted text cannot end a line or move the cursor.
 fn dispatch<W>(filter: Targets, format: LogFormat, ansi: bool, writer: W) -> Dispatch
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(ansi)
-        // It would be said on standard error too, and panic where that is closed.
+        // They would be printed to standard error, which panics if that is closed.
         .log_internal_errors(false);
     let lines = match format {
-        // tracing-subscriber lets line breaks through, and in what is logged by Display escape sequences too.
+        // tracing-subscriber escapes neither line breaks nor, in Display values, escape sequences.
         LogFormat::Text => lines.fmt_fields(debug_fn(field).delimited(" ")).with_writer(writer).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_writer(JsonLines(writer)).boxed(),
     };
@@ -108,8 +100,8 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt:
     write!(Escaping(writer), "{value:?}")
 }
 
-/// Lines of JSON, in which what JSON need not escape is escaped too: the control characters of Unicode, and those that turn
-/// the direction of writing. They stand in strings alone.
+/// Writes JSON lines and also escapes what JSON does not require: control and bidirectional characters of Unicode, which occur
+/// only in strings.
 struct JsonLines<W>(W);
 
 impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for JsonLines<W> {
@@ -121,24 +113,18 @@ impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for JsonLines<W> {
 }
 
 impl<W: io::Write> io::Write for JsonLines<W> {
-    /// An event comes whole, in one call.
+    /// `line` is a whole event.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(line);
-        let escapes = |character: char| character != '\n' && deceives(character);
-        if text.contains(escapes) {
-            let mut escaped = String::with_capacity(text.len() + 32);
-            for character in text.chars() {
-                if escapes(character) {
-                    let mut units = [0; 2];
-                    escaped.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
-                } else {
-                    escaped.push(character);
-                }
+        let mut escaped = String::with_capacity(line.len());
+        for character in String::from_utf8_lossy(line).chars() {
+            if character != '\n' && deceives(character) {
+                let mut units = [0; 2];
+                escaped.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+            } else {
+                escaped.push(character);
             }
-            self.0.write_all(escaped.as_bytes())?;
-        } else {
-            self.0.write_all(line)?;
         }
+        self.0.write_all(escaped.as_bytes())?;
         Ok(line.len())
     }
 
@@ -158,19 +144,18 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// Nobody's default, but interested in all that is logged. While tracing knows of one dispatcher alone, whether a line is
-    /// looked at again is settled by the thread that comes to it first, and another test's thread has no ear for it
-    /// (tracing-core, `callsite::Dispatchers`). With two that stay, it never does.
+    /// Dispatchers that enable every callsite. With a single dispatcher, tracing caches whether a callsite is enabled when the
+    /// first thread reaches it, which disables it for another test's thread (tracing-core, `callsite::Dispatchers`).
     static INTERESTED: LazyLock<[Dispatch; 2]> = LazyLock::new(|| {
         [(); 2].map(|()| tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).finish().into())
     });
 
-    /// What is logged.
+    /// Captured log lines.
     #[derive(Clone, Default)]
     pub struct Log(Arc<Mutex<Vec<u8>>>);
 
     impl Log {
-        /// Of this thread, from now on, as long as the guard lives; `filter` as on the command line.
+        /// Captures the logs of this thread until the guard is dropped; `filter` as on the command line.
         pub fn listen(filter: &str, format: LogFormat) -> (Self, DefaultGuard) {
             LazyLock::force(&INTERESTED);
             let log = Self::default();
@@ -179,12 +164,10 @@ pub(crate) mod testing {
             (log, dispatcher::set_default(&dispatch))
         }
 
-        /// All of it.
         pub fn text(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
 
-        /// Its lines, each read as JSON.
         pub fn lines(&self) -> Vec<serde_json::Value> {
             self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         }
@@ -206,33 +189,37 @@ pub(crate) mod testing {
 mod tests {
     use super::{testing::Log, *};
 
-    /// What a stranger says: a terminal's orders in seven and eight bits, lines of its own, and a change of direction.
-    const SAID: &str =
+    /// Untrusted text: escape sequences in seven and eight bits, line breaks, and a change of text direction.
+    const UNTRUSTED: &str =
         "\u{1b}[2Jname\u{1b}]0;title\u{7}\u{9b}31m\nINFO somebody is an administrator\r\u{2028}\u{202e}x\u{85}";
 
     fn logged(format: LogFormat, log: impl FnOnce()) -> String {
-        let (said, _listening) = Log::listen("info", format);
+        let (log_lines, _listening) = Log::listen("info", format);
         log();
-        said.text()
+        log_lines.text()
     }
 
-    /// RUSTSEC-2025-0055: a terminal did what a logged name told it.
+    /// RUSTSEC-2025-0055: terminals executed escape sequences in logged names.
     #[test]
     fn c15_untrusted_names_cannot_break_log_lines_or_move_the_cursor() {
-        let error = io::Error::other(SAID);
+        let error = io::Error::other(UNTRUSTED);
         let source: &(dyn std::error::Error + 'static) = &error;
         for format in [LogFormat::Text, LogFormat::Json] {
             let text = logged(format, || {
-                let span = tracing::info_span!("login", of = %SAID);
+                let span = tracing::info_span!("login", of = %UNTRUSTED);
                 let _entered = span.enter();
-                tracing::info!(client = SAID, %error, debug = ?error, source, list = ?[SAID], "a login of {SAID}");
+                tracing::info!(client = UNTRUSTED, %error, debug = ?error, source, list = ?[UNTRUSTED], "a login of {UNTRUSTED}");
             });
             assert!(text.matches("name").count() >= 7 && text.contains("a login"), "{text:?}");
             assert_eq!(text.matches('\n').count(), 1, "{text:?}");
             assert!(!text.trim_end_matches('\n').contains(deceives), "{text:?}");
             if let LogFormat::Json = format {
                 let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-                assert_eq!((&line["client"], &line["error"]), (&SAID.into(), &SAID.into()), "nothing is lost");
+                assert_eq!(
+                    (&line["client"], &line["error"]),
+                    (&UNTRUSTED.into(), &UNTRUSTED.into()),
+                    "values are unchanged"
+                );
             }
         }
     }
@@ -253,14 +240,17 @@ mod tests {
     #[test]
     fn filter_sets_levels_per_target() {
         let log = |filter| {
-            let (said, _listening) = Log::listen(filter, LogFormat::Text);
+            let (log_lines, _listening) = Log::listen(filter, LogFormat::Text);
             tracing::error!(target: "audit", "one");
             tracing::info!(target: "audit", "two");
             tracing::info!(target: "audit::part", "three");
             tracing::info!(target: "hyper", "four");
             tracing::debug!(target: "hyper", "five");
-            let said = said.text();
-            ["one", "two", "three", "four", "five"].into_iter().filter(|word| said.contains(word)).collect::<Vec<_>>()
+            let log_lines = log_lines.text();
+            ["one", "two", "three", "four", "five"]
+                .into_iter()
+                .filter(|word| log_lines.contains(word))
+                .collect::<Vec<_>>()
         };
         assert_eq!(log("info"), ["one", "two", "three", "four"]);
         assert_eq!(log("DEBUG,hyper=off"), ["one", "two", "three"]);

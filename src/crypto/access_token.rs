@@ -12,10 +12,9 @@ const LEEWAY: u64 = 10;
 /// Claims of an access token (RFC 9068 §2.2). Times are in seconds since 1970.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AccessClaims<'a> {
-    /// Public URL of this server.
     #[serde(borrow)]
     pub iss: Cow<'a, str>,
-    /// Subject of the user at the issuer.
+    /// The user's subject at the issuer.
     #[serde(borrow)]
     pub sub: Cow<'a, str>,
     /// The one MCP endpoint that the token is for (RFC 8707).
@@ -31,15 +30,12 @@ pub struct AccessClaims<'a> {
     /// Session id; the token is invalid without its session.
     #[serde(borrow)]
     pub sid: Cow<'a, str>,
-    /// Granted scopes, separated by spaces.
     #[serde(borrow)]
     pub scope: Cow<'a, str>,
 }
 
-/// Why an access token is refused.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum InvalidAccessToken {
-    /// Not a JWT (RFC 7519 §3).
     #[error("the access token is malformed")]
     Malformed,
     /// Unknown key, other token type, or other issuer.

@@ -3,7 +3,8 @@ use std::fmt;
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
     constant_time::verify_slices_are_equal,
-    hkdf::{HKDF_SHA256, KeyType, Salt},
+    error::Unspecified,
+    hkdf::{HKDF_SHA256, Salt},
     hmac, rand,
 };
 use base64::{
@@ -14,47 +15,34 @@ use base64::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// What a sealed or authenticated value is for. Each purpose has a key of its own, so that a value made for one is
-/// nothing at another.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Purpose {
-    /// A registration inside its `client_id`.
-    ClientId,
-    /// The `client_secret` that belongs to a `client_id`.
-    ClientSecret,
-    /// The authorization request inside the consent form.
-    ConsentForm,
-    /// Binds a consent form to the browser it was shown in.
-    ConsentBinding,
-    /// An approved authorization on its way through the issuer, in a cookie.
-    Login,
-    /// The name of the session that a login makes.
-    SessionName,
-    /// An authorization code.
-    Code,
-    /// A refresh token.
-    RefreshToken,
-    /// A session's record at rest.
-    SessionRecord,
-    /// The upstream's `Mcp-Session-Id` with its user.
-    McpSessionId,
-    /// The issuer's refresh token in a session's record.
-    UpstreamToken,
-}
+use crate::reasons::text_enums;
 
-const PURPOSES: [(Purpose, &str); 11] = [
-    (Purpose::ClientId, "client-id"),
-    (Purpose::ClientSecret, "client-secret"),
-    (Purpose::ConsentForm, "consent-form"),
-    (Purpose::ConsentBinding, "consent-binding"),
-    (Purpose::Login, "login"),
-    (Purpose::SessionName, "session-name"),
-    (Purpose::Code, "code"),
-    (Purpose::RefreshToken, "refresh-token"),
-    (Purpose::SessionRecord, "session-record"),
-    (Purpose::McpSessionId, "mcp-session-id"),
-    (Purpose::UpstreamToken, "upstream-token"),
-];
+text_enums! {
+    /// What a sealed or authenticated value is for. Each purpose has its own key, derived with its text, so that a value made for
+    /// one purpose is invalid for every other.
+    enum Purpose {
+        /// A registration inside its `client_id`.
+        ClientId = "client-id",
+        /// The `client_secret` that belongs to a `client_id`.
+        ClientSecret = "client-secret",
+        /// The authorization request inside the consent form.
+        ConsentForm = "consent-form",
+        /// Binds a consent form to the browser that it was shown in.
+        ConsentBinding = "consent-binding",
+        /// The cookie with an approved authorization request during the login at the issuer.
+        Login = "login",
+        /// The session id, derived from the login's nonce.
+        SessionName = "session-name",
+        Code = "code",
+        RefreshToken = "refresh-token",
+        /// A session's record at rest.
+        SessionRecord = "session-record",
+        /// The upstream's `Mcp-Session-Id`, bound to its user.
+        McpSessionId = "mcp-session-id",
+        /// The issuer's refresh token in a session's record.
+        UpstreamToken = "upstream-token",
+    }
+}
 
 /// Bytes of a key id: enough to tell apart the few keys of one proxy.
 const KEY_ID_LEN: usize = 4;
@@ -62,21 +50,20 @@ const KEY_ID_LEN: usize = 4;
 /// Bytes of the MAC of a signed value: 128 bits.
 const SHORT_MAC_LEN: usize = 16;
 
-/// The encryption key is not 32 bytes in base64.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("the encryption key must be 32 random bytes in base64; make one with: openssl rand -base64 32")]
 pub struct InvalidEncryptionKey;
 
-/// The keys derived from an ENCRYPTION_KEY, and from the one before it if there is one, for one issuer: a value of another
-/// proxy is nothing here. One of the two makes new values, either opens what it made.
+/// The keys derived from an encryption key for one issuer: values of another proxy do not verify. During a key rotation
+/// there is a second encryption key, which only opens and verifies existing values.
 pub struct Keyring {
     active: KeySet,
-    other: Option<KeySet>,
+    second: Option<KeySet>,
 }
 
-/// What is derived from one ENCRYPTION_KEY.
 struct KeySet {
     key_id: [u8; KEY_ID_LEN],
+    /// Indexed by [`Purpose`].
     keys: Vec<PurposeKeys>,
 }
 
@@ -91,17 +78,8 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// The length of derived keys, as the HKDF interface wants it.
-struct KeyLength(usize);
-
-impl KeyType for KeyLength {
-    fn len(&self) -> usize {
-        self.0
-    }
-}
-
 impl KeySet {
-    fn derive(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
+    fn new(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
         let text = encryption_key.trim();
         let master = STANDARD
             .decode(text)
@@ -111,32 +89,29 @@ impl KeySet {
         if master.len() != 32 {
             return Err(InvalidEncryptionKey);
         }
-        let derive = |use_: &str, purpose: &str| -> Result<[u8; 32], InvalidEncryptionKey> {
+        Self::derive(&master, issuer).map_err(|_| InvalidEncryptionKey)
+    }
+
+    fn derive(master: &[u8], issuer: &str) -> Result<Self, Unspecified> {
+        let derive = |usage: &str, purpose: &str| -> Result<[u8; 32], Unspecified> {
             let mut key = [0; 32];
             Salt::new(HKDF_SHA256, b"mcp-oauth-operator v1")
-                .extract(&master)
-                .expand(&[use_.as_bytes(), b"\0", purpose.as_bytes(), b"\0", issuer.as_bytes()], KeyLength(32))
-                .and_then(|okm| okm.fill(&mut key))
-                .map_err(|_| InvalidEncryptionKey)?;
+                .extract(master)
+                .expand(&[usage.as_bytes(), b"\0", purpose.as_bytes(), b"\0", issuer.as_bytes()], HKDF_SHA256)?
+                .fill(&mut key)?;
             Ok(key)
         };
-        let keys = PURPOSES
-            .iter()
-            .map(|(_, label)| {
-                Ok(PurposeKeys {
-                    seal: RandomizedNonceKey::new(&AES_256_GCM, &derive("seal", label)?)
-                        .map_err(|_| InvalidEncryptionKey)?,
-                    mac: hmac::Key::new(hmac::HMAC_SHA256, &derive("mac", label)?),
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let keys = Purpose::ALL.iter().map(|purpose| {
+            let seal = RandomizedNonceKey::new(&AES_256_GCM, &derive("seal", purpose.as_str())?)?;
+            Ok(PurposeKeys { seal, mac: hmac::Key::new(hmac::HMAC_SHA256, &derive("mac", purpose.as_str())?) })
+        });
+        let keys = keys.collect::<Result<_, Unspecified>>()?;
         let mut key_id = [0; KEY_ID_LEN];
         key_id.copy_from_slice(&derive("id", "")?[..KEY_ID_LEN]);
         Ok(Self { key_id, keys })
     }
 
     fn keys(&self, purpose: Purpose) -> &PurposeKeys {
-        // PURPOSES lists the variants in their order; a test holds it to that.
         &self.keys[purpose as usize]
     }
 
@@ -157,44 +132,34 @@ impl KeySet {
 }
 
 impl Keyring {
-    /// Derives the keys from `encryption_key` (32 bytes in base64, either alphabet, white space around it ignored) for
-    /// `issuer`.
-    ///
-    /// # Errors
-    /// When the key is anything else.
+    /// `encryption_key` is 32 bytes in either base64 alphabet; surrounding white space is ignored.
     pub fn new(encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
-        Ok(Self { active: KeySet::derive(encryption_key, issuer)?, other: None })
+        Ok(Self { active: KeySet::new(encryption_key, issuer)?, second: None })
     }
 
-    /// With a second key, which makes nothing new but opens what it has made. With both of one value there is but one.
-    ///
-    /// # Errors
-    /// When it is no key.
-    pub fn beside(mut self, other: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
-        let other = KeySet::derive(other, issuer)?;
-        self.other = (other.key_id != self.active.key_id).then_some(other);
+    /// Adds the second key, unless it equals the active one.
+    pub fn with_second_key(mut self, encryption_key: &str, issuer: &str) -> Result<Self, InvalidEncryptionKey> {
+        let second = KeySet::new(encryption_key, issuer)?;
+        self.second = (second.key_id != self.active.key_id).then_some(second);
         Ok(self)
     }
 
-    /// Whether there is a second key.
-    pub fn has_other(&self) -> bool {
-        self.other.is_some()
+    pub fn has_second_key(&self) -> bool {
+        self.second.is_some()
     }
 
-    /// Whether nothing is lost by going on with it after `former` that a fresh start would keep: it opens what `former`
-    /// makes, or makes what `former` opens.
+    /// Whether this keyring opens the new values of `former`, or `former` opens the new values of this one.
     pub fn succeeds(&self, former: &Self) -> bool {
         self.sets().any(|set| set.key_id == former.active.key_id)
             || former.sets().any(|set| set.key_id == self.active.key_id)
     }
 
-    /// The active keys, then the others.
     fn sets(&self) -> impl Iterator<Item = &KeySet> {
-        std::iter::once(&self.active).chain(&self.other)
+        std::iter::once(&self.active).chain(&self.second)
     }
 
-    /// Encrypts and authenticates a value: base64url of key id, nonce, ciphertext and tag. `None` only if the system
-    /// gives no randomness.
+    /// Encrypts and authenticates a value: base64url of key id, nonce, ciphertext and tag. `None` if the system's random
+    /// number generator fails.
     pub fn seal<T: Serialize>(&self, purpose: Purpose, value: &T) -> Option<String> {
         let mut sealed = serde_json::to_vec(value).ok()?;
         let KeySet { key_id, .. } = self.active;
@@ -202,13 +167,13 @@ impl Keyring {
         Some(BASE64_URL_SAFE_NO_PAD.encode([&key_id[..], nonce.as_ref(), &sealed].concat()))
     }
 
-    /// The length of what [`Self::seal`] makes of a value, which costs no nonce.
+    /// The length of [`Self::seal`]'s result, computed without using a nonce.
     pub fn sealed_len<T: Serialize>(value: &T) -> Option<usize> {
         let sealed = KEY_ID_LEN + NONCE_LEN + serde_json::to_vec(value).ok()?.len() + AES_256_GCM.tag_len();
         base64::encoded_len(sealed, false)
     }
 
-    /// Opens what [`Self::seal`] made for the same purpose; `None` for anything else.
+    /// Opens a result of [`Self::seal`] for the same purpose; `None` for anything else.
     pub fn open<T: DeserializeOwned>(&self, purpose: Purpose, sealed: &str) -> Option<T> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (key_id, rest) = bytes.split_at_checked(KEY_ID_LEN)?;
@@ -220,14 +185,14 @@ impl Keyring {
         serde_json::from_slice(plain).ok()
     }
 
-    /// Authenticates a value that may be read by anybody: base64url of key id, MAC and the value as JSON.
+    /// Authenticates a value without encrypting it: base64url of key id, MAC and the value as JSON.
     pub fn sign<T: Serialize>(&self, purpose: Purpose, value: &T) -> Option<String> {
         let json = serde_json::to_vec(value).ok()?;
         let mac = self.mac(purpose, &[&json]);
         Some(BASE64_URL_SAFE_NO_PAD.encode([&self.active.key_id[..], &mac[..SHORT_MAC_LEN], &json].concat()))
     }
 
-    /// Reads what [`Self::sign`] made for the same purpose; `None` for anything else.
+    /// Reads a result of [`Self::sign`] for the same purpose; `None` for anything else.
     pub fn read<T: DeserializeOwned>(&self, purpose: Purpose, signed: &str) -> Option<T> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(signed).ok()?;
         let (key_id, rest) = bytes.split_at_checked(KEY_ID_LEN)?;
@@ -236,7 +201,7 @@ impl Keyring {
         equal(mac, &set.mac(purpose, &[json])[..SHORT_MAC_LEN]).then(|| serde_json::from_slice(json).ok())?
     }
 
-    /// HMAC-SHA256 by the active key over the parts, each with its length before it so that no two lists of parts look alike.
+    /// HMAC-SHA256 by the active key over the parts. Each part is preceded by its length, so that different lists differ.
     pub fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
         self.active.mac(purpose, parts)
     }
@@ -251,7 +216,7 @@ impl Keyring {
         self.sets().any(|set| equal(text.as_bytes(), set.mac_text(purpose, parts).as_bytes()))
     }
 
-    /// [`Self::verify_mac_text`] for a text that has only the first `length` characters.
+    /// [`Self::verify_mac_text`] for the first `length` characters.
     pub fn verify_mac_start(&self, purpose: Purpose, parts: &[&[u8]], text: &[u8], length: usize) -> bool {
         self.sets().any(|set| set.mac_text(purpose, parts).as_bytes().get(..length).is_some_and(|mac| equal(text, mac)))
     }
@@ -261,7 +226,7 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
     verify_slices_are_equal(a, b).is_ok()
 }
 
-/// Random bytes from the system; `None` if it has none to give.
+/// `None` if the system's random number generator fails.
 pub fn random_bytes<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).ok()?;
@@ -287,7 +252,7 @@ pub mod tests {
 
     #[test]
     fn purposes_are_listed_in_declaration_order() {
-        for (position, (purpose, _)) in PURPOSES.iter().enumerate() {
+        for (position, purpose) in Purpose::ALL.iter().enumerate() {
             assert_eq!(*purpose as usize, position);
         }
     }
@@ -326,7 +291,7 @@ pub mod tests {
         const ISSUER: &str = "https://mcp.example.com";
         let other_key = STANDARD.encode([7; 32]);
         let (before, parts) = (keyring(), [&b"part"[..]]);
-        let now = Keyring::new(&other_key, ISSUER).unwrap().beside(KEY, ISSUER).unwrap();
+        let now = Keyring::new(&other_key, ISSUER).unwrap().with_second_key(KEY, ISSUER).unwrap();
         assert!(now.succeeds(&before) && Keyring::new(&other_key, ISSUER).unwrap().succeeds(&now));
         assert!(!Keyring::new(&other_key, ISSUER).unwrap().succeeds(&before));
         let (sealed, signed) = (before.seal(Purpose::Code, &1).unwrap(), before.sign(Purpose::ClientId, &2).unwrap());
@@ -336,10 +301,10 @@ pub mod tests {
         assert!(now.verify_mac_text(Purpose::SessionRecord, &parts, &mac));
         assert!(now.verify_mac_start(Purpose::SessionRecord, &parts, &mac.as_bytes()[..22], 22));
         assert!(!now.verify_mac_start(Purpose::SessionRecord, &parts, b"", 22));
-        // What is made now is nothing to who knows only the key before.
+        // A replica that has only the previous key opens no new value.
         assert_eq!(before.open::<u8>(Purpose::Code, &now.seal(Purpose::Code, &1).unwrap()), None);
         assert_ne!(now.mac_text(Purpose::SessionRecord, &parts), mac);
-        // Without the key before, what it made is nothing.
+        // Without the previous key, its values do not open.
         assert_eq!(Keyring::new(&other_key, ISSUER).unwrap().open::<u8>(Purpose::Code, &sealed), None);
     }
 

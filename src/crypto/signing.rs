@@ -1,5 +1,3 @@
-use std::fmt;
-
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -10,33 +8,23 @@ use serde_json::{Value, json};
 use super::access_token::{ACCESS_TOKEN_TYPE, AccessClaims, InvalidAccessToken};
 use crate::crypto::{SigningKeys, SigningKeysError};
 
-/// The loaded signing keys: all of them verify and are published, the newest whose time has come signs.
+/// The loaded signing keys. All of them verify and are published; the newest with `use_from` in the past signs.
 pub struct SigningRing {
     keys: Vec<LoadedKey>,
 }
 
 struct LoadedKey {
     kid: String,
-    /// The header of the access tokens that it signs, as they have it.
+    /// The encoded header of the access tokens that the key signs.
     header: String,
     use_from: Timestamp,
     signing: EncodingKey,
-    /// Parsed once, which jsonwebtoken would do for each token.
+    /// Parsed once; jsonwebtoken would parse it for each token.
     verifying: ParsedPublicKey,
     jwk: Value,
 }
 
-impl fmt::Debug for SigningRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.keys.iter().map(|key| &key.kid)).finish()
-    }
-}
-
 impl SigningRing {
-    /// Loads the keys of a file.
-    ///
-    /// # Errors
-    /// When there is none, or one is not a P-256 key.
     pub fn new(keys: &SigningKeys) -> Result<Self, SigningKeysError> {
         let mut loaded = keys
             .keys
@@ -52,7 +40,8 @@ impl SigningRing {
                     "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": key.kid, "x": x, "y": y,
                 });
                 let signing = EncodingKey::from_ec_der(&pkcs8);
-                let header = token_header(&key.kid, &signing)?;
+                let token = encode(&key.kid, &json!({}), &signing)?;
+                let header = token.split('.').next().unwrap_or_default().to_owned();
                 Ok(LoadedKey { kid: key.kid.clone(), header, use_from: key.use_from, signing, verifying, jwk })
             })
             .collect::<Result<Vec<_>, SigningKeysError>>()?;
@@ -68,42 +57,35 @@ impl SigningRing {
         json!({"keys": self.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()})
     }
 
-    /// Signs an access token with the newest key whose time has come.
-    ///
-    /// # Errors
-    /// When no key's time has come.
     pub fn sign(&self, claims: &AccessClaims<'_>, now: Timestamp) -> Result<String, SigningKeysError> {
         let key = self.keys.iter().rev().find(|key| key.use_from <= now).ok_or(SigningKeysError::NoneUsable)?;
         encode(&key.kid, claims, &key.signing)
     }
 
-    /// Verifies an access token's signature and claims, except for its audience, which depends on the request, and its
-    /// session. The claims are read into `room`.
-    ///
-    /// # Errors
-    /// What is wrong with the token.
+    /// Verifies an access token's signature, issuer and times. The caller checks audience and session. The claims borrow from
+    /// `buffer`.
     pub fn verify<'a>(
         &self,
         token: &str,
         issuer: &str,
         now: u64,
-        room: &'a mut Vec<u8>,
+        buffer: &'a mut Vec<u8>,
     ) -> Result<AccessClaims<'a>, InvalidAccessToken> {
-        // One that is not written as we write it was not issued here, whatever it says: so there is no algorithm, type or extension in
-        // it to be believed (RFC 8725 §3.1, RFC 9068 §4, RFC 7515 §4.1.11).
+        // The header must equal ours byte for byte, so no algorithm, type or extension of the token is interpreted
+        // (RFC 8725 §3.1, RFC 9068 §4, RFC 7515 §4.1.11).
         let (header, rest) = token.split_once('.').ok_or(InvalidAccessToken::Malformed)?;
         let key = self.keys.iter().find(|key| key.header == header).ok_or(InvalidAccessToken::Signature)?;
         let (payload, signature) = rest.split_once('.').ok_or(InvalidAccessToken::Malformed)?;
         let message = token.get(..header.len() + 1 + payload.len()).ok_or(InvalidAccessToken::Malformed)?;
-        // 64 bytes, r and s (RFC 7518 §3.4), in whole groups of base64.
+        // 64 bytes, r and s (RFC 7518 §3.4), rounded up to whole base64 groups.
         let mut bytes = [0; 66];
         let length = BASE64_URL_SAFE_NO_PAD.decode_slice(signature, &mut bytes);
         let length = length.map_err(|_| InvalidAccessToken::Signature)?;
         let verified = key.verifying.verify_sig(message.as_bytes(), bytes.get(..length).unwrap_or_default());
         verified.map_err(|_| InvalidAccessToken::Signature)?;
-        room.clear();
-        BASE64_URL_SAFE_NO_PAD.decode_vec(payload, room).map_err(|_| InvalidAccessToken::Malformed)?;
-        let claims: AccessClaims<'_> = serde_json::from_slice(room).map_err(|_| InvalidAccessToken::Signature)?;
+        buffer.clear();
+        BASE64_URL_SAFE_NO_PAD.decode_vec(payload, buffer).map_err(|_| InvalidAccessToken::Malformed)?;
+        let claims: AccessClaims<'_> = serde_json::from_slice(buffer).map_err(|_| InvalidAccessToken::Signature)?;
         if claims.iss != issuer {
             return Err(InvalidAccessToken::Signature);
         }
@@ -119,12 +101,6 @@ fn encode(kid: &str, claims: &impl Serialize, key: &EncodingKey) -> Result<Strin
     jsonwebtoken::encode(&header, claims, key).map_err(|_| SigningKeysError::NotP256 { kid: kid.to_owned() })
 }
 
-/// What the tokens of a key begin with.
-fn token_header(kid: &str, key: &EncodingKey) -> Result<String, SigningKeysError> {
-    let token = encode(kid, &json!({}), key)?;
-    Ok(token.split('.').next().unwrap_or_default().to_owned())
-}
-
 #[cfg(test)]
 mod forged;
 
@@ -138,7 +114,6 @@ pub mod tests {
         SigningRing::new(&SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap()).unwrap()
     }
 
-    /// Whether a token is taken.
     pub fn check(ring: &SigningRing, token: &str, now: u64) -> Result<(), InvalidAccessToken> {
         ring.verify(token, ISSUER, now, &mut Vec::new()).map(drop)
     }
@@ -169,11 +144,11 @@ pub mod tests {
     fn signed_token_verifies_until_expiry() {
         let ring = ring();
         let token = ring.sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
-        // Whatever was in there before.
-        let mut room = b"{}".to_vec();
-        assert_eq!(ring.verify(&token, ISSUER, 1_999, &mut room), Ok(claims()));
-        assert_eq!(ring.verify(&token, ISSUER, 2_000, &mut room), Err(InvalidAccessToken::Expired));
-        assert_eq!(ring.verify(&token, "https://other", 1_999, &mut room), Err(InvalidAccessToken::Signature));
+        // The previous content is discarded.
+        let mut buffer = b"{}".to_vec();
+        assert_eq!(ring.verify(&token, ISSUER, 1_999, &mut buffer), Ok(claims()));
+        assert_eq!(ring.verify(&token, ISSUER, 2_000, &mut buffer), Err(InvalidAccessToken::Expired));
+        assert_eq!(ring.verify(&token, "https://other", 1_999, &mut buffer), Err(InvalidAccessToken::Signature));
     }
 
     #[test]
@@ -207,13 +182,14 @@ pub mod tests {
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
         assert!(!ring.jwks().to_string().contains("\"d\""));
     }
+
     #[test]
     fn tokens_verify_while_replicas_load_rotated_keys_at_different_times() {
         let (step, late) = (jiff::SignedDuration::from_mins(3), jiff::SignedDuration::from_mins(9));
         let begin = Timestamp::UNIX_EPOCH;
         let mut secret = SigningKeys::generate(begin).unwrap();
         let ring = |keys: &SigningKeys| SigningRing::new(keys).unwrap();
-        // What each replica has read, and when the second one will have read it.
+        // The keys that each replica has loaded, and the time at which the second one loads the new ones.
         let (mut early, mut second, mut pending) = (ring(&secret), ring(&secret), None);
         let mut tokens: std::collections::VecDeque<(Timestamp, String)> = std::collections::VecDeque::new();
         let mut signed_with = std::collections::HashSet::new();
@@ -246,7 +222,7 @@ pub mod tests {
             }
             now += step;
         }
-        assert_eq!(signed_with.len(), 3, "each key has had its time");
+        assert_eq!(signed_with.len(), 3, "each key has signed");
         assert!(early.keys.len() <= 2);
     }
 }

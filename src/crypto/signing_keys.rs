@@ -9,8 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The keys that access tokens are signed with, as they lie in the key Secret (`keys.json`). All of them are published;
-/// the newest whose time has come signs.
+/// The content of the key Secret (`keys.json`): the keys that sign access tokens.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SigningKeys {
@@ -22,11 +21,11 @@ pub struct SigningKeys {
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SigningKey {
-    /// Names the key in JWT headers and the key set: the start of the SHA-256 of its public point.
+    /// The start of the SHA-256 of the public point.
     pub kid: String,
     /// PKCS#8 in DER, base64.
     pub private_key: String,
-    /// When it begins to sign; it is published before.
+    /// The key signs from this time; it is published before.
     pub use_from: Timestamp,
 }
 
@@ -36,68 +35,48 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// Why signing keys cannot be made or used.
 #[derive(Debug, Error)]
 pub enum SigningKeysError {
-    /// The system gave no randomness.
     #[error("no key could be generated")]
     Generate,
-    /// The text is not the JSON that `mcp-oauth-operator keys` writes.
+    /// Without serde's message, which may quote a key.
     #[error("the signing keys are not readable at line {line}, column {column}")]
-    Parse {
-        /// Where reading stopped. serde's own words are left out: they repeat what is there, and that may be a key.
-        line: usize,
-        /// See `line`.
-        column: usize,
-    },
-    /// The keys cannot be written.
+    Parse { line: usize, column: usize },
     #[error("the signing keys cannot be written")]
     Write,
-    /// A key is not an ES256 private key.
     #[error("signing key {kid} is not a P-256 private key in PKCS#8")]
-    NotP256 {
-        /// The key.
-        kid: String,
-    },
-    /// No key is there, or none may sign yet.
-    #[error("there is no signing key whose time has come")]
+    NotP256 { kid: String },
+    #[error("there is no signing key whose useFrom is in the past")]
     NoneUsable,
 }
 
-/// How long a key signs before the next one does.
+/// Lifetime of a key before its successor signs.
 pub const SIGNS_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// How long a key is published before it signs: until then every replica has read it. The kubelet brings a changed Secret
-/// within about a minute and a half.
+/// Time from publication to first use. Every replica must have read the key by then; the kubelet updates a mounted Secret
+/// within about 90 seconds.
 pub const PUBLISHED_BEFORE: SignedDuration = SignedDuration::from_mins(10);
 
-/// How long a key goes on verifying when its successor signs: an hour longer than the longest access token lives.
+/// Time that a key still verifies after its successor signs: one hour more than the longest lifetime of an access token.
 pub const VERIFIES_AFTER: SignedDuration = SignedDuration::from_hours(25);
 
 impl SigningKeys {
-    /// The keys as they should be at `now`, if that is not how they are: a successor is published in time, and what no token
-    /// is signed with any more is dropped.
-    ///
-    /// # Errors
-    /// When the system gives no randomness.
+    /// The keys to use at `now`, with a successor if one is due and without retired keys; `None` if nothing changes.
     pub fn rotated(&self, now: Timestamp) -> Result<Option<Self>, SigningKeysError> {
         let mut keys = self.keys.clone();
         keys.sort_by_key(|key| key.use_from);
-        // Nothing is added to a time of the file: somebody may have written one there is nothing after.
+        // Subtract from `now`: adding to a time of the file could overflow.
         if keys.last().is_none_or(|newest| newest.use_from <= now - SIGNS_FOR) {
             keys.extend(Self::generate(now + PUBLISHED_BEFORE)?.keys);
         }
-        // A key is retired by its successor: the one after it.
+        // A key is retired by its successor, the next one.
         let retired = keys.windows(2).take_while(|pair| pair[1].use_from <= now - VERIFIES_AFTER).count();
         keys.drain(..retired);
         let same = keys.len() == self.keys.len() && keys.iter().all(|key| self.keys.iter().any(|k| k.kid == key.kid));
         Ok((!same).then_some(Self { keys }))
     }
 
-    /// Makes a first key, which signs from `now` on: from the beginning of that second, as all our times are whole seconds.
-    ///
-    /// # Errors
-    /// When the system gives no randomness.
+    /// A new key that signs from `now`, truncated to whole seconds like all other times.
     pub fn generate(now: Timestamp) -> Result<Self, SigningKeysError> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| SigningKeysError::Generate)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(|_| SigningKeysError::Generate)?;
@@ -111,19 +90,11 @@ impl SigningKeys {
         })
     }
 
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// When it is not the JSON that `mcp-oauth-operator keys` writes.
     pub fn parse(json: &[u8]) -> Result<Self, SigningKeysError> {
         serde_json::from_slice(json)
             .map_err(|error| SigningKeysError::Parse { line: error.line(), column: error.column() })
     }
 
-    /// The file's content.
-    ///
-    /// # Errors
-    /// None that an input can cause.
     pub fn to_json(&self) -> Result<String, SigningKeysError> {
         serde_json::to_string(self).map_err(|_| SigningKeysError::Write)
     }
@@ -131,9 +102,6 @@ impl SigningKeys {
 
 impl SigningKey {
     /// The private key in PKCS#8 and the public key as an uncompressed point (65 bytes).
-    ///
-    /// # Errors
-    /// When it is not a P-256 key.
     pub fn decode(&self) -> Result<(Vec<u8>, Vec<u8>), SigningKeysError> {
         let not_p256 = || SigningKeysError::NotP256 { kid: self.kid.clone() };
         let pkcs8 = STANDARD.decode(&self.private_key).map_err(|_| not_p256())?;

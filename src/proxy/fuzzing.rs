@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     authorization_server::http::{Cookies, basic_credentials, parameters},
-    client_ip::client_address,
+    client_ip::resolve_client,
     resource_server::unbind,
     runtime::server::request_head::{RequestHead, check_head},
 };
@@ -168,8 +168,8 @@ pub fn request(text: &str) {
     let _ = (cookies.login("state"), cookies.logins().count());
     let trusted = ["10.0.0.0/8".parse().expect("it is a range")];
     let peer = [10, 0, 0, 1].into();
-    let _ = client_address(peer, &headers, &trusted);
-    assert_eq!(client_address([192, 0, 2, 1].into(), &headers, &trusted).to_string(), "192.0.2.1");
+    let _ = resolve_client(peer, &headers, &trusted);
+    assert_eq!(resolve_client([192, 0, 2, 1].into(), &headers, &trusted).to_string(), "192.0.2.1");
     if headers.get("mcp-session-id").is_some_and(|value| !value.is_empty()) {
         assert!(unbind(&KEYRING, "somebody", &mut headers).is_err());
     }

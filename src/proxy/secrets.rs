@@ -1,4 +1,4 @@
-//! What the mounted Secrets hold, read from their files.
+//! The content of the mounted Secrets.
 
 use std::{io::ErrorKind, path::PathBuf, sync::Arc};
 
@@ -7,87 +7,54 @@ use thiserror::Error;
 
 use crate::{
     config::{CredentialFiles, ProxyConfig},
-    crypto::{InvalidEncryptionKey, Keyring, SigningRing},
-    crypto::{SigningKeys, SigningKeysError},
+    crypto::{InvalidEncryptionKey, Keyring, SigningKeys, SigningKeysError, SigningRing},
     oauth::known_clients::StaticClients,
 };
 
-/// What the mounted Secrets hold.
 pub struct Secrets {
-    /// The client id that the issuer gave us.
+    /// The client that the issuer registered for this proxy.
     pub client_id: String,
-    /// The client secret that the issuer gave us.
     pub client_secret: SecretString,
-    /// The keys derived from the encryption key.
     pub keyring: Arc<Keyring>,
-    /// The keys that access tokens are signed with.
     pub signing: SigningRing,
     /// The clients of `clients.static`, with their secrets.
     pub listed: StaticClients,
-    /// The certificates of `identityProvider.caRef`. They are public, and changed as secrets are.
+    /// The certificates of `identityProvider.caRef`. They are public, but change like secrets.
     pub ca: Option<String>,
-    /// What the files held, to see whether they have changed: all of them, and those of the encryption keys.
-    fingerprint: [u8; 32],
-    keys_fingerprint: [u8; 32],
+    /// Changes with the content of any file.
+    pub fingerprint: [u8; 32],
+    /// Changes with the encryption keys.
+    pub keys_fingerprint: [u8; 32],
 }
 
-/// Which encryption key makes new values, while there are two.
+/// The encryption key that seals new values during a rotation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EncryptionKey {
-    /// The present one.
     Current,
-    /// The one before: other replicas may not have read the present one yet.
+    /// Other replicas may not have read the current key yet.
     Previous,
 }
 
-/// Why the secrets cannot be used. No message holds any of a secret.
+/// No message contains a secret.
 #[derive(Debug, Error)]
 pub enum SecretsError {
-    /// A file is missing or unreadable.
     #[error("cannot read {}: {source}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// A file is empty.
+    Read { path: PathBuf, source: std::io::Error },
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
-    /// The encryption key is not 32 bytes.
     #[error("{}: {source}", .path.display())]
-    EncryptionKey {
-        /// The file.
-        path: PathBuf,
-        /// What it must be.
-        source: InvalidEncryptionKey,
-    },
-    /// The signing keys are not right.
+    EncryptionKey { path: PathBuf, source: InvalidEncryptionKey },
     #[error("{}: {source}", .path.display())]
-    SigningKeys {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: SigningKeysError,
-    },
+    SigningKeys { path: PathBuf, source: SigningKeysError },
 }
 
 impl Secrets {
-    /// Reads the files that a configuration names. If there is an encryption key before the present one, `using` says which
-    /// of the two makes new values.
-    ///
-    /// # Errors
-    /// Which file is missing or not right.
+    /// Reads the files of a configuration. `using` matters only while there is a previous encryption key.
     pub fn load(config: &ProxyConfig, using: EncryptionKey) -> Result<Self, SecretsError> {
         let CredentialFiles { directory, keys } = &config.credentials;
-        let read = |path: PathBuf| match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().is_empty() => Err(SecretsError::Empty(path)),
-            Ok(text) => Ok((path, text.trim().to_owned())),
-            Err(source) => Err(SecretsError::Read { path, source }),
-        };
         let (_, client_id) = read(directory.join(keys.client_id.as_str()))?;
         let (_, client_secret) = read(directory.join(keys.client_secret.as_str()))?;
-        let (key_path, encryption_key) = read(directory.join(keys.encryption_key.as_str()))?;
+        let current = read(directory.join(keys.encryption_key.as_str()))?;
         let previous = match read(directory.join(keys.previous_encryption_key.as_str())) {
             Ok(previous) => Some(previous),
             Err(SecretsError::Empty(_)) => None,
@@ -95,14 +62,9 @@ impl Secrets {
             Err(error) => return Err(error),
         };
         let (signing_path, signing_keys) = read(config.signing_keys.clone())?;
-        let previous_key = previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default();
-        let mut contents = vec![
-            client_id.clone(),
-            client_secret.clone(),
-            encryption_key.clone(),
-            previous_key.clone(),
-            signing_keys.clone(),
-        ];
+        let encryption_keys = [current.1.clone(), previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default()];
+        let mut contents = vec![client_id.clone(), client_secret.clone()];
+        contents.extend(encryption_keys.iter().chain([&signing_keys]).cloned());
         let listed = StaticClients::new(&config.clients.listed, |listed| {
             let Some(path) = listed.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
                 return Ok(None);
@@ -111,26 +73,18 @@ impl Secrets {
             contents.push(secret.clone());
             Ok::<_, SecretsError>(Some(secret.into()))
         })?;
-        let ca = match config.ca_file() {
-            Some(path) => Some(read(path)?.1),
-            None => None,
-        };
+        let ca = config.ca_file().map(read).transpose()?.map(|(_, ca)| ca);
         contents.extend(ca.clone());
-        let fingerprint = fingerprint(&contents.iter().map(String::as_str).collect::<Vec<_>>());
-        let keys_fingerprint = self::fingerprint(&[&encryption_key, &previous_key]);
-        let issuer = config.public_url.as_str();
-        let wrong = |path: PathBuf| move |source| SecretsError::EncryptionKey { path, source };
-        let current = Keyring::new(&encryption_key, issuer).map_err(wrong(key_path.clone()))?;
-        let keyring = match previous {
-            None => current,
-            Some((path, previous)) if using == EncryptionKey::Current => {
-                current.beside(&previous, issuer).map_err(wrong(path))?
-            }
-            Some((path, previous)) => {
-                let keyring = Keyring::new(&previous, issuer).map_err(wrong(path))?;
-                keyring.beside(&encryption_key, issuer).map_err(wrong(key_path))?
-            }
+        let (active, second) = match previous {
+            Some(previous) if using == EncryptionKey::Previous => (previous, Some(current)),
+            previous => (current, previous),
         };
+        let issuer = config.public_url.as_str();
+        let invalid = |path: PathBuf| move |source| SecretsError::EncryptionKey { path, source };
+        let mut keyring = Keyring::new(&active.1, issuer).map_err(invalid(active.0))?;
+        if let Some((path, key)) = second {
+            keyring = keyring.with_second_key(&key, issuer).map_err(invalid(path))?;
+        }
         let signing = SigningKeys::parse(signing_keys.as_bytes())
             .and_then(|keys| SigningRing::new(&keys))
             .map_err(|source| SecretsError::SigningKeys { path: signing_path, source })?;
@@ -141,24 +95,22 @@ impl Secrets {
             signing,
             listed,
             ca,
-            fingerprint,
-            keys_fingerprint,
+            fingerprint: fingerprint(&contents),
+            keys_fingerprint: fingerprint(&encryption_keys),
         })
-    }
-
-    /// Whether the files of the encryption keys held the same when `other` was read.
-    pub fn same_keys_as(&self, other: &Self) -> bool {
-        self.keys_fingerprint == other.keys_fingerprint
-    }
-
-    /// Whether the files held the same when `other` was read.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
     }
 }
 
-/// SHA-256 over the parts, each with its length before it.
-fn fingerprint(parts: &[&str]) -> [u8; 32] {
+fn read(path: PathBuf) -> Result<(PathBuf, String), SecretsError> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().is_empty() => Err(SecretsError::Empty(path)),
+        Ok(text) => Ok((path, text.trim().to_owned())),
+        Err(source) => Err(SecretsError::Read { path, source }),
+    }
+}
+
+/// SHA-256 over the parts, each preceded by its length.
+fn fingerprint(parts: &[String]) -> [u8; 32] {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for part in parts {
         digest.update(&(part.len() as u64).to_be_bytes());
@@ -176,7 +128,7 @@ mod tests {
         path::{Path, PathBuf},
     };
 
-    /// The source files of a folder, whatever its depth.
+    /// The source files of a folder, recursively.
     fn sources(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
@@ -187,11 +139,11 @@ mod tests {
     fn c16_secrets_are_compared_in_constant_time() {
         let ends_early = ["==", "!=", ".eq(", ".ne(", ".cmp(", "starts_with", "ends_with", ".contains("];
         let mut exposed = 0;
-        // `login` runs on the person's own machine and compares nothing for strangers.
+        // `login` runs on the user's own machine and compares no remote input.
         let is_server = |path: &PathBuf| !path.iter().any(|part| part == "login");
         for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).into_iter().filter(is_server) {
             let text = fs::read_to_string(&path).unwrap();
-            // Tests may look at what they made.
+            // Tests may compare their own secrets.
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for statement in code.split([';', '{', '}']).filter(|statement| statement.contains("expose_secret")) {
                 exposed += 1;

@@ -1,4 +1,4 @@
-//! C4 and C5: tokens that an attacker makes up, or that are ours and say something else (RFC 8725, RFC 9068 §4).
+//! C4 and C5: forged tokens, and our own tokens of another type (RFC 8725, RFC 9068 §4).
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::{
 const ISSUER: &str = "https://mcp.example.com";
 const NOW: u64 = 1_500;
 
-/// As we write it, but for these changes.
+/// Our token header with these changes.
 fn header(ring: &SigningRing, changes: &Value) -> String {
     let ours = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(&ring.keys[0].header).unwrap()).unwrap();
     let is_same = changes.as_object().unwrap().is_empty();
@@ -24,7 +24,7 @@ fn claims() -> Value {
     })
 }
 
-/// Whatever is written, signed with the first key of a ring.
+/// Signs arbitrary text with the first key of a ring.
 fn signed(ring: &SigningRing, header: &str, claims: &str) -> String {
     let message = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &ring.keys[0].signing, Algorithm::ES256).unwrap();
@@ -43,7 +43,7 @@ fn with(mut base: Value, changes: &Value) -> String {
 }
 
 #[test]
-fn c4_no_header_makes_a_foreign_signature_ours() {
+fn c4_header_cannot_make_a_foreign_signature_valid() {
     let (ours, theirs) = (ring(), ring());
     let key = &theirs.keys[0].jwk;
     for change in [
@@ -68,14 +68,14 @@ fn c4_no_header_makes_a_foreign_signature_ours() {
 }
 
 #[test]
-fn c4_no_signature_and_one_with_the_public_key_are_none() {
+fn c4_missing_signature_or_hmac_with_the_public_key_is_rejected() {
     let ring = ring();
     let claims = BASE64_URL_SAFE_NO_PAD.encode(claims().to_string());
     let (x, y) = (ring.keys[0].jwk["x"].as_str().unwrap(), ring.keys[0].jwk["y"].as_str().unwrap());
     for algorithm in ["none", "None", "NONE", "HS256", "ES256"] {
         let header = BASE64_URL_SAFE_NO_PAD.encode(header(&ring, &json!({"alg": algorithm})));
         let message = format!("{header}.{claims}");
-        // What a server that believes `alg` would take for the shared secret.
+        // Algorithm confusion: a server that trusts `alg` uses the public key as the shared secret.
         for secret in [x.as_bytes(), y.as_bytes(), ring.keys[0].jwk.to_string().as_bytes()] {
             let key = EncodingKey::from_secret(secret);
             let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
@@ -87,7 +87,7 @@ fn c4_no_signature_and_one_with_the_public_key_are_none() {
 }
 
 #[test]
-fn c4_what_we_have_signed_for_something_else_is_no_access_token() {
+fn c4_signed_token_of_another_type_is_no_access_token() {
     let ring = ring();
     let verify = |headers: &Value, changes: &Value| {
         let token = signed(&ring, &header(&ring, headers), &with(claims(), changes));
@@ -102,7 +102,7 @@ fn c4_what_we_have_signed_for_something_else_is_no_access_token() {
         json!({"alg": "ES384"}),
         json!({"crit": ["exp"]}),
         json!({"crit": []}),
-        // The same, written in another way.
+        // An equivalent header with other bytes.
         json!({"typ": "AT+JWT"}),
         json!({"kid": ring.keys[0].kid}),
     ] {
@@ -117,7 +117,7 @@ fn c4_what_we_have_signed_for_something_else_is_no_access_token() {
         json!({"aud": null}),
         json!({"aud": ["https://mcp.example.com/mcp", "https://evil.example.com"]}),
         json!({"exp": null}),
-        // CVE-2026-25537: a time that is a string was no time, and so not past.
+        // CVE-2026-25537: a time given as a string was ignored, so the token did not expire.
         json!({"exp": "1"}),
         json!({"exp": "2000"}),
         json!({"exp": -1}),
@@ -128,14 +128,14 @@ fn c4_what_we_have_signed_for_something_else_is_no_access_token() {
     ] {
         assert!(verify(&json!({}), &changes).is_err(), "{changes}");
     }
-    let twice = claims().to_string().replacen('{', "{\"sub\":\"somebody\",", 1);
+    let twice = claims().to_string().replacen('{', "{\"sub\":\"another\",", 1);
     assert!(check(&ring, &signed(&ring, &header(&ring, &json!({})), &twice), NOW).is_err());
     let twice = header(&ring, &json!({})).replacen('{', "{\"typ\":\"JWT\",", 1);
     assert!(check(&ring, &signed(&ring, &twice, &claims().to_string()), NOW).is_err());
 }
 
 #[test]
-fn c5_a_token_is_good_until_its_time_and_from_a_little_before_it() {
+fn c5_token_is_valid_from_iat_with_leeway_until_exp() {
     let ring = ring();
     let token = signed(&ring, &header(&ring, &json!({})), &claims().to_string());
     for (now, good) in

@@ -10,7 +10,7 @@ use crate::{
     oauth::{OAuthError, code::Code, login::Login},
     proxy::{
         identity_provider::{Credentials, Identity, LoginError},
-        observability::{audit, metrics::Answer},
+        observability::{audit, metrics::OAuthOutcome},
         sessions::StoreError,
     },
     reasons::SessionEnd,
@@ -61,7 +61,7 @@ impl AuthorizationServer {
         client_ip: Option<IpAddr>,
     ) -> Result<String, LoginFailure> {
         let result = self.create_session(&login, response, client_ip).await;
-        self.metrics.logins.count(Answer(result.as_ref().err().map(|failure| failure.error().code)));
+        self.metrics.logins.count(OAuthOutcome(result.as_ref().err().map(|failure| failure.error().code)));
         if let Err(failure) = &result {
             let user = if let LoginFailure::Denied(user, _) = failure { Some(user.as_str()) } else { None };
             audit::login_refused(&login.request.session_client(), user, &failure.error(), client_ip);

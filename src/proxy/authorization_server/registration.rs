@@ -6,7 +6,7 @@ use crate::{
         ErrorCode, OAuthError,
         client::{Client, RegistrationResponse},
     },
-    proxy::observability::{audit, metrics::Answer},
+    proxy::observability::{audit, metrics::OAuthOutcome},
 };
 
 impl AuthorizationServer {
@@ -15,7 +15,7 @@ impl AuthorizationServer {
         let secrets = self.secrets.load();
         let response = Client::register(body, &self.config.clients.redirects, self.now())
             .and_then(|client| client.registration_response(&secrets.keyring));
-        self.metrics.registrations.count(Answer::of(&response));
+        self.metrics.registrations.count(OAuthOutcome::of(&response));
         if let Err(error) = &response {
             audit::registration_refused(error, client_ip);
         }
@@ -24,6 +24,6 @@ impl AuthorizationServer {
 
     /// Counts a registration whose body could not be read.
     pub fn registration_rejected(&self) {
-        self.metrics.registrations.count(Answer(Some(ErrorCode::InvalidRequest)));
+        self.metrics.registrations.count(OAuthOutcome(Some(ErrorCode::InvalidRequest)));
     }
 }

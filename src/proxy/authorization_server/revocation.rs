@@ -5,7 +5,7 @@ use crate::{
     crypto::now_seconds,
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
     proxy::{
-        observability::{audit, metrics::Answer},
+        observability::{audit, metrics::OAuthOutcome},
         secrets::Secrets,
     },
     reasons::SessionEnd,
@@ -27,7 +27,7 @@ impl AuthorizationServer {
             self.end(&stored, SessionEnd::LoggedOut, "its client has logged out", client.ip).await
         };
         let result = end_session.await;
-        self.metrics.revocations.count(Answer::of(&result));
+        self.metrics.revocations.count(OAuthOutcome::of(&result));
         if let Err(error) = &result {
             audit::revocation_refused(Some(&client_id_hash(&client.id)), error, client.ip);
         }
@@ -36,7 +36,7 @@ impl AuthorizationServer {
 
     /// Counts a revocation request whose client was not authenticated or whose body could not be read.
     pub fn revocation_rejected(&self, error: &OAuthError, client_ip: Option<IpAddr>) {
-        self.metrics.revocations.count(Answer(Some(error.code)));
+        self.metrics.revocations.count(OAuthOutcome(Some(error.code)));
         audit::revocation_refused(None, error, client_ip);
     }
 

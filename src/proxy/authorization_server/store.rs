@@ -7,7 +7,7 @@ use crate::{
     oauth::OAuthError,
     proxy::{
         observability::audit,
-        sessions::{Ending, StoreError, Stored},
+        sessions::{EndReason, StoreError, Stored},
     },
     reasons::SessionEnd,
     session::{Session, SessionId},
@@ -40,8 +40,8 @@ impl AuthorizationServer {
         detail: &str,
         client_ip: Option<IpAddr>,
     ) -> Result<(), OAuthError> {
-        let ending = if why == SessionEnd::Replay { Ending::Because(detail) } else { Ending::Quietly };
-        if self.store.end(stored, ending).await.map_err(|error| unavailable(&error))? {
+        let reason = if why == SessionEnd::Replay { EndReason::Published(detail) } else { EndReason::Unpublished };
+        if self.store.end(stored, reason).await.map_err(|error| unavailable(&error))? {
             self.metrics.ended_sessions.count(why);
             audit::session_end(&stored.session, why, detail, client_ip);
         }

@@ -16,7 +16,7 @@ use crate::{
     proxy::{
         observability::{
             audit,
-            metrics::{Answer, Grant},
+            metrics::{Grant, OAuthOutcome},
         },
         secrets::Secrets,
         sessions::Stored,
@@ -56,7 +56,7 @@ impl AuthorizationServer {
             }
         };
         let result = redeem.await;
-        self.metrics.count_token_request(grant, Answer::of(&result));
+        self.metrics.count_token_request(grant, OAuthOutcome::of(&result));
         if let Err(error) = &result {
             let token = request.refresh_token.as_deref();
             let session = token.and_then(|token| RefreshToken::open(token, &client.secrets.keyring));
@@ -68,7 +68,7 @@ impl AuthorizationServer {
 
     /// Counts a token request whose client was not authenticated or whose body could not be read.
     pub fn token_rejected(&self, error: &OAuthError, client_ip: Option<IpAddr>) {
-        self.metrics.count_token_request(Grant::Other, Answer(Some(error.code)));
+        self.metrics.count_token_request(Grant::Other, OAuthOutcome(Some(error.code)));
         audit::tokens_refused(Grant::Other, None, None, error, client_ip);
     }
 

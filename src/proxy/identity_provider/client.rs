@@ -6,24 +6,24 @@ use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 
 use crate::{
     http_client::{HttpClient, HttpError},
-    proxy::observability::metrics::{Counts, IssuerAnswer},
+    proxy::observability::metrics::{Counts, IssuerOutcome},
 };
 
 #[derive(Clone, Debug)]
 pub(super) struct IssuerClient {
     pub(super) client: HttpClient,
-    pub(super) responses: Arc<Counts<IssuerAnswer>>,
+    pub(super) responses: Arc<Counts<IssuerOutcome>>,
 }
 
 impl IssuerClient {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let response = self.client.send(request).await;
         self.responses.count(match &response {
-            Ok(response) if response.status().is_success() => IssuerAnswer::Answered,
-            Ok(response) if response.status().is_client_error() => IssuerAnswer::Refused,
-            Ok(_) | Err(HttpError::Answer(_)) => IssuerAnswer::Failed,
-            Err(HttpError::Request(_) | HttpError::Stopping) => IssuerAnswer::Unreachable,
-            Err(HttpError::Timeout) => IssuerAnswer::Timeout,
+            Ok(response) if response.status().is_success() => IssuerOutcome::Answered,
+            Ok(response) if response.status().is_client_error() => IssuerOutcome::Refused,
+            Ok(_) | Err(HttpError::Response(_)) => IssuerOutcome::Failed,
+            Err(HttpError::Request(_) | HttpError::Stopping) => IssuerOutcome::Unreachable,
+            Err(HttpError::Timeout) => IssuerOutcome::Timeout,
         });
         response
     }

@@ -40,7 +40,7 @@ use crate::{
     error_chain::error_chain,
     http_client::{HttpClient, HttpError},
     oauth::{OFFLINE_ACCESS, login::Login},
-    proxy::observability::metrics::{Counts, IssuerAnswer},
+    proxy::observability::metrics::{Counts, IssuerOutcome},
 };
 
 /// Lifetime of the cached discovery document and keys.
@@ -131,7 +131,7 @@ impl Issuer {
         self.http.store(Arc::new(IssuerClient { client, responses: self.response_counts() }));
     }
 
-    pub fn response_counts(&self) -> Arc<Counts<IssuerAnswer>> {
+    pub fn response_counts(&self) -> Arc<Counts<IssuerOutcome>> {
         self.http.load().responses.clone()
     }
 

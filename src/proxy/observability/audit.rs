@@ -1,8 +1,7 @@
-//! The audit log: who has done what, with which client, from where, as log lines of the target `audit`. docs/observability.md
-//! has the table.
+//! The audit log: log lines of the target `audit`, described in docs/observability.md.
 //!
-//! No token, code or key is ever among the fields. What people and clients call themselves is cut to a length here; what in it
-//! could deceive a reader is written out where lines are made (`telemetry`).
+//! No field holds a token, code or key. Texts chosen by users and clients are truncated here; `telemetry` escapes control
+//! characters.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -14,25 +13,59 @@ use crate::{
     session::{Session, SessionId},
 };
 
-/// The longest text of a field, in characters.
-const LONGEST: usize = 300;
+/// Maximum length of a field, in characters.
+const MAX_FIELD: usize = 300;
 
-/// Somebody has logged in.
-pub fn login(session: &Session, from: Option<IpAddr>) {
-    tracing::info!(
-        target: "audit",
-        event = "login",
-        session = %session.id,
-        user = brief(&session.user.email),
-        client = brief(&session.client.name),
-        client_host = brief(&session.client.redirect_host),
-        from = address(from),
-        "logged in"
-    );
+pub fn login(session: &Session, client_ip: Option<IpAddr>) {
+    session_event("login", "logged in", None, session, None, client_ip);
 }
 
-/// Somebody has not been logged in; `user` is their address at the issuer, if that is known.
-pub fn login_refused(client: &SessionClient, user: Option<&str>, error: &OAuthError, from: Option<IpAddr>) {
+pub fn tokens(session: &Session, grant: Grant, client_ip: Option<IpAddr>) {
+    session_event("tokens", "tokens given", Some(grant), session, None, client_ip);
+}
+
+/// A session that this replica ended; `detail` explains `why`.
+pub fn session_end(session: &Session, why: SessionEnd, detail: &str, client_ip: Option<IpAddr>) {
+    let (event, message) = match why {
+        SessionEnd::LoggedOut => ("revocation", "logged out"),
+        SessionEnd::Replay => ("replay", "session ended"),
+        SessionEnd::Rules | SessionEnd::Issuer | SessionEnd::Surplus | SessionEnd::Expired => {
+            ("session_end", "session ended")
+        }
+    };
+    session_event(event, message, None, session, Some((why, detail)), client_ip);
+}
+
+fn session_event(
+    event: &str,
+    message: &str,
+    grant: Option<Grant>,
+    session: &Session,
+    end: Option<(SessionEnd, &str)>,
+    client_ip: Option<IpAddr>,
+) {
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "audit",
+                event,
+                grant = grant.map(Label::text),
+                session = %session.id,
+                user = brief(&session.user.email),
+                client = brief(&session.client.name),
+                client_host = brief(&session.client.redirect_host),
+                reason = end.map(|(why, _)| why.as_str()),
+                detail = end.map(|(_, detail)| brief(detail)),
+                from = address(client_ip),
+                "{message}"
+            )
+        };
+    }
+    if let Some((SessionEnd::Replay, _)) = end { line!(warn) } else { line!(info) }
+}
+
+/// `user` is the e-mail address at the issuer, if it is known.
+pub fn login_refused(client: &SessionClient, user: Option<&str>, error: &OAuthError, client_ip: Option<IpAddr>) {
     tracing::warn!(
         target: "audit",
         event = "login_refused",
@@ -41,123 +74,74 @@ pub fn login_refused(client: &SessionClient, user: Option<&str>, error: &OAuthEr
         client_host = brief(&client.redirect_host),
         reason = error.code.as_str(),
         detail = brief(&error.description),
-        from = address(from),
+        from = address(client_ip),
         "login refused"
     );
 }
 
-/// A client has got tokens.
-pub fn tokens(session: &Session, grant: Grant, from: Option<IpAddr>) {
-    tracing::info!(
-        target: "audit",
-        event = "tokens",
-        grant = grant.text(),
-        session = %session.id,
-        user = brief(&session.user.email),
-        client = brief(&session.client.name),
-        client_host = brief(&session.client.redirect_host),
-        from = address(from),
-        "tokens given"
-    );
-}
-
-/// A client has got none; `session` is that of the refresh token that it sent, if we had made that.
+/// `session` is that of a valid refresh token in the request.
 pub fn tokens_refused(
     grant: Grant,
     client_id_hash: Option<&str>,
     session: Option<SessionId>,
     error: &OAuthError,
-    from: Option<IpAddr>,
+    client_ip: Option<IpAddr>,
+) {
+    refused("tokens_refused", "tokens refused", Some((grant, session)), client_id_hash, error, client_ip);
+}
+
+pub fn registration_refused(error: &OAuthError, client_ip: Option<IpAddr>) {
+    refused("registration_refused", "registration refused", None, None, error, client_ip);
+}
+
+pub fn revocation_refused(client_id_hash: Option<&str>, error: &OAuthError, client_ip: Option<IpAddr>) {
+    refused("revocation_refused", "revocation refused", None, client_id_hash, error, client_ip);
+}
+
+fn refused(
+    event: &str,
+    message: &str,
+    grant: Option<(Grant, Option<SessionId>)>,
+    client_id_hash: Option<&str>,
+    error: &OAuthError,
+    client_ip: Option<IpAddr>,
 ) {
     tracing::info!(
         target: "audit",
-        event = "tokens_refused",
-        grant = grant.text(),
-        session = session.map(tracing::field::display),
+        event,
+        grant = grant.map(|(grant, _)| grant.text()),
+        session = grant.and_then(|(_, session)| session).map(tracing::field::display),
         client_id_hash,
         reason = error.code.as_str(),
         detail = brief(&error.description),
-        from = address(from),
-        "tokens refused"
+        from = address(client_ip),
+        "{message}"
     );
 }
 
-/// A client was not registered.
-pub fn registration_refused(error: &OAuthError, from: Option<IpAddr>) {
-    tracing::info!(
-        target: "audit",
-        event = "registration_refused",
-        reason = error.code.as_str(),
-        detail = brief(&error.description),
-        from = address(from),
-        "registration refused"
-    );
-}
-
-/// A token was not revoked.
-pub fn revocation_refused(client_id_hash: Option<&str>, error: &OAuthError, from: Option<IpAddr>) {
-    tracing::info!(
-        target: "audit",
-        event = "revocation_refused",
-        client_id_hash,
-        reason = error.code.as_str(),
-        detail = brief(&error.description),
-        from = address(from),
-        "revocation refused"
-    );
-}
-
-/// A session was ended here. One that was misused is told louder.
-pub fn session_end(session: &Session, why: SessionEnd, detail: &str, from: Option<IpAddr>) {
-    macro_rules! line {
-        ($level:ident, $event:literal, $message:literal) => {
-            tracing::$level!(
-                target: "audit",
-                event = $event,
-                session = %session.id,
-                user = brief(&session.user.email),
-                client = brief(&session.client.name),
-                client_host = brief(&session.client.redirect_host),
-                reason = why.as_str(),
-                detail = brief(detail),
-                from = address(from),
-                $message
-            )
-        };
-    }
-    match why {
-        SessionEnd::LoggedOut => line!(info, "revocation", "logged out"),
-        SessionEnd::Replay => line!(warn, "replay", "session ended"),
-        SessionEnd::Rules | SessionEnd::Issuer | SessionEnd::Surplus | SessionEnd::Expired => {
-            line!(info, "session_end", "session ended");
-        }
-    }
-}
-
-/// Who sent a request to an MCP endpoint.
+/// Session, user and client of a request to an MCP endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
     pub session: SessionId,
     pub email: &'a str,
-    /// The client's name for itself.
+    /// The client's name, chosen by the client.
     pub client: &'a str,
 }
 
-/// Somebody has named an MCP session of somebody else, or one that does not exist.
-pub fn mcp_session_refused(caller: Caller<'_>, from: IpAddr) {
+/// The request names an MCP session of another user, or one that does not exist.
+pub fn mcp_session_refused(caller: Caller<'_>, client_ip: IpAddr) {
     tracing::warn!(
         target: "audit",
         event = "mcp_session_refused",
         session = %caller.session,
         user = brief(caller.email),
         client = brief(caller.client),
-        from = %from,
+        from = %client_ip,
         "the MCP session is not this user's"
     );
 }
 
-/// An event stream to a client is no longer open.
-pub fn stream_end(caller: Caller<'_>, why: StreamEnd, took: Duration, from: IpAddr) {
+pub fn stream_end(caller: Caller<'_>, why: StreamEnd, duration: Duration, client_ip: IpAddr) {
     tracing::info!(
         target: "audit",
         event = "stream_end",
@@ -165,18 +149,18 @@ pub fn stream_end(caller: Caller<'_>, why: StreamEnd, took: Duration, from: IpAd
         user = brief(caller.email),
         client = brief(caller.client),
         reason = why.as_str(),
-        seconds = took.as_secs_f64(),
-        from = %from,
+        seconds = duration.as_secs_f64(),
+        from = %client_ip,
         "stream ended"
     );
 }
 
-fn address(from: Option<IpAddr>) -> Option<impl tracing::Value> {
-    from.map(tracing::field::display)
+fn address(client_ip: Option<IpAddr>) -> Option<impl tracing::Value> {
+    client_ip.map(tracing::field::display)
 }
 
 fn brief(text: &str) -> &str {
-    text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
+    text.char_indices().nth(MAX_FIELD).map_or(text, |(end, _)| &text[..end])
 }
 
 #[cfg(test)]
@@ -186,6 +170,6 @@ mod tests {
     #[test]
     fn long_field_is_truncated_at_a_character_boundary() {
         assert_eq!(brief("ada"), "ada");
-        assert_eq!(brief(&"ü".repeat(LONGEST + 1)), "ü".repeat(LONGEST));
+        assert_eq!(brief(&"ü".repeat(MAX_FIELD + 1)), "ü".repeat(MAX_FIELD));
     }
 }

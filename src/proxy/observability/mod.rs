@@ -1,4 +1,4 @@
-//! What an operator of a proxy sees of it: metrics, the audit log and traces.
+//! Metrics, the audit log and traces of a proxy.
 
 pub mod audit;
 pub mod metrics;

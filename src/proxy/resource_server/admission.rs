@@ -16,7 +16,7 @@ use crate::http1::RequestHead;
 use crate::{
     crypto::Keyring,
     proxy::{
-        client_ip::{Peer, client_address},
+        client_ip::{Peer, resolve_client},
         observability::{audit, metrics::Outcome, traces::Span},
     },
 };
@@ -65,7 +65,7 @@ pub async fn admit<'a>(
         Err(error) => Err(error),
     };
     let caller = caller.map_err(|error| error.response(server, path))?;
-    let client = client_address(peer.address.ip(), &headers, &server.trusted_proxies);
+    let client = resolve_client(peer.address.ip(), &headers, &server.trusted_proxies);
     let keyring = server.secrets.load().keyring.clone();
     if mcp_session::unbind(&keyring, &caller.session.user, &mut headers).is_err() {
         audit::mcp_session_refused(caller.session.caller(), client);

@@ -16,7 +16,7 @@ use crate::proxy::{
     observability::{audit, metrics::WorkerMetrics},
     sessions::LiveSession,
 };
-use crate::reasons::{AnswerCut, StreamEnd};
+use crate::reasons::{ResponseCut, StreamEnd};
 
 /// The body of every response. One concrete type, so that forwarding boxes nothing.
 pub enum Body {
@@ -109,16 +109,16 @@ impl UpstreamBody {
     }
 
     /// Ends the response early and closes the upstream connection, so that the upstream stops sending.
-    fn cut(&mut self, reason: AnswerCut) {
+    fn cut(&mut self, reason: ResponseCut) {
         tracing::debug!(reason = reason.as_str(), "response cut");
         let lease = self.lease.take();
         if let Some(stream) = &mut self.stream {
             stream.end = match reason {
-                AnswerCut::UpstreamFailed => StreamEnd::UpstreamFailed,
-                AnswerCut::SessionEnded => StreamEnd::SessionEnded,
-                AnswerCut::TokenEnded => StreamEnd::TokenEnded,
-                AnswerCut::Silent => StreamEnd::Silent,
-                AnswerCut::Leaving => StreamEnd::Leaving,
+                ResponseCut::UpstreamFailed => StreamEnd::UpstreamFailed,
+                ResponseCut::SessionEnded => StreamEnd::SessionEnded,
+                ResponseCut::TokenEnded => StreamEnd::TokenEnded,
+                ResponseCut::Silent => StreamEnd::Silent,
+                ResponseCut::Leaving => StreamEnd::Leaving,
             };
         } else if let Some(lease) = lease {
             lease.cut(reason);
@@ -126,7 +126,7 @@ impl UpstreamBody {
     }
 
     /// An incomplete response must not look complete; an event stream may end anywhere.
-    fn end<T>(&mut self, reason: AnswerCut) -> Poll<Option<Result<T, BoxError>>> {
+    fn end<T>(&mut self, reason: ResponseCut) -> Poll<Option<Result<T, BoxError>>> {
         self.cut(reason);
         let error = || Err(format!("response cut: {}", reason.as_str()).into());
         Poll::Ready(self.stream.is_none().then(error))
@@ -139,7 +139,7 @@ impl UpstreamBody {
         }
         let Poll::Ready(content) = lease.poll_content(cx) else {
             ready!(self.deadline.poll(self.idle_timeout, cx));
-            return self.end(AnswerCut::Silent);
+            return self.end(ResponseCut::Silent);
         };
         self.deadline.restart(self.idle_timeout);
         match &content {
@@ -151,7 +151,7 @@ impl UpstreamBody {
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "the upstream connection failed in the middle of a response");
-                self.cut(AnswerCut::UpstreamFailed);
+                self.cut(ResponseCut::UpstreamFailed);
             }
         }
         Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))

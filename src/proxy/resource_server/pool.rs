@@ -31,8 +31,8 @@ use super::{
     resolver::{Resolver, round_robin},
 };
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
-use crate::proxy::observability::metrics::{Connect, Held, WorkerMetrics};
-use crate::reasons::AnswerCut;
+use crate::proxy::observability::metrics::{Connect, OpenConnection, WorkerMetrics};
+use crate::reasons::ResponseCut;
 
 /// Maximum idle connections of a worker.
 const MAX_IDLE: usize = 512;
@@ -123,7 +123,7 @@ struct Idle<B> {
 struct Upstream<B> {
     /// Boxed, because it is large and moved often.
     wire: Box<Connection<Stream, B>>,
-    _open: Held,
+    _open: OpenConnection,
 }
 
 /// A connection whose response is being read. Dropping it closes the connection.
@@ -139,8 +139,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
     }
 
     /// Counts a response that is cut short, and closes the connection.
-    pub fn cut(self, reason: AnswerCut) {
-        self.pool.metrics.cut_answers.count(reason);
+    pub fn cut(self, reason: ResponseCut) {
+        self.pool.metrics.cut_responses.count(reason);
     }
 
     /// The next content of the response; `None` at its end.
@@ -227,7 +227,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
         let stream = connected.inspect_err(|_| self.breaker.failed(attempt, Instant::now()))?;
         self.breaker.succeeded();
         let wire = Box::new(Connection::new(TokioIo::new(stream), self.scratch.clone(), is_for_clients));
-        Ok(Upstream { wire, _open: Held::connection(self.metrics.clone()) })
+        Ok(Upstream { wire, _open: OpenConnection::new(self.metrics.clone()) })
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
             pool.scratch.clone(),
             is_for_clients,
         );
-        pool.put(Upstream { wire: Box::new(wire), _open: Held::connection(pool.metrics.clone()) });
+        pool.put(Upstream { wire: Box::new(wire), _open: OpenConnection::new(pool.metrics.clone()) });
         (ours, listener.accept().unwrap().0)
     }
 

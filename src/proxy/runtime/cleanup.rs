@@ -2,45 +2,45 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::reasons::SessionEnd;
 use crate::{
     crypto::random_bytes,
-    proxy::{observability::audit, runtime::proxy::Proxy},
-};
-use crate::{
-    proxy::sessions::{Ending, LiveSet, SessionStore, StoreError},
+    proxy::{
+        observability::audit,
+        runtime::proxy::Proxy,
+        sessions::{EndReason, LiveSet, SessionStore, StoreError},
+    },
+    reasons::SessionEnd,
     session::Session,
 };
 
-/// How many looks for expired sessions go by before the store is read whole for what is no session any more.
-const LOOKS_BETWEEN_LISTS: u32 = 60;
+/// Rounds of clean-up between two purges, which list the whole store.
+const ROUNDS_BETWEEN_PURGES: u32 = 60;
 
-/// How long replicas with older and newer rules may run side by side. A session that is older than this, and that the rules
-/// refuse, is not one that a replica with newer rules has just let in.
-const ROLL_OUT: SignedDuration = SignedDuration::from_mins(10);
+/// Maximum duration of a rollout. A session that the rules deny and that is older cannot have been admitted by a replica with
+/// newer rules.
+const ROLLOUT: SignedDuration = SignedDuration::from_mins(10);
 
-/// Deletes sessions whose time is over, until the task is dropped. Every replica does it at moments of its own; who comes
-/// second finds nothing to delete.
+/// Deletes expired sessions periodically. Every replica does so at random times; the first one deletes.
 pub async fn clean_up(proxy: Arc<Proxy>) {
-    for look in 1_u32.. {
+    for round in 1_u32.. {
         tokio::time::sleep(pause()).await;
         let ended = |session: &Session| {
             proxy.metrics.ended_sessions.count(SessionEnd::Expired);
-            audit::session_end(session, SessionEnd::Expired, "its time was over", None);
+            audit::session_end(session, SessionEnd::Expired, "the session expired", None);
         };
-        let mut done = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now(), ended).await;
-        if done.is_ok() && look.is_multiple_of(LOOKS_BETWEEN_LISTS) {
-            let settled = proxy.now() - ROLL_OUT;
-            let is_over = |session: &Session| session.created_at < settled && proxy.rules.refuse(session).is_some();
-            done = proxy.store.delete_dead(proxy.now(), proxy.max_ttl(), &is_over).await;
+        let mut result = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now(), ended).await;
+        if result.is_ok() && round.is_multiple_of(ROUNDS_BETWEEN_PURGES) {
+            let settled = proxy.now() - ROLLOUT;
+            let must_end = |session: &Session| session.created_at < settled && proxy.rules.refuse(session).is_some();
+            result = proxy.store.purge(proxy.now(), proxy.max_ttl(), &must_end).await;
         }
-        if let Err(error) = done {
+        if let Err(error) = result {
             tracing::warn!(%error, "deleting expired sessions failed");
         }
     }
 }
 
-/// Deletes what is over at `now`, and tells `ended` of each.
+/// Deletes the sessions that have expired at `now`, and calls `ended` for each.
 async fn delete_expired(
     live: &LiveSet,
     store: &dyn SessionStore,
@@ -48,10 +48,10 @@ async fn delete_expired(
     ended: impl Fn(&Session),
 ) -> Result<(), StoreError> {
     for id in live.expired(now) {
-        // Read again: it may have been refreshed at another replica.
+        // Read again: another replica may have refreshed it.
         if let Some(stored) = store.get(id).await?
             && stored.session.expires_at <= now
-            && store.end(&stored, Ending::Expired).await?
+            && store.end(&stored, EndReason::Expired).await?
         {
             ended(&stored.session);
         }
@@ -85,10 +85,10 @@ mod tests {
             .create(&Session { expires_at: refreshed.expires_at + SignedDuration::from_hours(1), ..refreshed.clone() })
             .await
             .unwrap();
-        let a_moment_before = over.expires_at - SignedDuration::from_secs(1);
+        let just_before = over.expires_at - SignedDuration::from_secs(1);
         let ended = std::cell::Cell::new(0);
         let count = |_: &Session| ended.set(ended.get() + 1);
-        delete_expired(&live, &store, a_moment_before, count).await.unwrap();
+        delete_expired(&live, &store, just_before, count).await.unwrap();
         assert!(store.get(over.id).await.unwrap().is_some());
         delete_expired(&live, &store, over.expires_at, count).await.unwrap();
         assert_eq!(ended.get(), 1);

@@ -1,5 +1,5 @@
-//! Health and metrics, on a port of their own: `/healthz`, `/readyz`, `/status`, `/metrics`. Never the issuer's or the upstream's
-//! health: restarting or unrouting a proxy would not help them.
+//! The health port: `/healthz`, `/readyz`, `/status`, `/metrics`. The health of issuer and upstream does not count: restarting
+//! or unrouting a proxy would not help them.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ struct Health {
     draining: CancellationToken,
 }
 
-/// The endpoints. `draining` is cancelled as soon as no new work is wanted.
+/// `draining` makes `/readyz` fail.
 pub fn router(proxy: Arc<Proxy>, draining: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -36,7 +36,7 @@ async fn readyz(State(Health { proxy, draining }): State<Health>) -> (StatusCode
     }
 }
 
-/// What the operator's conditions say of the pods.
+/// Input of the operator's conditions.
 async fn status(State(Health { proxy, .. }): State<Health>) -> Json<PodStatus> {
     Json(PodStatus { recheck: proxy.issuer.recheck_status() })
 }

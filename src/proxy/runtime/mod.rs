@@ -1,4 +1,4 @@
-//! From a configuration to a running proxy, and from a signal to its end.
+//! Builds a proxy from its configuration, runs it and shuts it down.
 
 mod cleanup;
 mod health;
@@ -33,79 +33,55 @@ use super::{
     },
     resource_server::VerifiedTokens,
     secrets::{EncryptionKey, Secrets, SecretsError},
-    sessions::{Ending, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore},
+    sessions::{
+        EndReason, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore, StoreError,
+    },
 };
-use crate::access::Verdict;
-use crate::listener;
-use crate::reasons::SessionEnd;
 use crate::{
+    access::Verdict,
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
     http_client::HttpClient,
+    listener,
     oauth::resource::Resources,
+    reasons::SessionEnd,
     session::{RecordKeys, Session, SessionId},
 };
 
-/// Why a proxy cannot start, or cannot go on.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// A secret is missing or not right.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// The address is taken, or not ours.
     #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The system has no trusted roots.
-    #[error(
-        "cannot load the root certificates that the issuer's is checked against, the system's and those of identityProvider.caRef: {0}"
-    )]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("cannot load the trusted root certificates of the system and of identityProvider.caRef: {0}")]
     Roots(#[source] std::io::Error),
-    /// A port cannot be given to the runtime.
     #[error("cannot serve: {0}")]
     System(#[from] std::io::Error),
-    /// The issuer's address is not one.
     #[error("identityProvider.issuerURL: {0}")]
     Issuer(#[from] url::ParseError),
-    /// The sessions' database cannot be opened.
     #[error(transparent)]
     Database(#[from] OpenError),
-    /// Serving cannot begin, or broke off.
     #[error(transparent)]
     Serve(#[from] server::ServeError),
-    /// What the environment says of traces is not right.
     #[error(transparent)]
     Traces(#[from] TraceError),
-    /// There is no cluster around us.
-    #[error("cannot find the Kubernetes API that sessions live in: {0}")]
+    #[error("cannot find the Kubernetes API that stores the sessions: {0}")]
     Cluster(#[from] Box<kube::Error>),
-    /// Every session and client id is void now; a fresh start is the way to go on.
     #[error(
-        "the encryption key has been changed: everybody has to log in again, and the proxy has to be started again"
+        "the encryption key was replaced without keeping the previous one: restart the proxy; all logins are invalid"
     )]
     EncryptionKeyChanged,
-    /// What keeps the sessions up to date has ended.
     #[error("a background task has ended: this is a bug")]
     Background,
 }
 
-/// Runs a proxy on the current runtime, which becomes its control runtime, until `shutdown` and until what was under way
-/// then is done.
-///
-/// # Errors
-/// Why it cannot start, or had to end by itself.
+/// Runs a proxy until `shutdown` and until the requests in flight are done. The current runtime becomes its control runtime.
 pub async fn run(config: ProxyConfig, shutdown: CancellationToken) -> Result<(), RunError> {
     let (listener, health_listener) = (listen(config.listen)?, listen(config.health_listen)?);
     serve(config, listener, health_listener, shutdown).await
 }
 
-/// [`run`] with sockets that are open already.
-///
-/// # Errors
-/// Why it cannot start, or had to end by itself.
+/// [`run`] with open sockets.
 pub async fn serve(
     config: ProxyConfig,
     listener: TcpListener,
@@ -114,7 +90,7 @@ pub async fn serve(
 ) -> Result<(), RunError> {
     let in_cluster = matches!(config.sessions.store, StoreConfig::Kubernetes { .. });
     let proxy = Arc::new(build(config).await?);
-    // Unready first, and a while later no more connections.
+    // At shutdown the pod becomes unready first; later the listener closes.
     let (unready, drain) = (CancellationToken::new(), CancellationToken::new());
 
     let health = health::router(proxy.clone(), unready.clone());
@@ -146,7 +122,7 @@ pub async fn serve(
     tracing::info!(url = proxy.public_url.as_str(), listen = %proxy.config.listen, "serving");
     tokio::pin!(serving);
     tokio::select! {
-        broke_off = &mut serving => Ok(broke_off?),
+        result = &mut serving => Ok(result?),
         reason = stopping => {
             serving.await?;
             proxy.tracer.shut_down().await;
@@ -156,9 +132,6 @@ pub async fn serve(
 }
 
 /// Opens a socket for [`serve`].
-///
-/// # Errors
-/// When the address is taken or not ours.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     listener::listen(address).map_err(|source| RunError::Listen { address, source })
 }
@@ -204,65 +177,63 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     })
 }
 
-/// Keeps the live set up to date, and ends the sessions that the rules no longer let go on: they may have changed since.
+/// Applies the events of the store to the live set, and ends the sessions that the access rules no longer allow.
 async fn watch_sessions(proxy: Arc<Proxy>) {
     let mut events = proxy.store.watch();
     while let Some(event) = events.next().await {
-        let (event, refused) = sift(&proxy, event);
+        let (event, denied) = apply_rules(&proxy, event);
         if let Some(event) = event {
             proxy.sessions.apply(event);
         }
-        if !refused.is_empty() {
-            // Apart: after a mass logout this takes minutes, and other sessions' ends must not wait for it.
-            tokio::spawn(end_refused(proxy.clone(), refused));
+        if !denied.is_empty() {
+            // A separate task: a mass logout takes minutes and must not delay other events.
+            tokio::spawn(end_denied(proxy.clone(), denied));
         }
     }
 }
 
-/// An event without the sessions that may not go on, if anything is left of it; and those that end, each with the reason.
-fn sift(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(SessionId, String)>) {
-    match event {
-        SessionEvent::Is(session) => match proxy.rules.evaluate(&session) {
-            Verdict::Allow => (Some(SessionEvent::Is(session)), Vec::new()),
-            Verdict::Withhold => (None, Vec::new()),
-            Verdict::End(reason) => (Some(SessionEvent::Ended(session.id)), vec![(session.id, reason)]),
-        },
-        SessionEvent::All(all) => {
-            let mut refused = Vec::new();
-            let goes_on = |session: &Session| {
-                let judgement = proxy.rules.evaluate(session);
-                let goes_on = judgement == Verdict::Allow;
-                if let Verdict::End(reason) = judgement {
-                    refused.push((session.id, reason));
-                }
-                goes_on
-            };
-            (Some(SessionEvent::All(all.into_iter().filter(goes_on).collect())), refused)
+/// Removes the sessions that the rules do not allow from an event. Returns what is left of it, and the sessions to end with
+/// their reasons.
+fn apply_rules(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(SessionId, String)>) {
+    let mut denied = Vec::new();
+    let mut is_allowed = |session: &Session| match proxy.rules.evaluate(session) {
+        Verdict::Allow => true,
+        Verdict::Withhold => false,
+        Verdict::End(reason) => {
+            denied.push((session.id, reason));
+            false
         }
-        ended @ SessionEvent::Ended(_) => (Some(ended), Vec::new()),
+    };
+    let event = match event {
+        SessionEvent::Is(session) if is_allowed(&session) => Some(SessionEvent::Is(session)),
+        SessionEvent::Is(_) => denied.first().map(|(id, _)| SessionEvent::Ended(*id)),
+        SessionEvent::All(mut all) => {
+            all.retain(is_allowed);
+            Some(SessionEvent::All(all))
+        }
+        ended @ SessionEvent::Ended(_) => Some(ended),
+    };
+    (event, denied)
+}
+
+async fn end_denied(proxy: Arc<Proxy>, denied: Vec<(SessionId, String)>) {
+    for (id, reason) in denied {
+        // A failure is not final: the session is not admitted here, and a later purge deletes it.
+        if let Err(error) = end_session(&proxy, id, &reason).await {
+            tracing::warn!(%error, session = %id, "a session that the rules no longer allow could not be deleted");
+        }
     }
 }
 
-async fn end_refused(proxy: Arc<Proxy>, refused: Vec<(SessionId, String)>) {
-    for (id, reason) in refused {
-        let ended = match proxy.store.get(id).await {
-            Ok(Some(stored)) => proxy.store.end(&stored, Ending::Quietly).await.map(|ended| ended.then_some(stored)),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
-        match ended {
-            Ok(Some(stored)) => {
-                proxy.metrics.ended_sessions.count(SessionEnd::Rules);
-                audit::session_end(&stored.session, SessionEnd::Rules, &reason, None);
-            }
-            // Another replica was quicker.
-            Ok(None) => (),
-            // It is not admitted here; its clean-up comes later.
-            Err(error) => {
-                tracing::warn!(%error, session = %id, "a session that the rules no longer allow could not be deleted");
-            }
-        }
+async fn end_session(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), StoreError> {
+    // Otherwise another replica has ended it.
+    if let Some(stored) = proxy.store.get(id).await?
+        && proxy.store.end(&stored, EndReason::Unpublished).await?
+    {
+        proxy.metrics.ended_sessions.count(SessionEnd::Rules);
+        audit::session_end(&stored.session, SessionEnd::Rules, reason, None);
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,41 +18,34 @@ use super::super::{
 };
 use crate::{access::Rules, api::PublicUrl, config::ProxyConfig, oauth::resource::Resources, session::RecordKeys};
 
-/// Everything that a running proxy is made of. Background jobs work on it; the two servers get the parts that they use.
+/// The state of a running proxy. Background jobs use it directly; the two servers get the parts that they need.
 pub struct Proxy {
     pub config: ProxyConfig,
     /// The issuer of our tokens.
     pub public_url: PublicUrl,
-    /// The MCP endpoints.
     pub resources: Resources,
-    /// The OpenID Connect issuer that people log in at.
     pub issuer: Arc<Issuer>,
     pub documents: Arc<ClientDocuments>,
-    /// The mounted Secrets, as last read.
     pub secrets: Arc<ArcSwap<Secrets>>,
     pub sessions: Arc<Sessions>,
-    /// Its calls run on `control`.
     pub store: Arc<dyn SessionStore>,
-    /// The runtime for everything that is not the request path.
+    /// The runtime of logins, session writes and background jobs.
     pub control: Handle,
-    /// The keys of session records; they follow those of `secrets`.
+    /// Updated with `secrets`.
     pub record_keys: RecordKeys,
     pub rules: Arc<Rules>,
-    /// Access tokens that the request path has verified.
     pub verified: SharedTokens,
     pub tracer: Arc<Tracer>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
 }
 
-/// The rules of a configuration, for a process that started at `started`.
 pub fn access_rules(config: &ProxyConfig, started: Timestamp) -> Rules {
     let (verified, not_before) = (config.identity_provider.email_verified, config.sessions.not_before);
     Rules::new(config.access.clone(), verified, not_before, started)
 }
 
 impl Proxy {
-    /// The authorization server's part.
     pub fn authorization_server(&self) -> AuthorizationServer {
         AuthorizationServer {
             config: self.config.clone(),
@@ -70,7 +63,6 @@ impl Proxy {
         }
     }
 
-    /// The resource server's part.
     pub fn resource_server(&self) -> ResourceServer {
         ResourceServer {
             public_url: self.public_url.clone(),
@@ -85,15 +77,10 @@ impl Proxy {
         }
     }
 
-    /// The longest life of a session.
     pub fn max_ttl(&self) -> SignedDuration {
         self.config.sessions.max_ttl.signed()
     }
 
-    /// All metrics in the `OpenMetrics` text format.
-    ///
-    /// # Errors
-    /// Never in practice: writing to a string.
     pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
         self.metrics.text(Observed {
             sessions: self.sessions.live().len(),
@@ -104,7 +91,6 @@ impl Proxy {
         })
     }
 
-    /// The time by the proxy's clock.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
     }
@@ -120,13 +106,11 @@ pub mod testing {
     use super::*;
     use crate::{crypto::SigningKeys, http_client::HttpClient, proxy::clock::wall_clock, session::tests::keys};
 
-    /// This moment, in whole seconds.
     pub fn wall() -> Timestamp {
         wall_clock()()
     }
 
-    /// The configuration of a proxy at https://mcp.example.com before `upstream`, with SQLite and files in a folder that ends
-    /// with it.
+    /// The configuration of a proxy at https://mcp.example.com for `upstream`, with SQLite and files in a temporary folder.
     pub fn config(upstream: &str) -> (tempfile::TempDir, ProxyConfig) {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
@@ -156,7 +140,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         (directory, config)
     }
 
-    /// A proxy of that configuration.
+    /// A proxy with [`config`].
     pub async fn proxy(upstream: &str, live: LiveSet, clock: Clock) -> (tempfile::TempDir, Proxy) {
         let (directory, config) = config(upstream);
         let at = directory.path();

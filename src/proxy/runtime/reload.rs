@@ -1,4 +1,4 @@
-//! Secrets that change while a proxy runs.
+//! Reloads secrets that change while a proxy runs.
 
 use std::{
     sync::Arc,
@@ -14,65 +14,62 @@ use crate::{
     },
 };
 
-/// How often the mounted Secrets are looked at. The kubelet swaps them by symbolic link, which no file watch sees well.
+/// Poll interval of the mounted Secrets. The kubelet replaces them by symbolic link, which file watches miss.
 const SECRETS_POLL: Duration = Duration::from_secs(5);
 
-/// How long a changed encryption key is accepted before it is used: until then other replicas may not have read it. The
-/// kubelet brings a changed Secret within about a minute and a half.
+/// Time from reading a new encryption key to sealing with it. Every replica must have read it by then; the kubelet updates a
+/// mounted Secret within about 90 seconds.
 const ACCEPTED_BEFORE_USED: Duration = Duration::from_secs(5 * 60);
 
-/// Takes over changed credentials and keys, until what cannot be taken over has changed: an encryption key without the one
-/// before it makes every session and client id void.
+/// Reloads changed credentials and keys. Returns an error when the encryption key changes without its predecessor, which makes
+/// all sessions and client ids invalid.
 pub async fn reload_secrets(proxy: Arc<Proxy>) -> RunError {
     let mut reload = Reload::new(Instant::now());
     loop {
         tokio::time::sleep(SECRETS_POLL).await;
-        if let Err(error) = reload.look(&proxy, Instant::now()) {
+        if let Err(error) = reload.poll(&proxy, Instant::now()) {
             return error;
         }
     }
 }
 
-/// What the reloading of secrets remembers from one look to the next.
 struct Reload {
-    /// Since when the secrets have been as they are.
+    /// Time of the last change of the encryption keys.
     since: Instant,
-    /// Which encryption key makes new values.
     using: EncryptionKey,
-    /// The last complaint, which is not repeated every five seconds.
-    said: String,
+    /// The last logged error, so that it is not repeated every five seconds.
+    last_error: String,
 }
 
 impl Reload {
     fn new(now: Instant) -> Self {
-        Self { since: now, using: EncryptionKey::Previous, said: String::new() }
+        Self { since: now, using: EncryptionKey::Previous, last_error: String::new() }
     }
 
-    /// Looks at the files.
-    fn look(&mut self, proxy: &Proxy, now: Instant) -> Result<(), RunError> {
+    fn poll(&mut self, proxy: &Proxy, now: Instant) -> Result<(), RunError> {
         let current = proxy.secrets.load_full();
-        let (changed, keys_changed) = match Secrets::load(&proxy.config, self.using) {
-            Ok(new) => (!new.same_as(&current), !new.same_keys_as(&current)),
+        let new = match Secrets::load(&proxy.config, self.using) {
+            Ok(new) => new,
             Err(error) => {
-                // Kept working with what was read before.
-                if self.said != error.to_string() {
+                if self.last_error != error.to_string() {
                     tracing::error!(%error, "changed secrets cannot be used; the former ones stay in use");
-                    self.said = error.to_string();
+                    self.last_error = error.to_string();
                 }
                 return Ok(());
             }
         };
-        self.said.clear();
-        let old_enough = now.duration_since(self.since) >= ACCEPTED_BEFORE_USED;
+        self.last_error.clear();
+        let changed = new.fingerprint != current.fingerprint;
+        let keys_changed = new.keys_fingerprint != current.keys_fingerprint;
         let using = match self.using {
             _ if keys_changed => EncryptionKey::Previous,
-            EncryptionKey::Previous if old_enough => EncryptionKey::Current,
+            EncryptionKey::Previous if now.duration_since(self.since) >= ACCEPTED_BEFORE_USED => EncryptionKey::Current,
             using => using,
         };
         if !changed && using == self.using {
             return Ok(());
         }
-        // If they have changed once more in this moment, the next look sees it.
+        // The next poll retries if the files have changed in between.
         let Ok(new) = Secrets::load(&proxy.config, using) else { return Ok(()) };
         if !new.keyring.succeeds(&current.keyring) {
             return Err(RunError::EncryptionKeyChanged);
@@ -91,7 +88,7 @@ impl Reload {
         if changed {
             tracing::info!("changed credentials or keys are now used");
         }
-        if using == EncryptionKey::Current && self.using != using && new.keyring.has_other() {
+        if using == EncryptionKey::Current && self.using != using && new.keyring.has_second_key() {
             tracing::info!("the new encryption key now seals new values");
         }
         self.using = using;
@@ -113,9 +110,9 @@ mod tests {
     #[tokio::test]
     async fn changed_encryption_key_is_accepted_at_once_and_used_later() {
         let (folder, proxy) = proxy("http://upstream", LiveSet::default(), wall_clock()).await;
-        let begun = Instant::now();
-        let mut reload = Reload::new(begun);
-        reload.look(&proxy, begun + ACCEPTED_BEFORE_USED).unwrap();
+        let start = Instant::now();
+        let mut reload = Reload::new(start);
+        reload.poll(&proxy, start + ACCEPTED_BEFORE_USED).unwrap();
         let before = proxy.secrets.load().keyring.clone();
         let sealed = before.seal(Purpose::RefreshToken, &1).unwrap();
         let session = session("a");
@@ -125,23 +122,23 @@ mod tests {
         let other = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
         key("PREVIOUS_ENCRYPTION_KEY", &std::fs::read_to_string(folder.path().join("ENCRYPTION_KEY")).unwrap());
         key("ENCRYPTION_KEY", other);
-        let changed = begun + ACCEPTED_BEFORE_USED * 2;
-        reload.look(&proxy, changed).unwrap();
+        let changed = start + ACCEPTED_BEFORE_USED * 2;
+        reload.poll(&proxy, changed).unwrap();
         let keyring = proxy.secrets.load().keyring.clone();
         let newest = Keyring::new(other, proxy.public_url.as_str()).unwrap();
         assert_eq!(keyring.open::<u8>(Purpose::Code, &newest.seal(Purpose::Code, &2).unwrap()), Some(2));
-        // Whoever has not read the change yet opens what we make.
+        // A replica that has not read the change yet opens new values.
         assert_eq!(before.open::<u8>(Purpose::Code, &keyring.seal(Purpose::Code, &3).unwrap()), Some(3));
 
-        reload.look(&proxy, changed + ACCEPTED_BEFORE_USED).unwrap();
+        reload.poll(&proxy, changed + ACCEPTED_BEFORE_USED).unwrap();
         let keyring = proxy.secrets.load().keyring.clone();
         assert_eq!(newest.open::<u8>(Purpose::Code, &keyring.seal(Purpose::Code, &4).unwrap()), Some(4));
         assert_eq!(keyring.open::<u8>(Purpose::RefreshToken, &sealed), Some(1));
         assert_eq!(proxy.store.get(session.id).await.unwrap().unwrap().session, session);
 
-        // Without the one before, the change cannot be taken over.
+        // Without the previous key, the change is an error.
         std::fs::remove_file(folder.path().join("PREVIOUS_ENCRYPTION_KEY")).unwrap();
         key("ENCRYPTION_KEY", "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=");
-        assert!(matches!(reload.look(&proxy, changed), Err(RunError::EncryptionKeyChanged)));
+        assert!(matches!(reload.poll(&proxy, changed), Err(RunError::EncryptionKeyChanged)));
     }
 }

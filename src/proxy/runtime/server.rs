@@ -1,6 +1,7 @@
-//! The data plane's listener. Ours, because `axum::serve` fixes runtime and bodies: every worker is a thread with a
-//! current-thread runtime and its own upstream connections, and accepted connections are dealt to the workers in turn.
+//! The data plane's listener. It replaces `axum::serve`, which fixes runtime and bodies: each worker is a thread with a
+//! current-thread runtime and its own upstream connections, and gets accepted connections in turn.
 
+mod client_input;
 mod client_io;
 mod exchange;
 pub mod request_head;
@@ -31,50 +32,42 @@ use crate::proxy::{
     runtime::proxy::Proxy,
 };
 
-/// What a client's connection may take of the memory that there is: room for a head, and what is read besides.
-const CONNECTION: u64 = 80 * 1024;
+/// Maximum memory of a client connection: a head and the read buffer.
+const CONNECTION_MEMORY: u64 = 80 * 1024;
 
-/// As few clients' connections as there may be, however little memory.
-const FEWEST_CONNECTIONS: u64 = 256;
+/// Minimum of the connection limit, regardless of memory.
+const MIN_CONNECTIONS: u64 = 256;
 
-/// As many connections more may be told that they are too many at once; others are closed without a word.
-const REFUSALS: usize = 64;
+/// Connections above the limit that get a response with 503; others are closed immediately.
+const MAX_REFUSALS: usize = 64;
 
-/// How long streams have to say that they end, when their time is over.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time for streams to end cleanly after the drain timeout.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Accepted connections that a worker may have waiting.
+/// Accepted connections that may wait for a worker.
 const BACKLOG: usize = 1024;
 
-/// Why the listener cannot work.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The configuration does not let us forward.
     #[error(transparent)]
     Forwarder(#[from] ForwarderError),
-    /// No thread, no runtime, or no listener.
     #[error("cannot start serving: {0}")]
     Start(#[from] io::Error),
-    /// A worker ended by itself.
     #[error("a worker has ended: this is a bug")]
     Worker,
 }
 
-/// A connection, from where it comes, and its right to be open.
 struct Accepted {
     stream: TcpStream,
     address: SocketAddr,
-    /// It is one too many: its client is told so, and no more.
-    is_refused: bool,
+    /// The connection gets a 503 and closes.
+    is_over_limit: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Serves until `shutdown`, and after it until the open requests are done, or `upstream.timeouts.drain` is over. From `leaving`
-/// on each answer is the last of its connection, so that clients are elsewhere by then. MCP endpoints are forwarded, every other
-/// path is `router`'s, which finds the peer's [`SocketAddr`] among a request's extensions.
-///
-/// # Errors
-/// When serving cannot begin, or a worker has died.
+/// Serves until `shutdown`, and then until the requests in flight are done or `upstream.timeouts.drain` has passed. After
+/// `leaving`, each connection closes after its response, so that clients move to other pods. Requests to MCP endpoints are
+/// forwarded; `router` serves the others and finds the peer's [`SocketAddr`] among the extensions.
 pub async fn serve(
     proxy: Arc<Proxy>,
     router: Router,
@@ -85,41 +78,38 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let count = proxy.config.workers.map_or_else(default_workers, NonZeroUsize::get);
-    let most = proxy.config.connections.map_or_else(most_connections, NonZeroUsize::get);
-    let permits = Arc::new(Semaphore::new(most));
+    let max = proxy.config.connections.map_or_else(default_connections, NonZeroUsize::get);
+    let permits = Arc::new(Semaphore::new(max));
     let forwarder = Arc::new(Forwarder::new(&proxy.config, proxy.resource_server())?);
     let mut workers = Vec::with_capacity(count);
     let mut done = Vec::with_capacity(count);
     for index in 0..count {
         let (sender, connections) = mpsc::channel(BACKLOG);
-        let (begun, begin) = oneshot::channel();
+        let (started, start) = oneshot::channel();
         let (finished, finish) = oneshot::channel();
         let (forwarder, router) = (forwarder.clone(), router.clone());
         let (leaving, permits) = (leaving.clone(), permits.clone());
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            // Does not leave its thread, so its tasks need not either.
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            let (runtime, is_there) = match runtime {
-                Ok(runtime) => (Some(runtime), Ok(())),
-                Err(error) => (None, Err(error)),
-            };
-            let _ = begun.send(is_there);
-            if let Some(runtime) = runtime {
-                runtime.block_on(work(forwarder, router, connections, permits, leaving));
+            // Local, so that tasks need not be `Send`.
+            match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => {
+                    let _ = started.send(Ok(()));
+                    runtime.block_on(work(forwarder, router, connections, permits, leaving));
+                }
+                Err(error) => drop(started.send(Err(error))),
             }
-            // Gone when the worker panics; then the receiver sees it.
+            // A panic drops the sender instead, which the receiver notices.
             let _ = finished.send(());
         })?;
-        begin.await.map_err(|_| ServeError::Worker)??;
+        start.await.map_err(|_| ServeError::Worker)??;
         workers.push(sender);
         done.push(finish);
     }
     let accepted = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        error = accept(&listener, &workers, &permits, most) => Err(error),
+        error = accept(&listener, &workers, &permits, max) => Err(error),
     };
-    // The backlog of the kernel is refused rather than left waiting.
+    // Close the listener, so that connections in the kernel's backlog are refused.
     drop((listener, workers));
     shutdown.cancel();
     for finish in done {
@@ -132,35 +122,35 @@ fn default_workers() -> usize {
     thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
 }
 
-fn most_connections() -> usize {
-    let by_memory = memory_limit().map(|bytes| (bytes / CONNECTION).max(FEWEST_CONNECTIONS));
-    by_memory.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+fn default_connections() -> usize {
+    let by_memory = memory_limit().map(|bytes| (bytes / CONNECTION_MEMORY).max(MIN_CONNECTIONS));
+    by_memory.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
-/// Deals connections in turn until a worker is gone; refuses those that are more than `most` at once.
+/// Gives connections to the workers in turn, until a worker has ended. Refuses connections above `max`.
 async fn accept(
     listener: &tokio::net::TcpListener,
     workers: &[mpsc::Sender<Accepted>],
     permits: &Arc<Semaphore>,
-    most: usize,
+    max: usize,
 ) -> ServeError {
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let mut was_full = false;
     for worker in workers.iter().cycle() {
         let accepted = loop {
             match listener.accept().await.and_then(|(stream, address)| Ok((stream.into_std()?, address))) {
                 Ok((stream, address)) => {
                     let permit = permits.clone().try_acquire_owned();
-                    let is_refused = permit.is_err();
-                    if is_refused && !was_full {
-                        tracing::warn!(most, "connection limit reached: further connections are refused");
+                    let is_over_limit = permit.is_err();
+                    if is_over_limit && !was_full {
+                        tracing::warn!(most = max, "connection limit reached: further connections are refused");
                     }
-                    was_full = is_refused;
+                    was_full = is_over_limit;
                     if let Ok(permit) = permit.or_else(|_| refusals.clone().try_acquire_owned()) {
-                        break Accepted { stream, address, is_refused, _permit: permit };
+                        break Accepted { stream, address, is_over_limit, _permit: permit };
                     }
                 }
-                // Out of file descriptors, mostly: some will be free again.
+                // Usually out of file descriptors.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -185,15 +175,14 @@ async fn work(
 ) {
     let worker = Rc::new(Worker::new(forwarder));
     let (open, draining) = (TaskTracker::new(), CancellationToken::new());
-    // Of its own: connections of other workers would wait for the same lock.
+    // A token per worker, so that workers do not contend for its lock.
     let leaving = leaving.child_token();
-    let serving = Serving::new(worker.clone(), router, permits, leaving.clone(), draining.clone());
-    let serving = Rc::new(serving);
+    let serving = Rc::new(Serving::new(worker.clone(), router, permits, leaving.clone(), draining.clone()));
     tokio::task::spawn_local(tick(worker.clone()));
-    let told = worker.clone();
+    let leaving_worker = worker.clone();
     tokio::task::spawn_local(async move {
         leaving.cancelled().await;
-        told.leaving.set(true);
+        leaving_worker.leaving.set(true);
     });
     let mut prune = tokio::time::interval(PRUNE_INTERVAL);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,11 +200,11 @@ async fn work(
     if tokio::time::timeout(worker.forwarder.drain_timeout(), open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "drain timeout reached: closing open connections");
         worker.deadlines.close();
-        let _ = tokio::time::timeout(LAST_WORDS, open.wait()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, open.wait()).await;
     }
 }
 
-/// Goes on while the worker waits for its last answers.
+/// Drives the deadlines of a worker, also while it drains.
 async fn tick(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -14,21 +14,19 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{
-    api::core::v1::ObjectReference,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
     client::{self, ClientBuilder, DynBody},
+    core::PartialObjectMetaExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::json;
 use tower::{service_fn, util::MapResponseLayer};
 
 use self::deadline::Timed;
-use super::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
+use super::{EndReason, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
 use crate::session::{RecordKeys, Session, SessionId};
 
@@ -50,50 +48,15 @@ pub struct KubernetesStore {
     /// Used by the watch alone; successful responses update `contact`.
     watched: Api<McpOAuthSession>,
     keys: RecordKeys,
-    owner: Owner,
+    /// The `McpOAuthProxy` that the sessions belong to and are deleted with.
+    owner: PartialObjectMeta<McpOAuthProxy>,
     recorder: Recorder,
     /// Unix time in seconds of the watch's last response. The watch is renewed often, so this stays recent.
     contact: Arc<AtomicI64>,
 }
 
-/// The `McpOAuthProxy` that the sessions belong to and are deleted with.
-#[derive(Clone, Debug)]
-struct Owner {
-    namespace: String,
-    name: String,
-    uid: String,
-}
-
-impl Owner {
-    fn reference(&self) -> OwnerReference {
-        OwnerReference {
-            api_version: McpOAuthProxy::api_version(&()).into_owned(),
-            kind: McpOAuthProxy::kind(&()).into_owned(),
-            name: self.name.clone(),
-            uid: self.uid.clone(),
-            controller: None,
-            // Thousands of sessions must not block the deletion of their proxy.
-            block_owner_deletion: Some(false),
-        }
-    }
-
-    fn object(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some(McpOAuthProxy::api_version(&()).into_owned()),
-            kind: Some(McpOAuthProxy::kind(&()).into_owned()),
-            namespace: Some(self.namespace.clone()),
-            name: Some(self.name.clone()),
-            uid: Some(self.uid.clone()),
-            ..ObjectReference::default()
-        }
-    }
-}
-
 impl KubernetesStore {
     /// Connects to the API server of the current cluster or kubeconfig, for the sessions of the `McpOAuthProxy` `proxy`.
-    ///
-    /// # Errors
-    /// If no Kubernetes configuration is found.
     pub async fn connect(keys: RecordKeys, namespace: &str, proxy: &str, uid: &str) -> kube::Result<Self> {
         let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
         Self::at(config, keys, namespace, proxy, uid)
@@ -111,18 +74,29 @@ impl KubernetesStore {
         let watching = recording_contact(client.clone(), contact.clone(), namespace);
         let reporter =
             Reporter { controller: "mcp-oauth-operator/proxy".to_owned(), instance: std::env::var("HOSTNAME").ok() };
+        let owner = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(proxy.to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        };
         Ok(Self {
             api: Api::namespaced(client.clone(), namespace),
             watched: Api::namespaced(watching, namespace),
             keys,
-            owner: Owner { namespace: namespace.to_owned(), name: proxy.to_owned(), uid: uid.to_owned() },
+            owner: owner.into_request_partial(),
             recorder: Recorder::new(client, reporter),
             contact,
         })
     }
 
-    fn of_proxy(&self) -> ListParams {
-        ListParams::default().fields(&format!("spec.proxy={}", self.owner.name)).limit(PAGE)
+    /// `None` if the object's name is no session id; the session is `None` if it has ended or does not verify.
+    fn decode(&self, object: &McpOAuthSession) -> Option<(SessionId, Option<Session>)> {
+        let id = SessionId::from_str(object.metadata.name.as_deref()?).ok()?;
+        let owned =
+            object.owner_references().iter().any(|reference| Some(&reference.uid) == self.owner.metadata.uid.as_ref());
+        let live = owned && object.metadata.deletion_timestamp.is_none();
+        Some((id, live.then(|| self.keys.session(id, &object.spec)).flatten()))
     }
 
     /// Deletes the object with this UID and, if given, this `version`. Returns whether it did.
@@ -136,6 +110,20 @@ impl KubernetesStore {
             Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(false),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    async fn publish(&self, id: SessionId, reason: &str) -> Result<(), StoreError> {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: "SessionEnded".to_owned(),
+            note: Some(format!("session {id}: {reason}")),
+            action: "EndSession".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = in_time(self.recorder.publish(&event, &self.owner.object_ref(&()))).await? {
+            tracing::warn!(%error, "publishing the Kubernetes event failed");
+        }
+        Ok(())
     }
 }
 
@@ -152,14 +140,6 @@ fn recording_contact(client: Client, contact: Arc<AtomicI64>, namespace: &str) -
         }
     });
     Client::new(service, namespace)
-}
-
-/// Decodes an object: `None` if its name is no session id; the session is `None` if it has ended or does not verify.
-fn read(keys: &RecordKeys, owner: &Owner, object: &McpOAuthSession) -> Option<(SessionId, Option<Session>)> {
-    let id = SessionId::from_str(object.metadata.name.as_deref()?).ok()?;
-    let owned = object.owner_references().iter().any(|reference| reference.uid == owner.uid);
-    let live = owned && object.metadata.deletion_timestamp.is_none();
-    Some((id, live.then(|| keys.session(id, &object.spec)).flatten()))
 }
 
 async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> Result<kube::Result<T>, StoreError> {
@@ -180,10 +160,13 @@ fn is_status(error: &kube::Error, code: u16) -> bool {
 #[async_trait]
 impl SessionStore for KubernetesStore {
     async fn create(&self, session: &Session) -> Result<(), StoreError> {
+        // Thousands of sessions must not block the deletion of their proxy.
+        let block_owner_deletion = Some(false);
+        let owner = self.owner.owner_ref(&()).map(|owner| vec![OwnerReference { block_owner_deletion, ..owner }]);
         let object = McpOAuthSession {
             metadata: ObjectMeta {
                 name: Some(session.id.to_string()),
-                owner_references: Some(vec![self.owner.reference()]),
+                owner_references: owner,
                 ..ObjectMeta::default()
             },
             spec: self.keys.record(session),
@@ -199,7 +182,7 @@ impl SessionStore for KubernetesStore {
         let Some(object) = in_time(self.api.get_opt(&id.to_string())).await?.map_err(failed)? else {
             return Ok(None);
         };
-        let session = read(&self.keys, &self.owner, &object).and_then(|(_, session)| session);
+        let session = self.decode(&object).and_then(|(_, session)| session);
         Ok(session.map(|session| Stored {
             session,
             version: object.resource_version().unwrap_or_default(),
@@ -235,42 +218,34 @@ impl SessionStore for KubernetesStore {
         }
     }
 
-    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError> {
+    async fn end(&self, stored: &Stored, reason: EndReason<'_>) -> Result<bool, StoreError> {
         let id = stored.session.id;
-        let version = matches!(why, Ending::Expired).then(|| stored.version.clone());
+        let version = matches!(reason, EndReason::Expired).then(|| stored.version.clone());
         let deleted = self.delete(&id.to_string(), Some(stored.uid.clone()), version).await?;
-        if let (true, Ending::Because(reason)) = (deleted, why) {
-            let event = Event {
-                type_: EventType::Warning,
-                reason: "SessionEnded".to_owned(),
-                note: Some(format!("session {id}: {reason}")),
-                action: "EndSession".to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = in_time(self.recorder.publish(&event, &self.owner.object())).await? {
-                tracing::warn!(%error, "publishing the Kubernetes event failed");
-            }
+        if let (true, EndReason::Published(reason)) = (deleted, reason) {
+            self.publish(id, reason).await?;
         }
         Ok(deleted)
     }
 
-    async fn delete_dead(
+    async fn purge(
         &self,
         now: Timestamp,
         max_ttl: SignedDuration,
-        is_over: IsOver<'_>,
+        must_end: SessionFilter<'_>,
     ) -> Result<(), StoreError> {
-        let mut page = self.of_proxy();
+        let first = ListParams::default().fields(&format!("spec.proxy={}", self.owner.name_any())).limit(PAGE);
+        let mut page = first.clone();
         loop {
             let list = in_time(self.api.list(&page)).await?.map_err(failed)?;
             for object in &list.items {
-                let session = read(&self.keys, &self.owner, object).and_then(|(_, session)| session);
-                if session.as_ref().is_some_and(is_over) || RecordKeys::is_over(&object.spec, now, max_ttl) {
+                let session = self.decode(object).and_then(|(_, session)| session);
+                if session.as_ref().is_some_and(must_end) || RecordKeys::is_expired(&object.spec, now, max_ttl) {
                     self.delete(&object.name_any(), object.uid(), object.resource_version()).await?;
                 }
             }
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = self.of_proxy().continue_token(&token),
+                Some(token) => page = first.clone().continue_token(&token),
                 None => return Ok(()),
             }
         }
@@ -327,8 +302,8 @@ mod tests {
         store.create(&session).await.unwrap();
         let stored = store.get(session.id).await.unwrap().unwrap();
         store.replace(&stored, &session).await.unwrap();
-        assert!(store.end(&stored, Ending::Quietly).await.unwrap());
-        store.delete_dead(session.created_at, SignedDuration::from_hours(1), &|_| false).await.unwrap();
+        assert!(store.end(&stored, EndReason::Unpublished).await.unwrap());
+        store.purge(session.created_at, SignedDuration::from_hours(1), &|_| false).await.unwrap();
         assert_eq!(store.last_contact(), 0);
         assert_eq!(store.watch().next().await, Some(SessionEvent::All(vec![session])));
         assert!(store.last_contact() > 0);

@@ -16,10 +16,10 @@ use crate::proxy::observability::audit::Caller;
 use crate::session::{Session, SessionId};
 
 /// Capacity of the cache of ended sessions, whose tokens are rejected without a look-up.
-const REMEMBERED_ENDS: usize = 10_000;
+const ENDED_CACHE_CAPACITY: usize = 10_000;
 
 /// How many users without a session may be kept in memory before they are removed.
-const FORGOTTEN_AT_ONCE: usize = 1000;
+const UNUSED_USERS_MAX: usize = 1000;
 
 /// The live sessions. Only the store's watch changes the members. A read takes a read lock and no I/O.
 #[derive(Debug)]
@@ -28,7 +28,6 @@ pub struct LiveSet {
     // A session id is an HMAC of a login's nonce, so an ended session does not reappear, except from a restored backup. Then
     // the watch shows it, and members take precedence.
     ended: Cache<SessionId, ()>,
-    /// Number of complete lists so far.
     lists: AtomicU64,
 }
 
@@ -37,21 +36,20 @@ struct Known {
     members: HashMap<SessionId, Arc<LiveSession>>,
     /// Sessions read from the store before the watch has shown them. They are not members, but their end is signalled to holders.
     looked_up: HashMap<SessionId, Weak<LiveSession>>,
-    /// Open requests and streams of each user, kept while a session of the user is held.
-    people: HashMap<Arc<str>, Weak<Open>>,
+    /// Kept while a session of the user is held.
+    users: HashMap<Arc<str>, Weak<OpenCounts>>,
 }
 
-/// Open requests and streams of one user at this replica, over all their sessions. The request path counts them.
+/// Requests in flight and open streams of one user at this replica, over all their sessions. The request path counts them.
 #[derive(Debug, Default)]
-pub struct Open {
-    /// Requests in flight.
+pub struct OpenCounts {
     pub requests: AtomicU32,
     pub streams: AtomicU32,
 }
 
 impl Default for LiveSet {
     fn default() -> Self {
-        Self { known: RwLock::default(), ended: Cache::new(REMEMBERED_ENDS), lists: AtomicU64::default() }
+        Self { known: RwLock::default(), ended: Cache::new(ENDED_CACHE_CAPACITY), lists: AtomicU64::default() }
     }
 }
 
@@ -65,47 +63,32 @@ pub struct LiveSession {
     pub client: Box<str>,
     /// Issuer and subject, to which tokens and upstream sessions are bound.
     pub user: Arc<str>,
-    pub open: Arc<Open>,
+    pub open: Arc<OpenCounts>,
     active: AtomicBool,
-    ended: AtomicBool,
+    /// Ended, or released by [`LiveSet::release`].
+    closed: AtomicBool,
     expires_at: AtomicI64,
     rotated_at: AtomicI64,
 }
 
 impl LiveSession {
-    fn new(session: &Session, user: Arc<str>, open: Arc<Open>) -> Self {
-        Self {
-            id: session.id,
-            email: HeaderValue::from_str(&session.user.email).unwrap_or(HeaderValue::from_static("")),
-            client: session.client.name.as_str().into(),
-            user,
-            open,
-            active: AtomicBool::new(session.phase == SessionPhase::Active),
-            ended: AtomicBool::new(false),
-            expires_at: AtomicI64::new(session.expires_at.as_second()),
-            rotated_at: AtomicI64::new(session.rotated_at.as_second()),
-        }
-    }
-
     pub fn email(&self) -> &str {
         str::from_utf8(self.email.as_bytes()).unwrap_or_default()
     }
 
-    /// Who sends the requests of this session, as the audit log has it.
     pub fn caller(&self) -> Caller<'_> {
         Caller { session: self.id, email: self.email(), client: &self.client }
     }
 
     /// Whether requests of this session are admitted at `now`.
     pub fn admits(&self, now: Timestamp) -> bool {
-        !self.is_over()
+        !self.is_closed()
             && self.active.load(Ordering::Acquire)
             && now.as_second() < self.expires_at.load(Ordering::Acquire)
     }
 
-    /// Whether it has ended or was released ([`LiveSet::let_go`]).
-    pub fn is_over(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// An active session does not become pending again: such an event is older than the current state.
@@ -118,8 +101,8 @@ impl LiveSession {
         self.active.store(session.phase == SessionPhase::Active, Ordering::Release);
     }
 
-    fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 }
 
@@ -138,12 +121,11 @@ impl LiveSet {
         self.lists.load(Ordering::Acquire)
     }
 
-    /// The session `id`, if the watch has shown it.
     pub fn get(&self, id: &SessionId) -> Option<Arc<LiveSession>> {
         self.read().members.get(id).cloned()
     }
 
-    /// Whether the session `id` is known to have ended.
+    /// `false` if the state is unknown.
     pub fn has_ended(&self, id: &SessionId) -> bool {
         self.ended.contains_key(id)
     }
@@ -155,7 +137,7 @@ impl LiveSet {
         // Reuse the object of an earlier look-up: the watch updates one object per session.
         let held = known.looked_up.get(&id).and_then(Weak::upgrade);
         let Some(session) = session else {
-            held.inspect(|held| held.end());
+            held.inspect(|held| held.close());
             self.ended.insert(id, ());
             return None;
         };
@@ -170,7 +152,7 @@ impl LiveSet {
         if self.has_ended(&id) {
             return None;
         }
-        let live = known.live_form(session);
+        let live = known.new_session(session);
         known.looked_up.retain(|_, held| held.strong_count() > 0);
         known.looked_up.insert(id, Arc::downgrade(&live));
         Some(live)
@@ -180,28 +162,27 @@ impl LiveSet {
         self.read().members.len()
     }
 
-    /// The user's sessions above the limit `most`, those without a refresh for the longest time. `new` counts but is never
+    /// The user's sessions above the limit `max`, those without a refresh for the longest time. `new` counts but is never
     /// returned; it may not be a member yet.
-    pub fn surplus(&self, new: &Session, most: usize) -> Vec<SessionId> {
+    pub fn surplus(&self, new: &Session, max: usize) -> Vec<SessionId> {
         let user = user(new);
         let known = self.read();
         let mut others: Vec<&Arc<LiveSession>> =
             known.members.values().filter(|member| *member.user == *user && member.id != new.id).collect();
         others.sort_by_key(|member| member.rotated_at.load(Ordering::Acquire));
-        let surplus = (others.len() + 1).saturating_sub(most);
+        let surplus = (others.len() + 1).saturating_sub(max);
         others.iter().take(surplus).map(|member| member.id).collect()
     }
 
-    /// Ids of the sessions that had expired at `now`.
     pub fn expired(&self, now: Timestamp) -> Vec<SessionId> {
-        let over = |session: &LiveSession| session.expires_at.load(Ordering::Acquire) <= now.as_second();
-        self.read().members.values().filter(|session| over(session)).map(|session| session.id).collect()
+        let is_expired = |session: &LiveSession| session.expires_at.load(Ordering::Acquire) <= now.as_second();
+        self.read().members.values().filter(|session| is_expired(session)).map(|session| session.id).collect()
     }
 
-    /// Ends the held object of a looked-up session whose state is unknown. The next request for it causes another look-up.
-    pub fn let_go(&self, id: &SessionId) {
+    /// Closes a looked-up session whose state is unknown. The next request for it causes another look-up.
+    pub fn release(&self, id: &SessionId) {
         if let Some(held) = self.write().looked_up.remove(id).and_then(|held| held.upgrade()) {
-            held.end();
+            held.close();
         }
     }
 
@@ -214,17 +195,14 @@ impl LiveSet {
         match event {
             SessionEvent::Is(session) => known.insert(&session),
             SessionEvent::Ended(id) => {
-                let Known { members, looked_up, .. } = &mut *known;
-                members
-                    .remove(&id)
-                    .into_iter()
-                    .chain(looked_up.remove(&id).and_then(|held| held.upgrade()))
-                    .for_each(|ended| ended.end());
+                let member = known.members.remove(&id);
+                let held = known.looked_up.remove(&id).and_then(|held| held.upgrade());
+                member.into_iter().chain(held).for_each(|ended| ended.close());
                 self.ended.insert(id, ());
             }
             SessionEvent::All(all) => {
                 let mut before = std::mem::take(&mut *known);
-                known.people = std::mem::take(&mut before.people);
+                known.users = std::mem::take(&mut before.users);
                 for session in &all {
                     if let Some(member) = before.members.remove(&session.id) {
                         known.members.insert(session.id, member);
@@ -234,7 +212,7 @@ impl LiveSet {
                     known.insert(session);
                 }
                 for missing in before.members.values() {
-                    missing.end();
+                    missing.close();
                     self.ended.insert(missing.id, ());
                 }
                 before.looked_up.retain(|_, held| held.strong_count() > 0);
@@ -256,22 +234,29 @@ impl LiveSet {
 }
 
 impl Known {
-    fn live_form(&mut self, session: &Session) -> Arc<LiveSession> {
+    fn new_session(&mut self, session: &Session) -> Arc<LiveSession> {
         // Remove users without sessions from time to time, or the map would grow forever.
-        if self.people.len() > 2 * self.members.len() + FORGOTTEN_AT_ONCE {
-            self.people.retain(|_, open| open.strong_count() > 0);
+        if self.users.len() > 2 * self.members.len() + UNUSED_USERS_MAX {
+            self.users.retain(|_, open| open.strong_count() > 0);
         }
         let user = user(session);
-        let known = self.people.get_key_value(&*user);
-        let (user, open) = match known.and_then(|(user, open)| Some((user.clone(), open.upgrade()?))) {
-            Some(known) => known,
-            None => {
-                let (user, open): (Arc<str>, Arc<Open>) = (user.into(), Arc::default());
-                self.people.insert(user.clone(), Arc::downgrade(&open));
-                (user, open)
-            }
-        };
-        Arc::new(LiveSession::new(session, user, open))
+        let known = self.users.get_key_value(&*user);
+        let (user, open) = known.and_then(|(user, open)| Some((user.clone(), open.upgrade()?))).unwrap_or_else(|| {
+            let (user, open): (Arc<str>, Arc<OpenCounts>) = (user.into(), Arc::default());
+            self.users.insert(user.clone(), Arc::downgrade(&open));
+            (user, open)
+        });
+        Arc::new(LiveSession {
+            id: session.id,
+            email: HeaderValue::from_str(&session.user.email).unwrap_or(HeaderValue::from_static("")),
+            client: session.client.name.as_str().into(),
+            user,
+            open,
+            active: AtomicBool::new(session.phase == SessionPhase::Active),
+            closed: AtomicBool::new(false),
+            expires_at: AtomicI64::new(session.expires_at.as_second()),
+            rotated_at: AtomicI64::new(session.rotated_at.as_second()),
+        })
     }
 
     fn insert(&mut self, session: &Session) {
@@ -281,7 +266,7 @@ impl Known {
         }
         // Reuse the object of a look-up, so that its holders see the events of the watch.
         let held = self.looked_up.remove(&session.id).and_then(|held| held.upgrade());
-        let member = held.unwrap_or_else(|| self.live_form(session));
+        let member = held.unwrap_or_else(|| self.new_session(session));
         member.update(session);
         self.members.insert(session.id, member);
     }

@@ -56,12 +56,6 @@ pub struct Sessions {
     rules: Arc<Rules>,
 }
 
-impl std::fmt::Debug for Sessions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sessions").field("live", &self.live).finish_non_exhaustive()
-    }
-}
-
 impl Sessions {
     /// Look-ups run on `control`. A session that they find is subject to the access rules, like one from the watch.
     pub fn new(live: Arc<LiveSet>, store: Arc<dyn SessionStore>, control: Handle, rules: Arc<Rules>) -> Self {
@@ -86,7 +80,7 @@ impl Sessions {
         let (fetch, live) = (self.fetch(id, UNLISTED_TIMEOUT), self.live.clone());
         async move {
             if matches!(fetch.await, Admission::Unknown) {
-                live.let_go(&id);
+                live.release(&id);
             }
         }
     }
@@ -105,7 +99,7 @@ impl Sessions {
         let Some(lookup) = self.lookup(id) else { return Admission::Unknown };
         match lookup.await {
             // Released since then, which does not mean that it has ended.
-            Admission::LookedUp(session) if session.is_over() && !self.live.has_ended(&id) => Admission::Unknown,
+            Admission::LookedUp(session) if session.is_closed() && !self.live.has_ended(&id) => Admission::Unknown,
             Admission::LookedUp(session) if !session.admits(now) => Admission::Ended,
             other => other,
         }
@@ -158,7 +152,7 @@ mod tests {
     use futures::stream::{self, BoxStream, StreamExt};
     use jiff::SignedDuration;
 
-    use super::super::{Ending, IsOver, StoreError, Stored};
+    use super::super::{EndReason, SessionFilter, StoreError, Stored};
     use super::*;
     use crate::{
         api::SessionPhase,
@@ -197,11 +191,11 @@ mod tests {
             unreachable!("a look-up must not write")
         }
 
-        async fn end(&self, _: &Stored, _: Ending<'_>) -> Result<bool, StoreError> {
+        async fn end(&self, _: &Stored, _: EndReason<'_>) -> Result<bool, StoreError> {
             unreachable!("a look-up must not write")
         }
 
-        async fn delete_dead(&self, _: Timestamp, _: SignedDuration, _: IsOver<'_>) -> Result<(), StoreError> {
+        async fn purge(&self, _: Timestamp, _: SignedDuration, _: SessionFilter<'_>) -> Result<(), StoreError> {
             unreachable!("a look-up must not write")
         }
 

@@ -23,12 +23,11 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{Ending, IsOver, SessionEvent, SessionStore, StoreError, Stored};
-use crate::api::McpOAuthSessionSpec;
+use super::{EndReason, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
 use crate::session::{RecordKeys, Session, SessionId};
 
-/// Poll interval for changes that other programs make (`sqlite3 sessions.db 'DELETE ...'`).
-const FOREIGN_CHANGES: Duration = Duration::from_millis(200);
+/// For changes that other programs make (`sqlite3 sessions.db 'DELETE ...'`).
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Events that a slow watcher may lag behind before it lists all sessions again. Their buffer is allocated at start.
 const BACKLOG: usize = 256;
@@ -41,7 +40,6 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sessions (
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID";
 
-/// The database cannot be opened.
 #[derive(Debug, Error)]
 #[error("cannot open the database {}: {source}; its folder must exist and be writable", .path.display())]
 pub struct OpenError {
@@ -63,12 +61,9 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database and creates the file, but not its folder, if it does not exist.
-    ///
-    /// # Errors
-    /// If the file cannot be opened or is not an SQLite database.
+    /// Creates the file, but not its folder, if it does not exist.
     pub async fn open(path: &Path, keys: RecordKeys) -> Result<Self, OpenError> {
-        let cannot = |source| OpenError { path: path.to_owned(), source };
+        let open_error = |source| OpenError { path: path.to_owned(), source };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -82,8 +77,8 @@ impl SqliteStore {
             .max_lifetime(None)
             .connect_with(options)
             .await
-            .map_err(cannot)?;
-        sqlx::query(SCHEMA).execute(&pool).await.map_err(cannot)?;
+            .map_err(open_error)?;
+        sqlx::query(SCHEMA).execute(&pool).await.map_err(open_error)?;
         Ok(Self { pool, keys, events: broadcast::channel(BACKLOG).0, contact: Arc::default(), writing: Arc::default() })
     }
 
@@ -100,16 +95,12 @@ impl SqliteStore {
     }
 
     async fn all(&self) -> Result<Vec<Session>, StoreError> {
-        let rows = sqlx::query("SELECT id, version, record FROM sessions")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(StoreError::unavailable)?;
+        let rows = sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await?;
         Ok(rows.iter().filter_map(|row| self.decode(row)).map(|stored| stored.session).collect())
     }
 
     async fn foreign_version(&self) -> Result<i64, StoreError> {
-        let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.pool).await;
-        let version = version.map_err(StoreError::unavailable)?;
+        let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.pool).await?;
         self.contact.store(Timestamp::now().as_second(), Ordering::Relaxed);
         Ok(version)
     }
@@ -119,7 +110,6 @@ impl SqliteStore {
     }
 }
 
-/// State of one watch.
 struct Watch {
     store: SqliteStore,
     events: broadcast::Receiver<Arc<SessionEvent>>,
@@ -131,15 +121,12 @@ struct Watch {
 impl Watch {
     async fn next(&mut self) -> SessionEvent {
         loop {
-            if self.foreign_version.is_none() {
+            while self.foreign_version.is_none() {
                 match self.list().await {
                     Ok(all) => return all,
-                    Err(error) => {
-                        tracing::warn!(%error, "listing sessions failed, retrying");
-                        tokio::time::sleep(FOREIGN_CHANGES).await;
-                        continue;
-                    }
+                    Err(error) => tracing::warn!(%error, "listing sessions failed, retrying"),
                 }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             tokio::select! {
                 event = self.events.recv() => match event {
@@ -157,7 +144,7 @@ impl Watch {
     }
 
     async fn list(&mut self) -> Result<SessionEvent, StoreError> {
-        // Subscribe before the list is read: a write in between is reported twice rather than never.
+        // Subscribe first: a write during the list is reported twice rather than never.
         self.events = self.store.events.subscribe();
         let version = self.store.foreign_version().await?;
         let all = self.store.all().await?;
@@ -178,8 +165,7 @@ impl SessionStore for SqliteStore {
         .bind(session.expires_at.to_string())
         .bind(self.json(session)?)
         .execute(&self.pool)
-        .await
-        .map_err(StoreError::unavailable)?;
+        .await?;
         if created.rows_affected() == 0 {
             return Err(StoreError::Exists);
         }
@@ -191,8 +177,7 @@ impl SessionStore for SqliteStore {
         let row = sqlx::query("SELECT id, version, record FROM sessions WHERE id = ?")
             .bind(id.to_string())
             .fetch_optional(&self.pool)
-            .await
-            .map_err(StoreError::unavailable)?;
+            .await?;
         Ok(row.and_then(|row| self.decode(&row)))
     }
 
@@ -206,8 +191,7 @@ impl SessionStore for SqliteStore {
         .bind(new.id.to_string())
         .bind(old.version.parse::<i64>().map_err(StoreError::unavailable)?)
         .execute(&self.pool)
-        .await
-        .map_err(StoreError::unavailable)?;
+        .await?;
         if replaced.rows_affected() == 0 {
             return Err(StoreError::Conflict);
         }
@@ -215,18 +199,18 @@ impl SessionStore for SqliteStore {
         Ok(())
     }
 
-    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError> {
+    async fn end(&self, stored: &Stored, reason: EndReason<'_>) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().await;
         let id = stored.session.id;
-        let delete = match why {
-            Ending::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
+        let delete = match reason {
+            EndReason::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
                 .bind(id.to_string())
                 .bind(stored.version.parse::<i64>().map_err(StoreError::unavailable)?),
-            Ending::Quietly | Ending::Because(_) => {
+            EndReason::Unpublished | EndReason::Published(_) => {
                 sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string())
             }
         };
-        let deleted = delete.execute(&self.pool).await.map_err(StoreError::unavailable)?;
+        let deleted = delete.execute(&self.pool).await?;
         if deleted.rows_affected() == 0 {
             return Ok(false);
         }
@@ -234,21 +218,18 @@ impl SessionStore for SqliteStore {
         Ok(true)
     }
 
-    async fn delete_dead(
+    async fn purge(
         &self,
         now: Timestamp,
         max_ttl: SignedDuration,
-        is_over: IsOver<'_>,
+        must_end: SessionFilter<'_>,
     ) -> Result<(), StoreError> {
-        let rows = sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await;
-        for row in rows.map_err(StoreError::unavailable)? {
-            let must_end = self.decode(&row).is_some_and(|stored| is_over(&stored.session));
-            let record: Option<McpOAuthSessionSpec> =
-                row.try_get::<String, _>("record").ok().and_then(|text| serde_json::from_str(&text).ok());
-            if must_end || record.is_none_or(|record| RecordKeys::is_over(&record, now, max_ttl)) {
-                let id: String = row.try_get("id").map_err(StoreError::unavailable)?;
-                let delete = sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id).execute(&self.pool).await;
-                delete.map_err(StoreError::unavailable)?;
+        for row in sqlx::query("SELECT id, version, record FROM sessions").fetch_all(&self.pool).await? {
+            let ends = self.decode(&row).is_some_and(|stored| must_end(&stored.session));
+            let record = row.try_get::<String, _>("record").ok().and_then(|text| serde_json::from_str(&text).ok());
+            if ends || record.is_none_or(|record| RecordKeys::is_expired(&record, now, max_ttl)) {
+                let id: String = row.try_get("id")?;
+                sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id).execute(&self.pool).await?;
             }
         }
         Ok(())
@@ -259,7 +240,7 @@ impl SessionStore for SqliteStore {
     }
 
     fn watch(&self) -> BoxStream<'static, SessionEvent> {
-        let mut poll = interval(FOREIGN_CHANGES);
+        let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watch = Watch { store: self.clone(), events: self.events.subscribe(), foreign_version: None, poll };
         stream::unfold(watch, |mut watch| async move {
@@ -308,7 +289,7 @@ mod tests {
             store.create(&odd).await.unwrap();
             let stored = store.get(odd.id).await.unwrap().unwrap();
             assert_eq!(stored.session, odd);
-            store.end(&stored, Ending::Expired).await.unwrap();
+            store.end(&stored, EndReason::Expired).await.unwrap();
             assert!(store.get(odd.id).await.unwrap().is_none(), "{text}");
             assert_eq!(store.get(bystander.id).await.unwrap().unwrap().session, bystander, "{text}");
         }
@@ -351,13 +332,13 @@ mod tests {
         };
         let hour = SignedDuration::from_hours(1);
         let fine = |_: &Session| false;
-        store.delete_dead(session.expires_at, hour * 100, &fine).await.unwrap();
+        store.purge(session.expires_at, hour * 100, &fine).await.unwrap();
         assert_eq!(rows().await, 2);
         // Expired for an hour: deleted, whether the record verifies or not.
-        store.delete_dead(session.expires_at + hour, hour * 100, &fine).await.unwrap();
+        store.purge(session.expires_at + hour, hour * 100, &fine).await.unwrap();
         assert_eq!(rows().await, 0);
         store.create(&lives).await.unwrap();
-        store.delete_dead(session.expires_at, hour * 100, &|_: &Session| true).await.unwrap();
+        store.purge(session.expires_at, hour * 100, &|_: &Session| true).await.unwrap();
         assert_eq!(rows().await, 0);
     }
 

@@ -29,13 +29,13 @@ pub enum SessionEvent {
 
 /// Why a session is deleted.
 #[derive(Clone, Copy, Debug)]
-pub enum Ending<'a> {
+pub enum EndReason<'a> {
     /// It had expired when it was read: it is deleted only if its version is unchanged.
     Expired,
-    /// Unconditionally and without an event: a logout, or an access rule.
-    Quietly,
-    /// Unconditionally, with the reason published as a Kubernetes event.
-    Because(&'a str),
+    /// Unconditional, without a Kubernetes event: a logout, or an access rule.
+    Unpublished,
+    /// Unconditional; the text is published as a Kubernetes event.
+    Published(&'a str),
 }
 
 #[derive(Debug, Error)]
@@ -59,27 +59,36 @@ impl StoreError {
     }
 }
 
-/// Whether a session must end.
-pub type IsOver<'a> = &'a (dyn Fn(&Session) -> bool + Send + Sync);
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::unavailable(error)
+    }
+}
+
+pub type SessionFilter<'a> = &'a (dyn Fn(&Session) -> bool + Send + Sync);
 
 /// Persistent storage of sessions. Both implementations pass [`contract`].
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
     async fn create(&self, session: &Session) -> Result<(), StoreError>;
 
-    /// Reads a session (a quorum read). `None` if it does not exist, its record does not verify, or it is being deleted.
+    /// A quorum read. `None` if the session does not exist, its record does not verify, or it is being deleted.
     async fn get(&self, id: SessionId) -> Result<Option<Stored>, StoreError>;
 
-    /// Replaces `old` by compare-and-swap; [`StoreError::Conflict`] if it was changed or deleted since it was read.
+    /// Compare-and-swap; [`StoreError::Conflict`] if `old` was changed or deleted since it was read.
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError>;
 
-    /// Deletes a session. Returns whether it did; a session that no longer exists is not an error.
-    async fn end(&self, stored: &Stored, why: Ending<'_>) -> Result<bool, StoreError>;
+    /// Returns whether it deleted the session; one that no longer exists is not an error.
+    async fn end(&self, stored: &Stored, reason: EndReason<'_>) -> Result<bool, StoreError>;
 
     /// Deletes records that no live set holds: those that expired more than an hour before `now`, whether they verify or not
-    /// (sealed with another key, edited), and sessions for which `is_over` returns true.
-    async fn delete_dead(&self, now: Timestamp, max_ttl: SignedDuration, is_over: IsOver<'_>)
-    -> Result<(), StoreError>;
+    /// (sealed with another key, edited), and sessions for which `must_end` returns true.
+    async fn purge(
+        &self,
+        now: Timestamp,
+        max_ttl: SignedDuration,
+        must_end: SessionFilter<'_>,
+    ) -> Result<(), StoreError>;
 
     /// Unix time in seconds of the store's last response to a watch or a list of all sessions; 0 before the first one.
     fn last_contact(&self) -> i64;
@@ -135,10 +144,10 @@ pub mod contract {
         let now = store.get(pending.id).await.unwrap().unwrap();
         assert_eq!(now.session, active);
         // The session was refreshed after it had been read as expired.
-        assert!(!store.end(&read, Ending::Expired).await.unwrap());
+        assert!(!store.end(&read, EndReason::Expired).await.unwrap());
         assert_eq!(store.get(pending.id).await.unwrap().unwrap().session, active);
-        assert!(store.end(&now, Ending::Expired).await.unwrap());
-        assert!(!store.end(&now, Ending::Expired).await.unwrap());
+        assert!(store.end(&now, EndReason::Expired).await.unwrap());
+        assert!(!store.end(&now, EndReason::Expired).await.unwrap());
         assert!(store.get(pending.id).await.unwrap().is_none());
         assert!(matches!(store.replace(&now, &active).await, Err(StoreError::Conflict)));
     }
@@ -169,7 +178,7 @@ pub mod contract {
         store.replace(&read, &active).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Is(active.clone())));
         let read = store.get(active.id).await.unwrap().unwrap();
-        store.end(&read, Ending::Because("a test ends it")).await.unwrap();
+        store.end(&read, EndReason::Published("a test ends it")).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Ended(active.id)));
     }
 }

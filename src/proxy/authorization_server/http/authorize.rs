@@ -62,6 +62,8 @@ pub(super) fn host_of(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::digest::{SHA256, digest};
+    use base64::{Engine, engine::general_purpose::STANDARD};
     use serde_json::json;
     use tower::ServiceExt;
 

@@ -16,7 +16,7 @@ use crate::{
     oauth::{ErrorCode, login::Login},
     proxy::{
         authorization_server::{AuthorizationServer, IssuerResponse, LoginFailure},
-        observability::metrics::Answer,
+        observability::metrics::OAuthOutcome,
     },
 };
 
@@ -39,7 +39,7 @@ pub async fn callback(
         .and_then(|cookie| Login::open(cookie, &server.secrets.load().keyring, server.now()))
         .filter(|login| login.state == state);
     let Some(login) = login else {
-        server.metrics.logins.count(Answer(Some(ErrorCode::InvalidRequest)));
+        server.metrics.logins.count(OAuthOutcome(Some(ErrorCode::InvalidRequest)));
         return page(
             StatusCode::FORBIDDEN,
             "This login cannot be finished",

@@ -17,7 +17,7 @@ use crate::{
     oauth::{ErrorCode, OAuthError, parameters::Parameters},
     proxy::{
         authorization_server::{AuthenticatedClient, AuthorizationServer},
-        client_ip::client_of,
+        client_ip::client_ip_of,
     },
 };
 
@@ -28,7 +28,7 @@ impl FromRequestParts<Arc<AuthorizationServer>> for ClientIp {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, server: &Arc<AuthorizationServer>) -> Result<Self, Infallible> {
-        Ok(Self(client_of(&parts.extensions, &parts.headers, &server.config.trusted_proxies)))
+        Ok(Self(client_ip_of(&parts.extensions, &parts.headers, &server.config.trusted_proxies)))
     }
 }
 

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::respond::too_many_requests;
-use crate::proxy::{authorization_server::AuthorizationServer, client_ip::client_of};
+use crate::proxy::{authorization_server::AuthorizationServer, client_ip::client_ip_of};
 
 /// A login takes six requests, and a desktop may start many clients at once.
 const PER_CLIENT: Quota = Quota::per_second(NonZeroU32::new(10).unwrap()).allow_burst(NonZeroU32::new(200).unwrap());
@@ -42,7 +42,7 @@ impl Limits {
     }
 
     fn admit(&self, request: &Request) -> bool {
-        let client = client_of(request.extensions(), request.headers(), &self.trusted).map(network);
+        let client = client_ip_of(request.extensions(), request.headers(), &self.trusted).map(network);
         let new = || Ok::<_, Infallible>(Arc::new(RateLimiter::direct(PER_CLIENT)));
         let limiter =
             self.clients.as_ref().zip(client).map(|(clients, client)| clients.get_or_insert_with(&client, new));

@@ -1,112 +1,46 @@
-//! From numbers to text, when somebody asks.
+//! Encodes counters and histograms that are not prometheus-client's own, with the values of one scrape.
 
 use std::fmt;
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, text::encode},
+    encoding::{EncodeMetric, MetricEncoder},
     metrics::{MetricType, exemplar::Exemplar},
-    registry::{Registry, Unit},
 };
-
-/// Metrics as they are at one moment.
-#[derive(Debug, Default)]
-pub struct Page(Vec<Family>);
-
-#[derive(Debug)]
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
-    samples: Vec<(Labels, Value)>,
-}
 
 /// Names and values.
 pub type Labels = Vec<(&'static str, &'static str)>;
 
-#[derive(Debug)]
-enum Value {
-    Counter(u64),
-    Gauge(i64),
-    Histogram { sum: f64, buckets: Vec<(f64, u64)> },
-    Info,
-}
-
-impl Value {
-    const fn kind(&self) -> MetricType {
-        match self {
-            Self::Counter(_) => MetricType::Counter,
-            Self::Gauge(_) => MetricType::Gauge,
-            Self::Histogram { .. } => MetricType::Histogram,
-            Self::Info => MetricType::Info,
-        }
-    }
-}
-
-impl Page {
-    fn add(&mut self, name: &'static str, help: &'static str, unit: Option<Unit>, samples: Vec<(Labels, Value)>) {
-        self.0.push(Family { name, help, unit, samples });
-    }
-
-    /// A counter for each of these labels; `_total` is added to its name.
-    pub fn counters(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        samples: impl IntoIterator<Item = (Labels, u64)>,
-    ) {
-        let samples = samples.into_iter().map(|(labels, count)| (labels, Value::Counter(count))).collect();
-        self.add(name, help, None, samples);
-    }
-
-    /// A gauge; its unit is added to its name.
-    pub fn gauge(&mut self, name: &'static str, help: &'static str, unit: Option<Unit>, value: i64) {
-        self.add(name, help, unit, vec![(Labels::new(), Value::Gauge(value))]);
-    }
-
-    /// A histogram of seconds: how many are in each bucket, by its upper bound.
-    pub fn seconds(&mut self, name: &'static str, help: &'static str, sum: f64, buckets: Vec<(f64, u64)>) {
-        self.add(name, help, Some(Unit::Seconds), vec![(Labels::new(), Value::Histogram { sum, buckets })]);
-    }
-
-    /// What does not change.
-    pub fn info(&mut self, name: &'static str, help: &'static str, labels: Labels) {
-        self.add(name, help, None, vec![(labels, Value::Info)]);
-    }
-
-    /// In the text format of OpenMetrics, each name with this prefix.
-    ///
-    /// # Errors
-    /// Never in practice: writing to a string.
-    pub fn text(self, prefix: &str) -> Result<String, fmt::Error> {
-        let mut registry = Registry::with_prefix(prefix);
-        registry.register_collector(Box::new(self));
-        let mut text = String::new();
-        encode(&mut text, &registry)?;
-        Ok(text)
-    }
-}
-
-/// None: they would tell single requests apart.
+/// Exemplars would identify single requests.
 const NO_EXEMPLAR: Option<&Exemplar<Labels, f64>> = None;
 
-impl Collector for Page {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for Family { name, help, unit, samples } in &self.0 {
-            let Some((_, first)) = samples.first() else { continue };
-            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), first.kind())?;
-            for (labels, value) in samples {
-                match value {
-                    Value::Counter(count) => family.encode_family(labels)?.encode_counter(count, NO_EXEMPLAR)?,
-                    Value::Gauge(value) => family.encode_gauge(value)?,
-                    Value::Histogram { sum, buckets } => {
-                        let count = buckets.iter().map(|(_, count)| count).sum();
-                        family.encode_histogram::<Labels>(*sum, count, buckets, None)?;
-                    }
-                    Value::Info => family.encode_info(labels)?,
-                }
-            }
-        }
-        Ok(())
+/// A counter for each of these labels.
+#[derive(Debug)]
+pub struct Counters(pub Vec<(Labels, u64)>);
+
+impl EncodeMetric for Counters {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(labels, count)| encoder.encode_family(labels)?.encode_counter(count, NO_EXEMPLAR))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
+/// A histogram of seconds. Each bucket has its upper bound and its own count.
+#[derive(Debug)]
+pub struct Histogram {
+    pub sum: f64,
+    pub buckets: Vec<(f64, u64)>,
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let count = self.buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<Labels>(self.sum, count, &self.buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }

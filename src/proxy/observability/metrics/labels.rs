@@ -1,66 +1,34 @@
-//! What the metrics are told apart by: values that are known beforehand, so that nobody can make series of their own.
+//! The labels of metrics. Their values are fixed, so that no request can create a time series. docs/observability.md
+//! describes each value.
 
 use std::{fmt::Debug, sync::atomic::AtomicU64};
 
 use crate::{
-    oauth::ErrorCode,
-    reasons::{AnswerCut, SessionEnd, StreamEnd},
+    oauth::{ErrorCode, OAuthError},
+    reasons::{ResponseCut, SessionEnd, StreamEnd, text_enums},
 };
 
-/// The values of one label.
+/// A label as the type of its values.
 pub trait Label: Copy + Debug + Send + Sync + 'static {
-    /// The label's name.
     const NAME: &'static str;
 
-    /// One number for each value.
+    /// One counter for each value.
     type Numbers: AsRef<[AtomicU64]> + Debug + Default + Send + Sync;
 
-    /// All values, in the order of their numbers.
+    /// In the order of [`Self::index`].
     fn all() -> impl Iterator<Item = Self>;
 
-    /// Its place among them.
     fn index(self) -> usize;
 
-    /// How it is written.
     fn text(self) -> &'static str;
 }
 
 macro_rules! labels {
-    ($(
-        $(#[$meta:meta])*
-        enum $label:ident: $name:literal { $($(#[$doc:meta])* $value:ident = $text:literal,)+ }
-    )+) => {$(
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-        pub enum $label { $($(#[$doc])* $value,)+ }
-
+    ($($label:ident: $name:literal),+) => {$(
         impl Label for $label {
             const NAME: &'static str = $name;
 
-            type Numbers = [AtomicU64; [$(Self::$value),+].len()];
-
-            fn all() -> impl Iterator<Item = Self> {
-                [$(Self::$value),+].into_iter()
-            }
-
-            fn index(self) -> usize {
-                self as usize
-            }
-
-            fn text(self) -> &'static str {
-                match self { $(Self::$value => $text,)+ }
-            }
-        }
-    )+};
-}
-
-/// The label `reason` of what ends.
-macro_rules! reason_labels {
-    ($($reason:ident),+) => {$(
-        impl Label for $reason {
-            const NAME: &'static str = "reason";
-
-            type Numbers = [AtomicU64; $reason::ALL.len()];
+            type Numbers = [AtomicU64; $label::ALL.len()];
 
             fn all() -> impl Iterator<Item = Self> {
                 Self::ALL.into_iter()
@@ -77,100 +45,90 @@ macro_rules! reason_labels {
     )+};
 }
 
-reason_labels!(SessionEnd, StreamEnd, AnswerCut);
+labels!(
+    SessionEnd: "reason",
+    StreamEnd: "reason",
+    ResponseCut: "reason",
+    Outcome: "outcome",
+    CacheLookup: "result",
+    Connect: "outcome",
+    Consent: "outcome",
+    Grant: "grant_type",
+    IssuerOutcome: "outcome"
+);
 
-labels! {
-    /// What became of a request for an MCP endpoint.
-    enum Outcome: "outcome" {
-        /// The upstream answered.
+text_enums! {
+    /// The outcome of a request to an MCP endpoint.
+    enum Outcome {
         Forwarded = "forwarded",
-        /// A browser asked whether it may send one.
         Preflight = "preflight",
-        /// No access token, or none that is good here: 401.
         Unauthorized = "unauthorized",
-        /// The client was at fault in another way: 4xx.
+        /// Another 4xx.
         Refused = "refused",
-        /// The session could not be checked, or the upstream has just changed: 503.
+        /// The session could not be looked up, or the upstream has just changed: 503.
         Unavailable = "unavailable",
-        /// The upstream was at fault: 502.
         BadGateway = "bad_gateway",
-        /// The upstream took too long: 504.
         TimedOut = "timed_out",
-        /// Too much was open already: 503.
+        /// A limit is reached: 503.
         Shed = "shed",
-        /// The upstream could not be reached before, and was not tried: 503.
+        /// The circuit breaker is open: 503.
         Broken = "broken",
-        /// The client had gone before there was an answer.
+        /// The client disconnected before the response.
         ClientGone = "client_gone",
     }
 
-    /// Whether a token had been verified before.
-    enum CacheLookup: "result" {
-        /// It had.
+    enum CacheLookup {
         Hit = "hit",
-        /// It was verified now, or refused.
         Miss = "miss",
     }
 
-    /// What came of connecting to the upstream.
-    enum Connect: "outcome" {
-        /// There is a connection.
+    /// The outcome of a connection attempt to the upstream.
+    enum Connect {
         Connected = "connected",
-        /// It was refused, or broke.
         Failed = "failed",
-        /// It took too long.
         Timeout = "timeout",
     }
 
-    /// How a person decided on the consent page.
-    enum Consent: "outcome" {
-        /// They agreed, and were sent to the issuer.
+    /// The outcome of a submitted consent page.
+    enum Consent {
         Approved = "approved",
-        /// They did not agree.
         Denied = "denied",
-        /// The form was not one that we had shown in this browser a moment ago.
+        /// The form was not shown in this browser, or has expired.
         Refused = "refused",
-        /// They agreed, and there was no issuer to send them to.
+        /// Approved, but the issuer was unavailable.
         Failed = "failed",
     }
 
-    /// What a token request asks with.
-    enum Grant: "grant_type" {
-        /// With the code of a login.
+    enum Grant {
         AuthorizationCode = "authorization_code",
-        /// With a refresh token.
         RefreshToken = "refresh_token",
-        /// With something else, or the client did not prove who it is.
+        /// Another grant type, or client authentication failed.
         Other = "other",
     }
 
-    /// What the issuer answered.
-    enum IssuerAnswer: "outcome" {
-        /// What was asked for.
+    /// The outcome of a request to the issuer.
+    enum IssuerOutcome {
         Answered = "answered",
-        /// It refused: 4xx.
+        /// 4xx.
         Refused = "refused",
-        /// It could not: 5xx, or something that is no answer.
+        /// 5xx, or a response that cannot be read.
         Failed = "failed",
-        /// It could not be reached, or broke off.
         Unreachable = "unreachable",
-        /// It took too long.
         Timeout = "timeout",
     }
 }
 
-/// How the authorization server answered: well, or with an error code of the RFCs.
+/// The outcome of a request to the authorization server: `ok` or an OAuth error code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Answer(pub Option<ErrorCode>);
+pub struct OAuthOutcome(pub Option<ErrorCode>);
 
-impl Answer {
-    /// That of a result.
-    pub fn of<T>(result: &Result<T, crate::oauth::OAuthError>) -> Self {
+impl OAuthOutcome {
+    pub fn of<T>(result: &Result<T, OAuthError>) -> Self {
         Self(result.as_ref().err().map(|error| error.code))
     }
 }
 
-impl Label for Answer {
+impl Label for OAuthOutcome {
     const NAME: &'static str = "outcome";
 
     type Numbers = [AtomicU64; 1 + ErrorCode::ALL.len()];
@@ -206,7 +164,7 @@ mod tests {
 
     #[test]
     fn label_values_have_unique_indices_and_names() {
-        is_in_order::<Answer>();
+        is_in_order::<OAuthOutcome>();
         is_in_order::<Outcome>();
         is_in_order::<SessionEnd>();
     }

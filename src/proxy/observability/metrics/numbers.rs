@@ -1,12 +1,15 @@
-//! What counting costs on the request path: one addition to a number that no other thread writes to.
+//! Counters of the request path. Each costs one addition to a number that no other thread writes.
 
-use crate::reasons::{AnswerCut, StreamEnd};
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use super::labels::{CacheLookup, Connect, Label, Outcome};
+use crate::reasons::{ResponseCut, StreamEnd};
 
 /// A counter for each value of a label.
 #[derive(Debug)]
@@ -19,96 +22,79 @@ impl<L: Label> Default for Counts<L> {
 }
 
 impl<L: Label> Counts<L> {
-    /// One more.
     pub fn count(&self, label: L) {
         if let Some(number) = self.0.as_ref().get(label.index()) {
             number.fetch_add(1, Relaxed);
         }
     }
 
-    /// How many there have been of each.
     pub fn all(&self) -> impl Iterator<Item = (L, u64)> {
         L::all().zip(self.0.as_ref().iter().map(|number| number.load(Relaxed)))
     }
 }
 
-/// The upper bounds of [`Durations`], in nanoseconds: half a millisecond to a minute.
-pub const BOUNDS: [u64; 16] = [
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    10_000_000_000,
-    30_000_000_000,
-    60_000_000_000,
+/// The upper bounds of the buckets of [`Durations`], in microseconds.
+const BOUNDS: [u64; 16] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 30_000_000, 60_000_000,
 ];
 
-/// How long something took, by [`BOUNDS`].
+/// The upper bounds of the buckets of [`Durations`] in seconds; the last bucket has none.
+pub fn bounds() -> impl Iterator<Item = f64> {
+    BOUNDS.iter().map(|micros| seconds(micros * 1000)).chain([f64::INFINITY])
+}
+
+pub fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+/// A histogram.
 #[derive(Debug, Default)]
 pub struct Durations {
-    /// How many took no longer than each bound and longer than the one before; the last has no bound.
+    /// Observations in each bucket, not cumulative.
     pub counts: [AtomicU64; BOUNDS.len() + 1],
-    /// All together, in nanoseconds.
+    /// In nanoseconds.
     pub sum: AtomicU64,
 }
 
 impl Durations {
-    /// One more.
-    pub fn observe(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(count) = self.counts.get(BOUNDS.partition_point(|bound| *bound < nanos)) {
+    pub fn observe(&self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(count) = self.counts.get(BOUNDS.partition_point(|micros| micros * 1000 < nanos)) {
             count.fetch_add(1, Relaxed);
         }
         self.sum.fetch_add(nanos, Relaxed);
     }
 }
 
-/// What one worker counts. Apart from the others' and aligned, so that no cache line goes to and fro between threads.
+/// The counters of one worker. They are aligned so that no two threads write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerMetrics {
-    /// Requests for MCP endpoints.
     pub requests: Counts<Outcome>,
-    /// From a request's head to the head of the upstream's answer to it.
+    /// From the head of a request to the head of the upstream's response.
     pub response_head: Durations,
-    /// Event streams that are open.
     pub open_streams: AtomicI64,
-    /// Those that are no longer.
     pub ended_streams: Counts<StreamEnd>,
-    /// Answers that are no stream, and that clients did not get to their end.
-    pub cut_answers: Counts<AnswerCut>,
-    /// Look-ups of verified tokens.
+    pub cut_responses: Counts<ResponseCut>,
     pub token_cache: Counts<CacheLookup>,
-    /// Connections to the upstream that are open.
     pub upstream_connections: AtomicI64,
-    /// Those of them that wait for a request.
     pub upstream_idle: AtomicUsize,
-    /// What came of connecting to it.
     pub upstream_connects: Counts<Connect>,
 }
 
-/// One more as long as this is held.
+/// Counts an upstream connection as open until it is dropped.
 #[derive(Debug)]
-pub struct Held(std::sync::Arc<WorkerMetrics>);
+pub struct OpenConnection(Arc<WorkerMetrics>);
 
-impl Held {
-    /// An open connection to the upstream.
-    pub fn connection(metrics: std::sync::Arc<WorkerMetrics>) -> Self {
+impl OpenConnection {
+    pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
         metrics.upstream_connections.fetch_add(1, Relaxed);
         Self(metrics)
     }
 }
 
-impl Drop for Held {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.upstream_connections.fetch_sub(1, Relaxed);
     }

@@ -23,37 +23,33 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::Handle;
 
-use super::{TraceError, are_wanted};
+use super::{TraceError, is_configured};
 use crate::proxy::observability::metrics::{Label, Outcome};
 
-/// How long the collector may take for one answer.
+/// For one request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest answer of a collector that is read, in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
+/// Maximum bytes of a response of the collector.
+const MAX_RESPONSE: usize = 64 * 1024;
 
-/// What the spans come from, unless `OTEL_SERVICE_NAME` says otherwise.
+/// Default of `OTEL_SERVICE_NAME`.
 const SERVICE_NAME: &str = "mcp-oauth-proxy";
 
-/// Makes spans and sends them to a collector, by OTLP over HTTP.
+/// Exports spans to a collector, by OTLP over HTTP.
 #[derive(Debug, Default)]
 pub struct Tracer(Option<(SdkTracerProvider, SdkTracer)>);
 
-/// The span of a request, if there is a tracer.
+/// The span of a request; `None` without a tracer.
 pub struct Span(Option<Context>);
 
 impl Tracer {
-    /// As the variables of OpenTelemetry have it: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`,
-    /// `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`. Sends on `control`.
-    ///
-    /// # Errors
-    /// When they are not right.
+    /// Reads OpenTelemetry's variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_TRACES_SAMPLER`. Exports on `control`.
     pub fn from_environment(control: &Handle) -> Result<Self, TraceError> {
-        if are_wanted() { Self::sending(None, control) } else { Ok(Self::default()) }
+        if is_configured() { Self::exporting(None, control) } else { Ok(Self::default()) }
     }
 
-    /// Sends to this address, or where the environment says.
-    pub fn sending(endpoint: Option<&str>, control: &Handle) -> Result<Self, TraceError> {
+    /// Exports to `endpoint`; `None` means the endpoint of the environment.
+    pub fn exporting(endpoint: Option<&str>, control: &Handle) -> Result<Self, TraceError> {
         let connector = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| TraceError(error.into()))?;
         let client = Client::builder(TokioExecutor::new()).build(connector.https_or_http().enable_http1().build());
         let mut exporter =
@@ -73,11 +69,11 @@ impl Tracer {
         Ok(Self(Some((provider, tracer))))
     }
 
-    /// The span of a request, which goes on with the trace that its headers name.
+    /// Starts the span of a request. It continues the trace of the request's headers.
     pub fn begin(&self, request: &Parts) -> Span {
         let Some((_, tracer)) = &self.0 else { return Span(None) };
         let parent = TraceContextPropagator::new().extract(&HeaderExtractor(&request.headers));
-        // The names are OpenTelemetry's (semantic conventions, HTTP spans). No query: it may hold anything.
+        // OpenTelemetry semantic conventions for HTTP spans. Without the query, which may contain secrets.
         let span = tracer
             .span_builder(request.method.as_str().to_owned())
             .with_kind(SpanKind::Server)
@@ -89,20 +85,20 @@ impl Tracer {
         Span(Some(parent.with_span(span)))
     }
 
-    /// Sends what has not been sent yet.
+    /// Exports the remaining spans.
     pub async fn shut_down(&self) {
         let Some((provider, _)) = self.0.clone() else { return };
-        // It waits for a thread of its own, which waits for this runtime.
-        match tokio::task::spawn_blocking(move || provider.shutdown()).await {
-            Ok(Ok(())) => (),
-            Ok(Err(error)) => tracing::warn!(%error, "the last traces could not be exported"),
-            Err(error) => tracing::warn!(%error, "the last traces could not be exported"),
+        // `shutdown` blocks on the exporter's thread, which waits for this runtime.
+        let shutdown = tokio::task::spawn_blocking(move || provider.shutdown()).await;
+        let shutdown = shutdown.map_err(|error| error.to_string());
+        if let Err(error) = shutdown.and_then(|result| result.map_err(|error| error.to_string())) {
+            tracing::warn!(%error, "the last traces could not be exported");
         }
     }
 }
 
 impl Span {
-    /// The headers that name the span to the upstream, in the place of the client's.
+    /// The trace headers of the forwarded request, which replace the client's.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if let Some(context) = &self.0 {
@@ -111,7 +107,7 @@ impl Span {
         headers
     }
 
-    /// The head of the answer is there.
+    /// Ends the span at the response head.
     pub fn end(self, outcome: Outcome, status: StatusCode) {
         let Some(context) = &self.0 else { return };
         let span = context.span();
@@ -124,7 +120,7 @@ impl Span {
     }
 }
 
-/// Speaks to the collector: with the TLS that everything here is spoken with, on the control runtime.
+/// The HTTP client of the exporter. It runs on the control runtime.
 #[derive(Debug)]
 struct Collector {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -134,13 +130,13 @@ struct Collector {
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let asking = self.client.request(request.map(Full::new));
+        let response = self.client.request(request.map(Full::new));
         let exchange = async {
-            let (head, body) = asking.await?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await?;
+            let (head, body) = response.await?.into_parts();
+            let body = Limited::new(body, MAX_RESPONSE).collect().await?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
-        // The exporter asks from a thread without a runtime.
+        // The exporter calls this on a thread without a runtime.
         self.control.spawn(async move { tokio::time::timeout(TIMEOUT, exchange).await }).await??
     }
 }

@@ -1,12 +1,11 @@
-//! What hyper reads from and writes to: a client's socket behind the checks and the time limits that hyper does not have.
+//! hyper's side of a client connection: the socket with time limits that hyper does not have.
 //!
-//! Over HTTP/1 hyper is given one request head at a time, after [`check_head`], and then its content. Of a refused head hyper is
-//! given [`REFUSED`] instead, so that the refusal is answered in its turn. What a client sends ahead of time stays here; so hyper
-//! never takes the end of a connection for something to be read later, and notices that a client is gone.
-//! Over HTTP/2 bytes pass unchanged.
+//! Input that arrives early stays in [`ClientInput`], so hyper never mistakes a closed connection for input to read later, and
+//! notices that a client has disconnected.
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
     rc::Rc,
@@ -20,94 +19,55 @@ use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use tokio::net::TcpStream;
 
-use super::request_head::{MAX_HEAD, Refusal, check_head};
-use crate::{
-    http1::{Framing, skip},
-    proxy::resource_server::{Deadline, Worker},
+use super::{
+    client_input::{ClientInput, Phase, Refused},
+    request_head::Refusal,
 };
+use crate::proxy::resource_server::{Deadline, Worker};
 
-/// How long a connection without requests is kept: longer than gateways keep theirs (nginx and AWS: 60 s), or they would send a
-/// request into a connection that is being closed. Also how long a head may take from its first byte.
-const IDLE: Duration = Duration::from_secs(75);
+/// Idle timeout of a connection. It is longer than that of gateways (nginx and AWS: 60 s), which would otherwise send a request
+/// while the connection closes. Also the timeout of a request head from its first byte.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Maximum bytes of one read, and so of what is read ahead of time.
-const READ: usize = 16 * 1024;
+/// Maximum bytes of one read, and so of input that is read early.
+const MAX_READ: usize = 16 * 1024;
 
-/// How long a client may go on sending after its last response.
+/// How long input is discarded after the last response.
 const LINGER: SignedDuration = SignedDuration::from_secs(10);
 
-/// How long it may pause while it does.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Maximum pause of the client meanwhile.
+const LINGER_IDLE: Duration = Duration::from_secs(2);
 
-/// What an HTTP/2 connection starts with (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// What hyper reads in place of a refused head. The service answers it with the refusal.
-const REFUSED: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
-
-/// Why hyper was given [`REFUSED`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused {
-    /// The head was refused.
-    Head(Refusal),
-    /// Too many connections are open.
-    Busy,
-}
-
-/// What comes next from the client.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    /// The first bytes, which tell HTTP/1 from HTTP/2.
-    Start,
-    /// A request head.
-    Head,
-    /// The content of a request.
-    Content(Framing),
-    /// HTTP/2 frames.
-    Http2,
-    /// Nothing that is read: the connection ends with a refusal.
-    Refused,
-}
-
-/// A client's connection, shared by hyper ([`ClientIo`]) and by those who answer its requests.
+/// A client's connection, shared by hyper ([`ClientIo`]) and the exchanges.
 pub struct ClientConnection {
     worker: Rc<Worker>,
     state: RefCell<State>,
-    /// Requests that are being answered.
+    /// Requests in flight.
     open: Cell<usize>,
-    end_delimits: Cell<bool>,
+    close_delimited: Cell<bool>,
 }
 
 struct State {
     stream: TokioIo<TcpStream>,
-    phase: Phase,
-    /// What was read and hyper does not have yet.
-    ahead: Bytes,
-    /// How many bytes of it hyper may have.
-    checked: usize,
-    /// How many bytes of it were looked at for a head: a head that arrives byte by byte is not parsed anew with each.
-    looked_at: usize,
-    refused: Option<Refused>,
-    /// For a head.
-    waiting: Deadline,
-    /// For the client to take what is written.
-    stalled: Deadline,
+    input: ClientInput,
+    head_deadline: Deadline,
+    /// The client reads nothing of a response.
+    write_deadline: Deadline,
     draining: bool,
-    /// The client has closed its side, or the connection broke.
+    /// The client has closed its side, or the connection failed.
     gone: bool,
     flush: Flush,
-    /// Something was written since hyper last said that it holds nothing back.
+    /// Bytes were written since hyper last flushed.
     is_unflushed: bool,
-    /// Whom to wake when there is something to read or to flush.
+    /// Woken when there is something to read or to flush.
     reader: Option<Waker>,
 }
 
-/// Whether all that hyper was given for a response is with the system.
+/// Whether the system has all bytes of a response that hyper was given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Flush {
-    /// Nobody asks.
-    Unasked,
-    Asked,
+    NotAwaited,
+    Awaited,
     Done,
 }
 
@@ -115,195 +75,170 @@ enum Flush {
 pub struct ClientIo(pub Rc<ClientConnection>);
 
 impl ClientConnection {
-    /// A new connection; with `refused` its client is told so at once.
+    /// With `refused`, the client gets that refusal at once.
     pub fn new(stream: TcpStream, worker: Rc<Worker>, refused: Option<Refused>) -> Self {
-        let deadline = || Deadline::new(worker.deadlines.clone());
-        let mut state = State {
+        let mut input = ClientInput::default();
+        if let Some(refused) = refused {
+            input.refuse(refused);
+        }
+        let state = State {
             stream: TokioIo::new(stream),
-            phase: Phase::Start,
-            ahead: Bytes::new(),
-            checked: 0,
-            looked_at: 0,
-            refused: None,
-            waiting: deadline(),
-            stalled: deadline(),
+            input,
+            head_deadline: Deadline::new(worker.deadlines.clone()),
+            write_deadline: Deadline::new(worker.deadlines.clone()),
             draining: false,
             gone: false,
-            flush: Flush::Unasked,
+            flush: Flush::NotAwaited,
             is_unflushed: false,
             reader: None,
         };
-        if let Some(refused) = refused {
-            state.refuse(refused);
-        }
-        Self { worker, state: RefCell::new(state), open: Cell::new(0), end_delimits: Cell::new(false) }
+        Self { worker, state: RefCell::new(state), open: Cell::new(0), close_delimited: Cell::new(false) }
     }
 
-    /// Whether it speaks HTTP/2.
     pub fn is_http2(&self) -> bool {
-        matches!(self.state.borrow().phase, Phase::Http2)
+        matches!(self.state.borrow().input.phase, Phase::Http2)
     }
 
-    /// Why the request that hyper has just read is refused, if it is.
+    /// Why the request that hyper has just read is refused.
     pub fn take_refused(&self) -> Option<Refused> {
-        self.state.borrow_mut().refused.take()
+        self.state.borrow_mut().input.refused.take()
     }
 
-    /// Counts a request that is being answered, and returns how many there were before.
+    /// Counts a request as in flight. Returns how many were before.
     pub fn begin(&self) -> usize {
         let mut state = self.state.borrow_mut();
-        state.waiting.stop();
-        state.flush = Flush::Unasked;
+        state.head_deadline.stop();
+        state.flush = Flush::NotAwaited;
         self.open.replace(self.open.get() + 1)
     }
 
-    /// Counts it as answered.
+    /// Counts a request as done.
     pub fn end(&self) {
         self.open.set(self.open.get().saturating_sub(1));
-        let mut state = self.state.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         if self.open.get() > 0 {
             return;
         }
-        let Some(reader) = state.reader.take() else { return };
-        if state.ahead.is_empty() && !state.draining {
-            // hyper need not look again: it waits for the client already.
-            let _ = state.waiting.poll(IDLE, &Context::from_waker(&reader));
-            state.reader = Some(reader);
-        } else {
-            reader.wake();
+        if !state.input.bytes.is_empty() || state.draining {
+            state.wake();
+        } else if let Some(reader) = &state.reader {
+            // hyper waits for the client already, so it is not woken.
+            let _ = state.head_deadline.poll(IDLE_TIMEOUT, &Context::from_waker(reader));
         }
     }
 
-    /// From now on the connection ends when it is idle.
+    /// Closes the connection as soon as it is idle.
     pub fn drain(&self) {
         let mut state = self.state.borrow_mut();
         state.draining = true;
-        if let Some(reader) = state.reader.take() {
-            reader.wake();
-        }
+        state.wake();
     }
 
-    /// Over HTTP/1: sets when a response may not go on although the client takes nothing of it.
+    /// Over HTTP/1: sets what ends a response while the client reads nothing.
     pub fn watch(&self, watch: impl FnOnce(&mut Deadline)) {
         let mut state = self.state.borrow_mut();
-        watch(&mut state.stalled);
+        watch(&mut state.write_deadline);
     }
 
-    /// Whether all content of the request has arrived. It may not have been read.
     pub fn has_all_content(&self) -> bool {
-        let state = self.state.borrow();
-        let Phase::Content(mut framing) = state.phase else { return true };
-        let mut rest = state.ahead.slice(state.checked..);
-        while let Ok(Some(_)) = framing.next(&mut rest) {}
-        framing.is_complete()
+        self.state.borrow().input.has_all_content()
     }
 
-    /// The output of `answer`; `None` if the client goes away before it is there. For HTTP/1 alone: HTTP/2 resets the stream.
-    pub async fn unless_gone<F: Future + Unpin>(&self, mut answer: F) -> Option<F::Output> {
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
-                return Poll::Ready(Some(answer));
-            }
-            self.poll_gone(cx).map(|()| None)
+    /// The output of `future`; `None` if the client disconnects first. Over HTTP/1 only: HTTP/2 resets the stream.
+    pub async fn unless_gone<F: Future + Unpin>(&self, mut future: F) -> Option<F::Output> {
+        poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => self.poll_gone(cx).map(|()| None),
         })
         .await
     }
 
-    /// Ready when the client has gone. Otherwise the task is woken when that may be so, unless as much is there as is read ahead:
-    /// content that nobody wants yet, or the next request.
+    /// Ready when the client has disconnected. A disconnect is not noticed while [`MAX_READ`] bytes wait to be read: content, or
+    /// the next request.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
-        if matches!(state.phase, Phase::Http2) { Poll::Pending } else { self.poll_ahead(state, cx) }
+        if matches!(state.input.phase, Phase::Http2) { Poll::Pending } else { self.poll_read_early(state, cx) }
     }
 
-    fn poll_ahead(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        while !state.gone && state.ahead.len() < READ {
-            if ready!(self.poll_fill(state, cx)) && matches!(state.phase, Phase::Content(_)) {
-                // hyper may wait for it, and was not woken by it.
+    fn poll_read_early(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
+        while !state.gone && state.input.bytes.len() < MAX_READ {
+            if ready!(self.poll_fill(state, cx)) && matches!(state.input.phase, Phase::Content(_)) {
+                // hyper may be waiting for this content.
                 cx.waker().wake_by_ref();
             }
         }
         if state.gone { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Reads more; `false` at the end.
+    /// Reads from the socket; `false` at the end.
     fn poll_fill(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<bool> {
-        let read = ready!(self.worker.scratch.poll_read(state.stream.inner_mut(), &mut state.ahead, READ, cx));
+        let State { stream, input, .. } = state;
+        let read = ready!(self.worker.scratch.poll_read(stream.inner_mut(), &mut input.bytes, MAX_READ, cx));
         state.gone = !matches!(read, Ok(1..));
         Poll::Ready(!state.gone)
     }
 
     fn poll_read(&self, mut buffer: ReadBufCursor<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.state.borrow_mut();
-        loop {
-            if state.checked > 0 {
-                let length = state.checked.min(buffer.remaining());
-                buffer.put_slice(state.ahead.get(..length).unwrap_or_default());
-                skip(&mut state.ahead, length);
-                state.checked -= length;
-                return Poll::Ready(Ok(()));
-            }
-            let is_over = match state.phase {
+        while !state.input.read(&mut buffer) {
+            let is_end = match state.input.phase {
                 Phase::Http2 => return self.poll_http2(state, buffer, cx),
-                Phase::Content(framing) => {
-                    state.pass_content(framing)?;
-                    state.checked == 0 && !ready!(self.poll_fill(state, cx))
-                }
+                Phase::Content(framing) => !state.input.check_content(framing)? && !ready!(self.poll_fill(state, cx)),
                 Phase::Start | Phase::Head if self.open.get() == 0 => {
-                    let Poll::Ready(is_over) = self.poll_head(state, cx) else {
-                        state.keep(cx);
+                    let Poll::Ready(is_end) = self.poll_head(state, cx) else {
+                        state.set_reader(cx);
                         return Poll::Pending;
                     };
-                    is_over
+                    is_end
                 }
-                // The next head has to wait; hyper only wants to know whether the client is still there.
+                // The next head has to wait; hyper only checks whether the client is still connected.
                 Phase::Start | Phase::Head | Phase::Refused => {
-                    if self.poll_ahead(state, cx).is_pending() {
-                        state.keep(cx);
+                    if self.poll_read_early(state, cx).is_pending() {
+                        state.set_reader(cx);
                         return Poll::Pending;
                     }
                     true
                 }
             };
-            if is_over {
-                return Poll::Ready(Ok(()));
+            if is_end {
+                break;
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     /// Checks the next head; `true` if the connection ends instead.
     fn poll_head(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
-            let is_idle = state.skip_empty_lines();
-            if !is_idle && state.looked_at == 0 {
-                // The time of a head begins with its first byte.
-                state.waiting.stop();
+            let is_idle = state.input.skip_empty_lines();
+            if !is_idle && state.input.scanned == 0 {
+                // The timeout of a head starts with its first byte.
+                state.head_deadline.stop();
             }
-            if !is_idle && state.check_ahead() {
-                state.waiting.stop();
+            if !is_idle && state.input.check_head() {
+                state.head_deadline.stop();
                 return Poll::Ready(false);
             }
-            // To hyper an end before its response is written is a client that has gone.
+            // If the input ended before a response is flushed, hyper would take the client as disconnected.
             if state.gone || is_idle && state.draining && !state.is_unflushed {
                 return Poll::Ready(true);
             }
             if self.poll_fill(state, cx).is_pending() {
-                ready!(state.waiting.poll(IDLE, cx));
-                if is_idle {
-                    return Poll::Ready(true);
+                ready!(state.head_deadline.poll(IDLE_TIMEOUT, cx));
+                if !is_idle {
+                    state.input.refuse(Refused::Head(Refusal::TooSlow));
                 }
-                state.refuse(Refused::Head(Refusal::TooSlow));
-                return Poll::Ready(false);
+                return Poll::Ready(is_idle);
             }
         }
     }
 
     fn poll_http2(&self, state: &mut State, buffer: ReadBufCursor<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut state.stream).poll_read(cx, buffer);
-        if read.is_pending() && self.open.get() == 0 && state.waiting.poll(IDLE, cx).is_ready() {
+        if read.is_pending() && self.open.get() == 0 && state.head_deadline.poll(IDLE_TIMEOUT, cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        state.keep(cx);
+        state.set_reader(cx);
         read
     }
 
@@ -316,40 +251,41 @@ impl ClientConnection {
         state.is_unflushed = true;
         let written = write(Pin::new(&mut state.stream), cx);
         if written.is_ready() {
-            state.stalled.stop();
+            state.write_deadline.stop();
             return written;
         }
-        if state.stalled.end_reason().is_some() {
-            return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the response may not go on")));
+        let timed_out = |message: &str| Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, message)));
+        if state.write_deadline.end_reason().is_some() {
+            return timed_out("the session or token of the response has ended, or this process shuts down");
         }
-        ready!(state.stalled.poll(self.worker.forwarder.client_timeout(), cx));
-        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing of its response")))
+        ready!(state.write_deadline.poll(self.worker.forwarder.client_timeout(), cx));
+        timed_out("the client reads nothing of the response")
     }
 
-    /// Ready when all that hyper was given is with the system. hyper drops what it still holds when a response fails.
+    /// Ready when the system has all bytes that hyper was given. hyper drops its buffer when a response fails.
     pub fn poll_flushed(&self, cx: &Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
         if state.flush == Flush::Done {
-            state.flush = Flush::Unasked;
+            state.flush = Flush::NotAwaited;
             return Poll::Ready(());
         }
-        state.flush = Flush::Asked;
-        state.keep(cx);
+        state.flush = Flush::Awaited;
+        state.set_reader(cx);
         Poll::Pending
     }
 
-    /// Ends the connection. What the client still sends is thrown away until it closes its side, too, or pauses for [`PAUSE`]:
-    /// otherwise the system would answer it with a reset, and the client's system may then drop the response (RFC 9112 §9.6).
+    /// Closes the connection, but first discards input until the client closes its side. Otherwise the system would send a reset
+    /// for that input, and the client's system might discard the response (RFC 9112 §9.6).
     pub async fn close(&self) {
         let until = self.now().checked_add(LINGER).unwrap_or(Timestamp::MAX);
-        let mut waiting = Deadline::new(self.worker.deadlines.clone());
-        std::future::poll_fn(|cx| {
+        let mut idle = Deadline::new(self.worker.deadlines.clone());
+        poll_fn(|cx| {
             let state = &mut *self.state.borrow_mut();
             while !state.gone && self.now() < until {
-                state.ahead = Bytes::new();
+                state.input.bytes = Bytes::new();
                 match self.poll_fill(state, cx) {
-                    Poll::Ready(_) => waiting.restart(PAUSE),
-                    Poll::Pending => return waiting.poll(PAUSE, cx),
+                    Poll::Ready(_) => idle.restart(LINGER_IDLE),
+                    Poll::Pending => return idle.poll(LINGER_IDLE, cx),
                 }
             }
             Poll::Ready(())
@@ -357,15 +293,15 @@ impl ClientConnection {
         .await;
     }
 
-    /// Sets whether the end of the connection is the end of the response.
-    pub fn end_delimits(&self, delimits: bool) {
-        self.end_delimits.set(delimits);
+    /// Sets whether the response ends with the connection.
+    pub fn set_close_delimited(&self, close_delimited: bool) {
+        self.close_delimited.set(close_delimited);
     }
 
-    /// Ends the connection after a response that failed, with a reset where nothing else tells the client that it is not whole.
+    /// Closes the connection after a failed response, with a reset if only that shows the client that it is incomplete.
     pub fn abort(&self) {
-        if self.end_delimits.get() {
-            // If that fails, the connection is closed.
+        if self.close_delimited.get() {
+            // If this fails, the connection closes without a reset.
             let _ = self.state.borrow().stream.inner().set_zero_linger();
         }
     }
@@ -376,71 +312,16 @@ impl ClientConnection {
 }
 
 impl State {
-    /// Skips empty lines, which some clients send behind a request's content (RFC 9112 §2.2). Whether nothing else is there.
-    fn skip_empty_lines(&mut self) -> bool {
-        while self.ahead.starts_with(b"\r\n") {
-            skip(&mut self.ahead, 2);
-        }
-        matches!(self.ahead[..], [] | [b'\r'])
-    }
-
-    /// Whether hyper may have something of what was read.
-    fn check_ahead(&mut self) -> bool {
-        if matches!(self.phase, Phase::Start) {
-            if self.ahead.starts_with(PREFACE) {
-                (self.phase, self.checked) = (Phase::Http2, self.ahead.len());
-                return true;
-            }
-            self.looked_at = self.ahead.len();
-            if PREFACE.starts_with(&self.ahead) {
-                return false;
-            }
-            (self.phase, self.looked_at) = (Phase::Head, 0);
-        }
-        let new = self.ahead.get(self.looked_at..).unwrap_or_default();
-        if self.looked_at > 0 && !new.contains(&b'\n') && self.ahead.len() < MAX_HEAD {
-            return false;
-        }
-        match check_head(&self.ahead) {
-            Ok(None) => {
-                self.looked_at = self.ahead.len();
-                false
-            }
-            Ok(Some(head)) => {
-                (self.checked, self.looked_at) = (head.length, 0);
-                self.phase = if head.framing.is_complete() { Phase::Head } else { Phase::Content(head.framing) };
-                true
-            }
-            Err(refusal) => {
-                self.refuse(Refused::Head(refusal));
-                true
-            }
-        }
-    }
-
-    fn pass_content(&mut self, mut framing: Framing) -> io::Result<()> {
-        let mut rest = self.ahead.clone();
-        loop {
-            match framing.next(&mut rest) {
-                Ok(Some(_)) => (),
-                Ok(None) => break,
-                Err(error) => return Err(io::Error::new(ErrorKind::InvalidData, error)),
-            }
-        }
-        self.checked = self.ahead.len() - rest.len();
-        self.phase = if framing.is_complete() { Phase::Head } else { Phase::Content(framing) };
-        Ok(())
-    }
-
-    fn refuse(&mut self, why: Refused) {
-        (self.phase, self.refused) = (Phase::Refused, Some(why));
-        (self.ahead, self.checked) = (Bytes::from_static(REFUSED), REFUSED.len());
-    }
-
-    fn keep(&mut self, cx: &Context<'_>) {
+    fn set_reader(&mut self, cx: &Context<'_>) {
         match &mut self.reader {
             Some(reader) => reader.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 }
@@ -468,15 +349,17 @@ impl Write for ClientIo {
         true
     }
 
-    /// hyper calls this when it holds nothing back.
+    /// hyper calls this when its buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.0.state.borrow_mut();
         let was_unflushed = std::mem::replace(&mut state.is_unflushed, false);
-        let is_awaited = state.flush == Flush::Asked || state.draining && was_unflushed;
-        if state.flush == Flush::Asked {
+        let is_awaited = state.flush == Flush::Awaited;
+        if is_awaited {
             state.flush = Flush::Done;
         }
-        if is_awaited && let Some(reader) = &state.reader {
+        if (is_awaited || state.draining && was_unflushed)
+            && let Some(reader) = &state.reader
+        {
             reader.wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -486,3 +369,6 @@ impl Write for ClientIo {
         Pin::new(&mut self.0.state.borrow_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

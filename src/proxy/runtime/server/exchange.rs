@@ -15,67 +15,65 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::client_io::ClientConnection;
 use crate::proxy::resource_server::{Body, BoxError, Deadline, Worker};
 
-/// A request from its arrival until its response is written, or nobody wants that any more.
+/// A request in flight, until its response is written or its client has disconnected.
 pub struct Exchange {
     pub connection: Rc<ClientConnection>,
     worker: Rc<Worker>,
-    /// Over HTTP/2: for the client to take what is written.
+    /// For HTTP/2.
     stalled: RefCell<Stalled>,
-    /// Over HTTP/2 each further request of a connection needs one.
+    /// Over HTTP/2, each further concurrent request of a connection needs one.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Detects a client that reads nothing of its HTTP/2 response.
 struct Stalled {
     deadline: Deadline,
     content: Content,
 }
 
-/// Whether hyper asks for the content of a response, which it does when the client takes more.
+/// hyper polls the content of a response when the client reads more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Content {
     /// There is no response yet.
     Absent,
-    /// hyper has not asked since the stream was last polled.
-    Unasked,
-    Asked,
+    /// Not polled since the stream was last polled.
+    Idle,
+    Polled,
 }
 
-/// The client has gone: there is nobody to answer.
 #[derive(Debug, Error)]
-#[error("the client has gone")]
-pub struct Gone;
+#[error("the client has disconnected")]
+pub struct Disconnected;
 
 impl Exchange {
-    /// A request that has arrived over this connection.
     pub fn new(connection: Rc<ClientConnection>, worker: Rc<Worker>, permit: Option<OwnedSemaphorePermit>) -> Rc<Self> {
         let stalled = Stalled { deadline: Deadline::new(worker.deadlines.clone()), content: Content::Absent };
         Rc::new(Self { connection, worker, stalled: RefCell::new(stalled), _permit: permit })
     }
 
-    /// The response to it.
     pub fn respond(self: &Rc<Self>, body: Body) -> ResponseBody {
         if self.connection.is_http2() {
             let stalled = &mut *self.stalled.borrow_mut();
             body.watch(&mut stalled.deadline);
-            stalled.content = Content::Unasked;
+            stalled.content = Content::Idle;
         } else {
             self.connection.watch(|stalled| body.watch(stalled));
         }
         ResponseBody { body, failed: None, exchange: self.clone() }
     }
 
-    /// Ready when the client has not taken anything of its HTTP/2 response for too long.
+    /// Ready when the client has read nothing of its HTTP/2 response for too long.
     fn poll_stalled(&self, cx: &Context<'_>) -> Poll<()> {
         let stalled = &mut *self.stalled.borrow_mut();
         match stalled.content {
             Content::Absent => Poll::Pending,
-            Content::Asked => {
-                stalled.content = Content::Unasked;
+            Content::Polled => {
+                stalled.content = Content::Idle;
                 stalled.deadline.stop();
                 Poll::Pending
             }
-            Content::Unasked if stalled.deadline.end_reason().is_some() => Poll::Ready(()),
-            Content::Unasked => stalled.deadline.poll(self.worker.forwarder.client_timeout(), cx),
+            Content::Idle if stalled.deadline.end_reason().is_some() => Poll::Ready(()),
+            Content::Idle => stalled.deadline.poll(self.worker.forwarder.client_timeout(), cx),
         }
     }
 }
@@ -86,7 +84,7 @@ impl Drop for Exchange {
     }
 }
 
-/// What hyper writes of a response.
+/// The content of a response, for hyper.
 pub struct ResponseBody {
     body: Body,
     failed: Option<BoxError>,
@@ -102,23 +100,23 @@ impl HttpBody for ResponseBody {
         let connection = &this.exchange.connection;
         let is_http2 = connection.is_http2();
         if is_http2 {
-            this.exchange.stalled.borrow_mut().content = Content::Asked;
+            this.exchange.stalled.borrow_mut().content = Content::Polled;
         }
         while this.failed.is_none() {
             match Pin::new(&mut this.body).poll_frame(cx) {
-                // Nobody has asked for trailers.
+                // Trailers are not forwarded.
                 Poll::Ready(Some(Ok(frame))) if !frame.is_data() => (),
                 Poll::Ready(Some(Err(error))) => this.failed = Some(error),
                 Poll::Ready(frame) => return Poll::Ready(frame),
                 Poll::Pending if is_http2 => return Poll::Pending,
                 Poll::Pending => {
                     ready!(connection.poll_gone(cx));
-                    return Poll::Ready(Some(Err(Gone.into())));
+                    return Poll::Ready(Some(Err(Disconnected.into())));
                 }
             }
         }
         if !is_http2 {
-            // What came before the error is the client's.
+            // The client gets what precedes the error.
             ready!(connection.poll_flushed(cx));
         }
         Poll::Ready(this.failed.take().map(Err))
@@ -133,15 +131,14 @@ impl HttpBody for ResponseBody {
     }
 }
 
-/// Runs the streams of HTTP/2 connections on the worker's thread, each until its response is written or its client takes no more of it.
+/// Runs HTTP/2 streams on the worker's thread, each until its response is written or its client reads nothing for too long.
 #[derive(Clone, Default)]
 pub struct StreamExecutor {
-    /// The request whose stream hyper is about to start: it does so right after it called the service.
+    /// The exchange of the next stream: hyper starts a stream right after it called the service.
     next: Rc<RefCell<Option<Rc<Exchange>>>>,
 }
 
 impl StreamExecutor {
-    /// The next stream to start is that of `exchange`.
     pub fn prepare(&self, exchange: Rc<Exchange>) {
         *self.next.borrow_mut() = Some(exchange);
     }

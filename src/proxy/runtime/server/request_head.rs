@@ -1,5 +1,5 @@
-//! A check of each HTTP/1 request head before hyper parses it. hyper accepts heads that other servers read differently (bare line
-//! feeds, `Content-Length` beside `Transfer-Encoding`); such a difference is how a request is smuggled past a gateway.
+//! Checks each HTTP/1 request head before hyper parses it. hyper accepts heads that other servers read differently (bare line
+//! feeds, `Content-Length` with `Transfer-Encoding`), which allows requests to be smuggled past a gateway.
 
 use std::mem::MaybeUninit;
 
@@ -13,41 +13,33 @@ use thiserror::Error;
 
 use crate::http1::{Framing, content_length, invalid_part};
 
-/// Maximum number of headers of a request.
 pub const MAX_HEADERS: usize = 100;
 
-/// Maximum bytes of a request head: three login cookies and the headers of gateways fit, and a client that never ends its head holds
-/// no more memory than this.
+/// Maximum bytes of a request head. Three login cookies and the headers of gateways fit.
 pub const MAX_HEAD: usize = 32 * 1024;
 
-/// A complete head that every server reads alike.
+/// A complete, unambiguous head.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead {
-    /// Its length in bytes.
     pub length: usize,
-    /// Where the content that follows it ends.
+    /// Of the content after the head.
     pub framing: Framing,
 }
 
-/// Why a request is refused before it is parsed.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum Refusal {
-    /// It is not HTTP/1, or servers read it in different ways.
+    /// Not HTTP/1, or ambiguous.
     #[error("the request is not valid HTTP/1.1: {0}")]
     Malformed(&'static str),
-    /// Its head is larger than [`MAX_HEAD`].
     #[error("the request head has more than {MAX_HEAD} bytes")]
     TooLarge,
-    /// It has more than [`MAX_HEADERS`] headers.
     #[error("the request has more than {MAX_HEADERS} headers")]
     TooMany,
-    /// Its head did not arrive in time.
     #[error("the request head did not arrive in time")]
     TooSlow,
 }
 
 impl Refusal {
-    /// The status of the response.
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -66,10 +58,7 @@ impl From<httparse::Error> for Refusal {
     }
 }
 
-/// Checks the head at the start of `read`. `None` if more has to be read.
-///
-/// # Errors
-/// [`Refusal`] if it is not a head, or the end of its content is ambiguous.
+/// Checks the head at the start of `read`. `None` if it is incomplete.
 pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
@@ -82,8 +71,8 @@ pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
     }
     let text = read.get(..length).unwrap_or_default();
     // httparse accepts a bare line feed as the end of a line; a gateway may not.
-    let ends_line = |feed: usize| feed.checked_sub(1).and_then(|before| text.get(before)) == Some(&b'\r');
-    if !memchr_iter(b'\n', text).all(ends_line) {
+    let follows_return = |feed: usize| feed.checked_sub(1).and_then(|before| text.get(before)) == Some(&b'\r');
+    if !memchr_iter(b'\n', text).all(follows_return) {
         return Err(Refusal::Malformed("the end of a line"));
     }
     if parsed.path.is_none_or(|target| Uri::try_from(target).is_err()) {
@@ -93,7 +82,7 @@ pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
     Ok(Some(RequestHead { length, framing }))
 }
 
-/// RFC 9112 §6.3. Where senders and receivers are known to differ, the request is refused.
+/// RFC 9112 §6.3, but ambiguous framing is refused.
 fn framing(headers: &[Header<'_>], is_http_1_1: bool) -> Result<Framing, Refusal> {
     let (mut length, mut encoding) = (None, None);
     for header in headers {

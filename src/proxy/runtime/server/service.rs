@@ -16,8 +16,9 @@ use tower::ServiceExt;
 
 use super::{
     Accepted,
-    client_io::{ClientConnection, ClientIo, Refused},
-    exchange::{Exchange, Gone, ResponseBody, StreamExecutor},
+    client_input::Refused,
+    client_io::{ClientConnection, ClientIo},
+    exchange::{Disconnected, Exchange, ResponseBody, StreamExecutor},
     request_head::{MAX_HEAD, MAX_HEADERS},
 };
 use crate::error_chain::error_chain;
@@ -33,22 +34,22 @@ use crate::proxy::{
 /// Maximum concurrent requests of an HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
-/// Bytes that a client may send of an HTTP/2 request, and of all requests of a connection, before they are read.
+/// Bytes of an HTTP/2 request, and of all requests of a connection, that a client may send before they are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// Bytes that are kept of an HTTP/2 response until the client takes them.
+/// Bytes of an HTTP/2 response that are buffered until the client reads them.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// What the connections of a worker share.
+/// Shared by the connections of a worker.
 pub struct Serving {
     pub worker: Rc<Worker>,
     pub router: Router,
     /// Permits for connections, and for further requests of HTTP/2 connections.
     pub permits: Arc<Semaphore>,
-    /// Each response is the last of its connection.
+    /// Each connection closes after its current response.
     pub leaving: CancellationToken,
-    /// Idle connections end.
+    /// Idle connections close.
     pub draining: CancellationToken,
     http: Builder<StreamExecutor>,
     streams: StreamExecutor,
@@ -64,7 +65,7 @@ impl Serving {
     ) -> Self {
         let streams = StreamExecutor::default();
         let mut http = Builder::new(streams.clone());
-        // Time limits on reading are those of `ClientConnection`.
+        // `ClientConnection` has its own timeouts.
         http.http1().header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD + 1024);
         http.http2()
             .max_concurrent_streams(MAX_STREAMS)
@@ -76,21 +77,20 @@ impl Serving {
     }
 }
 
-/// Serves a client until its connection ends.
 pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
-    let Accepted { stream, address, is_refused, _permit } = accepted;
+    let Accepted { stream, address, is_over_limit, _permit } = accepted;
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
     let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
     let Ok(stream) = prepared.and_then(|()| tokio::net::TcpStream::from_std(stream)) else { return };
-    let refused = is_refused.then_some(Refused::Busy);
+    let refused = is_over_limit.then_some(Refused::Busy);
     let connection = Rc::new(ClientConnection::new(stream, serving.worker.clone(), refused));
     let peer = Rc::new(Peer::new(address));
     let service = service_fn(|request: Request<Incoming>| {
         let is_further = connection.begin() > 0;
-        let permit = if is_further { Some(serving.permits.clone().try_acquire_owned()) } else { None };
-        let (is_shed, permit) = (matches!(permit, Some(Err(_))), permit.and_then(Result::ok));
-        let exchange = Exchange::new(connection.clone(), serving.worker.clone(), permit);
+        let permit = is_further.then(|| serving.permits.clone().try_acquire_owned()).transpose();
+        let is_shed = permit.is_err();
+        let exchange = Exchange::new(connection.clone(), serving.worker.clone(), permit.ok().flatten());
         if request.version() == Version::HTTP_2 {
             serving.streams.prepare(exchange.clone());
         }
@@ -108,7 +108,7 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
                 connection.drain();
             }
         }
-        // Over HTTP/1 the last response says so, lest a request arrives at a connection that is being closed.
+        // Over HTTP/1 the last response has `Connection: close`, so that no request arrives at a closing connection.
         if connection.is_http2() {
             served.as_mut().graceful_shutdown();
         }
@@ -122,14 +122,13 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
     }
 }
 
-/// Answers a request.
 async fn respond(
     request: Request<Incoming>,
     exchange: Rc<Exchange>,
     peer: Rc<Peer>,
     serving: Rc<Serving>,
     is_shed: bool,
-) -> Result<Response<ResponseBody>, Gone> {
+) -> Result<Response<ResponseBody>, Disconnected> {
     let (head, body) = request.into_parts();
     let (version, is_head) = (head.version, head.method == Method::HEAD);
     let (connection, body) = (&exchange.connection, IncomingBody::new(body));
@@ -139,17 +138,17 @@ async fn respond(
         Some(Refused::Head(refusal)) => invalid_request(refusal.status(), &refusal.to_string()),
         None if is_shed => busy(),
         None => {
-            let answered = pin!(answer(head, body.clone(), &peer, &serving));
-            connection.unless_gone(answered).await.ok_or(Gone)?
+            let response = pin!(route(head, body.clone(), &peer, &serving));
+            connection.unless_gone(response).await.ok_or(Disconnected)?
         }
     };
     response.headers_mut().remove(CONNECTION);
-    if !is_head && status_has_content(response.status()) {
-        // hyper writes the length that the body has.
+    if !is_head && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // hyper writes the length of the body.
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     if version < Version::HTTP_2 {
-        // While the upstream answers, it may still get the rest of the request.
+        // While the upstream responds, it may still get the rest of the request.
         let is_whole = !matches!(response.body(), Body::Upstream(_)) || response.body().is_end_stream();
         let is_unread = is_whole && !body.is_end_stream() && !(connection.has_all_content() && body.drain().await);
         let is_last = version == Version::HTTP_10 || refused.is_some() || is_unread || serving.worker.leaving.get();
@@ -157,29 +156,24 @@ async fn respond(
             response.headers_mut().insert(CONNECTION, const { HeaderValue::from_static("close") });
         }
     }
-    // An HTTP/1.0 client knows the end of such a response by that of the connection.
-    connection.end_delimits(version == Version::HTTP_10 && response.body().size_hint().exact().is_none());
+    connection.set_close_delimited(version == Version::HTTP_10 && response.body().size_hint().exact().is_none());
     Ok(response.map(|body| exchange.respond(body)))
 }
 
-fn status_has_content(status: StatusCode) -> bool {
-    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-async fn answer(mut head: Parts, body: IncomingBody, peer: &Peer, serving: &Serving) -> Response<Body> {
+async fn route(mut head: Parts, body: IncomingBody, peer: &Peer, serving: &Serving) -> Response<Body> {
     let worker = &*serving.worker;
-    if !names_its_host(&head) {
+    if !has_one_host(&head) {
         without_host()
     } else if worker.forwarder.is_endpoint(head.uri.path()) {
         forward(&mut head, body, peer, worker).await
     } else {
-        Box::pin(answer_here(head, body, peer.address, serving)).await
+        Box::pin(serve_router(head, body, peer.address, serving)).await
     }
 }
 
-/// Whether a request names its host once; HTTP/1.0 may leave it out (RFC 9112 §3.2), HTTP/2 has `:authority` (RFC 9113 §8.3.1). The
-/// proxy does not use it, but a gateway before it may have used the other one.
-fn names_its_host(head: &Parts) -> bool {
+/// A request has exactly one host; HTTP/1.0 may omit it (RFC 9112 §3.2), HTTP/2 has `:authority` (RFC 9113 §8.3.1). The proxy does
+/// not use it, but with two hosts a gateway may have used the other one.
+fn has_one_host(head: &Parts) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
     match hosts.next() {
         Some(_) => hosts.next().is_none(),
@@ -187,15 +181,12 @@ fn names_its_host(head: &Parts) -> bool {
     }
 }
 
-/// A response of the authorization server. Its requests are small and come at once, or not at all.
-async fn answer_here(head: Parts, body: IncomingBody, peer: SocketAddr, serving: &Serving) -> Response<Body> {
+/// A request to the authorization server. Its body is small and read completely.
+async fn serve_router(head: Parts, body: IncomingBody, peer: SocketAddr, serving: &Serving) -> Response<Body> {
     let Serving { worker, router, .. } = serving;
-    let (most, patience) = (MAX_BODY as u64, worker.forwarder.client_timeout());
-    let body = match RequestBody::new(body, most, patience, worker.deadlines.clone()) {
-        Ok(body) => body.read_all().await,
-        Err(error) => Err(error),
-    };
-    let body = match body {
+    let timeout = worker.forwarder.client_timeout();
+    let body = RequestBody::new(body, MAX_BODY as u64, timeout, worker.deadlines.clone());
+    let body = match async { body?.read_all().await }.await {
         Ok(body) => body,
         Err(error) => return refuse_body(&error),
     };

@@ -55,7 +55,7 @@ use crate::{
 type Events = channel::UnboundedReceiver<Result<Frame<Bytes>, Infallible>>;
 type Reply = http_body_util::Either<Full<Bytes>, StreamBody<Events>>;
 
-/// An upstream that remembers what it was sent.
+/// An upstream that records its requests.
 #[derive(Default)]
 struct Upstream {
     connections: AtomicUsize,
@@ -110,10 +110,10 @@ impl Upstream {
     }
 
     fn last(&self) -> (Uri, HeaderMap, Bytes) {
-        self.seen.lock().unwrap().last().cloned().expect("the upstream was asked")
+        self.seen.lock().unwrap().last().cloned().expect("the upstream got no request")
     }
 
-    fn asked(&self) -> usize {
+    fn requests(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 }
@@ -142,7 +142,7 @@ impl Bed {
         Self::before(live, upstream, upstream_address, listening).await
     }
 
-    /// A proxy that is changed before it serves.
+    /// A proxy with a change before it serves.
     async fn configured(change: impl FnOnce(&mut Proxy)) -> Self {
         let (upstream, address, listening) = Upstream::start().await;
         let bed = Self::changed(LiveSet::default(), upstream, address, listening, change).await;
@@ -150,14 +150,14 @@ impl Bed {
         bed
     }
 
-    /// The next answer of the upstream; its parts are what is sent here.
+    /// The parts of the upstream's next response.
     fn parts(&self) -> channel::UnboundedSender<Result<Frame<Bytes>, Infallible>> {
         let (parts, receiver) = channel::unbounded();
         *self.upstream.events.lock().unwrap() = Some(receiver);
         parts
     }
 
-    /// Opens a stream, as clients do.
+    /// Opens an event stream.
     async fn listen(&self) -> Response<Incoming> {
         self.send(self.get("/mcp").body("").unwrap()).await
     }
@@ -195,9 +195,9 @@ impl Bed {
         let kept = log.clone();
         let listen = move || {
             let (log, listening) = Log::listen("info", LogFormat::Json);
-            // For as long as the worker lives.
+            // Until the worker's thread ends.
             std::mem::forget(listening);
-            assert!(kept.set(log).is_ok(), "it is listened to once");
+            assert!(kept.set(log).is_ok(), "called once");
             std::future::ready(())
         };
         let router = router.route("/listen", axum::routing::post(listen));
@@ -217,7 +217,7 @@ impl Bed {
         }
     }
 
-    /// What the worker logs from now on. It has a thread of its own, and listens there when it is told to.
+    /// The log of the worker's thread, which starts to listen on the first call.
     async fn log(&self) -> &Log {
         assert_eq!(self.send(Request::post("/listen").body("").unwrap()).await.status(), StatusCode::OK);
         self.log.get().unwrap()
@@ -231,7 +231,7 @@ impl Bed {
         access_token(&self.proxy, session, audience)
     }
 
-    /// One and the same token every time, since each signing gives another: only so the cache is in play.
+    /// The same token on each call: each signature differs, and the cache must hit.
     fn token(&self) -> &str {
         self.token.get_or_init(|| self.token_for("https://mcp.example.com/mcp"))
     }
@@ -271,9 +271,9 @@ fn access_token(proxy: &Proxy, session: &Session, audience: &str) -> String {
     proxy.secrets.load().signing.sign(&claims, now).unwrap()
 }
 
-/// What comes sooner or later, or the test fails.
+/// Fails the test if the future takes too long.
 async fn in_time<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it comes in time")
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("within 20 s")
 }
 
 async fn text(response: Response<Incoming>) -> String {

@@ -16,7 +16,6 @@ pub struct Timed {
 }
 
 impl Timed {
-    /// `body` must be complete within `limit` from now.
     pub fn new(body: Box<DynBody>, limit: Duration) -> Self {
         Self { body, deadline: Box::pin(sleep(limit)), limit }
     }

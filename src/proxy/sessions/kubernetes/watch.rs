@@ -4,9 +4,12 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use kube::runtime::{WatchStreamExt, utils::Backoff, watcher};
+use kube::{
+    ResourceExt,
+    runtime::{WatchStreamExt, utils::Backoff, watcher},
+};
 
-use super::{KubernetesStore, PAGE, read};
+use super::{KubernetesStore, PAGE};
 use crate::{api::McpOAuthSession, proxy::sessions::SessionEvent, session::Session};
 
 /// Seconds until a watch is renewed, so that a silently dropped connection is noticed.
@@ -33,23 +36,16 @@ impl Backoff for ConstantBackoff {
     fn reset(&mut self) {}
 }
 
-/// The endless stream of events of a store's sessions.
+/// An endless stream.
 pub fn watch(store: KubernetesStore) -> BoxStream<'static, SessionEvent> {
     let watch = Watch { objects: objects(&store), listed: Vec::new(), last_list: Instant::now(), store };
-    stream::unfold(watch, |mut watch| async move {
-        loop {
-            if let Some(event) = watch.read_next().await? {
-                return Some((event, watch));
-            }
-        }
-    })
-    .boxed()
+    stream::unfold(watch, |mut watch| async move { watch.next().await.map(|event| (event, watch)) }).boxed()
 }
 
 /// The events of a list and of the watch that follows it, including errors.
 fn objects(store: &KubernetesStore) -> BoxStream<'static, watcher::Result<watcher::Event<McpOAuthSession>>> {
     let config = watcher::Config::default()
-        .fields(&format!("spec.proxy={}", store.owner.name))
+        .fields(&format!("spec.proxy={}", store.owner.name_any()))
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
     watcher(store.watched.clone(), config).backoff(ConstantBackoff).boxed()
@@ -65,36 +61,38 @@ struct Watch {
 }
 
 impl Watch {
-    /// Reads one event; `Some(None)` if it changes nothing. `None` would be the end of the stream, which does not end.
-    async fn read_next(&mut self) -> Option<Option<SessionEvent>> {
-        let KubernetesStore { keys, owner, .. } = &self.store;
-        Some(match self.objects.next().await? {
-            Ok(watcher::Event::Init) => {
-                self.listed.clear();
-                None
-            }
-            Ok(watcher::Event::InitApply(object)) => {
-                self.listed.extend(read(keys, owner, &object).and_then(|(_, session)| session));
-                None
-            }
-            Ok(watcher::Event::InitDone) => {
-                self.last_list = Instant::now();
-                Some(SessionEvent::All(std::mem::take(&mut self.listed)))
-            }
-            Ok(watcher::Event::Apply(object)) => read(keys, owner, &object)
-                .map(|(id, session)| session.map_or(SessionEvent::Ended(id), SessionEvent::Is)),
-            Ok(watcher::Event::Delete(object)) => read(keys, owner, &object).map(|(id, _)| SessionEvent::Ended(id)),
-            Err(error) => {
-                let reason = brief(&error);
-                tracing::warn!(error = reason, "session watch failed, retrying");
-                // The next watch may stall as well; a list shows ended sessions in any case.
-                let lists = matches!(error, watcher::Error::InitialListFailed(_));
-                if !lists && self.last_list.elapsed() >= MIN_RELIST_INTERVAL {
-                    self.objects = objects(&self.store);
+    /// The next event. `None` would be the end of the stream, which does not end.
+    async fn next(&mut self) -> Option<SessionEvent> {
+        loop {
+            match self.objects.next().await? {
+                Ok(watcher::Event::Init) => self.listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    self.listed.extend(self.store.decode(&object).and_then(|(_, session)| session));
                 }
-                None
+                Ok(watcher::Event::InitDone) => {
+                    self.last_list = Instant::now();
+                    return Some(SessionEvent::All(std::mem::take(&mut self.listed)));
+                }
+                Ok(watcher::Event::Apply(object)) => {
+                    if let Some((id, session)) = self.store.decode(&object) {
+                        return Some(session.map_or(SessionEvent::Ended(id), SessionEvent::Is));
+                    }
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    if let Some((id, _)) = self.store.decode(&object) {
+                        return Some(SessionEvent::Ended(id));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = brief(&error), "session watch failed, retrying");
+                    // The next watch may stall as well; a list shows ended sessions in any case.
+                    let lists = matches!(error, watcher::Error::InitialListFailed(_));
+                    if !lists && self.last_list.elapsed() >= MIN_RELIST_INTERVAL {
+                        self.objects = objects(&self.store);
+                    }
+                }
             }
-        })
+        }
     }
 }
 

@@ -13,7 +13,7 @@ fn before_expiry(session: &Session) -> Timestamp {
 fn open_counts_are_shared_by_all_sessions_of_a_user_and_dropped_with_the_last() {
     let live = LiveSet::default();
     let mut other = active("c");
-    other.user.subject = "somebody else".to_owned();
+    other.user.subject = "another user".to_owned();
     let (first, second) = (active("a"), active("b"));
     live.apply(SessionEvent::All(vec![first.clone(), second.clone(), other.clone()]));
     let open = |session: &Session| live.get(&session.id).unwrap().open.clone();
@@ -25,7 +25,7 @@ fn open_counts_are_shared_by_all_sessions_of_a_user_and_dropped_with_the_last() 
     live.apply(SessionEvent::Is(first.clone()));
     assert!(Arc::ptr_eq(&open(&first), &held));
 
-    let many = (0..FORGOTTEN_AT_ONCE + 2).map(|index| {
+    let many = (0..UNUSED_USERS_MAX + 2).map(|index| {
         let mut session = active(&index.to_string());
         session.user.subject = index.to_string();
         session
@@ -33,7 +33,7 @@ fn open_counts_are_shared_by_all_sessions_of_a_user_and_dropped_with_the_last() 
     live.apply(SessionEvent::All(many.collect()));
     live.apply(SessionEvent::All(vec![]));
     live.apply(SessionEvent::Is(first));
-    assert_eq!(live.read().people.len(), 1);
+    assert_eq!(live.read().users.len(), 1);
 }
 
 #[test]
@@ -147,11 +147,11 @@ fn unlisted_looked_up_session_is_reported_while_held() {
     assert_eq!(set.apply(list()), [held.id]);
     assert_eq!(set.apply(list()), [held.id], "reported until it is listed or released");
     assert!(of_held.admits(before_expiry(&held)));
-    set.let_go(&held.id);
+    set.release(&held.id);
     assert!(!of_held.admits(before_expiry(&held)) && !set.has_ended(&held.id));
     assert_eq!(set.apply(list()), []);
     // Only the watch ends a session that it has shown.
-    set.let_go(&listed.id);
+    set.release(&listed.id);
     assert!(of_listed.admits(before_expiry(&listed)));
 }
 

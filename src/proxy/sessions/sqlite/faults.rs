@@ -46,16 +46,16 @@ fn redeemed_code_survives_a_kill_of_the_process() {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", &this, "--nocapture"]).env(DATABASE, &path).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut told = |line: &str| line.strip_prefix("redeemed ").map(|id| redeemed.push(id.parse().unwrap()));
+        let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut redeem_line = |line: &str| line.strip_prefix("redeemed ").map(|id| redeemed.push(id.parse().unwrap()));
         // Killed after one to seven redeemed codes, in the middle of the next one.
         let mut left = 1 + round % 7;
         while left > 0 {
-            left -= usize::from(told(&said.next().unwrap().unwrap()).is_some());
+            left -= usize::from(redeem_line(&output.next().unwrap().unwrap()).is_some());
         }
         process.kill().unwrap();
-        for line in said.map_while(Result::ok) {
-            told(&line);
+        for line in output.map_while(Result::ok) {
+            redeem_line(&line);
         }
         process.wait().unwrap();
     }

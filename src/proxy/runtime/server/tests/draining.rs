@@ -1,4 +1,4 @@
-//! The end of a proxy.
+//! Graceful shutdown.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! What is forwarded, and what is answered here.
+//! Forwarded requests, and paths that the router serves.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
+use super::{slow::rest, *};
 
 #[tokio::test]
 async fn valid_token_forwards_the_request_with_identity() {
@@ -27,7 +27,7 @@ async fn upstream_connection_is_reused() {
     for _ in 0..5 {
         assert_eq!(text(bed.call().await).await, "{}");
     }
-    assert_eq!((bed.upstream.asked(), bed.upstream.connections.load(Ordering::SeqCst)), (5, 1));
+    assert_eq!((bed.upstream.requests(), bed.upstream.connections.load(Ordering::SeqCst)), (5, 1));
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn c11_mcp_session_id_is_bound_to_the_user() {
     assert_eq!(bed.upstream.last().1["mcp-session-id"], "upstream-id");
     let bare = bed.send(bed.request("/mcp").header("mcp-session-id", "upstream-id").body("{}").unwrap()).await;
     assert_eq!(bare.status(), StatusCode::NOT_FOUND);
-    assert_eq!(bed.upstream.asked(), 2);
+    assert_eq!(bed.upstream.requests(), 2);
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn other_paths_go_to_the_router() {
     for path in ["/mcp/../own", "/mcp%2f", "/mcp//", "/MCP", "/servers/a%2fb/mcp", "/mcp;x"] {
         assert_eq!(bed.send(bed.request(path).body("").unwrap()).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn preflight_needs_no_token() {
     let response = bed.send(Request::options("/mcp").body("").unwrap()).await;
     assert_eq!(response.status(), StatusCode::NO_CONTENT);
     assert!(response.headers()["access-control-allow-headers"].to_str().unwrap().contains("mcp-session-id"));
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn closed_idle_upstream_connection_costs_no_request() {
             while !request.ends_with(b"\r\n\r\n{}") {
                 stream.read_buf(&mut request).await.unwrap();
             }
-            // It does not say that it will close.
+            // The upstream closes without `Connection: close`.
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
             drop(stream);
             closed.unbounded_send(()).unwrap();
@@ -108,4 +108,23 @@ async fn closed_idle_upstream_connection_costs_no_request() {
         assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "ok"));
         closings.next().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn continue_is_sent_when_the_body_is_read() {
+    let bed = Bed::new().await;
+    let expect = "expect: 100-continue\r\ncontent-length: 2\r\n";
+    let mut stream = bed.begin(&format!("{expect}connection: close\r\n")).await;
+    let mut interim = [0; 25];
+    in_time(stream.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{}").await.unwrap();
+    let response = rest(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.contains("{}"), "{response}");
+
+    let mut stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
+    stream.write_all(format!("POST /mcp HTTP/1.1\r\nhost: a\r\n{expect}\r\n").as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    in_time(stream.read_exact(&mut status)).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401", "a refused request is not continued");
 }

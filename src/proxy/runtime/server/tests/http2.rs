@@ -1,4 +1,4 @@
-//! Clients and gateways that speak HTTP/2 without TLS.
+//! HTTP/2 without TLS.
 
 use std::num::NonZero;
 
@@ -47,7 +47,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The frames that come until the proxy closes the connection: their types and payloads.
+/// Types and payloads of the frames until the proxy closes the connection.
 async fn frames(stream: &mut TcpStream) -> Vec<(u8, Vec<u8>)> {
     let mut bytes = Vec::new();
     let _ = in_time(stream.read_to_end(&mut bytes)).await;
@@ -89,7 +89,7 @@ async fn http2_request_names_its_host_once() {
     request.headers_mut().append("host", "a".parse().unwrap());
     request.headers_mut().append("host", "b".parse().unwrap());
     assert_eq!(client.send_request(request).await.unwrap().status(), StatusCode::BAD_REQUEST);
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn http2_client_that_takes_nothing_loses_that_stream_alone() {
     let mut events = bed.parts();
     let stuck = client.send_request(bed.http2_call("/mcp")).await.unwrap();
     let part = Bytes::from(vec![b'a'; 64 * 1024]);
-    // More than hyper's client takes ahead.
+    // More than the buffer of hyper's client.
     let sending = async {
         while events.send(Ok(Frame::data(part.clone()))).await.is_ok() {
             tokio::task::yield_now().await;
@@ -146,7 +146,7 @@ async fn http2_connection_drains_without_losing_a_request() {
     let mut events = bed.parts();
     let answer = client.send_request(bed.http2_call("/mcp")).await.unwrap();
     bed.leaving.cancel();
-    // From then on a request is not taken, and its client knows that.
+    // From then on the proxy refuses streams, and the client knows that they were not processed.
     in_time(async { while client.send_request(bed.http2_call("/mcp")).await.is_ok() {} }).await;
     bed.shutdown.cancel();
     events.send(Ok(Frame::data(Bytes::from("late")))).await.unwrap();
@@ -181,15 +181,15 @@ async fn http2_headers_are_limited() {
             .headers_mut()
             .insert(http::HeaderName::try_from(format!("a{number}")).unwrap(), "a".repeat(12 * 1024).parse().unwrap());
     }
-    // hyper's client keeps to the limit that the proxy announces, or gets 431.
+    // hyper's client either respects the announced limit or gets 431.
     let answer = client.send_request(request).await;
     assert!(answer.is_err() || answer.unwrap().status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 
     // A client that never ends its headers.
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, END_STREAM, 1, GET)].concat();
-    // A header that is not indexed, of 16 KiB.
+    // A header of 16 KiB without indexing.
     let header = [&[0x00, 0x01, b'a', 0x7f, 0x81, 0x7e][..], &[b'a'; 16 * 1024]].concat();
     for _ in 0..1000 {
         bytes.extend(frame(CONTINUATION, 0, 1, &header[..16 * 1024]));

@@ -1,4 +1,4 @@
-//! What is too much at once.
+//! Limits on concurrent requests, streams and connections.
 
 use std::num::NonZero;
 
@@ -19,12 +19,12 @@ async fn limits_refuse_at_once_and_admit_after_an_end() {
     let events = bed.parts();
     let stream = bed.listen().await;
     assert_eq!((answered.status(), stream.status()), (StatusCode::OK, StatusCode::OK));
-    let asked = bed.upstream.asked();
+    let asked = bed.upstream.requests();
     for refused in [bed.call().await, bed.listen().await] {
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(refused.headers()["retry-after"], "1");
     }
-    assert_eq!(bed.upstream.asked(), asked);
+    assert_eq!(bed.upstream.requests(), asked);
     let metrics = bed.proxy.metrics_text().unwrap();
     assert!(metrics.contains("requests_total{outcome=\"shed\"} 2"), "{metrics}");
     drop((answer, events));
@@ -35,7 +35,7 @@ async fn limits_refuse_at_once_and_admit_after_an_end() {
 #[tokio::test]
 async fn global_limit_refuses_until_any_request_ends() {
     let bed = Bed::configured(|proxy| proxy.config.upstream.limits.concurrency = Bounded::of::<3>()).await;
-    // One user may have two of the three, and has one.
+    // The limit per user is two; each user has one request in flight.
     let callers = ["b", "c", "d", "e"].map(|nonce| {
         let mut caller = Session { id: session(nonce).id, ..bed.session.clone() };
         caller.user.subject = nonce.to_owned();
@@ -58,7 +58,7 @@ async fn global_limit_refuses_until_any_request_ends() {
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "1");
     assert!(text(refused).await.contains("the server is busy"));
-    assert_eq!(bed.upstream.asked(), callers.len());
+    assert_eq!(bed.upstream.requests(), callers.len());
     let (parts, answer) = open.pop().unwrap();
     drop(parts);
     assert_eq!(text(answer).await, "");
@@ -72,7 +72,7 @@ async fn c13_connection_limit_refuses_with_503() {
     let mut answer = [0; 12];
     first.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
-    // Its client may have sent a request by then, and more of it after the answer.
+    // The client may send its request before the refusal, and more of it afterwards.
     let mut second = bed.begin("content-length: 1000000\r\n").await;
     for _ in 0..1000 {
         second.write_all(&[b'a'; 1000]).await.unwrap();

@@ -1,4 +1,4 @@
-//! What MCP asks of whoever stands before a server (docs/protocol.md, 45 to 53).
+//! Requirements of MCP on authorization and transport (docs/protocol.md, 45 to 53).
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ async fn every_method_needs_a_token() {
             let response = bed.send(Request::builder().method(method).uri(path).body("").unwrap()).await;
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
             let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
-            // RFC 6750 §3.1: who has sent nothing has done nothing wrong.
+            // RFC 6750 §3.1: no error code if the request has no token.
             assert!(challenge.ends_with(&format!("{path}\", scope=\"mcp\"")), "{challenge}");
         }
         for method in ["PUT", "PATCH", "TRACE", "PROPFIND"] {
@@ -28,7 +28,7 @@ async fn every_method_needs_a_token() {
             assert_eq!(response.headers()["allow"], "GET, POST, DELETE, HEAD, OPTIONS");
         }
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn invalid_token_is_named_in_the_challenge() {
         let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
         assert!(challenge.contains("scope=\"mcp\", error=\"invalid_token\", error_description=\""), "{challenge}");
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn c10_token_in_the_query_is_ignored() {
     let bed = Bed::new().await;
     let target: &'static str = format!("/mcp?access_token={}", bed.token()).leak();
     assert_eq!(status_of(&bed, Request::post(target).body("{}").unwrap()).await, StatusCode::UNAUTHORIZED);
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn c9_no_header_bypasses_authentication() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(status_of(&bed, Request::get(path).body("").unwrap()).await, StatusCode::NOT_FOUND, "{path}");
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn c8_other_spellings_of_an_endpoint_are_404() {
         let foreign = bed.request(path).header("origin", "https://evil.example.com").body("").unwrap();
         assert_eq!(status_of(&bed, foreign).await, StatusCode::NOT_FOUND, "{path}");
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -145,13 +145,13 @@ async fn c12_foreign_origin_is_refused_before_the_token_is_checked() {
             assert!(text(response).await.contains("spec.clients.origins"));
         }
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
     let twice = bed.request("/mcp").header("origin", "https://claude.ai").header("origin", "https://claude.ai");
     assert_eq!(status_of(&bed, twice.body("{}").unwrap()).await, StatusCode::FORBIDDEN);
     for origin in ["https://claude.ai", "https://mcp.example.com", "http://localhost:6274"] {
         let response = bed.send(bed.request("/mcp").header("origin", origin).body("{}").unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK, "{origin}");
-        // Never the origin itself, and never with credentials.
+        // Never an echo of the origin, and never with credentials.
         assert_eq!(response.headers()["access-control-allow-origin"], "*");
         assert!(!response.headers().contains_key("access-control-allow-credentials"));
         assert!(!bed.upstream.last().1.contains_key("origin"));
@@ -178,7 +178,7 @@ async fn preflight_lists_allowed_and_exposed_headers() {
         "mcp-method",
         "mcp-name",
         "last-event-id",
-        // The others, of which tools make up Mcp-Param-* (MCP 2026-07-28, custom headers).
+        // Other headers, such as Mcp-Param-* (MCP 2026-07-28, custom headers).
         "*",
     ] {
         assert!(list("access-control-allow-headers").iter().any(|known| known == name), "{name}");
@@ -196,7 +196,7 @@ async fn mcp_headers_status_and_body_pass_unchanged() {
             answer(status, headers, error)
         })
         .await;
-        let said = [
+        let headers = [
             ("accept", "application/json, text/event-stream"),
             ("content-type", "application/json"),
             ("last-event-id", "7"),
@@ -207,7 +207,7 @@ async fn mcp_headers_status_and_body_pass_unchanged() {
             ("mcp-protocol-version", "2026-07-28"),
             ("x-other", "a"),
         ];
-        let request = said.iter().fold(bed.request("/mcp"), |request, (name, value)| request.header(*name, *value));
+        let request = headers.iter().fold(bed.request("/mcp"), |request, (name, value)| request.header(*name, *value));
         let response = bed.send(request.body("{}").unwrap()).await;
         assert!(status.starts_with(response.status().as_str()), "{status}");
         assert_eq!(response.headers()["mcp-protocol-version"], "2026-07-28");
@@ -215,13 +215,10 @@ async fn mcp_headers_status_and_body_pass_unchanged() {
             (&response.headers()["mcp-anything"], &response.headers()["x-other"]),
             (&"b".parse().unwrap(), &"c".parse().unwrap())
         );
-        assert!(
-            !response.headers().contains_key(WWW_AUTHENTICATE),
-            "that of the upstream is none of the client's business"
-        );
+        assert!(!response.headers().contains_key(WWW_AUTHENTICATE), "the upstream's challenge is not forwarded");
         assert_eq!(text(response).await, error);
         let sent = recorder.requests().unwrap().remove(0);
-        for (name, value) in said {
+        for (name, value) in headers {
             assert_eq!(sent.values(name), [value], "{name}");
         }
     }
@@ -255,7 +252,7 @@ async fn c11_mcp_session_of_another_user_is_404() {
         Request::post("/mcp").header("authorization", format!("Bearer {eve}")).header(name, value).body("{}").unwrap()
     };
     assert_eq!(status_of(&bed, asks("mcp-session-id", &bound)).await, StatusCode::NOT_FOUND);
-    assert_eq!(bed.upstream.asked(), 1);
+    assert_eq!(bed.upstream.requests(), 1);
     for spelling in ["mcp_session_id", "mcp-session_id", "mcp.session.id"] {
         assert_eq!(status_of(&bed, asks(spelling, &"upstream-id".parse().unwrap())).await, StatusCode::OK);
         let (_, headers, _) = bed.upstream.last();
@@ -282,10 +279,10 @@ async fn c11_foreign_mcp_session_is_audited() {
     let mut lines = log.lines();
     lines.retain(|line| line["target"] == "audit");
     lines.iter_mut().for_each(|line| drop(line.as_object_mut().unwrap().remove("timestamp").unwrap()));
-    let said = json!({"level": "WARN", "target": "audit", "message": "the MCP session is not this user's",
+    let expected = json!({"level": "WARN", "target": "audit", "message": "the MCP session is not this user's",
         "event": "mcp_session_refused", "session": other.id.to_string(), "user": "eve@example.com", "client": "Eve's",
         "from": "198.51.100.7"});
-    assert_eq!(lines, [said]);
+    assert_eq!(lines, [expected]);
     assert!(!log.text().contains(bound.to_str().unwrap()) && !log.text().contains(&eve));
 }
 

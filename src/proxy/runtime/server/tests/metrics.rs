@@ -3,7 +3,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 impl Bed {
-    /// The value of a metric, with its labels, as Prometheus would read it.
+    /// The value of a metric with its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.proxy.metrics_text().unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix("mcp_oauth_proxy_")?.strip_prefix(name));
@@ -50,16 +50,16 @@ async fn requests_are_counted_by_outcome() {
     bed.send(Request::put("/mcp").body("{}").unwrap()).await;
     bed.send(bed.request("/mcp").header("authorization", "Bearer x").body("").unwrap()).await;
     bed.send(bed.request("/mcp?refuse").body("{}").unwrap()).await;
-    // That answer was not read to its end.
+    // Closed, because the response was not read completely.
     bed.until("upstream_connections", 0.0).await;
     assert_eq!(bed.metric("upstream_idle_connections"), 0.0);
     let counted = [of("forwarded"), of("preflight"), of("unauthorized"), of("refused"), of("bad_gateway")];
     assert_eq!(counted, [3.0, 1.0, 2.0, 2.0, 1.0]);
-    // A token is verified once, and what is no token is not remembered.
+    // A token is verified once; a malformed one is not cached.
     let lookups =
         ["hit", "miss"].map(|result| bed.metric(&format!("token_cache_lookups_total{{result=\"{result}\"}}")));
     assert_eq!((lookups, bed.metric("token_cache_entries")), ([3.0, 2.0], 1.0));
-    // Of requests that were forwarded, and of no others.
+    // Counts forwarded requests only.
     assert_eq!(bed.metric("response_head_seconds_count"), 3.0);
     assert_eq!(bed.metric("response_head_seconds_bucket{le=\"+Inf\"}"), 3.0);
     assert!(bed.metric("response_head_seconds_sum") > 0.0);
@@ -94,7 +94,7 @@ async fn open_streams_and_stream_ends_are_counted() {
     assert_eq!(body.count().await, 0);
     bed.until(&ended("session_ended"), 1.0).await;
     bed.until("open_streams", 0.0).await;
-    // What is no stream is not counted as one.
+    // Other responses are not counted as streams.
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
     text(bed.send(bed.request("/mcp?json").body("{}").unwrap()).await).await;
     let all = ["finished", "client_gone", "session_ended", "upstream_failed"].map(|why| bed.metric(&ended(why)));
@@ -108,7 +108,7 @@ async fn cut_responses_are_counted_by_reason() {
     let (asked, mut asking) = tokio::sync::mpsc::unbounded_channel();
     let end = Arc::new(tokio::sync::Notify::new());
     let ending = end.clone();
-    // It never answers the first, and breaks off in the middle of its second answer.
+    // Does not respond to the first request, and closes within the second response.
     let listening = tokio::spawn(async move {
         let mut taken = Vec::new();
         for answer in ["", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{"] {
@@ -129,7 +129,7 @@ async fn cut_responses_are_counted_by_reason() {
     drop(client);
     bed.until("requests_total{outcome=\"client_gone\"}", 1.0).await;
 
-    let cut = "cut_answers_total{reason=\"upstream_failed\"}";
+    let cut = "cut_responses_total{reason=\"upstream_failed\"}";
     assert_eq!(bed.metric(cut), 0.0);
     let half = bed.call().await;
     end.notify_one();

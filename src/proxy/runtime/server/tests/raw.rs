@@ -1,5 +1,5 @@
-//! Bytes on the wire: an upstream that keeps what it was sent, byte for byte, and takes nothing but well-formed requests; and a
-//! client that sends what no library would.
+//! Raw bytes: an upstream that records its input and accepts only well-formed requests, and a client that sends arbitrary
+//! bytes.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,7 +8,7 @@ use tokio::{
 
 use super::*;
 
-/// A request, as the upstream read it.
+/// A request as the upstream parsed it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Sent {
     pub method: String,
@@ -26,12 +26,12 @@ impl Sent {
 
 type Answer = Box<dyn Fn(&Sent) -> String + Send + Sync>;
 
-/// What the upstream's connections carried, each from its beginning.
+/// The input of each connection of the upstream.
 #[derive(Default)]
 pub struct Recorder(Mutex<Vec<Vec<u8>>>);
 
 impl Recorder {
-    /// A proxy before an upstream that answers so.
+    /// A proxy for an upstream with these responses.
     pub async fn bed(answer: impl Fn(&Sent) -> String + Send + Sync + 'static) -> (Arc<Self>, Bed) {
         let recorder = Arc::new(Self::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -68,10 +68,7 @@ impl Recorder {
         }
     }
 
-    /// All whole requests so far.
-    ///
-    /// # Errors
-    /// When there is anything else in a connection, except for a request at its end that was broken off.
+    /// All complete requests so far. An error if a connection has other input, except for an incomplete request at its end.
     pub fn requests(&self) -> Result<Vec<Sent>, String> {
         let mut all = Vec::new();
         for connection in self.0.lock().unwrap().iter() {
@@ -80,18 +77,18 @@ impl Recorder {
         Ok(all)
     }
 
-    /// Everything that came, as text.
+    /// All input as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap().concat()).into_owned()
     }
 }
 
-/// An answer with this status line, these header lines and a body.
+/// A response with this status line, these header lines and a body.
 pub fn answer(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// The whole requests at the beginning of a connection, and what comes behind them. As strict as RFC 9112 lets one be.
+/// The complete requests at the start of a connection, and the rest. As strict as RFC 9112 allows.
 fn requests(mut bytes: &[u8]) -> Result<(Vec<Sent>, &[u8]), String> {
     let mut found = Vec::new();
     while let Some((head, rest)) = split(bytes, b"\r\n\r\n") {
@@ -129,7 +126,7 @@ fn requests(mut bytes: &[u8]) -> Result<(Vec<Sent>, &[u8]), String> {
     Ok((found, bytes))
 }
 
-/// Reads a chunked body without extensions and trailers; what is behind it, or nothing if it has not ended yet.
+/// Reads a chunked body without extensions and trailers. Returns the rest, or `None` if the body is incomplete.
 fn chunks<'a>(mut bytes: &'a [u8], body: &mut Vec<u8>) -> Result<Option<&'a [u8]>, String> {
     while let Some((size, rest)) = split(bytes, b"\r\n") {
         let size = std::str::from_utf8(size).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
@@ -152,10 +149,10 @@ fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((&bytes[..index], &bytes[index + at.len()..]))
 }
 
-/// Sends bytes over a connection of their own, and reads what comes until the proxy closes it.
+/// Sends bytes over a new connection, and reads until the proxy closes it.
 pub async fn exchange(bed: &Bed, bytes: &[u8]) -> String {
     let (mut reader, mut writer) = TcpStream::connect(bed.address).await.unwrap().into_split();
-    // It may have been refused, and closed, before its end.
+    // The proxy may refuse it, and close, before all is sent.
     let _ = writer.write_all(bytes).await;
     let mut answers = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(20), reader.read_to_end(&mut answers)).await;
@@ -163,7 +160,7 @@ pub async fn exchange(bed: &Bed, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answers).into_owned()
 }
 
-/// The statuses of the answers in a text.
+/// The statuses of all responses in a text.
 pub fn statuses(answers: &str) -> Vec<u16> {
     answers.split("HTTP/1.").skip(1).filter_map(|answer| answer.get(2..5)?.parse().ok()).collect()
 }

@@ -1,11 +1,11 @@
-//! An upstream that redirects from one spelling of a path to the other, as Starlette does.
+//! An upstream that redirects between a path with and without trailing slash, like Starlette.
 
 use super::{
     raw::{Recorder, Sent, answer},
     *,
 };
 
-/// As Context Forge before 1.0.5: the scheme of `X-Forwarded-Proto` and the Host it was sent.
+/// Like Context Forge before 1.0.5: redirects to the scheme of `X-Forwarded-Proto` and the received Host.
 fn starlette(sent: &Sent) -> String {
     let (path, query) = sent.target.split_once('?').unwrap_or((&sent.target, ""));
     if path.ends_with('/') {

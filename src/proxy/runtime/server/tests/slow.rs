@@ -1,4 +1,4 @@
-//! Clients and upstreams that are slow, stuck or huge, as no correct one would be.
+//! Clients and upstreams that are slow, stall or send too much.
 
 use std::{fmt::Debug, str::FromStr};
 
@@ -10,21 +10,21 @@ use tokio::{
 use super::*;
 use crate::proxy::{resource_server::KEEPALIVE_IDLE, runtime::server::request_head::MAX_HEAD};
 
-/// As little as a resource may say.
+/// The minimum of a timeout in a resource.
 const SOON: &str = "1s";
 
 impl Bed {
-    /// A connection over which the head of a request has been sent, with these further lines.
+    /// Opens a connection and sends the head of a request with these further lines.
     pub async fn begin(&self, lines: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head = format!("POST /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n{lines}\r\n", self.token());
-        // It may be refused, and closed, before that is read.
+        // The proxy may refuse it, and close, before all is sent.
         let _ = stream.write_all(head.as_bytes()).await;
         stream
     }
 }
 
-/// All that comes until the proxy closes the connection.
+/// All bytes until the proxy closes the connection.
 pub async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
@@ -43,7 +43,7 @@ async fn c13_oversized_content_length_is_413_before_the_upstream() {
     assert_eq!(bed.send(bed.request("/mcp").body(largest).unwrap()).await.status(), StatusCode::OK);
     let answer = rest(&mut bed.begin("content-length: 1025\r\n").await).await;
     assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("connection: close"), "{answer}");
-    assert_eq!(bed.upstream.asked(), 1);
+    assert_eq!(bed.upstream.requests(), 1);
 }
 
 #[tokio::test]
@@ -82,23 +82,23 @@ async fn lost_peers_are_detected_by_keepalive() {
     let mut client = bed.begin("content-length: 0\r\n").await;
     client.read_exact(&mut [0; 12]).await.unwrap();
     let upstream = bed.proxy.config.upstream.url.parse::<Uri>().unwrap().port_u16().unwrap();
-    // Of each connection that is open here: the ports at this end and at the other, and in how many hundredths of a second the timer
-    // that asks the other end is due (kernel.org, proc_net_tcp).
+    // The open connections of this process: local and remote port, and the hundredths of a second until the keep-alive timer
+    // expires (kernel.org, proc_net_tcp).
     let port = |address: &str| u16::from_str_radix(address.split_once(':').unwrap().1, 16).unwrap();
     let is_soon = |timer: &str| {
         let due = timer.strip_prefix("02:").map(|due| u64::from_str_radix(due, 16).unwrap());
         due.is_some_and(|due| due <= KEEPALIVE_IDLE.as_secs() * 100)
     };
-    let are_asked = || {
+    let are_probed = || {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let open = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let open = open.filter(|fields| fields[3] == "01");
         let ours = open.filter(|open| port(open[1]) == bed.address.port() || port(open[2]) == upstream);
         ours.filter(|open| is_soon(open[5])).count() == 2
     };
-    // Until the last that was sent is acknowledged, another timer runs.
+    // While sent data is unacknowledged, another timer runs.
     in_time(async {
-        while !are_asked() {
+        while !are_probed() {
             tokio::task::yield_now().await;
         }
     })
@@ -116,7 +116,7 @@ async fn incomplete_request_ends_with_its_session() {
     bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn slow_upload_does_not_count_against_the_upstream_timeout() {
     while bed.metric("token_cache_entries") == 0.0 {
         tokio::task::yield_now().await;
     }
-    // What the upstream has for its answer is over for a request that came later.
+    // The response timeout of the upstream does not include the upload.
     let later = bed.send(bed.request("/mcp?silent").body("{}").unwrap());
     assert_eq!(in_time(later).await.status(), StatusCode::GATEWAY_TIMEOUT);
     stream.write_all(b"}").await.unwrap();
@@ -147,7 +147,7 @@ async fn c13_oversized_chunked_body_never_arrives_whole() {
     stream.write_all(b"1\r\na\r\n").await.unwrap();
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn c13_stalled_body_times_out_despite_single_bytes() {
     assert_eq!(&answer, b"HTTP/1.1 408 ");
     drop(answers);
     drip.await.unwrap();
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
     assert_eq!(bed.call().await.status(), StatusCode::OK);
 }
 
@@ -188,7 +188,7 @@ async fn c13_client_that_reads_nothing_is_disconnected() {
         parts.unbounded_send(Ok(Frame::data(part.clone()))).unwrap();
     }
     let mut stream = bed.begin("content-length: 0\r\n").await;
-    // The upstream sees that nobody listens any more.
+    // The upstream notices the disconnect.
     in_time(async {
         while !parts.is_closed() {
             tokio::task::yield_now().await;
@@ -199,7 +199,7 @@ async fn c13_client_that_reads_nothing_is_disconnected() {
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
         taken += read;
     }
-    // What the buffers of two sockets hold; nothing waits in the proxy.
+    // The buffers of two sockets; the proxy buffers nothing.
     assert!(taken < 100 << 20, "{taken}");
 }
 
@@ -212,7 +212,7 @@ async fn unread_stream_ends_with_its_session() {
     }
     let mut stream = bed.begin("content-length: 0\r\n").await;
     stream.read_exact(&mut [0; 12]).await.unwrap();
-    // Until all buffers on the way are full, and nobody asks the stream whether it may go on.
+    // Until all buffers are full and nothing polls the stream.
     let mut left = 1000;
     while left != parts.len() || left == 1000 {
         left = parts.len();
@@ -221,7 +221,7 @@ async fn unread_stream_ends_with_its_session() {
         }
     }
     bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
-    // Sooner than a client is given up that takes nothing.
+    // Before the timeout for clients that read nothing.
     in_time(async {
         while !parts.is_closed() {
             tokio::task::yield_now().await;
@@ -246,7 +246,7 @@ async fn c13_authorization_server_bodies_are_limited() {
 #[tokio::test]
 async fn c13_many_small_chunks_use_bounded_memory() {
     let bed = Bed::new().await;
-    // Anybody may send this: the path is nobody's.
+    // Without a token: the router serves the path.
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     stream.write_all(b"POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = format!("1;{}\r\na\r\n", "x".repeat(1000));

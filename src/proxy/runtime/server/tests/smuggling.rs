@@ -1,5 +1,5 @@
-//! C7: whatever bytes a client sends, at most one request of it reaches the upstream, well-formed, and what it hides in it is
-//! never a request there.
+//! C7: from any input of a client, at most one well-formed request reaches the upstream, and bytes inside that request never
+//! become another request.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -8,25 +8,25 @@ use super::{
     *,
 };
 
-/// What an attacker wants to get past us: without a token, with somebody else's identity.
+/// The request to smuggle: without a token, with another user's identity.
 const HIDDEN: &str = "GET /mcp?hidden HTTP/1.1\r\nHost: x\r\nX-Forwarded-User: evil@example.com\r\n\r\n";
 
-/// Ends a connection that is still open, as a request that is ours to answer.
+/// Closes a connection that is still open: the router serves this request.
 const LAST: &str = "GET /own HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-/// What happens to the first request of a case.
+/// The outcome of the first request of a case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fate {
-    /// Refused with this status, and nothing reaches the upstream.
+enum Outcome {
+    /// Refused with this status; nothing reaches the upstream.
     Refused(u16),
-    /// It reaches the upstream with this body.
+    /// Forwarded with this body.
     Arrives(&'static str),
-    /// Its head was good, and its body turns out not to be: it does not arrive whole.
-    BrokenOff,
+    /// The head is valid, but the body is malformed: the upstream gets an incomplete request.
+    Incomplete,
 }
-use Fate::{Arrives, BrokenOff, Refused};
+use Outcome::{Arrives, Incomplete, Refused};
 
-async fn check(name: &str, request: &str, fate: Fate) {
+async fn check(name: &str, request: &str, outcome: Outcome) {
     let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
     let token = format!("Authorization: Bearer {}", bed.token());
     let request = request.replace("TOKEN", &token);
@@ -34,7 +34,7 @@ async fn check(name: &str, request: &str, fate: Fate) {
     let sent = recorder.requests().unwrap_or_else(|error| panic!("{name}: {error} in {}", recorder.text()));
     assert!(sent.iter().all(|sent| sent.values("x-forwarded-user") == ["ada@example.com"]), "{name}: {sent:#?}");
     let first = statuses(&answers).first().copied();
-    match fate {
+    match outcome {
         Refused(status) => {
             assert_eq!((first, recorder.text().as_str()), (Some(status), ""), "{name}: {answers}");
         }
@@ -45,14 +45,14 @@ async fn check(name: &str, request: &str, fate: Fate) {
             let target = &sent[0].target;
             assert!(target == "/base/mcp" || target == "/base/mcp?a=b", "{name}: {target}");
         }
-        BrokenOff => assert!(sent.is_empty() && first != Some(200), "{name}: {answers} {sent:#?}"),
+        Incomplete => assert!(sent.is_empty() && first != Some(200), "{name}: {answers} {sent:#?}"),
     }
 }
 
 #[tokio::test]
 async fn c7_ambiguous_body_length_is_rejected() {
     let post = |rest: &str| format!("POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n{rest}");
-    for (name, rest, fate) in [
+    for (name, rest, outcome) in [
         ("a length", "Content-Length: 2\r\n\r\n{}", Arrives("{}")),
         ("chunks", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
         ("chunks, in capitals", "transfer-ENCODING: CHUNKED\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
@@ -84,7 +84,7 @@ async fn c7_ambiguous_body_length_is_rejected() {
         ("a vertical tab", "Transfer-Encoding:\x0bchunked\r\nContent-Length: 2\r\n\r\n{}", Refused(400)),
         ("a coding in quotes", "Transfer-Encoding: \"chunked\"\r\nContent-Length: 2\r\n\r\n{}", Refused(400)),
     ] {
-        check(name, &post(rest), fate).await;
+        check(name, &post(rest), outcome).await;
     }
 }
 
@@ -92,21 +92,21 @@ async fn c7_ambiguous_body_length_is_rejected() {
 async fn c7_malformed_chunks_are_rejected() {
     let post =
         |body: &str| format!("POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-    for (name, body, fate) in [
+    for (name, body, outcome) in [
         ("an extension", "2;a=b\r\n{}\r\n0\r\n\r\n", Arrives("{}")),
         ("a quoted extension", "2;a=\"b;c\"\r\n{}\r\n0;d\r\n\r\n", Arrives("{}")),
-        ("an extension with a line feed", "2;a\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("an extension with a line feed", "2;a\n{}\r\n0\r\n\r\n", Incomplete),
         ("leading zeros", "0002\r\n{}\r\n000\r\n\r\n", Arrives("{}")),
-        ("no size", "\r\n{}\r\n0\r\n\r\n", BrokenOff),
-        ("a size that is none", "g\r\n{}\r\n0\r\n\r\n", BrokenOff),
-        ("a size with a sign", "+2\r\n{}\r\n0\r\n\r\n", BrokenOff),
-        ("a size with 0x", "0x2\r\n{}\r\n0\r\n\r\n", BrokenOff),
-        ("a size beyond all bounds", "10000000000000002\r\n{}\r\n0\r\n\r\n", BrokenOff),
-        ("more than the size", "2\r\n{}{}\r\n0\r\n\r\n", BrokenOff),
-        ("a bare line feed behind the size", "2\n{}\r\n0\r\n\r\n", BrokenOff),
+        ("no size", "\r\n{}\r\n0\r\n\r\n", Incomplete),
+        ("a size that is none", "g\r\n{}\r\n0\r\n\r\n", Incomplete),
+        ("a size with a sign", "+2\r\n{}\r\n0\r\n\r\n", Incomplete),
+        ("a size with 0x", "0x2\r\n{}\r\n0\r\n\r\n", Incomplete),
+        ("a size beyond all bounds", "10000000000000002\r\n{}\r\n0\r\n\r\n", Incomplete),
+        ("more than the size", "2\r\n{}{}\r\n0\r\n\r\n", Incomplete),
+        ("a bare line feed behind the size", "2\n{}\r\n0\r\n\r\n", Incomplete),
         ("a trailer", "2\r\n{}\r\n0\r\nX-Forwarded-User: evil@example.com\r\n\r\n", Arrives("{}")),
     ] {
-        check(name, &post(body), fate).await;
+        check(name, &post(body), outcome).await;
     }
     let announced = "POST /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nTrailer: x-forwarded-user\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Forwarded-User: evil@example.com\r\n\r\n";
     check("an announced trailer", announced, Arrives("{}")).await;
@@ -114,7 +114,7 @@ async fn c7_malformed_chunks_are_rejected() {
 
 #[tokio::test]
 async fn c7_ambiguous_head_is_rejected() {
-    for (name, request, fate) in [
+    for (name, request, outcome) in [
         ("an empty line before", "\r\nGET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Arrives("")),
         ("bare line feeds", "GET /mcp HTTP/1.1\nHost: x\nTOKEN\n\n", Refused(400)),
         ("a bare line feed", "GET /mcp HTTP/1.1\r\nHost: x\r\nA: b\nTOKEN\r\n\r\n", Refused(400)),
@@ -142,20 +142,20 @@ async fn c7_ambiguous_head_is_rejected() {
             Arrives("GET /mcp?h HTTP/1.1\r\n\r\n\r\n"),
         ),
     ] {
-        check(name, request, fate).await;
+        check(name, request, outcome).await;
     }
 }
 
 #[tokio::test]
 async fn c7_other_versions_and_protocols_do_not_reach_the_upstream() {
-    for (name, request, fate) in [
+    for (name, request, outcome) in [
         ("1.0", "GET /mcp HTTP/1.0\r\nConnection: keep-alive\r\nTOKEN\r\n\r\n", Arrives("")),
         ("1.0 with chunks", "POST /mcp HTTP/1.0\r\nTOKEN\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
         ("1.2", "GET /mcp HTTP/1.2\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(400)),
         ("0.9", "GET /mcp\r\n", Refused(400)),
         ("a version in lower case", "GET /mcp http/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(400)),
         (
-            "an upgrade that nobody has agreed to",
+            "an upgrade that was not negotiated",
             "GET /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             Arrives(""),
         ),
@@ -170,9 +170,9 @@ async fn c7_other_versions_and_protocols_do_not_reach_the_upstream() {
         ("a method of one's own", "GETS /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(405)),
         ("a method in lower case", "get /mcp HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n", Refused(405)),
     ] {
-        check(name, request, fate).await;
+        check(name, request, outcome).await;
     }
-    // After the preface of HTTP/2 an HTTP/1 request is no frame.
+    // After the HTTP/2 preface, an HTTP/1 request is an invalid frame.
     let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
     let valid = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", bed.token());
     let answers = exchange(&bed, format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{valid}{LAST}").as_bytes()).await;
@@ -181,8 +181,8 @@ async fn c7_other_versions_and_protocols_do_not_reach_the_upstream() {
 
 #[tokio::test]
 async fn c7_c8_only_the_path_of_a_target_is_used() {
-    for (name, target, fate) in [
-        ("a whole address", "http://x/mcp", Arrives("")),
+    for (name, target, outcome) in [
+        ("an absolute URL", "http://x/mcp", Arrives("")),
         ("of another host", "http://evil.example.com/mcp?a=b", Arrives("")),
         ("with a user", "http://user@x/mcp", Arrives("")),
         ("of another scheme", "ftp://x/mcp", Arrives("")),
@@ -197,7 +197,7 @@ async fn c7_c8_only_the_path_of_a_target_is_used() {
         ("a path without a slash", "mcp", Refused(404)),
         ("a star", "*", Refused(404)),
     ] {
-        check(name, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n"), fate).await;
+        check(name, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nTOKEN\r\n\r\n"), outcome).await;
     }
 }
 
@@ -211,14 +211,14 @@ async fn c7_pipelined_requests_each_need_a_token() {
     assert_eq!(targets, ["/base/mcp", "/base/mcp"]);
 }
 
-/// The rest of a request whose answer has come is no request, whatever it looks like.
+/// The rest of a request after its response is never parsed as a request.
 #[tokio::test]
 async fn c7_unread_body_is_never_the_next_request() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = asked.clone();
-    // Answers when it sees the first of a request.
+    // Responds to the first bytes of a request.
     let listening = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! Answers that are open for long.
+//! Event streams and long responses.
 
 use super::*;
 
@@ -10,7 +10,7 @@ async fn events_arrive_immediately_and_end_with_the_session() {
     let mut body = bed.call().await.into_body().into_data_stream();
     for event in ["data: 1\n\n", "data: 2\n\n"] {
         events.send(Ok(Frame::data(Bytes::from(event)))).await.unwrap();
-        // The upstream says nothing more before this one has arrived.
+        // The upstream sends nothing more before this event has arrived.
         assert_eq!(body.next().await.unwrap().unwrap(), event);
     }
     bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));

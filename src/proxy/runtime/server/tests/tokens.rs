@@ -1,4 +1,4 @@
-//! Which tokens let a request through.
+//! Verification of access tokens and sessions.
 
 use std::pin::pin;
 
@@ -21,7 +21,7 @@ async fn missing_token_gets_401_with_metadata_url() {
             "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version"
         );
     }
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn token_for_another_resource_is_refused_even_if_cached() {
     assert!(challenge.ends_with(
         "/servers/a1/mcp\", scope=\"mcp\", error=\"invalid_token\", error_description=\"the access token is for another resource\""
     ));
-    assert_eq!(bed.upstream.asked(), 1);
+    assert_eq!(bed.upstream.requests(), 1);
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn ended_session_refuses_the_next_request() {
     assert_eq!(bed.call().await.status(), StatusCode::OK);
     bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
     assert_eq!(bed.call().await.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(bed.upstream.asked(), 1);
+    assert_eq!(bed.upstream.requests(), 1);
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn email_unfit_for_a_header_is_refused() {
     let mut odd = bed.session.clone();
     odd.user.email = "ada@example.com\r\nx-forwarded-user: eve@example.com".to_owned();
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![odd]));
-    assert_eq!((bed.call().await.status(), bed.upstream.asked()), (StatusCode::UNAUTHORIZED, 0));
+    assert_eq!((bed.call().await.status(), bed.upstream.requests()), (StatusCode::UNAUTHORIZED, 0));
 }
 
 #[tokio::test]
@@ -132,5 +132,5 @@ async fn c10_two_authorization_headers_are_400() {
     let bed = Bed::new().await;
     let response = bed.send(bed.request("/mcp").header("authorization", "Bearer x").body("").unwrap()).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(bed.upstream.asked(), 0);
+    assert_eq!(bed.upstream.requests(), 0);
 }

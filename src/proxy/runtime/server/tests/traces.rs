@@ -5,7 +5,7 @@ use crate::proxy::observability::traces::Tracer;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A collector that keeps what it is sent, by OTLP over HTTP, as it is.
+/// An OTLP collector over HTTP that records its requests.
 async fn collector() -> (String, Arc<Mutex<Vec<(String, Bytes)>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
@@ -39,7 +39,7 @@ async fn span_continues_the_clients_trace_and_is_exported() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (endpoint, sent) = collector().await;
     let (upstream, address, listening) = Upstream::start().await;
-    let tracer = Tracer::sending(Some(&endpoint), &Handle::current()).unwrap();
+    let tracer = Tracer::exporting(Some(&endpoint), &Handle::current()).unwrap();
     let bed =
         Bed::changed(LiveSet::default(), upstream, address, listening, |proxy| proxy.tracer = Arc::new(tracer)).await;
     bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
@@ -65,7 +65,7 @@ async fn span_continues_the_clients_trace_and_is_exported() {
     let [(path, body)] = &sent[..] else { panic!("one request: {sent:?}") };
     assert_eq!(path, "/v1/traces");
     let has = |part: &[u8]| body.windows(part.len()).any(|window| window == part);
-    // Protobuf has bytes and strings as they are.
+    // Protobuf contains bytes and strings verbatim.
     for (what, part) in [
         ("the trace", bytes(trace)),
         ("the span that the upstream got", bytes(span)),

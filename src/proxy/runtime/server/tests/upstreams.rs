@@ -1,4 +1,4 @@
-//! Upstreams that are silent, break off or cannot be reached.
+//! Upstreams that stall, fail or are unreachable.
 
 use std::io;
 
@@ -32,14 +32,14 @@ async fn request_growing_too_large_during_the_response_is_the_clients_fault() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     stream.write_all(format!("800\r\n{}\r\n", "a".repeat(2048)).as_bytes()).await.unwrap();
     rest(&mut stream).await;
-    assert_eq!(bed.metric("cut_answers_total{reason=\"upstream_failed\"}"), 0.0);
+    assert_eq!(bed.metric("cut_responses_total{reason=\"upstream_failed\"}"), 0.0);
 }
 
 #[tokio::test]
 async fn late_response_head_is_504() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // It takes connections and closes none.
+    // Accepts connections and does not respond.
     let silent = tokio::spawn(async move {
         let mut taken = Vec::new();
         loop {
@@ -66,7 +66,7 @@ async fn silent_stream_is_closed_and_silent_response_is_cut() {
     events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), "data: 1\n\n");
     assert!(in_time(stream.next()).await.is_none());
-    // The upstream sees that nobody listens any more.
+    // The upstream notices the disconnect.
     while events.send(Ok(Frame::data(Bytes::from("data: 2\n\n")))).await.is_ok() {
         tokio::task::yield_now().await;
     }
@@ -90,7 +90,7 @@ async fn stream_ends_stream_grace_after_its_token() {
     .await;
     let mut events = bed.parts();
     let mut stream = bed.listen().await.into_body().into_data_stream();
-    // The token's 600 s are over, and the grace has begun.
+    // The token's 600 s have passed, and the grace period is running.
     later.store(630, Ordering::SeqCst);
     while bed.call().await.status() != StatusCode::UNAUTHORIZED {}
     events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
@@ -134,7 +134,7 @@ async fn received_part_of_a_broken_response_is_delivered_as_incomplete() {
     let mut stream = bed.begin("content-length: 0\r\n").await;
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("5\r\nhello\r\n"), "{answer}");
-    // Nothing but the end of the connection says where this one ends.
+    // This response is delimited by the end of the connection alone.
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     let head = format!("POST /mcp HTTP/1.0\r\nauthorization: Bearer {}\r\ncontent-length: 0\r\n\r\n", bed.token());
     stream.write_all(head.as_bytes()).await.unwrap();

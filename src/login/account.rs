@@ -1,7 +1,7 @@
 //! The login at one MCP endpoint: stored, refreshed, or requested from the user.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -210,13 +210,14 @@ impl Account {
 
     fn print_instructions(&self, authorization: &Authorization) {
         let opened = self.options.open_browser && browser::open(&authorization.url);
-        let how = if opened {
-            "Your browser opens. If it does not, open this URL in a browser"
-        } else {
-            "Open this URL in a browser"
-        };
+        let open = if opened { "Your browser opens. If it does not, open" } else { "Open" };
         // Not `eprintln!`: it panics if standard error is closed, but the login can still succeed.
-        let _ = writeln!(io::stderr(), "Log in to {}. {how}:\n\n  {}\n", self.url, authorization.url);
+        let _ = writeln!(
+            io::stderr(),
+            "Log in to {}. {open} this URL in a browser:\n\n  {}\n",
+            self.url,
+            authorization.url
+        );
         if self.options.accept_paste {
             let _ = writeln!(
                 io::stderr(),
@@ -260,11 +261,6 @@ impl Account {
 fn parse_pasted(authorization: &Authorization, line: &str) -> AuthorizationResult {
     let query = line.split_once('?').map_or(line, |(_, query)| query);
     authorization.code(query.split('#').next().unwrap_or_default())
-}
-
-/// Whether a user can log in. Without a terminal, a script must fail rather than wait.
-pub fn is_interactive() -> bool {
-    io::stdin().is_terminal() || io::stderr().is_terminal()
 }
 
 #[cfg(test)]

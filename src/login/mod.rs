@@ -23,12 +23,14 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use account::{Account, LoginOptions, Prompt, is_interactive};
+use account::{Account, LoginOptions, Prompt};
 use authorization::AuthorizationError;
 use discovery::DiscoveryError;
 use http::{HttpError, secure_url};
-use store::{Store, StoreError};
+use store::StoreError;
 use tokens::{TokenError, Tokens};
+
+use crate::private_file::default_state_dir;
 
 /// Part of `--help`.
 pub const EXAMPLES: &str = "\
@@ -107,7 +109,7 @@ pub enum LoginError {
 /// Runs until the command is done or `shutdown` is cancelled.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), LoginError> {
     let url = secure_url(&options.url)?;
-    let directory = options.store.map_or_else(Store::default_directory, Ok)?;
+    let directory = options.store.or_else(|| default_state_dir("login")).ok_or(StoreError::NoHome)?;
     let login_options = LoginOptions {
         client_id: options.client_id,
         port: options.port,
@@ -116,7 +118,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         accept_paste: !options.bridge && (io::stdin().is_terminal() || !options.print_token),
     };
     let account = Account::new(url, directory, login_options)?;
-    let may_prompt = !options.no_login && (!options.print_token || is_interactive());
+    // Without a terminal, a script that needs a token must fail rather than wait.
+    let is_interactive = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let may_prompt = !options.no_login && (!options.print_token || is_interactive);
     let prompt = if may_prompt { Prompt::Allowed } else { Prompt::Never };
     if options.bridge {
         bridge::run(account, prompt, shutdown).await;

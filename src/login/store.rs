@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use url::Url;
 
 use super::tokens::Login;
-use crate::private_file::{create_dir, default_state_dir, write_new};
+use crate::private_file::{create_dir, write_new};
 
 /// The lock is polled, because a blocking wait could not be cancelled.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -50,10 +50,6 @@ impl Store {
         let mut host = url.host_str().unwrap_or_default().to_owned();
         host.retain(|character| character.is_alphanumeric() || ".-".contains(character));
         Self { directory, name: format!("{host}-{hash}") }
-    }
-
-    pub fn default_directory() -> Result<PathBuf, StoreError> {
-        default_state_dir("login").ok_or(StoreError::NoHome)
     }
 
     pub fn read(&self) -> Result<Option<Login>, StoreError> {

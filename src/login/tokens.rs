@@ -73,10 +73,7 @@ pub enum TokenError {
     Refused { url: String, message: String },
     #[error("the response of {url} is invalid: {message}")]
     InvalidResponse { url: String, message: &'static str },
-    #[error(
-        "the authorization server does not support client registration: get a client id from its administrator and pass it \
-         with --client-id"
-    )]
+    #[error("the server does not support client registration: ask its administrator for a client id (--client-id)")]
     NoRegistration,
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
     request::Builder,
 };
@@ -41,7 +41,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often in a row a stream is resumed without receiving an event.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Maximum backoff of the standalone stream.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Deadline for deleting the session, because the client waits for this process to exit.
@@ -59,8 +58,8 @@ pub struct Upstream {
 #[derive(Clone, Debug, Default)]
 struct Session {
     generation: u64,
-    id: Option<HeaderValue>,
-    version: Option<HeaderValue>,
+    /// `Mcp-Session-Id` and `MCP-Protocol-Version`, if the server specified them.
+    headers: HeaderMap,
 }
 
 /// The requests that have no response yet.
@@ -127,7 +126,7 @@ impl Upstream {
                 Err(BridgeError::Status { status, .. })
                     if status.is_client_error()
                         && status != StatusCode::TOO_MANY_REQUESTS
-                        && (status != StatusCode::NOT_FOUND || session.id.is_none()) =>
+                        && (status != StatusCode::NOT_FOUND || !session.headers.contains_key(SESSION_ID)) =>
                 {
                     tracing::debug!(%status, "the server has no standalone stream");
                     return;
@@ -141,7 +140,7 @@ impl Upstream {
 
     pub async fn delete_session(&self) {
         let session = self.session().clone();
-        if session.id.is_none() {
+        if !session.headers.contains_key(SESSION_ID) {
             return;
         }
         let delete = async {
@@ -157,7 +156,7 @@ impl Upstream {
     async fn exchange(&self, message: &Message, pending: &mut Pending) -> Result<()> {
         let mut session = self.session().clone();
         let mut response = self.post(message, &session).await?;
-        if response.status() == StatusCode::NOT_FOUND && session.id.is_some() {
+        if response.status() == StatusCode::NOT_FOUND && session.headers.contains_key(SESSION_ID) {
             session = self.reinitialize(session.generation).await?;
             response = self.post(message, &session).await?;
         }
@@ -192,13 +191,14 @@ impl Upstream {
     async fn start_session(&self, message: &Message, pending: &mut Pending) -> Result<()> {
         let mut session = Session::default();
         let response = self.post(message, &session).await?;
-        session.id = response.headers().get(SESSION_ID).cloned();
+        session.headers.extend(response.headers().get(SESSION_ID).map(|id| (SESSION_ID, id.clone())));
         self.receive(response, &session, pending).await?;
         // The client sees an error response itself, but not that of a replay.
         if pending.is_replay && pending.protocol_version.is_none() {
             return Err(BridgeError::SessionLost);
         }
-        session.version = pending.protocol_version.take().and_then(|version| HeaderValue::try_from(version).ok());
+        let version = pending.protocol_version.take().and_then(|version| HeaderValue::try_from(version).ok());
+        session.headers.extend(version.map(|version| (PROTOCOL_VERSION, version)));
         let mut current = self.session();
         session.generation = current.generation + 1;
         *current = session;
@@ -277,12 +277,8 @@ impl Upstream {
     async fn receive_events(&self, mut events: Events, session: &Session, pending: &mut Pending) -> Result<()> {
         let (mut last_id, mut attempts, mut rejected) = (None, 0, None);
         loop {
-            let next = if pending.ids.is_empty() {
-                timeout(LINGER, events.next()).await.unwrap_or(Ok(None))
-            } else {
-                events.next().await
-            };
-            if let Some(event) = next? {
+            let limit = if pending.ids.is_empty() { LINGER } else { Duration::MAX };
+            if let Some(event) = timeout(limit, events.next()).await.unwrap_or(Ok(None))? {
                 attempts = 0;
                 last_id = event.id.or(last_id);
                 if !event.data.is_empty() {
@@ -327,11 +323,8 @@ impl Upstream {
     fn request(&self, method: Method, session: &Session, token: &AccessToken) -> Result<Builder> {
         let mut request =
             Request::builder().method(method).uri(self.account.url.as_str()).header(AUTHORIZATION, bearer(token)?);
-        if let Some(id) = &session.id {
-            request = request.header(SESSION_ID, id);
-        }
-        if let Some(version) = &session.version {
-            request = request.header(PROTOCOL_VERSION, version);
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(session.headers.clone());
         }
         Ok(request)
     }

@@ -91,10 +91,8 @@ impl Upstream {
         let Err(error) = result else { return };
         tracing::warn!(%error, method = message.method(), "message not delivered");
         for id in pending.ids {
-            let line = match &error {
-                BridgeError::Status { body, .. } => message::server_error(&id, body),
-                _ => None,
-            };
+            let body = if let BridgeError::Status { body, .. } = &error { &body[..] } else { b"" };
+            let line = message::server_error(&id, body);
             self.write(line.unwrap_or_else(|| message::error(&id, BRIDGE_ERROR, &error.to_string()))).await;
         }
     }
@@ -108,7 +106,7 @@ impl Upstream {
             if session.generation != generation {
                 (generation, last_id) = (session.generation, None);
             }
-            match self.open_events(&session, last_id.as_deref(), &mut rejected).await {
+            match self.events(&session, last_id.as_deref(), &mut rejected).await {
                 Ok(mut events) => {
                     let opened = Instant::now();
                     while let Ok(Some(event)) = events.next().await {
@@ -233,20 +231,15 @@ impl Upstream {
     }
 
     /// Opens the standalone stream, or the stream of the event with this id.
-    async fn open_events(
-        &self,
-        session: &Session,
-        last_id: Option<&str>,
-        rejected: &mut Option<AccessToken>,
-    ) -> Result<Events> {
+    async fn events(&self, session: &Session, id: Option<&str>, rejected: &mut Option<AccessToken>) -> Result<Events> {
         let tokens = self.account.tokens(rejected.as_ref(), Prompt::Never).await?;
         let mut request = self.request(Method::GET, session, &tokens.access_token)?.header(ACCEPT, EVENT_STREAM);
-        if let Some(id) = last_id {
+        if let Some(id) = id {
             request = request.header(LAST_EVENT_ID, id);
         }
         let response = self.account.http.open(request, "").await?;
         match response.status() {
-            StatusCode::OK if is_event_stream(&response) => Ok(Events::new(response.into_body())),
+            StatusCode::OK if has_media_type(response.headers(), EVENT_STREAM) => Ok(Events::new(response.into_body())),
             StatusCode::OK => Err(self.status_error(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
             StatusCode::UNAUTHORIZED => {
                 *rejected = Some(tokens.access_token);
@@ -259,7 +252,7 @@ impl Upstream {
     /// Forwards the messages in a response until no request is pending.
     async fn receive(&self, response: Response<Incoming>, session: &Session, pending: &mut Pending) -> Result<()> {
         let status = response.status();
-        if status.is_success() && is_event_stream(&response) {
+        if status.is_success() && has_media_type(response.headers(), EVENT_STREAM) {
             return self.receive_events(Events::new(response.into_body()), session, pending).await;
         }
         let host = self.account.url.host_str().unwrap_or_default();
@@ -295,7 +288,7 @@ impl Upstream {
             };
             attempts += 1;
             sleep(events.retry()).await;
-            match self.open_events(session, Some(id), &mut rejected).await {
+            match self.events(session, Some(id), &mut rejected).await {
                 Ok(resumed) => events = resumed,
                 Err(error @ BridgeError::Status { .. }) => return Err(error),
                 Err(error) => tracing::debug!(%error, "cannot resume the stream"),
@@ -337,8 +330,4 @@ impl Upstream {
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_event_stream(response: &Response<Incoming>) -> bool {
-    has_media_type(response.headers(), EVENT_STREAM)
 }

@@ -89,14 +89,14 @@ impl Login {
             ("grant_type", "authorization_code"),
             ("code", code.expose_secret()),
             ("code_verifier", authorization.verifier.expose_secret()),
-            ("redirect_uri", &authorization.redirect_uri),
+            ("redirect_uri", authorization.redirect_uri.as_str()),
         ];
         self.request_tokens(http, &grant, now).await
     }
 
     /// Returns the same refresh token if the server issues no new one.
     pub async fn refresh(&self, http: &Http, token: &RefreshToken, now: Timestamp) -> Result<Tokens, TokenError> {
-        let grant = [("grant_type", "refresh_token"), ("refresh_token", token.secret())];
+        let grant = [("grant_type", "refresh_token"), ("refresh_token", token.secret().as_str())];
         let mut tokens = self.request_tokens(http, &grant, now).await?;
         tokens.refresh_token.get_or_insert_with(|| token.clone());
         Ok(tokens)

@@ -45,8 +45,8 @@ pub enum HttpError {
     Connection { host: String, cause: String },
     #[error("the response of {host} cannot be read: {cause}")]
     Body { host: String, cause: String },
-    #[error("{0} did not respond within {} s: try again", TIMEOUT.as_secs())]
-    Timeout(String),
+    #[error("{host} did not respond within {} s: try again", TIMEOUT.as_secs())]
+    Timeout { host: String },
 }
 
 impl Http {
@@ -70,14 +70,14 @@ impl Http {
             let (head, body) = self.open(request, body).await?.into_parts();
             Ok(Response::from_parts(head, read_body(body, &host, MAX_BODY).await?))
         };
-        timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout(host.clone())))
+        timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout { host: host.clone() }))
     }
 
     /// Reads the response head, which must arrive within 30 s.
     pub async fn send_for_head(&self, request: Builder, body: impl Into<Bytes>) -> Result<Parts, HttpError> {
         let host = host(&request);
         let response = timeout(TIMEOUT, self.open(request, body)).await;
-        Ok(response.map_err(|_| HttpError::Timeout(host))??.into_parts().0)
+        Ok(response.map_err(|_| HttpError::Timeout { host })??.into_parts().0)
     }
 
     /// Returns when the response head has arrived. Has no deadline.

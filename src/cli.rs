@@ -9,7 +9,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -113,58 +116,49 @@ impl Cli {
 }
 
 fn run_controller(options: operator::Options, log: &LogOptions) -> Result<(), String> {
-    telemetry::init(log).map_err(text)?;
-    install_crypto_provider()?;
-    control_runtime()?.block_on(async { operator::run(options, until_signal()?).await.map_err(text) })
+    start(log)?.block_on(async { operator::run(options, until_signal()?).await.map_err(text) })
 }
 
 fn make_keys(directory: &Path) -> Result<(), String> {
     let made = keys::make(directory).map_err(text)?;
     for path in &made {
-        print(&format!("made {}\n", path.display()))?;
+        print(&format!("created {}\n", path.display()))?;
     }
-    if made.is_empty() { print("both keys are there already\n") } else { Ok(()) }
+    if made.is_empty() { print("both keys already exist\n") } else { Ok(()) }
 }
 
 fn rotate_keys(directory: &Path) -> Result<(), String> {
     let rotated = keys::rotate(directory, jiff::Timestamp::now()).map_err(text)?;
-    print(if rotated { "the signing keys have been rotated\n" } else { "it is not time for other signing keys\n" })
+    print(if rotated { "rotated the signing keys\n" } else { "rotation of the signing keys is not due yet\n" })
 }
 
 fn run_proxy(config: &Path, log: &LogOptions) -> Result<(), String> {
-    telemetry::init(log).map_err(text)?;
-    install_crypto_provider()?;
+    let runtime = start(log)?;
     let config = ProxyConfig::load(config).map_err(text)?;
-    control_runtime()?.block_on(async { proxy::run(config, until_signal()?).await.map_err(text) })
+    runtime.block_on(async { proxy::run(config, until_signal()?).await.map_err(text) })
 }
 
 fn run_dev(options: dev::Options, log: &LogOptions) -> Result<(), String> {
-    telemetry::init(log).map_err(text)?;
-    install_crypto_provider()?;
-    control_runtime()?.block_on(async { dev::run(options, until_signal()?).await.map_err(text) })
+    start(log)?.block_on(async { dev::run(options, until_signal()?).await.map_err(text) })
 }
 
 fn run_login(options: login::Options, log: &LogOptions) -> Result<(), String> {
-    telemetry::init(log).map_err(text)?;
-    install_crypto_provider()?;
-    let runtime = control_runtime()?;
+    let runtime = start(log)?;
     let result = runtime.block_on(async { login::run(options, until_signal()?).await.map_err(harmless) });
     // A pending DNS lookup would otherwise delay the exit.
     runtime.shutdown_background();
     result
 }
 
-/// A single-threaded runtime: the request path has its own threads, and the operator mostly waits for the API server.
-/// tokio's multi-threaded runtime would add a second scheduler to the binary.
-fn control_runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)
-}
-
-/// Selects aws-lc-rs as the process-wide TLS provider, which rustls requires before the first connection.
-fn install_crypto_provider() -> Result<(), String> {
+/// Sets up logging and TLS, and builds a single-threaded runtime: the request path has its own threads, and the operator
+/// mostly waits for the API server. tokio's multi-threaded runtime would add a second scheduler to the binary.
+fn start(log: &LogOptions) -> Result<Runtime, String> {
+    telemetry::init(log).map_err(text)?;
+    // rustls requires a process-wide provider before the first connection.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
-        .map_err(|_| "another crypto provider is already installed".to_owned())
+        .map_err(|_| "another crypto provider is already installed".to_owned())?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)
 }
 
 /// Returns a token that SIGTERM or SIGINT (Ctrl-C) cancels.
@@ -184,30 +178,24 @@ fn until_signal() -> Result<CancellationToken, String> {
 }
 
 fn crds(directory: Option<&Path>, reference: Option<&Path>) -> Result<(), String> {
-    if let Some(directory) = directory {
-        write_crds(directory)?;
-    }
     if let Some(path) = reference {
-        let page = crate::api::reference().map_err(text)?;
-        fs::write(path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        write_file(path, &crate::api::reference().map_err(text)?)?;
     }
-    if directory.is_none() && reference.is_none() { print_crds() } else { Ok(()) }
-}
-
-fn print_crds() -> Result<(), String> {
-    for crd in crate::api::crds().map_err(text)? {
-        print(&format!("---\n{}", serde_yaml::to_string(&crd.definition).map_err(text)?))?;
+    if directory.is_none() && reference.is_some() {
+        return Ok(());
     }
-    Ok(())
-}
-
-fn write_crds(directory: &Path) -> Result<(), String> {
     for crd in crate::api::crds().map_err(text)? {
-        let path = directory.join(format!("{}.yaml", crd.name));
         let definition = serde_yaml::to_string(&crd.definition).map_err(text)?;
-        fs::write(&path, definition).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        match directory {
+            Some(directory) => write_file(&directory.join(format!("{}.yaml", crd.name)), &definition)?,
+            None => print(&format!("---\n{definition}"))?,
+        }
     }
     Ok(())
+}
+
+fn write_file(path: &Path, content: &str) -> Result<(), String> {
+    fs::write(path, content).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 fn render(file: &Path, settings: &operator::Settings) -> Result<(), String> {

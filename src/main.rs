@@ -1,4 +1,4 @@
-//! The one binary of mcp-oauth-operator.
+//! The binary `mcp-oauth-operator`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,27 +1,42 @@
-//! Files that only their owner may read.
+//! Files and directories that only their owner may read.
 
-use std::{fs::OpenOptions, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    env,
+    fs::{DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
 
-/// Writes a new file with mode 0600 and waits until it is on the disk.
+/// Writes a new file with mode 0600 and syncs it to disk.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if the file exists; it is left alone.
+/// [`io::ErrorKind::AlreadyExists`] if the file exists; it is not changed.
 pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
 
-/// [`write_new`] unless the file exists. Returns whether it was written.
-///
-/// # Errors
-/// Any other error of [`write_new`].
+/// Calls [`write_new`] unless the file exists. Returns whether it wrote the file.
 pub fn write_if_absent(path: &Path, content: &[u8]) -> io::Result<bool> {
     match write_new(path, content) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Creates a directory and its missing parents with mode 0700.
+pub fn create_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The default directory of a command's state (XDG Base Directory Specification); `None` if the home directory is unknown.
+pub fn default_state_dir(name: &str) -> Option<PathBuf> {
+    let set = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = set.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".local/state")))?;
+    Some(base.join("mcp-oauth-operator").join(name))
 }
 
 #[cfg(test)]

@@ -15,34 +15,27 @@ use axum::{
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use crate::{
-    crypto::{SigningKeys, SigningKeysError},
-    crypto::{SigningRing, random_token},
+    crypto::{SigningKeys, SigningKeysError, SigningRing, random_token},
     oauth::pkce,
 };
 
-/// An OpenID Connect provider for one relying party, whose login page takes any e-mail address and no password.
+/// An OpenID Connect provider for one relying party. Its login page accepts any e-mail address without a password.
 pub struct Issuer {
     url: String,
     redirect_uri: String,
-    example: String,
+    example_email: String,
     kid: String,
     key: EncodingKey,
-    jwks: serde_json::Value,
-    codes: Mutex<HashMap<String, Granted>>,
+    jwks: Value,
+    /// Logins by authorization code.
+    logins: Mutex<HashMap<String, Login>>,
 }
 
-struct Granted {
-    email: String,
-    client_id: String,
-    nonce: Option<String>,
-    challenge: String,
-}
-
-/// The authorization request, which the login form carries along.
+/// The authorization request. Hidden fields of the login form repeat it.
 #[derive(Clone, Deserialize)]
 struct Request {
     client_id: String,
@@ -61,14 +54,14 @@ struct Login {
 }
 
 #[derive(Deserialize)]
-struct Redemption {
+struct TokenRequest {
     code: String,
     code_verifier: String,
 }
 
 #[derive(Template)]
 #[template(
-    source = r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Log in (development)</title><style>{{ style|safe }}</style></head><body><main><h1>Log in</h1><p class="warning">This page is for development: anybody may log in as anybody whom spec.access lets in.</p><form method="post" action="/login"><input type="hidden" name="client_id" value="{{ request.client_id }}"><input type="hidden" name="redirect_uri" value="{{ request.redirect_uri }}"><input type="hidden" name="state" value="{{ request.state }}">{% if let Some(nonce) = request.nonce %}<input type="hidden" name="nonce" value="{{ nonce }}">{% endif %}<input type="hidden" name="code_challenge" value="{{ request.code_challenge }}"><label for="email">E-mail address</label> <input id="email" name="email" type="email" required autofocus placeholder="{{ example }}"> <button type="submit" class="primary">Log in</button></form></main></body></html>"#,
+    source = r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Log in (development)</title><style>{{ style|safe }}</style></head><body><main><h1>Log in</h1><p class="warning">For development only: anyone can log in as any user that spec.access admits.</p><form method="post" action="/login"><input type="hidden" name="client_id" value="{{ request.client_id }}"><input type="hidden" name="redirect_uri" value="{{ request.redirect_uri }}"><input type="hidden" name="state" value="{{ request.state }}">{% if let Some(nonce) = request.nonce %}<input type="hidden" name="nonce" value="{{ nonce }}">{% endif %}<input type="hidden" name="code_challenge" value="{{ request.code_challenge }}"><label for="email">E-mail address</label> <input id="email" name="email" type="email" required autofocus placeholder="{{ example }}"> <button type="submit" class="primary">Log in</button></form></main></body></html>"#,
     ext = "html"
 )]
 struct Page<'a> {
@@ -78,25 +71,16 @@ struct Page<'a> {
 }
 
 impl Issuer {
-    /// The provider at `url`, which sends people back to `redirect_uri` only. Its page shows `example` as an address.
-    pub fn new(url: String, redirect_uri: String, example: String) -> Result<Self, SigningKeysError> {
+    /// The login page shows `example_email` as a placeholder.
+    pub fn new(url: String, redirect_uri: String, example_email: String) -> Result<Self, SigningKeysError> {
         let keys = SigningKeys::generate(Timestamp::now())?;
         let jwks = SigningRing::new(&keys)?.jwks();
         let first = keys.keys.first().ok_or(SigningKeysError::NoneUsable)?;
-        let (pkcs8, _) = first.decode()?;
-        Ok(Self {
-            url,
-            redirect_uri,
-            example,
-            kid: first.kid.clone(),
-            key: EncodingKey::from_ec_der(&pkcs8),
-            jwks,
-            codes: Mutex::default(),
-        })
+        let (kid, key) = (first.kid.clone(), EncodingKey::from_ec_der(&first.decode()?.0));
+        Ok(Self { url, redirect_uri, example_email, kid, key, jwks, logins: Mutex::default() })
     }
 }
 
-/// Serves the provider until the task is dropped.
 pub async fn serve(listener: TcpListener, issuer: Issuer) -> std::io::Result<()> {
     let router = Router::new()
         .route("/.well-known/openid-configuration", get(discovery))
@@ -108,71 +92,65 @@ pub async fn serve(listener: TcpListener, issuer: Issuer) -> std::io::Result<()>
     axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
 }
 
-async fn discovery(State(issuer): State<Arc<Issuer>>) -> Response {
-    let at = |path: &str| format!("{}{path}", issuer.url);
+async fn discovery(State(issuer): State<Arc<Issuer>>) -> Json<Value> {
+    let endpoint = |path: &str| format!("{}{path}", issuer.url);
     Json(json!({
         "issuer": issuer.url,
-        "authorization_endpoint": at("/authorize"),
-        "token_endpoint": at("/token"),
-        "jwks_uri": at("/jwks"),
+        "authorization_endpoint": endpoint("/authorize"),
+        "token_endpoint": endpoint("/token"),
+        "jwks_uri": endpoint("/jwks"),
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
         "code_challenge_methods_supported": ["S256"],
     }))
-    .into_response()
 }
 
-async fn jwks(State(issuer): State<Arc<Issuer>>) -> Response {
-    Json(issuer.jwks.clone()).into_response()
+async fn jwks(State(issuer): State<Arc<Issuer>>) -> Json<Value> {
+    Json(issuer.jwks.clone())
 }
 
 async fn authorize(State(issuer): State<Arc<Issuer>>, Query(request): Query<Request>) -> Response {
     if request.redirect_uri != issuer.redirect_uri {
         return (StatusCode::BAD_REQUEST, "redirect_uri is not the proxy's").into_response();
     }
-    let page = Page { style: include_str!("../../templates/style.css"), request: &request, example: &issuer.example };
-    page.render().map_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response(), |html| Html(html).into_response())
+    let style = include_str!("../../templates/style.css");
+    let page = Page { style, request: &request, example: &issuer.example_email };
+    page.render().map(Html).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR).into_response()
 }
 
-async fn login(State(issuer): State<Arc<Issuer>>, Form(login): Form<Login>) -> Response {
-    let Login { email, request } = login;
-    let (Some(code), Ok(mut back)) = (random_token(), Url::parse(&issuer.redirect_uri)) else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
-    back.query_pairs_mut().append_pair("code", &code).append_pair("state", &request.state);
-    let granted =
-        Granted { email, client_id: request.client_id, nonce: request.nonce, challenge: request.code_challenge };
-    issuer.codes.lock().unwrap_or_else(PoisonError::into_inner).insert(code, granted);
-    Redirect::to(back.as_str()).into_response()
+async fn login(State(issuer): State<Arc<Issuer>>, Form(login): Form<Login>) -> Result<Redirect, StatusCode> {
+    let code = random_token().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    let mut redirect = Url::parse(&issuer.redirect_uri).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    redirect.query_pairs_mut().append_pair("code", &code).append_pair("state", &login.request.state);
+    issuer.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(code, login);
+    Ok(Redirect::to(redirect.as_str()))
 }
 
-async fn token(State(issuer): State<Arc<Issuer>>, Form(redemption): Form<Redemption>) -> Response {
-    let granted = issuer.codes.lock().unwrap_or_else(PoisonError::into_inner).remove(&redemption.code);
-    let Some(granted) = granted.filter(|granted| pkce::verifies(&redemption.code_verifier, &granted.challenge)) else {
+async fn token(State(issuer): State<Arc<Issuer>>, Form(token): Form<TokenRequest>) -> Response {
+    let login = issuer.logins.lock().unwrap_or_else(PoisonError::into_inner).remove(&token.code);
+    let is_verified = |login: &Login| pkce::verifies(&token.code_verifier, &login.request.code_challenge);
+    let Some(Login { email, request }) = login.filter(is_verified) else {
         return (StatusCode::BAD_REQUEST, Json(json!({"error": "invalid_grant"}))).into_response();
     };
     let now = Timestamp::now().as_second();
     let claims = json!({
         "iss": issuer.url,
-        "sub": granted.email,
-        "aud": granted.client_id,
+        "sub": email,
+        "aud": request.client_id,
         "iat": now,
         "exp": now + 300,
-        "nonce": granted.nonce,
-        "email": granted.email,
+        "nonce": request.nonce,
+        "email": email,
         "email_verified": true,
     });
-    let mut header = Header::new(Algorithm::ES256);
-    header.kid = Some(issuer.kid.clone());
+    let header = Header { kid: Some(issuer.kid.clone()), ..Header::new(Algorithm::ES256) };
     match jsonwebtoken::encode(&header, &claims, &issuer.key) {
-        Ok(id_token) => Json(json!({
-            "access_token": "unused",
-            "token_type": "Bearer",
-            "expires_in": 300,
-            "id_token": id_token,
-        }))
-        .into_response(),
+        Ok(id_token) => {
+            let tokens =
+                json!({"access_token": "unused", "token_type": "Bearer", "expires_in": 300, "id_token": id_token});
+            Json(tokens).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

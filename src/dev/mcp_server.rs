@@ -8,16 +8,14 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-/// A small MCP server (Streamable HTTP, no sessions) with one tool, `whoami`, which says as whom the proxy forwarded.
+/// A small MCP server (Streamable HTTP, no sessions). Its tool `whoami` returns the user that the proxy forwards.
 pub async fn serve(listener: TcpListener) -> std::io::Result<()> {
-    let router = Router::new().fallback(post(answer));
+    let router = Router::new().fallback(post(handle));
     axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
 }
 
-async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> Response {
-    let Some(id) = message.get("id") else {
-        return StatusCode::ACCEPTED.into_response();
-    };
+async fn handle(headers: HeaderMap, Json(message): Json<Value>) -> Response {
+    let Some(id) = message.get("id") else { return StatusCode::ACCEPTED.into_response() };
     let result = match message["method"].as_str().unwrap_or_default() {
         "initialize" => json!({
             "protocolVersion": message["params"]["protocolVersion"].as_str().unwrap_or("2025-11-25"),
@@ -27,7 +25,7 @@ async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> Response {
         "ping" => json!({}),
         "tools/list" => json!({"tools": [{
             "name": "whoami",
-            "description": "Says as whom you are logged in",
+            "description": "Returns the logged-in user",
             "inputSchema": {"type": "object", "properties": {}},
         }]}),
         "tools/call" => {

@@ -1,227 +1,192 @@
-//! One person's login at one MCP endpoint: kept, renewed without them, and made anew with them.
+//! The login at one MCP endpoint: stored, refreshed, or requested from the user.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Mutex, mpsc};
+use openidconnect::AccessToken;
+use secrecy::SecretString;
+use tokio::{
+    sync::Mutex,
+    time::{interval, timeout},
+};
 use url::Url;
 
 use super::{
     LoginError,
-    authorization::{AnswerError, Authorization},
+    authorization::{Authorization, AuthorizationError},
     browser,
-    discovery::{self, Server, discover},
+    callback::{self, AuthorizationResult, CallbackServer},
+    discovery::{Discovered, accepts_token, discover},
     http::Http,
     input,
-    listener::{Answer, Listener, Waiting},
-    store::{Login, Store},
-    tokens::{Asking, TokenError, Tokens, register},
+    store::Store,
+    tokens::{Login, TokenError, Tokens, register},
 };
 
-/// How long a person may take. Authorization servers give them less.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Authorization servers have shorter deadlines.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// How often the store is looked at for a login by another process.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the store is checked for a login by another process.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How a person is asked to log in.
 #[derive(Clone, Debug)]
-pub struct Asks {
-    /// The client id to use, instead of a registration.
+pub struct LoginOptions {
+    /// Replaces client registration.
     pub client_id: Option<String>,
-    /// The loopback port.
     pub port: Option<u16>,
-    /// Whether to open a browser.
-    pub browser: bool,
-    /// Whether the answer may be pasted on standard input.
-    pub pasted: bool,
+    pub open_browser: bool,
+    /// Whether the user may paste the redirect on standard input.
+    pub accept_paste: bool,
 }
 
-/// The login at an endpoint.
 #[derive(Debug)]
 pub struct Account {
-    /// How servers are asked.
     pub http: Http,
-    /// The endpoint.
     pub url: Url,
     store: Store,
-    asks: Asks,
-    /// One task at a time renews or logs in; the others find its tokens.
-    alone: Mutex<()>,
+    options: LoginOptions,
+    /// One task at a time refreshes or logs in. The others then use its tokens.
+    mutex: Mutex<()>,
 }
 
-/// What is done when there is no login that works.
+/// Whether a user may be prompted if there is no valid login.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Otherwise {
-    /// A person is asked.
-    LogIn,
-    /// An error.
-    Fail,
+pub enum Prompt {
+    Allowed,
+    Never,
+}
+
+enum Completed {
+    Code(SecretString),
+    OtherProcess(Tokens),
 }
 
 impl Account {
-    /// The login at an endpoint, kept in `folder`.
-    ///
-    /// # Errors
-    /// When there are no certificate authorities.
-    pub fn new(url: Url, folder: PathBuf, asks: Asks) -> Result<Self, LoginError> {
-        let (http, store) = (Http::new(&url)?, Store::new(folder, &url));
-        Ok(Self { http, url, store, asks, alone: Mutex::default() })
+    pub fn new(url: Url, directory: PathBuf, options: LoginOptions) -> Result<Self, LoginError> {
+        let (http, store) = (Http::new(&url)?, Store::new(directory, &url));
+        Ok(Self { http, url, store, options, mutex: Mutex::default() })
     }
 
-    /// An access token that is good for another minute, as far as is known here. `refused` is one that the endpoint did not
-    /// take.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn token(&self, refused: Option<&SecretString>, otherwise: Otherwise) -> Result<Tokens, LoginError> {
-        let _alone = self.alone.lock().await;
-        let kept = self.kept(refused).await?;
-        if let Some(tokens) = kept {
-            return Ok(tokens);
-        }
-        match otherwise {
-            Otherwise::LogIn => self.log_in().await,
-            Otherwise::Fail => Err(LoginError::NotLoggedIn(self.url.clone())),
+    /// Returns tokens that are valid for at least another minute. `rejected` is an access token that the endpoint rejected.
+    pub async fn tokens(&self, rejected: Option<&AccessToken>, prompt: Prompt) -> Result<Tokens, LoginError> {
+        let _guard = self.mutex.lock().await;
+        match self.stored_or_refreshed(rejected).await? {
+            Some(tokens) => Ok(tokens),
+            None => self.log_in(prompt).await,
         }
     }
 
-    /// Tokens of a new login, because those that were renewed have been refused too: the endpoint may have moved to another
-    /// authorization server.
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub async fn anew(&self, refused: Option<&SecretString>, otherwise: Otherwise) -> Result<Tokens, LoginError> {
-        let _alone = self.alone.lock().await;
-        // Whoever has waited may find what another task has got.
-        if let Some(tokens) = self.live(refused)? {
-            return Ok(tokens);
-        }
-        match otherwise {
-            Otherwise::LogIn => self.log_in().await,
-            Otherwise::Fail => Err(LoginError::NotLoggedIn(self.url.clone())),
+    /// Logs in without a refresh, for when the endpoint rejects refreshed tokens too: it may use another authorization
+    /// server now.
+    pub async fn new_tokens(&self, rejected: Option<&AccessToken>, prompt: Prompt) -> Result<Tokens, LoginError> {
+        let _guard = self.mutex.lock().await;
+        // Another task may have logged in while this one waited.
+        match self.fresh_tokens(rejected)? {
+            Some(tokens) => Ok(tokens),
+            None => self.log_in(prompt).await,
         }
     }
 
-    /// The kept tokens, if they are good as they are.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn live(&self, refused: Option<&SecretString>) -> Result<Option<Tokens>, LoginError> {
-        let good = |tokens: &Tokens| tokens.last(Timestamp::now()) && !same(refused, &tokens.access_token);
-        Ok(self.login()?.and_then(|login| login.tokens).filter(good))
+    /// Returns the stored tokens if they need no refresh.
+    pub fn fresh_tokens(&self, rejected: Option<&AccessToken>) -> Result<Option<Tokens>, LoginError> {
+        let tokens = self.stored_login()?.and_then(|login| login.tokens);
+        Ok(tokens.filter(|tokens| tokens.is_fresh(Timestamp::now()) && rejected != Some(&tokens.access_token)))
     }
 
-    /// An access token as [`Self::token`] gives it, after asking the endpoint whether it takes it: a login may have been ended from the other side. Says also
-    /// whether a person had to log in.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn working_token(&self, otherwise: Otherwise) -> Result<(Tokens, bool), LoginError> {
-        let mut refused = None;
-        // Once as it is kept, once renewed.
+    /// Returns tokens that the endpoint has just accepted, because the server can end a login at any time. The flag tells
+    /// whether a new login was necessary.
+    pub async fn verified_tokens(&self, prompt: Prompt) -> Result<(Tokens, bool), LoginError> {
+        let mut rejected = None;
+        // The stored tokens, then the refreshed ones.
         for _ in 0..2 {
-            match self.token(refused.as_ref(), Otherwise::Fail).await {
-                Ok(tokens) if discovery::takes(&self.http, &self.url, tokens.access_token.expose_secret()).await? => {
+            match self.tokens(rejected.as_ref(), Prompt::Never).await {
+                Ok(tokens) if accepts_token(&self.http, &self.url, &tokens.access_token).await? => {
                     return Ok((tokens, false));
                 }
-                Ok(tokens) => refused = Some(tokens.access_token),
+                Ok(tokens) => rejected = Some(tokens.access_token),
                 Err(LoginError::NotLoggedIn(_)) => break,
                 Err(error) => return Err(error),
             }
         }
-        let tokens = self.anew(refused.as_ref(), otherwise).await?;
-        if discovery::takes(&self.http, &self.url, tokens.access_token.expose_secret()).await? {
+        let tokens = self.new_tokens(rejected.as_ref(), prompt).await?;
+        if accepts_token(&self.http, &self.url, &tokens.access_token).await? {
             return Ok((tokens, true));
         }
-        Err(LoginError::NotTaken(self.url.clone()))
+        Err(LoginError::TokenRejected(self.url.clone()))
     }
 
-    /// The kept tokens, renewed if need be; none if that is over.
-    async fn kept(&self, refused: Option<&SecretString>) -> Result<Option<Tokens>, LoginError> {
-        if let Some(tokens) = self.live(refused)? {
+    /// Returns `None` if the login has ended.
+    async fn stored_or_refreshed(&self, rejected: Option<&AccessToken>) -> Result<Option<Tokens>, LoginError> {
+        if let Some(tokens) = self.fresh_tokens(rejected)? {
             return Ok(Some(tokens));
         }
-        if self.login()?.is_none() {
+        if self.stored_login()?.is_none() {
             return Ok(None);
         }
         let lock = self.store.lock().await?;
-        // Another process may have renewed it meanwhile.
-        if let Some(tokens) = self.live(refused)? {
+        // Another process may have refreshed them while this one waited.
+        if let Some(tokens) = self.fresh_tokens(rejected)? {
             return Ok(Some(tokens));
         }
-        let Some(mut login) = self.login()? else { return Ok(None) };
+        let Some(mut login) = self.stored_login()? else { return Ok(None) };
         let Some(tokens) = login.tokens.take() else { return Ok(None) };
-        let Some(refresh) = tokens.refresh_token.clone() else { return Ok(None) };
+        let Some(refresh_token) = tokens.refresh_token.clone() else { return Ok(None) };
         let (http, store) = (self.http.clone(), self.store.clone());
-        // Apart: whoever does not wait for it any longer must not take the server's next refresh token with them.
-        let renewing = tokio::spawn(async move {
-            match asking(&login).refresh(&http, &refresh, Timestamp::now()).await {
-                Ok(renewed) => {
-                    login.tokens = Some(renewed.clone());
-                    store.write(&lock, &login)?;
-                    Ok(Some(renewed))
-                }
-                // What is left is the registration.
+        // A task of its own: if the caller is cancelled, the rotated refresh token must still be stored.
+        let refresh = tokio::spawn(async move {
+            match login.refresh(&http, &refresh_token, Timestamp::now()).await {
+                Ok(refreshed) => login.tokens = Some(refreshed),
+                // Keeps only the registration.
                 Err(
-                    TokenError::InvalidGrant(reason)
-                    | TokenError::InvalidClient(reason)
-                    | TokenError::Refused { message: reason, .. },
-                ) => {
-                    tracing::debug!(reason, "the login has ended");
-                    store.write(&lock, &login)?;
-                    Ok(None)
-                }
-                Err(error) => Err(LoginError::from(error)),
+                    TokenError::InvalidGrant(message)
+                    | TokenError::InvalidClient(message)
+                    | TokenError::Refused { message, .. },
+                ) => tracing::debug!(reason = message, "the login has ended"),
+                Err(error) => return Err(LoginError::from(error)),
             }
+            store.write(&lock, &login)?;
+            Ok(login.tokens)
         });
-        match renewing.await.unwrap_or(Ok(None)) {
-            // Better the last minute of this one than none.
-            Err(error) if tokens.live(Timestamp::now()) && !same(refused, &tokens.access_token) => {
-                tracing::warn!(%error, "the login cannot be refreshed now");
+        match refresh.await.unwrap_or(Ok(None)) {
+            // The old token is still usable for less than a minute.
+            Err(error) if tokens.is_valid(Timestamp::now()) && rejected != Some(&tokens.access_token) => {
+                tracing::warn!(%error, "cannot refresh the login, using the old token");
                 Ok(Some(tokens))
             }
-            renewed => renewed,
+            refreshed => refreshed,
         }
     }
 
-    /// What is kept, if it is of the client that is asked for.
-    fn login(&self) -> Result<Option<Login>, LoginError> {
-        let ours = |login: &Login| self.asks.client_id.as_ref().is_none_or(|id| login.client_id == *id);
-        Ok(self.store.read()?.filter(ours))
+    /// Ignores a login with another client id than `--client-id`.
+    fn stored_login(&self) -> Result<Option<Login>, LoginError> {
+        let matches = |login: &Login| self.options.client_id.as_ref().is_none_or(|id| login.client_id == *id);
+        Ok(self.store.read()?.filter(matches))
     }
 
-    /// Asks a person.
-    async fn log_in(&self) -> Result<Tokens, LoginError> {
+    async fn log_in(&self, prompt: Prompt) -> Result<Tokens, LoginError> {
+        if prompt == Prompt::Never {
+            return Err(LoginError::NotLoggedIn(self.url.clone()));
+        }
         let server = discover(&self.http, &self.url).await?;
-        let listener = Listener::open(self.asks.port).map_err(LoginError::Port)?;
-        let port = listener.port().map_err(LoginError::Port)?;
-        let mut login = Login {
-            url: self.url.clone(),
-            client_id: self.client(&server).await?,
-            issuer: server.issuer.clone(),
-            token_endpoint: server.token_endpoint.clone(),
-            resource: server.resource.clone(),
-            tokens: None,
+        let (listener, port) = callback::bind(self.options.port).map_err(LoginError::Port)?;
+        let client_id = self.client_id(&server).await?;
+        let authorization = Arc::new(Authorization::new(&server, &client_id, port).ok_or(LoginError::NoRandomness)?);
+        let mut callbacks = CallbackServer::start(listener, authorization.clone()).map_err(LoginError::Port)?;
+        self.print_instructions(&authorization);
+        let completed = timeout(LOGIN_TIMEOUT, self.wait_for_user(&authorization, &mut callbacks)).await;
+        let code = match completed.map_err(|_| LoginError::TimedOut(self.url.clone()))?? {
+            Completed::Code(code) => code,
+            Completed::OtherProcess(tokens) => return Ok(tokens),
         };
-        let authorization = Arc::new(Authorization::new(&server, &login.client_id, port)?);
-        let mut waiting = listener.wait(authorization.clone()).map_err(LoginError::Port)?;
-        self.ask(&authorization);
-        let code = match tokio::time::timeout(PATIENCE, self.answer(&authorization, &mut waiting)).await {
-            Ok(Came::Code(code)) => code?,
-            Ok(Came::Elsewhere(tokens)) => return Ok(*tokens),
-            Err(_) => return Err(LoginError::NobodyCame(self.url.clone())),
-        };
-        let redeemed = asking(&login)
-            .redeem(&self.http, &code, &authorization.verifier, &authorization.redirect_uri, Timestamp::now())
-            .await;
-        waiting.close().await;
+        let (issuer, token_endpoint, resource) = (server.issuer, server.token_endpoint, server.resource);
+        let mut login = Login { url: self.url.clone(), issuer, token_endpoint, resource, client_id, tokens: None };
+        let redeemed = login.redeem(&self.http, &code, &authorization, Timestamp::now()).await;
+        callbacks.close().await;
         let tokens = redeemed?;
         login.tokens = Some(tokens.clone());
         let lock = self.store.lock().await?;
@@ -229,60 +194,62 @@ impl Account {
         Ok(tokens)
     }
 
-    /// Who we are at this server: as told, as registered before if it still knows that, or as registered now.
-    async fn client(&self, server: &Server) -> Result<String, LoginError> {
-        if let Some(id) = &self.asks.client_id {
+    /// Returns the configured client id, else the stored one if the server still knows it, else a new one.
+    async fn client_id(&self, server: &Discovered) -> Result<String, LoginError> {
+        if let Some(id) = &self.options.client_id {
             return Ok(id.clone());
         }
-        if let Some(login) = self.store.read()?.filter(|login| login.issuer == server.issuer) {
-            let asking = Asking { endpoint: &server.token_endpoint, ..asking(&login) };
-            if asking.is_known(&self.http, Timestamp::now()).await? {
+        if let Some(mut login) = self.store.read()?.filter(|login| login.issuer == server.issuer) {
+            login.token_endpoint = server.token_endpoint.clone();
+            if login.is_client_known(&self.http, Timestamp::now()).await? {
                 return Ok(login.client_id);
             }
         }
         Ok(register(&self.http, server.registration_endpoint.as_ref()).await?)
     }
 
-    /// Shows a person where to go.
-    fn ask(&self, authorization: &Authorization) {
-        let opened = self.asks.browser && browser::open(&authorization.url);
-        let how = if opened {
-            "Your browser opens. If it does not, open this address in one"
-        } else {
-            "Open this address in a browser"
-        };
-        // Whoever reads this may be gone, and the login goes on by the browser.
-        let mut to_person = io::stderr();
-        let _ = writeln!(to_person, "Log in to {}. {how}:\n\n  {}\n", self.url, authorization.url);
-        if self.asks.pasted {
+    fn print_instructions(&self, authorization: &Authorization) {
+        let opened = self.options.open_browser && browser::open(&authorization.url);
+        let open = if opened { "Your browser opens. If it does not, open" } else { "Open" };
+        // Not `eprintln!`: it panics if standard error is closed, but the login can still succeed.
+        let _ = writeln!(
+            io::stderr(),
+            "Log in to {}. {open} this URL in a browser:\n\n  {}\n",
+            self.url,
+            authorization.url
+        );
+        if self.options.accept_paste {
             let _ = writeln!(
-                to_person,
-                "If the browser is on another machine, it ends at a page that cannot be reached: paste the address of that \
-                 page here ({}?...), and press Enter.",
+                io::stderr(),
+                "If the browser is on another machine, it ends at a page that cannot load: paste the URL of that page here \
+                 ({}?...), and press Enter.",
                 authorization.redirect_uri
             );
         }
     }
 
-    /// The first answer: in the browser, pasted, or by another process that logged in.
-    async fn answer(&self, authorization: &Authorization, waiting: &mut Waiting) -> Came {
-        let mut lines = self.asks.pasted.then(input::lines);
-        let before = self.login().ok().flatten().and_then(|login| login.tokens);
-        let mut look = tokio::time::interval(LOOK);
+    /// Waits for the redirect, a pasted redirect, or a login by another process.
+    async fn wait_for_user(
+        &self,
+        authorization: &Authorization,
+        callbacks: &mut CallbackServer,
+    ) -> Result<Completed, AuthorizationError> {
+        let mut lines = self.options.accept_paste.then(input::lines);
+        let before =
+            self.stored_login().ok().flatten().and_then(|login| login.tokens).map(|tokens| tokens.access_token);
+        let mut poll = interval(POLL_INTERVAL);
         loop {
             tokio::select! {
-                answer = waiting.answer() => return Came::Code(answer),
-                line = next(&mut lines) => match pasted(authorization, &line) {
-                    Err(error @ AnswerError::Foreign) => {
+                Some(result) = callbacks.results.recv() => return result.map(Completed::Code),
+                Some(line) = async { lines.as_mut()?.recv().await } => match parse_pasted(authorization, &line) {
+                    Err(error @ AuthorizationError::WrongState) => {
                         let _ = writeln!(io::stderr(), "{error}. Paste the whole address that the browser ends at.");
                     }
-                    answer => return Came::Code(answer),
+                    result => return result.map(Completed::Code),
                 },
-                _ = look.tick() => {
-                    let now = self.login().ok().flatten().and_then(|login| login.tokens);
-                    let new = now.filter(|now| !same(before.as_ref().map(|before| &before.access_token), &now.access_token));
-                    if let Some(tokens) = new.filter(|tokens| tokens.last(Timestamp::now())) {
-                        return Came::Elsewhere(Box::new(tokens));
+                _ = poll.tick() => {
+                    if let Ok(Some(tokens)) = self.fresh_tokens(before.as_ref()) {
+                        return Ok(Completed::OtherProcess(tokens));
                     }
                 }
             }
@@ -290,43 +257,16 @@ impl Account {
     }
 }
 
-/// How a login came about.
-enum Came {
-    Code(Answer),
-    Elsewhere(Box<Tokens>),
-}
-
-/// The next pasted line; when no more can come, none ever does.
-async fn next(lines: &mut Option<mpsc::Receiver<String>>) -> String {
-    if let Some(receiver) = lines
-        && let Some(line) = receiver.recv().await
-    {
-        return line;
-    }
-    std::future::pending().await
-}
-
-/// The code in a pasted address, or in the part of it after the question mark.
-fn pasted(authorization: &Authorization, line: &str) -> Answer {
+/// Accepts the whole URL of the redirect, or its query.
+fn parse_pasted(authorization: &Authorization, line: &str) -> AuthorizationResult {
     let query = line.split_once('?').map_or(line, |(_, query)| query);
     authorization.code(query.split('#').next().unwrap_or_default())
 }
 
-fn asking(login: &Login) -> Asking<'_> {
-    Asking { endpoint: &login.token_endpoint, client_id: &login.client_id, resource: &login.resource }
-}
-
-fn same(one: Option<&SecretString>, other: &SecretString) -> bool {
-    one.is_some_and(|one| one.expose_secret() == other.expose_secret())
-}
-
-/// Whether somebody is there to log in: a script that runs at night must fail, and not wait for them.
-pub fn somebody_is_there() -> bool {
-    io::stdin().is_terminal() || io::stderr().is_terminal()
-}
-
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::{super::authorization::tests::authorization, *};
 
     #[test]
@@ -335,10 +275,10 @@ mod tests {
         let query = "code=good&state=the-state&iss=https%3A%2F%2Fas.example.com";
         for line in [query.to_owned(), format!("http://127.0.0.1:4711/callback?{query}"), format!("?{query}#fragment")]
         {
-            assert_eq!(pasted(&login, &line).unwrap().expose_secret(), "good", "{line}");
+            assert_eq!(parse_pasted(&login, &line).unwrap().expose_secret(), "good", "{line}");
         }
         for line in ["good", "https://mcp.example.com/", "http://127.0.0.1:4711/callback?code=good"] {
-            assert!(matches!(pasted(&login, line), Err(AnswerError::Foreign)), "{line}");
+            assert!(matches!(parse_pasted(&login, line), Err(AuthorizationError::WrongState)), "{line}");
         }
     }
 }

@@ -1,22 +1,20 @@
 use http::{HeaderMap, header::WWW_AUTHENTICATE};
 
-/// What an MCP server says to a request without a token (RFC 6750 §3, RFC 9728 §5.1).
+/// The Bearer challenge of an MCP server (RFC 6750 §3, RFC 9728 §5.1).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Challenge {
-    /// Where the endpoint describes itself.
     pub resource_metadata: Option<String>,
-    /// The scopes that it asks for.
     pub scope: Option<String>,
 }
 
 impl Challenge {
-    /// The Bearer challenge among all that a server gives (RFC 9110 §11.6.1).
+    /// Finds the Bearer challenge among all challenges of a response (RFC 9110 §11.6.1).
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut found: Option<Self> = None;
         for value in headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()) {
             let mut is_bearer = false;
-            for part in parts(value) {
-                // `Scheme name=value` begins another challenge, `name=value` goes on with it.
+            for part in split_list(value) {
+                // `Scheme name=value` starts a challenge; `name=value` belongs to the current one.
                 let (first, rest) = part.split_once(' ').unwrap_or((part, ""));
                 let parameter = if first.contains('=') {
                     part
@@ -25,16 +23,16 @@ impl Challenge {
                     rest.trim_start()
                 };
                 if is_bearer {
-                    found.get_or_insert_default().take(parameter);
+                    found.get_or_insert_default().set(parameter);
                 }
             }
         }
         found
     }
 
-    fn take(&mut self, parameter: &str) {
+    fn set(&mut self, parameter: &str) {
         let Some((name, value)) = parameter.split_once('=') else { return };
-        let value = unquoted(value.trim());
+        let value = unquote(value.trim());
         match name.trim().to_ascii_lowercase().as_str() {
             "resource_metadata" => self.resource_metadata = Some(value),
             "scope" => self.scope = Some(value),
@@ -43,32 +41,27 @@ impl Challenge {
     }
 }
 
-/// What stands between commas, but for those within quotes.
-fn parts(value: &str) -> impl Iterator<Item = &str> {
+/// Splits at commas outside of quoted strings.
+fn split_list(value: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let is_separator = move |character: char| {
-        let separates = character == ',' && !quoted;
-        if character == '"' && !escaped {
-            quoted = !quoted;
-        }
+        quoted ^= character == '"' && !escaped;
         escaped = character == '\\' && !escaped;
-        separates
+        character == ',' && !quoted
     };
     value.split(is_separator).map(str::trim).filter(|part| !part.is_empty())
 }
 
-fn unquoted(value: &str) -> String {
+fn unquote(value: &str) -> String {
     let Some(inner) = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) else {
         return value.to_owned();
     };
-    let mut escaped = false;
-    inner
-        .chars()
-        .filter(|character| {
-            escaped = *character == '\\' && !escaped;
-            !escaped
-        })
-        .collect()
+    let (mut text, mut escaped) = (inner.to_owned(), false);
+    text.retain(|character| {
+        escaped = character == '\\' && !escaped;
+        !escaped
+    });
+    text
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! How the client speaks HTTP. Not the client of `proxy::identity`, which bounds every answer in time and size: an MCP
-//! server's streams have no end.
+//! The HTTP client of `login`. It differs from [`crate::http_client`] in that streams have no deadline and no size limit.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header, response::Parts};
+use http::{HeaderValue, Response, Uri, header, request::Builder, response::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -12,68 +11,47 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use openidconnect::AccessToken;
 use thiserror::Error;
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{api::is_loopback, error_chain::error_chain};
 
-/// How long a server may take for an answer that is read to its end, and for a connection.
+/// Deadline of connecting, and of responses that are not streams.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After how much silence a connection is asked whether it still stands: a stream may be quiet for hours.
+/// TCP keep-alive, because an event stream may be idle for hours.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// The largest answer that is read to its end, in bytes: metadata and tokens are a few KiB.
-const MAX_ANSWER: usize = 1024 * 1024;
+/// Size limit of metadata and token responses, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), " login");
 
-/// Speaks to the MCP server and to its authorization server. Follows no redirects: tokens go where they were meant to go.
+/// Follows no redirects, so that a token reaches no other host.
 #[derive(Clone, Debug)]
 pub struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
-/// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum HttpError {
-    /// The roots cannot be read.
-    #[error("no certificate authorities: {0}; install ca-certificates, or name a file with them in SSL_CERT_FILE")]
+    #[error("no CA certificates: {0}; install ca-certificates, or set SSL_CERT_FILE to a file with CA certificates")]
     Roots(#[source] std::io::Error),
-    /// Not a URL that may be asked.
-    #[error("{0} is not an address that may be asked: it must be https://..., or http:// on this machine")]
+    #[error("{0} is not an allowed URL: it must be https://..., or http:// on this machine")]
     Insecure(String),
-    /// Not a request; the URL or a token has odd characters.
-    #[error("the request cannot be made: {0}")]
+    #[error("the request is invalid: {0}")]
     Request(#[from] http::Error),
-    /// No connection, or it broke.
     #[error("{host} cannot be reached: {cause}")]
-    Connection {
-        /// Who was asked.
-        host: String,
-        /// All that is known, to its root.
-        cause: String,
-    },
-    /// The answer is too large or broke off.
-    #[error("the answer of {host} cannot be read: {cause}")]
-    Answer {
-        /// Who was asked.
-        host: String,
-        /// What is wrong.
-        cause: String,
-    },
-    /// No answer in time.
-    #[error("{host} gave no answer within {} s: try again", TIMEOUT.as_secs())]
-    Timeout {
-        /// Who was asked.
-        host: String,
-    },
+    Connection { host: String, cause: String },
+    #[error("the response of {host} cannot be read: {cause}")]
+    Body { host: String, cause: String },
+    #[error("{host} did not respond within {} s: try again", TIMEOUT.as_secs())]
+    Timeout { host: String },
 }
 
 impl Http {
-    /// A client that trusts the system's roots, or those of `SSL_CERT_FILE`. For an MCP server with https it speaks https
-    /// alone, whatever that server's metadata names.
-    ///
-    /// # Errors
-    /// When there are no roots.
+    /// Trusts the system's CA certificates, or those in `SSL_CERT_FILE`. If `server` uses https, the client refuses plain
+    /// http everywhere, including in the server's metadata.
     pub fn new(server: &Url) -> Result<Self, HttpError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -85,90 +63,70 @@ impl Http {
         Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
     }
 
-    /// An answer as a whole.
-    ///
-    /// # Errors
-    /// When it does not come within 30 s, or is larger than 1 MiB.
-    pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, HttpError> {
+    /// Reads the whole response: at most 1 MiB within 30 s.
+    pub async fn send(&self, request: Builder, body: impl Into<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let host = host(&request);
         let exchange = async {
-            let (head, body) = self.open(request).await?.into_parts();
-            let body = whole(body, &host, MAX_ANSWER).await?;
-            Ok(Response::from_parts(head, body))
+            let (head, body) = self.open(request, body).await?.into_parts();
+            Ok(Response::from_parts(head, read_body(body, &host, MAX_BODY).await?))
         };
-        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout { host: host.clone() }))
+        timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(HttpError::Timeout { host: host.clone() }))
     }
 
-    /// The head of an answer.
-    ///
-    /// # Errors
-    /// When it does not come within 30 s.
-    pub async fn head_of(&self, request: Request<Full<Bytes>>) -> Result<Parts, HttpError> {
+    /// Reads the response head, which must arrive within 30 s.
+    pub async fn send_for_head(&self, request: Builder, body: impl Into<Bytes>) -> Result<Parts, HttpError> {
         let host = host(&request);
-        let answer = tokio::time::timeout(TIMEOUT, self.open(request)).await;
-        Ok(answer.map_err(|_| HttpError::Timeout { host })??.into_parts().0)
+        let response = timeout(TIMEOUT, self.open(request, body)).await;
+        Ok(response.map_err(|_| HttpError::Timeout { host })??.into_parts().0)
     }
 
-    /// An answer whose body is still to come, for as long as that takes.
-    ///
-    /// # Errors
-    /// When there is no connection.
-    pub async fn open(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
+    /// Returns when the response head has arrived. Has no deadline.
+    pub async fn open(&self, request: Builder, body: impl Into<Bytes>) -> Result<Response<Incoming>, HttpError> {
         let host = host(&request);
-        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        let request = request.header(header::USER_AGENT, USER_AGENT).body(Full::new(body.into()))?;
         self.0.request(request).await.map_err(|error| HttpError::Connection { host, cause: describe(&error) })
     }
 }
 
-/// The body of an answer that is not a stream.
-///
-/// # Errors
-/// When it is larger than `limit` bytes or breaks off.
-pub async fn whole(body: Incoming, host: &str, limit: usize) -> Result<Bytes, HttpError> {
-    let answer = |error: Box<dyn std::error::Error + Send + Sync>| HttpError::Answer {
-        host: host.to_owned(),
-        cause: describe(&*error),
-    };
-    Ok(Limited::new(body, limit).collect().await.map_err(answer)?.to_bytes())
+/// Reads a body of at most `limit` bytes.
+pub async fn read_body(body: Incoming, host: &str, limit: usize) -> Result<Bytes, HttpError> {
+    let body = Limited::new(body, limit).collect().await;
+    Ok(body.map_err(|error| HttpError::Body { host: host.to_owned(), cause: describe(&*error) })?.to_bytes())
 }
 
-/// A URL that may be asked: https, or http where nobody is in between.
-///
-/// # Errors
-/// For every other.
-pub fn secure(text: &str) -> Result<Url, HttpError> {
+/// Parses a URL that may be requested: https, or http to a loopback host.
+pub fn secure_url(text: &str) -> Result<Url, HttpError> {
     let insecure = || HttpError::Insecure(text.chars().take(200).collect());
     let url = Url::parse(text).map_err(|_| insecure())?;
     let secure = url.has_host() && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)));
-    // A name or password in it would go into messages and the store.
+    // Credentials in the URL would appear in messages and in the store.
     if secure && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(insecure()) }
 }
 
-/// `Authorization: Bearer ...`, kept out of debug output.
-///
-/// # Errors
-/// When the token has characters that no header may have.
-pub fn bearer(token: &str) -> Result<HeaderValue, http::Error> {
-    let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+/// The `Authorization` header, redacted in debug output.
+pub fn bearer(token: &AccessToken) -> Result<HeaderValue, HttpError> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.secret())).map_err(http::Error::from)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn host(request: &Request<Full<Bytes>>) -> String {
-    request.uri().host().unwrap_or("the server").to_owned()
+fn host(request: &Builder) -> String {
+    request.uri_ref().and_then(Uri::host).unwrap_or("the server").to_owned()
 }
 
-/// An error with those beneath it: "client error (Connect)" says nothing to anybody.
+/// The whole error chain: hyper's own message is only "client error (Connect)".
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error_chain(error);
     if text.contains("UnknownIssuer") {
-        text += "; if its certificate is of your own authority, name that in SSL_CERT_FILE";
+        text += "; if a private CA issued its certificate, set SSL_CERT_FILE to the CA's certificate";
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]
@@ -176,18 +134,19 @@ mod tests {
         for good in
             ["https://mcp.example.com/mcp", "http://127.0.0.1:8080/mcp", "http://localhost/mcp", "http://[::1]/"]
         {
-            assert!(secure(good).is_ok(), "{good}");
+            assert!(secure_url(good).is_ok(), "{good}");
         }
         for bad in
             ["http://mcp.example.com/mcp", "file:///etc/passwd", "mcp.example.com", "https://a:b@mcp.example.com/"]
         {
-            assert!(matches!(secure(bad), Err(HttpError::Insecure(_))), "{bad}");
+            assert!(matches!(secure_url(bad), Err(HttpError::Insecure(_))), "{bad}");
         }
     }
 
     #[test]
     fn request_debug_output_hides_the_token() {
-        let request = Request::get("https://mcp.example.com/").header(header::AUTHORIZATION, bearer("secret").unwrap());
+        let token = bearer(&AccessToken::new("secret".to_owned())).unwrap();
+        let request = Request::get("https://mcp.example.com/").header(header::AUTHORIZATION, token);
         assert!(!format!("{:?}", request.body(()).unwrap()).contains("secret"));
     }
 }

@@ -1,18 +1,19 @@
-use std::{io::BufRead, thread};
+use std::{
+    io::{BufRead, BufReader, stdin},
+    thread,
+};
 
 use tokio::sync::mpsc;
 
-/// Lines of standard input that wait to be taken.
-const WAITING: usize = 64;
+const CAPACITY: usize = 64;
 
-/// The lines of standard input. They are read by a thread of their own, which nobody waits for at the end: a read from a
-/// terminal cannot be interrupted.
+/// The non-empty lines of standard input. A separate thread reads them, because reading from a terminal cannot be cancelled.
 pub fn lines() -> mpsc::Receiver<String> {
-    of(std::io::BufReader::new(std::io::stdin()))
+    lines_of(BufReader::new(stdin()))
 }
 
-fn of(mut input: impl BufRead + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel(WAITING);
+fn lines_of(mut input: impl BufRead + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(CAPACITY);
     thread::spawn(move || {
         let mut line = Vec::new();
         while input.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
@@ -32,7 +33,7 @@ mod tests {
 
     #[tokio::test]
     async fn input_lines_are_read_without_line_endings() {
-        let mut lines = of(&b"one\r\n\n two \nthree"[..]);
+        let mut lines = lines_of(&b"one\r\n\n two \nthree"[..]);
         for expected in ["one", "two", "three"] {
             assert_eq!(lines.recv().await.as_deref(), Some(expected));
         }

@@ -1,17 +1,16 @@
-//! `login`: logs in to an MCP server as its client does, for people and programs without one that can. It keeps the login,
-//! prints its access token, or stands between a program that speaks MCP on standard input and output and the server.
+//! `login`: a command-line MCP client. It stores a login, prints its access token, or bridges stdio to the MCP server.
 //!
-//! It is a client of any MCP server with OAuth, and knows neither `operator` nor `proxy`.
+//! It works with any MCP server that uses OAuth, and uses neither `operator` nor `proxy`.
 
 mod account;
 mod authorization;
 mod bridge;
 mod browser;
+mod callback;
 mod challenge;
 mod discovery;
 mod http;
 mod input;
-mod listener;
 mod store;
 mod tokens;
 
@@ -20,146 +19,128 @@ use std::{
     path::PathBuf,
 };
 
-use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use account::{Account, Asks, Otherwise, somebody_is_there};
-use authorization::{AnswerError, NoRandomness};
+use account::{Account, LoginOptions, Prompt};
+use authorization::AuthorizationError;
 use discovery::DiscoveryError;
-use http::{HttpError, secure};
-use store::{Store, StoreError};
+use http::{HttpError, secure_url};
+use store::StoreError;
 use tokens::{TokenError, Tokens};
 
-/// For `--help`.
+use crate::private_file::default_state_dir;
+
+/// Part of `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   mcp-oauth-operator login https://mcp.example.com/mcp
-      logs in with a browser, here or on another machine
+      logs in with a browser, on this or another machine
   curl -H \"Authorization: Bearer $(mcp-oauth-operator login https://mcp.example.com/mcp --print-token)\" ...
-      a token that works, renewed when it has ended
+      sends a valid token, refreshed if necessary
   {\"command\": \"mcp-oauth-operator\", \"args\": [\"login\", \"https://mcp.example.com/mcp\", \"--bridge\"]}
-      for the configuration of an MCP client that can only start servers
+      configures an MCP client that can only start local servers
 
-docs/login.md tells more.";
+See docs/login.md.";
 
-/// What `login` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The MCP endpoint, such as https://mcp.example.com/mcp
+    /// URL of the MCP endpoint, such as https://mcp.example.com/mcp
     url: String,
 
-    /// Print an access token that works, and nothing else, on standard output
+    /// Print only a valid access token on standard output
     #[arg(long)]
     print_token: bool,
 
-    /// Be an MCP server on standard input and output, for a program that can only start servers
+    /// Act as an MCP server on standard input and output, for clients that can only start local servers
     #[arg(long, conflicts_with = "print_token")]
     bridge: bool,
 
-    /// Never ask for a login: fail if there is none that works
+    /// Never prompt for a login: fail if no valid login is stored
     #[arg(long)]
     no_login: bool,
 
-    /// Only print the address to log in at, and open no browser
+    /// Print the login URL and open no browser
     #[arg(long)]
     no_browser: bool,
 
-    /// The port of this machine that the browser comes back to [default: a free one]
+    /// Local port of the redirect URI [default: a free port]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
 
-    /// The client to be, at servers where programs cannot register themselves
+    /// Client id, for servers without client registration
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
 
-    /// Where logins are kept [default: ~/.local/state/mcp-oauth-operator/login]
+    /// Directory of stored logins [default: ~/.local/state/mcp-oauth-operator/login]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 }
 
-/// Why there is no login.
 #[derive(Debug, Error)]
 pub enum LoginError {
-    /// A server cannot be asked.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// It is not known where to log in.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
-    /// The answer that the browser brought.
     #[error(transparent)]
-    Answer(#[from] AnswerError),
-    /// The authorization server gives no tokens.
+    Authorization(#[from] AuthorizationError),
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Logins cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No state and verifier.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
-    /// The browser has nowhere to come back to.
-    #[error("cannot listen for the browser: {0}; choose another port with --port, or leave it out")]
+    #[error("the system's random number generator failed")]
+    NoRandomness,
+    #[error("cannot listen for the redirect: {0}; choose another port with --port, or omit it")]
     Port(#[source] io::Error),
-    /// There is no login, and nobody to ask.
-    #[error("there is no login to {0} that works: run `mcp-oauth-operator login {0}`")]
+    #[error("no valid login to {0} is stored: run `mcp-oauth-operator login {0}`")]
     NotLoggedIn(Url),
-    /// Nobody logged in.
-    #[error("nobody has logged in to {0} for a quarter of an hour: try again")]
-    NobodyCame(Url),
-    /// A token of the authorization server is not one for the MCP server.
-    #[error("{0} refuses the token that was just given for it: whoever runs the server must look at its log")]
-    NotTaken(Url),
-    /// Ctrl-C.
-    #[error("interrupted: nobody has logged in")]
+    #[error("the login to {0} was not completed within 15 minutes: try again")]
+    TimedOut(Url),
+    #[error("{0} rejects a token that was just issued for it: the server's administrator must check the server's log")]
+    TokenRejected(Url),
+    #[error("interrupted before the login was completed")]
     Interrupted,
-    /// Nobody reads what is printed.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
 }
 
-/// Logs in, or prints a token, until that is done or `shutdown` comes.
-///
-/// # Errors
-/// Why that is not possible.
+/// Runs until the command is done or `shutdown` is cancelled.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), LoginError> {
-    let url = secure(&options.url)?;
-    let folder = options.store.clone().map_or_else(Store::default_folder, Ok)?;
-    let asks = Asks {
-        client_id: options.client_id.clone(),
+    let url = secure_url(&options.url)?;
+    let directory = options.store.or_else(|| default_state_dir("login")).ok_or(StoreError::NoHome)?;
+    let login_options = LoginOptions {
+        client_id: options.client_id,
         port: options.port,
-        browser: !options.no_browser,
-        // The input of a script that only wants a token is the script's, and that of the bridge is MCP.
-        pasted: !options.bridge && (io::stdin().is_terminal() || !options.print_token),
+        open_browser: !options.no_browser,
+        // The bridge reads MCP messages from standard input, and a script that wants a token may read its own data from it.
+        accept_paste: !options.bridge && (io::stdin().is_terminal() || !options.print_token),
     };
-    let account = Account::new(url, folder, asks)?;
-    let may_ask = !options.no_login && (!options.print_token || somebody_is_there());
-    let otherwise = if may_ask { Otherwise::LogIn } else { Otherwise::Fail };
+    let account = Account::new(url, directory, login_options)?;
+    // Without a terminal, a script that needs a token must fail rather than wait.
+    let is_interactive = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let may_prompt = !options.no_login && (!options.print_token || is_interactive);
+    let prompt = if may_prompt { Prompt::Allowed } else { Prompt::Never };
     if options.bridge {
-        bridge::run(account, otherwise, shutdown).await;
+        bridge::run(account, prompt, shutdown).await;
         return Ok(());
     }
-    let (tokens, new) = tokio::select! {
-        result = account.working_token(otherwise) => result?,
+    let (tokens, is_new) = tokio::select! {
+        result = account.verified_tokens(prompt) => result?,
         () = shutdown.cancelled() => return Err(LoginError::Interrupted),
     };
     let line = if options.print_token {
-        format!("{}\n", tokens.access_token.expose_secret())
+        format!("{}\n", tokens.access_token.secret())
     } else {
-        format!("{}logged in to {}, {}\n", if new { "" } else { "already " }, account.url, until(&tokens))
+        format!("{}logged in to {}, {}\n", if is_new { "" } else { "already " }, account.url, expiry(&tokens))
     };
     io::stdout().lock().write_all(line.as_bytes()).map_err(LoginError::Output)
 }
 
-/// Until when a login is good, as far as its client can know.
-fn until(tokens: &Tokens) -> String {
-    let renewed = if tokens.refresh_token.is_some() { "; it is renewed when it is used" } else { "" };
-    match tokens.expires_at {
-        Some(end) => format!("until {end:.0}{renewed}"),
-        None => format!("until the server ends it{renewed}"),
-    }
+fn expiry(tokens: &Tokens) -> String {
+    let end = tokens.expires_at.map_or_else(|| "the server ends it".to_owned(), |time| format!("{time:.0}"));
+    format!("until {end}{}", if tokens.refresh_token.is_some() { "; it is refreshed when it is used" } else { "" })
 }
 
 #[cfg(test)]
@@ -168,7 +149,7 @@ mod tests {
 
     #[test]
     fn printed_login_contains_no_token() {
-        let line = until(&tokens("access-secret", 1_800_000_000));
-        assert_eq!(line, "until 2027-01-15T08:00:00Z; it is renewed when it is used");
+        let line = expiry(&tokens("access-secret", 1_800_000_000));
+        assert_eq!(line, "until 2027-01-15T08:00:00Z; it is refreshed when it is used");
     }
 }

@@ -1,172 +1,103 @@
-//! Where logins are kept: a file for each MCP endpoint, readable by its owner alone.
+//! Stored logins: one file per MCP endpoint, readable by its owner only.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
     time::Duration,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::time::sleep;
 use url::Url;
 
-use super::tokens::Tokens;
-use crate::private_file::write_new;
+use super::tokens::Login;
+use crate::private_file::{create_dir, write_new};
 
-/// How long to wait before a lock is asked for again. Not a blocking wait: Ctrl-C must end it.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// The lock is polled, because a blocking wait could not be cancelled.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A login, or what is left of one that has ended: the registration.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Login {
-    /// The MCP endpoint.
-    pub url: Url,
-    /// The authorization server that gave it.
-    pub issuer: String,
-    /// Where its tokens are renewed.
-    pub token_endpoint: Url,
-    /// What the endpoint calls itself.
-    pub resource: String,
-    /// Who we are there.
-    pub client_id: String,
-    /// What it gave, until that is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<Tokens>,
-}
-
-/// Why a login cannot be kept or read.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The home folder is unknown.
-    #[error("HOME is not set: say with --store where to keep logins")]
+    #[error("HOME is not set: use --store to specify the directory of stored logins")]
     NoHome,
-    /// The file system says no.
-    #[error("cannot {action} {}: {source}; say with --store where logins may be kept", .path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The file is not one of ours.
-    #[error("{} does not hold a login: remove it, and log in again", .0.display())]
+    #[error("cannot {action} {}: {source}; use --store to specify another directory", .path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is not a valid login file: remove it and log in again", .0.display())]
     Content(PathBuf),
 }
 
-/// The place of one endpoint's login.
+/// The stored login of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Store {
-    folder: PathBuf,
+    directory: PathBuf,
     name: String,
 }
 
-/// Nobody else changes the login while this is held; the system lets go of it when the process ends.
+/// Exclusive among processes. The system releases it when the process exits.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Store {
-    /// The place in `folder`, which is made when something is kept there.
-    pub fn new(folder: PathBuf, url: &Url) -> Self {
+    pub fn new(directory: PathBuf, url: &Url) -> Self {
         let hash = digest(&SHA256, url.as_str().as_bytes());
         let hash: String = hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        // The host is for people who look; colons and brackets of IPv6 are not for file names.
-        let host: String =
-            url.host_str().unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || ".-".contains(*c)).collect();
-        Self { folder, name: format!("{host}-{hash}") }
+        // The host makes the name recognizable. The colons and brackets of IPv6 are removed.
+        let mut host = url.host_str().unwrap_or_default().to_owned();
+        host.retain(|character| character.is_alphanumeric() || ".-".contains(character));
+        Self { directory, name: format!("{host}-{hash}") }
     }
 
-    /// `mcp-oauth-operator/login` in the user's folder for state (XDG Base Directory Specification).
-    ///
-    /// # Errors
-    /// When there is no home.
-    pub fn default_folder() -> Result<PathBuf, StoreError> {
-        let set = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
-        let base = match set {
-            Some(folder) => folder,
-            None => PathBuf::from(std::env::var_os("HOME").ok_or(StoreError::NoHome)?).join(".local/state"),
-        };
-        Ok(base.join("mcp-oauth-operator/login"))
-    }
-
-    /// The login, if there is one.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub fn read(&self) -> Result<Option<Login>, StoreError> {
         let path = self.file("json");
         match fs::read(&path) {
-            // Not serde's own words, which may repeat a token.
+            // serde's message may quote a token.
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|_| StoreError::Content(path)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::File { action: "read", path, source }),
         }
     }
 
-    /// Keeps a login. Others read either what was there or this, never a part.
-    ///
-    /// # Errors
-    /// When it cannot be written.
+    /// Atomic: readers see either the old or the new login.
     pub fn write(&self, _lock: &Lock, login: &Login) -> Result<(), StoreError> {
         let (path, new) = (self.file("json"), self.file("new"));
-        let text = serde_json::to_vec_pretty(login).map_err(|error| StoreError::File {
-            action: "write",
-            path: path.clone(),
-            source: error.into(),
-        })?;
-        // Who holds the lock is alone with this name; what a killed process has left goes, with whatever mode it has.
-        let written = remove(&new).and_then(|()| write_new(&new, &text));
-        written.map_err(|source| StoreError::File { action: "write", path: new.clone(), source })?;
-        fs::rename(&new, &path).map_err(|source| StoreError::File { action: "write", path, source })
+        let write = || {
+            // Left over from a process that was killed.
+            let _ = fs::remove_file(&new);
+            write_new(&new, &serde_json::to_vec_pretty(login)?)?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|source| StoreError::File { action: "write", path: path.clone(), source })
     }
 
-    /// Waits until no other process changes this login.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
     pub async fn lock(&self) -> Result<Lock, StoreError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(|source| StoreError::File {
-            action: "make",
-            path: self.folder.clone(),
-            source,
-        })?;
+        let failed = |action, path| move |source| StoreError::File { action, path, source };
+        create_dir(&self.directory).map_err(failed("create", self.directory.clone()))?;
         let path = self.file("lock");
-        let error = |source| StoreError::File { action: "lock", path: path.clone(), source };
-        // Never removed: a process that waits for a file that is gone would not be alone.
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(error)?;
+        // Never removed: two processes could otherwise lock different files of this name.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(failed("lock", path.clone()))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Lock { _file: file }),
-                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
-                Err(TryLockError::Error(source)) => return Err(error(source)),
+                Err(TryLockError::WouldBlock) => sleep(LOCK_POLL_INTERVAL).await,
+                Err(TryLockError::Error(source)) => return Err(failed("lock", path)(source)),
             }
         }
     }
 
-    fn file(&self, ending: &str) -> PathBuf {
-        self.folder.join(format!("{}.{ending}", self.name))
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    fn file(&self, extension: &str) -> PathBuf {
+        self.directory.join(format!("{}.{extension}", self.name))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use secrecy::ExposeSecret;
+    use std::{os::unix::fs::PermissionsExt, path::Path};
 
     use super::{super::tokens::tests::tokens, *};
 
@@ -187,30 +118,33 @@ mod tests {
 
     #[tokio::test]
     async fn stored_login_is_private_and_round_trips() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("deep/er"), &url("https://mcp.example.com/mcp"));
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().join("deep/er"), &url("https://mcp.example.com/mcp"));
         assert!(store.read().unwrap().is_none());
-        // A process that was killed while it wrote.
+        // Left over from a process that was killed while it wrote.
         let lock = store.lock().await.unwrap();
         fs::write(store.file("new"), "half").unwrap();
         store.write(&lock, &login("first")).unwrap();
         store.write(&lock, &login("second")).unwrap();
         let read = store.read().unwrap().unwrap().tokens.unwrap();
-        assert_eq!(read.access_token.expose_secret(), "second");
-        assert_eq!(read.refresh_token.unwrap().expose_secret(), "refresh-secret");
+        assert_eq!(read.access_token.secret(), "second");
+        assert_eq!(read.refresh_token.unwrap().secret(), "refresh-secret");
         assert_eq!(read.expires_at.unwrap().as_second(), 1_800_000_000);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&store.folder), mode(&store.file("json")), mode(&store.file("lock"))), (0o700, 0o600, 0o600));
+        assert_eq!(
+            (mode(&store.directory), mode(&store.file("json")), mode(&store.file("lock"))),
+            (0o700, 0o600, 0o600)
+        );
         assert!(!store.file("new").exists());
     }
 
     #[tokio::test]
     async fn lock_is_exclusive() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), &url("https://mcp.example.com/mcp"));
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().to_owned(), &url("https://mcp.example.com/mcp"));
         let lock = store.lock().await.unwrap();
         let mut second = Box::pin(store.lock());
-        assert!(tokio::time::timeout(LOCK_PAUSE * 3, &mut second).await.is_err());
+        assert!(tokio::time::timeout(LOCK_POLL_INTERVAL * 3, &mut second).await.is_err());
         drop(lock);
         second.await.unwrap();
     }
@@ -226,8 +160,8 @@ mod tests {
 
     #[test]
     fn invalid_login_file_is_named_without_its_content() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), &url("https://mcp.example.com/mcp"));
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().to_owned(), &url("https://mcp.example.com/mcp"));
         fs::write(store.file("json"), r#"{"url":"secret"}"#).unwrap();
         let error = store.read().unwrap_err().to_string();
         assert!(error.contains("remove it") && error.contains(".json") && !error.contains("secret"), "{error}");

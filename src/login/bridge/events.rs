@@ -3,60 +3,53 @@ use std::{mem, time::Duration};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{BridgeError, MAX_MESSAGE};
+use super::{BridgeError, MAX_MESSAGE, Result};
 
-/// How long to wait before a stream that has ended is asked for again, unless the server says otherwise.
+/// Default delay before a stream is requested again.
 pub const RETRY: Duration = Duration::from_secs(1);
 
 /// A server-sent event (WHATWG HTML §9.2).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Event {
-    /// Its message; empty if it only tells its id.
+    /// Empty if the event has only an id.
     pub data: String,
-    /// Where to go on after it.
     pub id: Option<String>,
 }
 
-/// The events of an answer.
 pub struct Events {
     body: Incoming,
     parser: Parser,
-    ready: std::vec::IntoIter<Event>,
+    parsed: std::vec::IntoIter<Event>,
 }
 
-/// What is known of a stream between two pieces of it.
 #[derive(Default)]
 struct Parser {
     line: Vec<u8>,
-    after_return: bool,
+    after_cr: bool,
     event: Event,
     name: String,
     retry: Option<Duration>,
 }
 
 impl Events {
-    /// The events of a body.
     pub fn new(body: Incoming) -> Self {
-        Self { body, parser: Parser::default(), ready: Vec::new().into_iter() }
+        Self { body, parser: Parser::default(), parsed: Vec::new().into_iter() }
     }
 
-    /// How long to wait before the stream is asked for again.
+    /// How long to wait before the stream is requested again.
     pub fn retry(&self) -> Duration {
         self.parser.retry.unwrap_or(RETRY)
     }
 
-    /// The next event; none at the end, however it came. What is dropped while it waits loses nothing.
-    ///
-    /// # Errors
-    /// When an event is larger than a message may be.
-    pub async fn next(&mut self) -> Result<Option<Event>, BridgeError> {
+    /// Returns `None` at the end of the stream, also if the connection breaks. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<Event>> {
         loop {
-            if let Some(event) = self.ready.next() {
+            if let Some(event) = self.parsed.next() {
                 return Ok(Some(event));
             }
             let Some(Ok(frame)) = self.body.frame().await else { return Ok(None) };
             if let Ok(data) = frame.into_data() {
-                self.ready = self.parser.push(&data).into_iter();
+                self.parsed = self.parser.push(&data).into_iter();
             }
             if self.parser.line.len() + self.parser.event.data.len() > MAX_MESSAGE {
                 return Err(BridgeError::TooLarge);
@@ -66,40 +59,36 @@ impl Events {
 }
 
 impl Parser {
-    /// The events that these bytes complete.
+    /// Returns the events that these bytes complete.
     fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         for &byte in bytes {
-            // Lines end with CR, LF, or both.
-            let end = byte == b'\n' && !self.after_return || byte == b'\r';
-            if end {
+            // A line ends with CR, LF or CRLF.
+            if byte == b'\r' || byte == b'\n' && !self.after_cr {
                 let line = mem::take(&mut self.line);
-                events.extend(self.line(String::from_utf8_lossy(&line).trim_start_matches('\u{feff}')));
+                events.extend(self.push_line(String::from_utf8_lossy(&line).trim_start_matches('\u{feff}')));
             } else if byte != b'\n' {
                 self.line.push(byte);
             }
-            self.after_return = byte == b'\r';
+            self.after_cr = byte == b'\r';
         }
         events
     }
 
-    fn line(&mut self, line: &str) -> Option<Event> {
+    fn push_line(&mut self, line: &str) -> Option<Event> {
         if line.is_empty() {
             let mut event = mem::take(&mut self.event);
             event.data.pop();
-            // MCP's messages are events without a name, or with this one.
+            // MCP messages are events without a name or with the name `message`.
             if !matches!(mem::take(&mut self.name).as_str(), "" | "message") {
                 event.data.clear();
             }
             return (event != Event::default()).then_some(event);
         }
-        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
-        match name {
-            "data" => {
-                self.event.data += value;
-                self.event.data.push('\n');
-            }
+        match field {
+            "data" => self.event.data.extend([value, "\n"]),
             "id" if !value.contains('\0') => self.event.id = Some(value.to_owned()),
             "event" => value.clone_into(&mut self.name),
             "retry" => self.retry = value.parse().ok().map(Duration::from_millis).or(self.retry),
@@ -126,7 +115,7 @@ mod tests {
         for size in 1..STREAM.len() {
             let mut parser = Parser::default();
             let events: Vec<_> = STREAM.as_bytes().chunks(size).flat_map(|chunk| parser.push(chunk)).collect();
-            assert_eq!(events, expected, "in pieces of {size}");
+            assert_eq!(events, expected, "chunks of {size} bytes");
             assert_eq!(parser.retry, Some(Duration::from_millis(20)));
         }
     }

@@ -1,42 +1,31 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The code of errors that are not the server's own (JSON-RPC 2.0 §5.1).
-const ERROR: i32 = -32000;
+/// Error code of the bridge's own errors (JSON-RPC 2.0 §5.1, server error).
+pub const BRIDGE_ERROR: i32 = -32000;
+pub const PARSE_ERROR: i32 = -32700;
 
-/// The code for what is not JSON.
-const PARSE_ERROR: i32 = -32700;
+pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
-/// Where a message says its version of MCP, from 2026-07-28 on.
+/// The member of `params._meta` with the protocol version, since MCP 2026-07-28.
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
-/// A JSON-RPC message, or several, on its way to the server, byte for byte.
+/// A JSON-RPC message or batch of the client. It is sent unchanged.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// As it came.
     pub text: String,
-    /// The ids of the requests in it, which are to be answered.
+    /// The ids of its requests.
     pub ids: Vec<Value>,
-    /// The method of a single one.
-    pub method: Option<String>,
-    /// What its headers repeat, if it speaks MCP 2026-07-28 or later.
-    pub repeated: Option<Repeated>,
+    /// `None` for a batch.
+    method: Option<String>,
+    /// Headers that repeat parts of the message for intermediaries (MCP 2026-07-28, SEP-2243).
+    pub headers: HeaderMap,
 }
 
-/// What the headers of a request repeat of its message, for those on the way who read no bodies (MCP 2026-07-28, SEP-2243).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Repeated {
-    /// `MCP-Protocol-Version`.
-    pub version: HeaderValue,
-    /// `Mcp-Method`.
-    pub method: HeaderValue,
-    /// `Mcp-Name`: of the tool, prompt or resource.
-    pub name: Option<HeaderValue>,
-}
-
-/// What is read of a message.
 #[derive(Deserialize)]
 struct Envelope {
     id: Option<Value>,
@@ -47,99 +36,83 @@ struct Envelope {
     result: Value,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Envelopes {
-    One(Envelope),
-    /// Batches, which MCP had in 2025-03-26.
-    Several(Vec<Envelope>),
-}
-
-/// An answer of the server.
+/// A response of the server.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// Of which request.
+pub struct Response {
     pub id: Value,
-    /// The protocol's version, in the answer to `initialize`.
+    /// Only in the response to `initialize`.
     pub protocol_version: Option<String>,
 }
 
 impl Message {
-    /// Reads a line.
-    pub fn read(line: String) -> Option<Self> {
-        let envelopes = envelopes(&line)?;
-        let (method, repeated) = match envelopes.as_slice() {
-            [one] => (one.method.clone(), Repeated::of(one)),
-            _ => (None, None),
+    /// Returns `None` if the line is not JSON-RPC.
+    pub fn parse(text: String) -> Option<Self> {
+        let envelopes = parse_envelopes(&text)?;
+        let (method, headers) = match envelopes.as_slice() {
+            [one] => (one.method.clone(), one.repeated_headers().unwrap_or_default()),
+            _ => (None, HeaderMap::new()),
         };
         let ids = envelopes.into_iter().filter(|one| one.method.is_some()).filter_map(|one| one.id).collect();
-        Some(Self { text: line, ids, method, repeated })
+        Some(Self { text, ids, method, headers })
     }
 
-    /// Whether this is the request that begins everything.
-    pub fn initializes(&self) -> bool {
-        self.method.as_deref() == Some("initialize")
+    /// The method; empty for responses and batches.
+    pub fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or_default()
     }
 
-    /// Whether this says that the beginning is over.
+    pub fn is_initialize(&self) -> bool {
+        self.method() == "initialize"
+    }
+
     pub fn is_initialized(&self) -> bool {
-        self.method.as_deref() == Some("notifications/initialized")
+        self.method() == "notifications/initialized"
     }
 }
 
-impl Repeated {
-    fn of(envelope: &Envelope) -> Option<Self> {
-        let params = &envelope.params;
-        let name = params["name"].as_str().or(params["uri"].as_str());
-        Some(Self {
-            version: header(params["_meta"][VERSION].as_str()?)?,
-            method: header(envelope.method.as_deref()?)?,
-            name: name.and_then(header),
-        })
+impl Envelope {
+    fn repeated_headers(&self) -> Option<HeaderMap> {
+        let version = header_value(self.params["_meta"][VERSION].as_str()?)?;
+        let mut headers =
+            HeaderMap::from_iter([(PROTOCOL_VERSION, version), (METHOD, header_value(self.method.as_deref()?)?)]);
+        let name = self.params["name"].as_str().or(self.params["uri"].as_str());
+        headers.extend(name.and_then(header_value).map(|name| (NAME, name)));
+        Some(headers)
     }
 }
 
-/// A header's value; what may not stand in one is encoded.
-fn header(text: &str) -> Option<HeaderValue> {
+/// Encodes text that is not a valid header value.
+fn header_value(text: &str) -> Option<HeaderValue> {
     let plain = text.trim() == text && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !text.starts_with("=?");
     let encoded = if plain { text.to_owned() } else { format!("=?base64?{}?=", BASE64_STANDARD.encode(text)) };
     HeaderValue::try_from(encoded).ok()
 }
 
-/// A message of the server on one line, and what it answers; none if it is not JSON-RPC.
-pub fn from_server(text: &str) -> Option<(String, Vec<Answer>)> {
-    let envelopes = envelopes(text)?;
-    let answers = envelopes.into_iter().filter(|one| one.method.is_none()).filter_map(|one| {
+/// Returns a message of the server as one line, and the responses in it; `None` if it is not JSON-RPC.
+pub fn parse_server_message(text: &str) -> Option<(String, Vec<Response>)> {
+    let envelopes = parse_envelopes(text)?;
+    let responses = envelopes.into_iter().filter(|one| one.method.is_none()).filter_map(|one| {
         let protocol_version = one.result["protocolVersion"].as_str().map(str::to_owned);
-        Some(Answer { id: one.id?, protocol_version })
+        Some(Response { id: one.id?, protocol_version })
     });
-    // In JSON, line ends stand between values only.
-    Some((text.replace(['\r', '\n'], " "), answers.collect()))
+    // JSON has line breaks only between tokens.
+    Some((text.replace(['\r', '\n'], " "), responses.collect()))
 }
 
-/// An error as the answer to a request.
-pub fn error(id: &Value, message: &str) -> String {
-    json!({"jsonrpc": "2.0", "id": id, "error": {"code": ERROR, "message": message}}).to_string()
+pub fn error(id: &Value, code: i32, message: &str) -> String {
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}).to_string()
 }
 
-/// A server's own error, with which it has refused a request, as the answer to it.
-pub fn error_of(body: &[u8], id: &Value) -> Option<String> {
+/// Forwards the JSON-RPC error in the body of an HTTP error, with the id of the request.
+pub fn server_error(id: &Value, body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let error = body.get("error").filter(|error| error["code"].is_i64() && error["message"].is_string())?;
     Some(json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string())
 }
 
-/// The answer to what is not JSON-RPC.
-pub fn parse_error() -> String {
-    let message = "this line is not a JSON-RPC message";
-    json!({"jsonrpc": "2.0", "id": null, "error": {"code": PARSE_ERROR, "message": message}}).to_string()
-}
-
-fn envelopes(text: &str) -> Option<Vec<Envelope>> {
-    Some(match serde_json::from_str(text).ok()? {
-        Envelopes::One(one) => vec![one],
-        Envelopes::Several(several) => several,
-    })
+/// MCP 2025-03-26 allows batches.
+fn parse_envelopes(text: &str) -> Option<Vec<Envelope>> {
+    serde_json::from_str(text).map(|one| vec![one]).or_else(|_| serde_json::from_str(text)).ok()
 }
 
 #[cfg(test)]
@@ -148,7 +121,7 @@ mod tests {
 
     #[test]
     fn messages_are_classified_as_request_notification_or_response() {
-        let read = |line: &str| Message::read(line.to_owned()).map(|message| message.ids);
+        let read = |line: &str| Message::parse(line.to_owned()).map(|message| message.ids);
         assert_eq!(read(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), Some(vec![json!(1)]));
         assert_eq!(read(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Some(vec![]));
         assert_eq!(read(r#"{"jsonrpc":"2.0","id":"s1","result":{}}"#), Some(vec![]));
@@ -164,32 +137,33 @@ mod tests {
     fn protocol_2026_07_28_repeats_the_method_in_headers() {
         let read = |params: Value| {
             let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
-            Message::read(line).unwrap().repeated
+            Message::parse(line).unwrap().headers
         };
-        let repeated = read(json!({"name": "caf\u{e9}", "_meta": {VERSION: "2026-07-28"}})).unwrap();
-        assert_eq!((repeated.version.as_bytes(), repeated.method.as_bytes()), (&b"2026-07-28"[..], &b"tools/call"[..]));
-        assert_eq!(repeated.name.unwrap(), "=?base64?Y2Fmw6k=?=");
-        let resource = read(json!({"uri": "file:///a b", "_meta": {VERSION: "2026-07-28"}})).unwrap();
-        assert_eq!(resource.name.unwrap(), "file:///a b");
-        assert_eq!(read(json!({"name": "echo"})), None);
+        let headers = read(json!({"name": "caf\u{e9}", "_meta": {VERSION: "2026-07-28"}}));
+        assert_eq!(headers[PROTOCOL_VERSION], "2026-07-28");
+        assert_eq!(headers[METHOD], "tools/call");
+        assert_eq!(headers[NAME], "=?base64?Y2Fmw6k=?=");
+        assert_eq!(read(json!({"uri": "file:///a b", "_meta": {VERSION: "2026-07-28"}}))[NAME], "file:///a b");
+        assert!(read(json!({"name": "echo"})).is_empty());
     }
 
     #[test]
     fn server_message_is_printed_on_one_line_otherwise_unchanged() {
-        let (line, answers) =
-            from_server("{\n  \"id\": 3,\r\n  \"result\": {\"n\": 1.50, \"protocolVersion\": \"2025-11-25\"}\n}")
-                .unwrap();
+        let (line, responses) = parse_server_message(
+            "{\n  \"id\": 3,\r\n  \"result\": {\"n\": 1.50, \"protocolVersion\": \"2025-11-25\"}\n}",
+        )
+        .unwrap();
         assert_eq!(line, "{   \"id\": 3,    \"result\": {\"n\": 1.50, \"protocolVersion\": \"2025-11-25\"} }");
-        assert_eq!(answers, [Answer { id: json!(3), protocol_version: Some("2025-11-25".to_owned()) }]);
-        assert_eq!(from_server(r#"{"id":1,"method":"sampling/createMessage"}"#).unwrap().1, []);
-        assert_eq!(from_server("<html>"), None);
+        assert_eq!(responses, [Response { id: json!(3), protocol_version: Some("2025-11-25".to_owned()) }]);
+        assert_eq!(parse_server_message(r#"{"id":1,"method":"sampling/createMessage"}"#).unwrap().1, []);
+        assert_eq!(parse_server_message("<html>"), None);
     }
 
     #[test]
     fn server_error_is_passed_on_with_the_request_id() {
         let body = br#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"no"}}"#;
-        let line = error_of(body, &json!(7)).unwrap();
+        let line = server_error(&json!(7), body).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["id"], 7);
-        assert!(line.contains("-32600") && error_of(b"{\"error\":\"no\"}", &json!(7)).is_none());
+        assert!(line.contains("-32600") && server_error(&json!(7), b"{\"error\":\"no\"}").is_none());
     }
 }

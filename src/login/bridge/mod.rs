@@ -1,5 +1,5 @@
-//! `login --bridge`: the MCP server behind the login as one on standard input and output, for programs that can only start
-//! servers. Messages are passed on as they are, whatever version of MCP they speak.
+//! `login --bridge`: the MCP server on standard input and output, for clients that can only start local servers. Messages
+//! are sent unchanged in every version of MCP.
 
 mod events;
 mod message;
@@ -12,113 +12,115 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
+use serde_json::Value;
 use thiserror::Error;
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     LoginError,
-    account::{Account, Otherwise},
+    account::{Account, Prompt},
     http::HttpError,
     input,
 };
-use message::Message;
-use output::Output;
+use message::{Message, PARSE_ERROR};
 use upstream::Upstream;
 
-/// The largest message that is passed on, in bytes.
+/// Size limit of a message, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
-/// How long requests may take to their end when the input has ended.
+/// Deadline of the requests in flight after the input has closed.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// Why a message was not delivered; for requests this is the answer.
+/// Deadline for writing the last lines.
+const FLUSH: Duration = Duration::from_secs(2);
+
+type Result<T> = std::result::Result<T, BridgeError>;
+
+/// Becomes the JSON-RPC error of the requests in the message.
 #[derive(Debug, Error)]
 enum BridgeError {
     #[error(transparent)]
     Login(#[from] LoginError),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("the request cannot be made: {0}")]
-    Request(#[from] http::Error),
-    #[error("the server refuses a token that was just renewed: run `mcp-oauth-operator login` and see what it says")]
-    TokenRefused,
-    #[error("{url} answered {status}{}{words}", if .words.is_empty() { "" } else { ": " })]
-    Status { url: String, status: StatusCode, words: String, body: Bytes },
-    #[error("the server has lost the session, and does not begin a new one: connect again")]
-    Lost,
-    #[error("the server's answer broke off: try again")]
-    BrokenOff,
-    #[error("the server took the request, but did not answer it")]
-    NoAnswer,
-    #[error("the server's answer is not a JSON-RPC message: is this the URL of an MCP endpoint?")]
+    #[error("the server rejects a token that was just issued: run `mcp-oauth-operator login` for details")]
+    TokenRejected,
+    #[error("{url} responded {status}{}{text}", if .text.is_empty() { "" } else { ": " })]
+    Status { url: String, status: StatusCode, text: String, body: Bytes },
+    #[error("the server has lost the session and does not start a new one: connect again")]
+    SessionLost,
+    #[error("the server's response is incomplete: try again")]
+    Incomplete,
+    #[error("the server accepted the request but sent no response")]
+    NoResponse,
+    #[error("the server's response is not a JSON-RPC message: is this the URL of an MCP endpoint?")]
     NotJsonRpc,
-    #[error("the server's answer is larger than {} MiB", MAX_MESSAGE / 1024 / 1024)]
+    #[error("the server's response is larger than {} MiB", MAX_MESSAGE / 1024 / 1024)]
     TooLarge,
 }
 
-/// Passes messages on until the input ends, nobody reads the output, or `shutdown` comes.
-pub async fn run(account: Account, otherwise: Otherwise, shutdown: CancellationToken) {
-    let (sender, output) = Output::start();
-    serve(account, otherwise, input::lines(), sender, shutdown).await;
-    output.finish().await;
+/// Runs until the input or output closes, or `shutdown` is cancelled.
+pub async fn run(account: Account, prompt: Prompt, shutdown: CancellationToken) {
+    let (sender, finished) = output::start();
+    serve(account, prompt, input::lines(), sender, shutdown).await;
+    let _ = timeout(FLUSH, finished).await;
 }
 
 async fn serve(
     account: Account,
-    otherwise: Otherwise,
+    prompt: Prompt,
     mut lines: mpsc::Receiver<String>,
     output: mpsc::Sender<String>,
     shutdown: CancellationToken,
 ) {
-    let upstream = Arc::new(Upstream::new(account, otherwise, output.clone()));
-    let mut waiting = VecDeque::new();
-    let mut under_way = JoinSet::new();
-    let mut listening: Option<AbortHandle> = None;
-    // What begins a session goes alone: a server may refuse what comes before it is over.
-    let mut alone = false;
-    let mut end: Option<Instant> = None;
+    let upstream = Arc::new(Upstream::new(account, prompt, output.clone()));
+    let (mut queue, mut in_flight) = (VecDeque::<Message>::new(), JoinSet::new());
+    let mut event_stream = None;
+    // Handshake messages are sent alone: a server may reject requests before the session is initialized.
+    let mut in_handshake = false;
+    let mut deadline = None;
     loop {
-        while !alone && let Some(message) = waiting.pop_front() {
-            alone = Message::initializes(&message) || message.is_initialized();
-            let (upstream, was_alone) = (upstream.clone(), alone);
-            under_way.spawn(async move {
+        while !in_handshake && let Some(message) = queue.pop_front() {
+            let is_handshake = message.is_initialize() || message.is_initialized();
+            in_handshake = is_handshake;
+            let upstream = upstream.clone();
+            in_flight.spawn(async move {
                 upstream.deliver(&message).await;
-                (was_alone, message.is_initialized())
+                (is_handshake, message.is_initialized())
             });
         }
-        if end.is_some() && under_way.is_empty() {
+        if deadline.is_some() && in_flight.is_empty() {
             break;
         }
         tokio::select! {
-            line = lines.recv(), if end.is_none() => match line.map(Message::read) {
-                Some(Some(message)) => waiting.push_back(message),
+            line = lines.recv(), if deadline.is_none() => match line.map(Message::parse) {
+                Some(Some(message)) => queue.push_back(message),
                 Some(None) => {
-                    let _ = output.send(message::parse_error()).await;
+                    let error = message::error(&Value::Null, PARSE_ERROR, "this line is not a JSON-RPC message");
+                    let _ = output.send(error).await;
                 }
-                None => end = Some(Instant::now() + DRAIN),
+                None => deadline = Some(Instant::now() + DRAIN),
             },
-            Some(done) = under_way.join_next() => {
-                // Nothing ends without a result but what has panicked.
-                let (was_alone, initialized) = done.unwrap_or((true, false));
-                alone &= !was_alone;
-                if initialized && listening.is_none() {
+            Some(done) = in_flight.join_next() => {
+                // A task fails only by a panic.
+                let (is_handshake, is_initialized) = done.unwrap_or((true, false));
+                in_handshake &= !is_handshake;
+                if is_initialized && event_stream.is_none() {
                     let upstream = upstream.clone();
-                    listening = Some(tokio::spawn(async move { upstream.listen().await }).abort_handle());
+                    event_stream = Some(AbortOnDropHandle::new(tokio::spawn(async move { upstream.listen().await })));
                 }
             }
-            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => break,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break,
             () = output.closed() => break,
             () = shutdown.cancelled() => break,
         }
     }
-    under_way.shutdown().await;
-    if let Some(listening) = listening {
-        listening.abort();
-    }
-    upstream.end().await;
+    in_flight.shutdown().await;
+    drop(event_stream);
+    upstream.delete_session().await;
 }

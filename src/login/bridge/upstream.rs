@@ -1,4 +1,4 @@
-//! The MCP server (Streamable HTTP): one session with it in MCP 2025-03-26 to 2025-11-25; from 2026-07-28 on there is none.
+//! The MCP server (Streamable HTTP). MCP 2025-03-26 to 2025-11-25 have one session, later versions have none.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,12 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+    request::Builder,
 };
-use http_body_util::Full;
 use hyper::body::Incoming;
-use secrecy::{ExposeSecret, SecretString};
+use openidconnect::AccessToken;
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
@@ -20,366 +20,314 @@ use tokio::{
 };
 
 use super::{
-    BridgeError, MAX_MESSAGE,
+    BridgeError, MAX_MESSAGE, Result,
     events::{Events, RETRY},
-    message::{self, Answer, Message, Repeated},
+    message::{self, BRIDGE_ERROR, Message, PROTOCOL_VERSION},
 };
 use crate::login::{
-    account::{Account, Otherwise},
-    http::{bearer, whole},
-    tokens::said,
+    account::{Account, Prompt},
+    http::{bearer, read_body},
+    tokens::printable,
 };
 use crate::media_type::has_media_type;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// How long a stream is read on after its answer has come: then the connection can be used again.
+/// How long a stream is read after its last response, so that the connection can be reused.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How often in a row a stream is taken up again that brings nothing.
-const ATTEMPTS: u32 = 5;
+/// How often in a row a stream is resumed without receiving an event.
+const MAX_ATTEMPTS: u32 = 5;
 
-/// The longest pause before the server is asked again for its own messages.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// How long the end of a session may take: the program that has started us is waiting.
-const END: Duration = Duration::from_secs(2);
+/// Deadline for deleting the session, because the client waits for this process to exit.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The server, and what it knows us by.
 pub struct Upstream {
     account: Account,
-    otherwise: Otherwise,
+    prompt: Prompt,
     output: mpsc::Sender<String>,
     session: Mutex<Session>,
-    /// How the session began, to begin it anew when the server has lost it.
-    beginning: tokio::sync::Mutex<Vec<Message>>,
+    /// `initialize` and `notifications/initialized`, sent again when the server has lost the session.
+    handshake: tokio::sync::Mutex<Vec<Message>>,
 }
 
-/// What the server gave at `initialize`.
 #[derive(Clone, Debug, Default)]
 struct Session {
-    number: u64,
-    id: Option<HeaderValue>,
-    version: Option<HeaderValue>,
+    generation: u64,
+    /// `Mcp-Session-Id` and `MCP-Protocol-Version`, if the server specified them.
+    headers: HeaderMap,
+}
+
+/// The requests that have no response yet.
+#[derive(Default)]
+struct Pending {
+    ids: Vec<Value>,
+    /// The responses to a replayed handshake are not forwarded.
+    is_replay: bool,
+    protocol_version: Option<String>,
 }
 
 impl Upstream {
-    /// The server of an account; what it says goes to `output`, a line for each message.
-    pub fn new(account: Account, otherwise: Otherwise, output: mpsc::Sender<String>) -> Self {
-        let (session, beginning) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { account, otherwise, output, session, beginning }
+    pub fn new(account: Account, prompt: Prompt, output: mpsc::Sender<String>) -> Self {
+        let (session, handshake) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { account, prompt, output, session, handshake }
     }
 
-    /// Sends a message, and passes on what comes back. Whatever goes wrong is the answer to the requests in it.
+    /// Sends a message and forwards the responses. If that fails, its requests get an error.
     pub async fn deliver(&self, message: &Message) {
-        let mut unanswered = message.ids.clone();
-        let result = if message.initializes() {
-            self.initialize(message, &mut unanswered).await
+        let mut pending = Pending { ids: message.ids.clone(), ..Pending::default() };
+        let result = if message.is_initialize() {
+            self.initialize(message, &mut pending).await
         } else {
-            self.exchange(message, &mut unanswered).await
+            self.exchange(message, &mut pending).await
         };
         if message.is_initialized() && result.is_ok() {
-            self.beginning.lock().await.push(message.clone());
+            self.handshake.lock().await.push(message.clone());
         }
         let Err(error) = result else { return };
-        tracing::warn!(%error, method = message.method.as_deref().unwrap_or_default(), "not delivered");
-        for id in unanswered {
-            let line = match &error {
-                BridgeError::Status { body, .. } => message::error_of(body, &id),
-                _ => None,
-            };
-            self.say(line.unwrap_or_else(|| message::error(&id, &error.to_string()))).await;
+        tracing::warn!(%error, method = message.method(), "message not delivered");
+        for id in pending.ids {
+            let body = if let BridgeError::Status { body, .. } = &error { &body[..] } else { b"" };
+            let line = message::server_error(&id, body);
+            self.write(line.unwrap_or_else(|| message::error(&id, BRIDGE_ERROR, &error.to_string()))).await;
         }
     }
 
-    /// Passes on what the server says of its own accord, for as long as it does. It is nobody's request, so nobody is asked
-    /// to log in for it.
+    /// Forwards the messages of the standalone stream. Never prompts for a login, because no request waits for it.
     pub async fn listen(&self) {
-        let (mut last_id, mut pause, mut refused) = (None, RETRY, None);
-        let mut number = self.session().number;
+        let (mut last_id, mut backoff, mut rejected) = (None, RETRY, None);
+        let mut generation = self.session().generation;
         loop {
             let session = self.session().clone();
-            if session.number != number {
-                (number, last_id) = (session.number, None);
+            if session.generation != generation {
+                (generation, last_id) = (session.generation, None);
             }
-            match self.events(&session, last_id.as_deref(), &mut refused).await {
+            match self.events(&session, last_id.as_deref(), &mut rejected).await {
                 Ok(mut events) => {
-                    let begun = Instant::now();
+                    let opened = Instant::now();
                     while let Ok(Some(event)) = events.next().await {
                         last_id = event.id.or(last_id);
-                        if !event.data.is_empty() && self.pass(&event.data, &mut Vec::new(), true).await.is_err() {
+                        if !event.data.is_empty() && self.forward(&event.data, &mut Pending::default()).await.is_err() {
                             tracing::warn!("the server sends events that are not JSON-RPC messages");
                         }
                     }
-                    // A server that ends streams at once is not asked all the time.
-                    if begun.elapsed() > pause {
-                        pause = events.retry();
+                    // If the server closes streams immediately, the backoff still grows.
+                    if opened.elapsed() > backoff {
+                        backoff = events.retry();
                     }
                 }
-                // It has nothing to say, which it may.
+                // The stream is optional. With a session id, 404 means that the session is lost.
                 Err(BridgeError::Status { status, .. })
                     if status.is_client_error()
-                        && ![StatusCode::TOO_MANY_REQUESTS, StatusCode::NOT_FOUND].contains(&status) =>
+                        && status != StatusCode::TOO_MANY_REQUESTS
+                        && (status != StatusCode::NOT_FOUND || !session.headers.contains_key(SESSION_ID)) =>
                 {
-                    tracing::debug!(%status, "the server offers no stream of its own");
+                    tracing::debug!(%status, "the server has no standalone stream");
                     return;
                 }
-                Err(BridgeError::Status { status: StatusCode::NOT_FOUND, .. }) if session.id.is_none() => return,
-                Err(error) => tracing::debug!(%error, "no stream of the server"),
+                Err(error) => tracing::debug!(%error, "cannot open the standalone stream"),
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
-    /// Ends the session.
-    pub async fn end(&self) {
+    pub async fn delete_session(&self) {
         let session = self.session().clone();
-        if session.id.is_none() {
+        if !session.headers.contains_key(SESSION_ID) {
             return;
         }
-        let ending = async {
-            // Nothing is renewed for this: there is no time to wait for it.
-            let Some(tokens) = self.account.live(None)? else { return Ok(StatusCode::UNAUTHORIZED) };
+        let delete = async {
+            // A refresh could exceed the deadline.
+            let Some(tokens) = self.account.fresh_tokens(None)? else { return Ok(None) };
             let request = self.request(Method::DELETE, &session, &tokens.access_token)?;
-            Ok::<_, BridgeError>(self.account.http.open(request.body(Full::default())?).await?.status())
+            Ok::<_, BridgeError>(Some(self.account.http.open(request, "").await?.status()))
         };
-        match timeout(END, ending).await {
-            Ok(Ok(status)) => tracing::debug!(%status, "session ended"),
-            Ok(Err(error)) => tracing::debug!(%error, "session not ended"),
-            Err(_) => tracing::debug!("session not ended in time"),
-        }
+        let result = timeout(DELETE_TIMEOUT, delete).await;
+        tracing::debug!(?result, "sent the DELETE request of the session");
     }
 
-    async fn exchange(&self, message: &Message, unanswered: &mut Vec<Value>) -> Result<(), BridgeError> {
+    async fn exchange(&self, message: &Message, pending: &mut Pending) -> Result<()> {
         let mut session = self.session().clone();
-        let mut answer = self.post(message, &session).await?;
-        if answer.status() == StatusCode::NOT_FOUND && session.id.is_some() {
-            session = self.begin_anew(session.number).await?;
-            answer = self.post(message, &session).await?;
+        let mut response = self.post(message, &session).await?;
+        if response.status() == StatusCode::NOT_FOUND && session.headers.contains_key(SESSION_ID) {
+            session = self.reinitialize(session.generation).await?;
+            response = self.post(message, &session).await?;
         }
-        self.receive(answer, &session, unanswered, true).await.map(drop)
+        self.receive(response, &session, pending).await
     }
 
-    async fn initialize(&self, message: &Message, unanswered: &mut Vec<Value>) -> Result<(), BridgeError> {
-        let mut beginning = self.beginning.lock().await;
-        self.begin(message, unanswered, true).await?;
-        *beginning = vec![message.clone()];
+    async fn initialize(&self, message: &Message, pending: &mut Pending) -> Result<()> {
+        let mut handshake = self.handshake.lock().await;
+        self.start_session(message, pending).await?;
+        *handshake = vec![message.clone()];
         Ok(())
     }
 
-    /// Begins the session that the server has lost, unless another request has done so meanwhile. The program on our input
-    /// notices nothing: what it subscribed to before is gone, which is all that a server keeps.
-    async fn begin_anew(&self, lost: u64) -> Result<Session, BridgeError> {
-        let beginning = self.beginning.lock().await;
-        if self.session().number == lost {
-            let (first, rest) = beginning.split_first().ok_or(BridgeError::Lost)?;
+    /// Replaces a lost session, unless another request has replaced it already. The client does not notice; its
+    /// subscriptions are lost.
+    async fn reinitialize(&self, lost_generation: u64) -> Result<Session> {
+        let handshake = self.handshake.lock().await;
+        if self.session().generation == lost_generation {
+            let (first, rest) = handshake.split_first().ok_or(BridgeError::SessionLost)?;
             tracing::info!("the server lost the session: initializing a new one");
-            self.begin(first, &mut first.ids.clone(), false).await?;
+            let mut pending = Pending { ids: first.ids.clone(), is_replay: true, ..Pending::default() };
+            self.start_session(first, &mut pending).await?;
             for message in rest {
                 let session = self.session().clone();
-                let answer = self.post(message, &session).await?;
-                self.receive(answer, &session, &mut Vec::new(), false).await?;
+                let response = self.post(message, &session).await?;
+                self.receive(response, &session, &mut pending).await?;
             }
         }
         Ok(self.session().clone())
     }
 
-    async fn begin(&self, message: &Message, unanswered: &mut Vec<Value>, show: bool) -> Result<(), BridgeError> {
-        let nothing = Session::default();
-        let answer = self.post(message, &nothing).await?;
-        let id = answer.headers().get(SESSION_ID).cloned();
-        let during = Session { id: id.clone(), ..nothing };
-        let answers = self.receive(answer, &during, unanswered, show).await?;
-        let version = answers.into_iter().find_map(|answer| answer.protocol_version);
-        // An error of the server is passed on, but begins nothing.
-        if version.is_none() && !show {
-            return Err(BridgeError::Lost);
+    async fn start_session(&self, message: &Message, pending: &mut Pending) -> Result<()> {
+        let mut session = Session::default();
+        let response = self.post(message, &session).await?;
+        session.headers.extend(response.headers().get(SESSION_ID).map(|id| (SESSION_ID, id.clone())));
+        self.receive(response, &session, pending).await?;
+        // The client sees an error response itself, but not that of a replay.
+        if pending.is_replay && pending.protocol_version.is_none() {
+            return Err(BridgeError::SessionLost);
         }
-        let mut session = self.session();
-        *session = Session {
-            number: session.number + 1,
-            id,
-            version: version.and_then(|version| HeaderValue::try_from(version).ok()),
-        };
+        let version = pending.protocol_version.take().and_then(|version| HeaderValue::try_from(version).ok());
+        session.headers.extend(version.map(|version| (PROTOCOL_VERSION, version)));
+        let mut current = self.session();
+        session.generation = current.generation + 1;
+        *current = session;
         Ok(())
     }
 
-    /// The head of the answer to a message, after logging in anew if need be.
-    async fn post(&self, message: &Message, session: &Session) -> Result<Response<Incoming>, BridgeError> {
-        // A person is asked for what they wait for.
-        let waits = !message.ids.is_empty() || message.is_initialized();
-        let otherwise = if waits { self.otherwise } else { Otherwise::Fail };
-        let (mut refused, mut refusals): (Option<SecretString>, _) = (None, 0);
-        loop {
-            let tokens = match refusals {
-                0 | 1 => self.account.token(refused.as_ref(), otherwise).await?,
-                _ => self.account.anew(refused.as_ref(), otherwise).await?,
+    /// Returns when the response head has arrived. After 401, refreshes the token once, then logs in again once.
+    async fn post(&self, message: &Message, session: &Session) -> Result<Response<Incoming>> {
+        // A user is prompted only if the client waits for a result.
+        let is_awaited = !message.ids.is_empty() || message.is_initialized();
+        let prompt = if is_awaited { self.prompt } else { Prompt::Never };
+        let mut rejected = None;
+        for attempt in 0..3 {
+            let tokens = match attempt {
+                0 | 1 => self.account.tokens(rejected.as_ref(), prompt).await?,
+                _ => self.account.new_tokens(rejected.as_ref(), prompt).await?,
             };
             let mut request = self
                 .request(Method::POST, session, &tokens.access_token)?
                 .header(CONTENT_TYPE, "application/json")
-                .header(ACCEPT, "application/json, text/event-stream")
-                .body(Full::from(message.text.clone()))?;
-            if let Some(Repeated { version, method, name }) = message.repeated.clone() {
-                let headers = request.headers_mut();
-                headers.insert(PROTOCOL_VERSION, version);
-                headers.insert(METHOD, method);
-                name.and_then(|name| headers.insert(NAME, name));
+                .header(ACCEPT, "application/json, text/event-stream");
+            if let Some(headers) = request.headers_mut() {
+                headers.extend(message.headers.clone());
             }
-            let answer = self.account.http.open(request).await?;
-            match answer.status() {
-                // As it was kept, renewed, and of a new login.
-                StatusCode::UNAUTHORIZED if refusals < 2 => {
-                    refusals += 1;
-                    refused = Some(tokens.access_token);
-                }
-                StatusCode::UNAUTHORIZED => return Err(BridgeError::TokenRefused),
-                _ => return Ok(answer),
+            let response = self.account.http.open(request, message.text.clone()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
             }
+            rejected = Some(tokens.access_token);
         }
+        Err(BridgeError::TokenRejected)
     }
 
-    /// A stream of events after the one with this id, or of what the server says of its own accord.
-    async fn events(
-        &self,
-        session: &Session,
-        last_id: Option<&str>,
-        refused: &mut Option<SecretString>,
-    ) -> Result<Events, BridgeError> {
-        let tokens = self.account.token(refused.as_ref(), Otherwise::Fail).await?;
+    /// Opens the standalone stream, or the stream of the event with this id.
+    async fn events(&self, session: &Session, id: Option<&str>, rejected: &mut Option<AccessToken>) -> Result<Events> {
+        let tokens = self.account.tokens(rejected.as_ref(), Prompt::Never).await?;
         let mut request = self.request(Method::GET, session, &tokens.access_token)?.header(ACCEPT, EVENT_STREAM);
-        if let Some(id) = last_id {
+        if let Some(id) = id {
             request = request.header(LAST_EVENT_ID, id);
         }
-        let answer = self.account.http.open(request.body(Full::default())?).await?;
-        match answer.status() {
-            StatusCode::OK if is_stream(&answer) => Ok(Events::new(answer.into_body())),
+        let response = self.account.http.open(request, "").await?;
+        match response.status() {
+            StatusCode::OK if has_media_type(response.headers(), EVENT_STREAM) => Ok(Events::new(response.into_body())),
+            StatusCode::OK => Err(self.status_error(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
             StatusCode::UNAUTHORIZED => {
-                *refused = Some(tokens.access_token);
-                Err(BridgeError::TokenRefused)
+                *rejected = Some(tokens.access_token);
+                Err(BridgeError::TokenRejected)
             }
-            // What is not a stream is as good as none.
-            StatusCode::OK => Err(self.status(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
-            status => Err(self.status(status, Bytes::new())),
+            status => Err(self.status_error(status, Bytes::new())),
         }
     }
 
-    /// Passes on what an answer holds (`show`: answers too), until all that is unanswered has its answer.
-    async fn receive(
-        &self,
-        answer: Response<Incoming>,
-        session: &Session,
-        unanswered: &mut Vec<Value>,
-        show: bool,
-    ) -> Result<Vec<Answer>, BridgeError> {
-        let (status, host) = (answer.status(), self.account.url.host_str().unwrap_or_default());
-        if status.is_success() && is_stream(&answer) {
-            return self.receive_events(Events::new(answer.into_body()), session, unanswered, show).await;
+    /// Forwards the messages in a response until no request is pending.
+    async fn receive(&self, response: Response<Incoming>, session: &Session, pending: &mut Pending) -> Result<()> {
+        let status = response.status();
+        if status.is_success() && has_media_type(response.headers(), EVENT_STREAM) {
+            return self.receive_events(Events::new(response.into_body()), session, pending).await;
         }
-        let body = whole(answer.into_body(), host, MAX_MESSAGE).await?;
+        let host = self.account.url.host_str().unwrap_or_default();
+        let body = read_body(response.into_body(), host, MAX_MESSAGE).await?;
         if !status.is_success() {
-            return Err(self.status(status, body));
+            return Err(self.status_error(status, body));
         }
-        if unanswered.is_empty() {
-            // 202, with no body that means anything.
-            return Ok(Vec::new());
+        if !pending.ids.is_empty() && !body.is_empty() {
+            let text = std::str::from_utf8(&body).map_err(|_| BridgeError::NotJsonRpc)?;
+            self.forward(text, pending).await?;
         }
-        if body.is_empty() {
-            return Err(BridgeError::NoAnswer);
-        }
-        let text = std::str::from_utf8(&body).map_err(|_| BridgeError::NotJsonRpc)?;
-        let answers = self.pass(text, unanswered, show).await?;
-        if unanswered.is_empty() { Ok(answers) } else { Err(BridgeError::NoAnswer) }
+        if pending.ids.is_empty() { Ok(()) } else { Err(BridgeError::NoResponse) }
     }
 
-    async fn receive_events(
-        &self,
-        mut events: Events,
-        session: &Session,
-        unanswered: &mut Vec<Value>,
-        show: bool,
-    ) -> Result<Vec<Answer>, BridgeError> {
-        let (mut answers, mut last_id, mut attempts, mut refused) = (Vec::new(), None, 0, None);
+    async fn receive_events(&self, mut events: Events, session: &Session, pending: &mut Pending) -> Result<()> {
+        let (mut last_id, mut attempts, mut rejected) = (None, 0, None);
         loop {
-            let next = if unanswered.is_empty() {
-                timeout(LINGER, events.next()).await.unwrap_or(Ok(None))
-            } else {
-                events.next().await
-            };
-            if let Some(event) = next? {
+            let limit = if pending.ids.is_empty() { LINGER } else { Duration::MAX };
+            if let Some(event) = timeout(limit, events.next()).await.unwrap_or(Ok(None))? {
                 attempts = 0;
                 last_id = event.id.or(last_id);
                 if !event.data.is_empty() {
-                    answers.extend(self.pass(&event.data, unanswered, show).await?);
+                    self.forward(&event.data, pending).await?;
                 }
                 continue;
             }
-            if unanswered.is_empty() {
-                return Ok(answers);
+            if pending.ids.is_empty() {
+                return Ok(());
             }
-            // A server may end a stream at any time if it has said how to go on (MCP 2025-11-25, resumability).
-            let Some(id) = &last_id else { return Err(BridgeError::BrokenOff) };
+            // A server that sends event ids may close a stream at any time (MCP 2025-11-25, resumability).
+            let Some(id) = last_id.as_deref().filter(|_| attempts < MAX_ATTEMPTS) else {
+                return Err(BridgeError::Incomplete);
+            };
             attempts += 1;
-            if attempts > ATTEMPTS {
-                return Err(BridgeError::BrokenOff);
-            }
             sleep(events.retry()).await;
-            match self.events(session, Some(id), &mut refused).await {
-                Ok(again) => events = again,
+            match self.events(session, Some(id), &mut rejected).await {
+                Ok(resumed) => events = resumed,
                 Err(error @ BridgeError::Status { .. }) => return Err(error),
-                Err(error) => tracing::debug!(%error, "the stream cannot be resumed"),
+                Err(error) => tracing::debug!(%error, "cannot resume the stream"),
             }
         }
     }
 
-    /// Passes on a message of the server; the answers in it are no longer awaited.
-    async fn pass(&self, text: &str, unanswered: &mut Vec<Value>, show: bool) -> Result<Vec<Answer>, BridgeError> {
-        let (line, answers) = message::from_server(text).ok_or(BridgeError::NotJsonRpc)?;
-        unanswered.retain(|id| !answers.iter().any(|answer| answer.id == *id));
-        if show || answers.is_empty() {
-            self.say(line).await;
+    async fn forward(&self, text: &str, pending: &mut Pending) -> Result<()> {
+        let (line, responses) = message::parse_server_message(text).ok_or(BridgeError::NotJsonRpc)?;
+        if !pending.is_replay || responses.is_empty() {
+            self.write(line).await;
         }
-        Ok(answers)
+        for response in responses {
+            pending.ids.retain(|id| *id != response.id);
+            pending.protocol_version = pending.protocol_version.take().or(response.protocol_version);
+        }
+        Ok(())
     }
 
-    async fn say(&self, line: String) {
-        // When nobody reads any more, everything ends.
+    async fn write(&self, line: String) {
+        // Fails only if nobody reads the output any more, which ends the bridge.
         let _ = self.output.send(line).await;
     }
 
-    fn request(
-        &self,
-        method: Method,
-        session: &Session,
-        token: &SecretString,
-    ) -> Result<http::request::Builder, http::Error> {
-        let mut request = Request::builder().method(method).uri(self.account.url.as_str());
-        request = request.header(AUTHORIZATION, bearer(token.expose_secret())?);
-        if let Some(id) = &session.id {
-            request = request.header(SESSION_ID, id);
-        }
-        if let Some(version) = &session.version {
-            request = request.header(PROTOCOL_VERSION, version);
+    fn request(&self, method: Method, session: &Session, token: &AccessToken) -> Result<Builder> {
+        let mut request =
+            Request::builder().method(method).uri(self.account.url.as_str()).header(AUTHORIZATION, bearer(token)?);
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(session.headers.clone());
         }
         Ok(request)
     }
 
-    fn status(&self, status: StatusCode, body: Bytes) -> BridgeError {
-        let words = said(&String::from_utf8_lossy(&body));
-        BridgeError::Status { url: self.account.url.to_string(), status, words, body }
+    fn status_error(&self, status: StatusCode, body: Bytes) -> BridgeError {
+        let text = printable(&String::from_utf8_lossy(&body));
+        BridgeError::Status { url: self.account.url.to_string(), status, text, body }
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_stream(answer: &Response<Incoming>) -> bool {
-    has_media_type(answer.headers(), EVENT_STREAM)
 }

@@ -23,8 +23,6 @@ mod verified;
 
 pub use body::{Body, BoxError};
 pub use context::ResourceServer;
-#[cfg(test)]
-pub use deadline::Deadlines;
 pub use deadline::{Deadline, TICK};
 pub use handler::{Forwarder, ForwarderError, Worker, forward};
 pub use limits::memory_limit;

@@ -172,7 +172,7 @@ async fn documented_client_redeems_without_secret_and_without_fetch() {
     // A fetch would fail with another error: there is no document at this URL.
     let document = "https://claude.ai/nothing-is-here";
     let stolen = bed
-        .ask(&[
+        .post_token(&[
             ("grant_type", "authorization_code"),
             ("code", &bed.code),
             ("code_verifier", "x"),

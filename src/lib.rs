@@ -21,3 +21,4 @@ mod reasons;
 mod session;
 pub mod telemetry;
 mod untrusted_text;
+mod yaml;

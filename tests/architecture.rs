@@ -29,7 +29,7 @@ const ROWS: &[&[&str]] = &[
     &["access"],
     &["session"],
     &["crypto"],
-    &["error_chain", "media_type", "private_file", "reasons", "untrusted_text"],
+    &["error_chain", "media_type", "private_file", "reasons", "untrusted_text", "yaml"],
     &["api"],
 ];
 

@@ -1,10 +1,7 @@
 //! The complete environment of the demo and the cluster tests: a cluster with the operator, the issuer, and Context
 //! Forge behind the tap, under a Service name.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -12,13 +9,8 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, Patch, PatchParams},
 };
-use mcp_oauth_operator::api::{
-    McpOAuthProxy, McpOAuthProxySpec,
-    proxy::{
-        Access, AccessPolicy, Clients, CredentialKeys, Credentials, EmailVerified, Identity, IdentityProvider, Limits,
-        RecheckOnRefresh, SecretReference, Service, Sessions, Timeouts, Tokens, Upstream,
-    },
-};
+use mcp_oauth_operator::api::{McpOAuthProxy, McpOAuthProxySpec};
+use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use crate::{
@@ -111,46 +103,15 @@ impl Environment {
     }
 
     /// The default proxy spec for tests, behind this edge.
-    pub fn spec(&self, name: &str, edge: &Edge) -> McpOAuthProxySpec {
-        McpOAuthProxySpec {
-            public_url: edge.url.clone(),
-            identity_provider: IdentityProvider {
-                issuer_url: self.provider.issuer.clone(),
-                scopes: ["openid", "email", "profile"].map(str::to_owned).to_vec(),
-                groups_claim: None,
-                email_verified: EmailVerified::default(),
-                recheck_on_refresh: RecheckOnRefresh::default(),
-                authorize_parameters: BTreeMap::new(),
-                ca_ref: None,
-            },
-            credentials: Credentials {
-                one_password: None,
-                secret_ref: Some(SecretReference { name: credentials_name(name) }),
-                keys: CredentialKeys::default(),
-            },
-            access: Access {
-                policy: AccessPolicy::Listed,
-                emails: Vec::new(),
-                domains: vec!["example.com".to_owned()],
-                groups: Vec::new(),
-                blocked: Vec::new(),
-            },
-            upstream: Upstream {
-                url: format!("http://{GATEWAY}.{NAMESPACE}.svc.cluster.local:80"),
-                paths: ["/mcp", "/servers/*/mcp"].map(str::to_owned).to_vec(),
-                identity: Identity::default(),
-                timeouts: Timeouts::default(),
-                limits: Limits::default(),
-            },
-            clients: Clients::default(),
-            tokens: Tokens::default(),
-            sessions: Sessions::default(),
-            trusted_proxies: Vec::new(),
-            replicas: 2,
-            image: None,
-            pod: None,
-            service: Service::default(),
-        }
+    pub fn spec(&self, name: &str, edge: &Edge) -> Result<McpOAuthProxySpec> {
+        let spec = json!({
+            "publicURL": edge.url,
+            "identityProvider": {"issuerURL": self.provider.issuer},
+            "credentials": {"secretRef": {"name": credentials_name(name)}},
+            "access": {"domains": ["example.com"]},
+            "upstream": {"url": format!("http://{GATEWAY}.{NAMESPACE}.svc.cluster.local:80")},
+        });
+        Ok(serde_json::from_value(spec)?)
     }
 
     /// Starts an edge for the proxy, or finds it, and registers its callback at the issuer.
@@ -167,7 +128,7 @@ impl Environment {
     /// Applies a proxy with its Secret and edge, and waits until it is Ready and reachable.
     pub async fn deploy_proxy(&self, name: &str, change: impl FnOnce(&mut McpOAuthProxySpec)) -> Result<DeployedProxy> {
         let edge = self.edge(name).await?;
-        let mut spec = self.spec(name, &edge);
+        let mut spec = self.spec(name, &edge)?;
         change(&mut spec);
         let client = self.cluster.client().await?;
         self.apply_credentials(&client, name).await?;

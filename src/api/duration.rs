@@ -3,25 +3,50 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A GEP-2257 duration (`1h`, `90s`, `2h30m`, `500ms`). Keeps the original text.
+/// A GEP-2257 duration (`1h`, `90s`, `2h30m`, `500ms`) from `MIN` to `MAX` milliseconds. Keeps the original text.
 ///
 /// Source: <https://gateway-api.sigs.k8s.io/geps/gep-2257/>.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Duration {
+pub struct Duration<const MIN: u64, const MAX: u64> {
     written: String,
     length: std::time::Duration,
 }
 
-/// The text is not a GEP-2257 duration.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("{0:?} is not a duration: write up to four numbers with a unit h, m, s or ms, such as 1h, 90s or 2h30m")]
-pub struct InvalidDuration(String);
+pub enum InvalidDuration {
+    #[error("{0:?} is not a duration: write up to four numbers with a unit h, m, s or ms, such as 1h, 90s or 2h30m")]
+    Syntax(String),
+    #[error("{written} {bounds}")]
+    OutOfBounds { written: String, bounds: String },
+}
 
-impl Duration {
-    /// The pattern of GEP-2257, for the CRD schema.
-    pub(super) const PATTERN: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// In milliseconds, for the bounds.
+pub(super) const SECOND: u64 = 1000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
 
+/// The pattern of GEP-2257.
+const PATTERN: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+/// The text of a bound, in one unit.
+fn bound(milliseconds: u64) -> String {
+    match milliseconds {
+        hours if hours.is_multiple_of(HOUR) && hours > 0 => format!("{}h", hours / HOUR),
+        minutes if minutes.is_multiple_of(MINUTE) && minutes > 0 => format!("{}m", minutes / MINUTE),
+        seconds if seconds.is_multiple_of(SECOND) => format!("{}s", seconds / SECOND),
+        milliseconds => format!("{milliseconds}ms"),
+    }
+}
+
+fn bounds(min: u64, max: u64) -> String {
+    match min {
+        0 => format!("must be {} at most", bound(max)),
+        _ => format!("must lie between {} and {}", bound(min), bound(max)),
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Duration<MIN, MAX> {
     /// The same for arithmetic with timestamps.
     pub fn signed(&self) -> jiff::SignedDuration {
         jiff::SignedDuration::try_from(self.get()).unwrap_or(jiff::SignedDuration::MAX)
@@ -49,11 +74,11 @@ impl Duration {
     }
 }
 
-impl FromStr for Duration {
+impl<const MIN: u64, const MAX: u64> FromStr for Duration<MIN, MAX> {
     type Err = InvalidDuration;
 
     fn from_str(written: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidDuration(written.chars().take(64).collect());
+        let invalid = || InvalidDuration::Syntax(written.chars().take(64).collect());
         let mut rest = written;
         let mut milliseconds: u64 = 0;
         let mut parts = 0;
@@ -78,11 +103,14 @@ impl FromStr for Duration {
         if parts == 0 {
             return Err(invalid());
         }
+        if !(MIN..=MAX).contains(&milliseconds) {
+            return Err(InvalidDuration::OutOfBounds { written: written.to_owned(), bounds: bounds(MIN, MAX) });
+        }
         Ok(Self { written: written.to_owned(), length: std::time::Duration::from_millis(milliseconds) })
     }
 }
 
-impl TryFrom<String> for Duration {
+impl<const MIN: u64, const MAX: u64> TryFrom<String> for Duration<MIN, MAX> {
     type Error = InvalidDuration;
 
     fn try_from(written: String) -> Result<Self, Self::Error> {
@@ -90,21 +118,21 @@ impl TryFrom<String> for Duration {
     }
 }
 
-impl From<Duration> for String {
-    fn from(duration: Duration) -> Self {
+impl<const MIN: u64, const MAX: u64> From<Duration<MIN, MAX>> for String {
+    fn from(duration: Duration<MIN, MAX>) -> Self {
         duration.written
     }
 }
 
-impl fmt::Display for Duration {
+impl<const MIN: u64, const MAX: u64> fmt::Display for Duration<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.written)
     }
 }
 
-impl schemars::JsonSchema for Duration {
+impl<const MIN: u64, const MAX: u64> schemars::JsonSchema for Duration<MIN, MAX> {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Duration".into()
+        format!("Duration{MIN}To{MAX}").into()
     }
 
     fn inline_schema() -> bool {
@@ -112,7 +140,14 @@ impl schemars::JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "pattern": Self::PATTERN, "maxLength": 28})
+        let least = if MIN == 0 { String::new() } else { format!("duration(self) >= duration('{}') && ", bound(MIN)) };
+        let rule = format!("{least}duration(self) <= duration('{}')", bound(MAX));
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": PATTERN,
+            "maxLength": 28,
+            "x-kubernetes-validations": [{"rule": rule, "message": bounds(MIN, MAX)}],
+        })
     }
 }
 
@@ -125,7 +160,7 @@ mod tests {
         for (written, milliseconds) in
             [("1h", 3_600_000), ("90s", 90_000), ("2h30m", 9_000_000), ("500ms", 500), ("1m1ms", 60_001)]
         {
-            let duration: Duration = written.parse().unwrap();
+            let duration: Duration<0, { 24 * HOUR }> = written.parse().unwrap();
             assert_eq!(duration.get().as_millis(), milliseconds, "{written}");
             assert_eq!(duration.to_string(), written);
         }
@@ -134,8 +169,18 @@ mod tests {
     #[test]
     fn invalid_duration_error_shows_valid_examples() {
         for written in ["", "1", "h", "1d", "1.5h", "-1s", "123456s", "1h1h1h1h1h", "1 h", "١h"] {
-            let error = written.parse::<Duration>().unwrap_err().to_string();
+            let error = written.parse::<Duration<0, HOUR>>().unwrap_err().to_string();
             assert!(error.contains("such as 1h, 90s or 2h30m"), "{written}: {error}");
         }
+    }
+
+    #[test]
+    fn durations_out_of_bounds_are_invalid() {
+        for (written, bounds) in [("99ms", "100ms and 1m"), ("1m1ms", "100ms and 1m")] {
+            let error = written.parse::<Duration<100, MINUTE>>().unwrap_err().to_string();
+            assert_eq!(error, format!("{written} must lie between {bounds}"));
+        }
+        let error = "25h".parse::<Duration<0, { 24 * HOUR }>>().unwrap_err().to_string();
+        assert_eq!(error, "25h must be 24h at most");
     }
 }

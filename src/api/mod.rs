@@ -2,23 +2,31 @@
 //!
 //! Pure types: no client, no clock, no file access. Both `operator` and `proxy` use them.
 
+mod bounded;
 mod crd;
 mod duration;
+mod loopback;
 mod one_password;
 pub mod proxy;
 mod reference;
+pub mod rules;
 mod session;
 mod size;
-mod url;
+mod text;
 
+pub use bounded::{Bounded, OutOfBounds};
 pub use crd::{CustomResource, crds};
 pub use duration::{Duration, InvalidDuration};
+pub use loopback::is_loopback;
 pub use one_password::{OnePasswordItem, OnePasswordItemSpec};
 pub use proxy::{McpOAuthProxy, McpOAuthProxySpec, McpOAuthProxyStatus};
 pub use reference::reference;
 pub use session::{McpOAuthSession, McpOAuthSessionSpec, SessionClaims, SessionClient, SessionPhase, SessionUser};
 pub use size::{InvalidSize, Size};
-pub use url::{InvalidUrl, IssuerUrl, PathPattern, PublicUrl, UpstreamUrl, is_loopback_host};
+pub use text::{
+    BrowserOrigin, DataKey, Domain, EmailAddress, IdentityHeader, ImageReference, InvalidText, IssuerUrl, ItemPath,
+    ListedClientId, ListedRedirectUri, ObjectName, PathPattern, PublicUrl, RedirectHost, UpstreamUrl,
+};
 
 /// API group of the custom resources.
 pub const GROUP: &str = "mcp.jomcgi.dev";

@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        McpOAuthProxy,
+        InvalidText, McpOAuthProxy, PathPattern, UpstreamUrl,
         proxy::{Access, CredentialKeys, IdentityProvider, RecheckOnRefresh, Upstream},
     },
     config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
     keys::{self, KeysError},
     private_file::write_if_absent,
     proxy::{self, RunError},
+    yaml,
 };
 
 /// A port of this machine that is free.
@@ -74,9 +75,8 @@ pub enum DevError {
     /// The home folder is unknown.
     #[error("HOME is not set: say with --state where to keep keys and logins")]
     NoHome,
-    /// Not a time.
-    #[error("sessions.notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")]
-    NotBefore,
+    #[error(transparent)]
+    Url(#[from] InvalidText),
     /// The resource is not right.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -132,17 +132,17 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), De
     let upstream = match options.upstream.as_deref() {
         Some("demo") => {
             let listener = proxy::listen(LOOPBACK)?;
-            let url = origin(&listener)?;
+            let url = origin(&listener)?.parse()?;
             tokio::spawn(mcp_server::serve(listener));
             url
         }
-        Some(url) => url.to_owned(),
+        Some(url) => url.parse()?,
         None => resource.spec.upstream.url.clone(),
     };
     let config = config(&resource, &listener, &state, &issuer_url, upstream)?;
     config.validate()?;
     write_client_secrets(&config)?;
-    let path = config.upstream.paths.iter().find(|path| !path.contains('*')).cloned().unwrap_or_default();
+    let path = config.upstream.paths.iter().find(|path| path.is_literal()).map_or("", PathPattern::as_str);
     let login = issuer::Issuer::new(
         issuer_url,
         format!("{}/callback", config.public_url),
@@ -178,7 +178,7 @@ fn write_client_secrets(config: &ProxyConfig) -> Result<(), DevError> {
 /// An address that the rules let in, as an example.
 fn somebody_who_may_log_in(access: &Access) -> String {
     match (access.emails.first(), access.domains.first()) {
-        (Some(email), _) => email.clone(),
+        (Some(email), _) => email.to_string(),
         (None, Some(domain)) => format!("ada@{domain}"),
         (None, None) => "ada@example.com".to_owned(),
     }
@@ -189,18 +189,18 @@ fn config(
     listener: &TcpListener,
     state: &Path,
     issuer_url: &str,
-    upstream: String,
+    upstream: UpstreamUrl,
 ) -> Result<ProxyConfig, DevError> {
     let spec = resource.spec.clone();
     Ok(ProxyConfig {
-        public_url: origin(listener)?,
+        public_url: origin(listener)?.parse()?,
         listen: listener.local_addr()?,
         health_listen: LOOPBACK,
         workers: None,
         connections: None,
         // The login page here speaks http, and has no accounts that could go away.
         identity_provider: IdentityProvider {
-            issuer_url: issuer_url.to_owned(),
+            issuer_url: issuer_url.parse()?,
             ca_ref: None,
             recheck_on_refresh: RecheckOnRefresh::Disabled,
             ..spec.identity_provider
@@ -217,12 +217,7 @@ fn config(
             max_ttl: spec.sessions.max_ttl,
             max_per_user: spec.sessions.max_per_user,
             max: spec.sessions.max,
-            not_before: spec
-                .sessions
-                .not_before
-                .map(|time| time.parse())
-                .transpose()
-                .map_err(|_| DevError::NotBefore)?,
+            not_before: spec.sessions.not_before,
             store: StoreConfig::Sqlite { path: state.join("sessions.db") },
         },
         // Nobody stands in front of it.
@@ -248,7 +243,7 @@ fn read(path: &Path) -> Result<McpOAuthProxy, DevError> {
         let value = serde_yaml::Value::deserialize(document).map_err(|error| wrong(error.to_string()))?;
         if value.get("kind").and_then(serde_yaml::Value::as_str) == Some("McpOAuthProxy") {
             // Not from the value, which does not know its lines.
-            return McpOAuthProxy::deserialize(again).map_err(|error| wrong(error.to_string()));
+            return yaml::parse_document(again).map_err(|error| wrong(error.to_string()));
         }
     }
     Err(wrong("no document has kind: McpOAuthProxy".to_owned()))

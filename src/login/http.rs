@@ -15,7 +15,7 @@ use hyper_util::{
 use thiserror::Error;
 use url::Url;
 
-use crate::{api::is_loopback_host, error_chain::error_chain};
+use crate::{api::is_loopback, error_chain::error_chain};
 
 /// How long a server may take for an answer that is read to its end, and for a connection.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -139,11 +139,7 @@ pub async fn whole(body: Incoming, host: &str, limit: usize) -> Result<Bytes, Ht
 pub fn secure(text: &str) -> Result<Url, HttpError> {
     let insecure = || HttpError::Insecure(text.chars().take(200).collect());
     let url = Url::parse(text).map_err(|_| insecure())?;
-    let secure = match (url.scheme(), url.host()) {
-        ("https", Some(_)) => true,
-        ("http", Some(host)) => is_loopback_host(&host),
-        _ => false,
-    };
+    let secure = url.has_host() && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)));
     // A name or password in it would go into messages and the store.
     if secure && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(insecure()) }
 }

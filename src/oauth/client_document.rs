@@ -141,7 +141,7 @@ pub mod tests {
         assert_eq!(code("https://chat.example/client.json", &known), Err(ErrorCode::InvalidClient));
         assert_eq!(code("https://chat.example/client.json", &any), Ok(()));
         let mut listed = Clients::default();
-        listed.redirects.hosts.push("chat.example".to_owned());
+        listed.redirects.hosts.push("chat.example".parse().unwrap());
         assert_eq!(code("https://chat.example/client.json", &listed), Ok(()));
         let disabled = Clients { metadata_documents: MetadataDocuments::Disabled, ..Clients::default() };
         assert_eq!(code(CLAUDE_CODE, &disabled), Err(ErrorCode::InvalidClient));

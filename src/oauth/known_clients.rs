@@ -32,13 +32,13 @@ impl ListedClients {
         let client = |listed: &StaticClient| {
             let secret = secret_of(listed)?;
             let client = Client {
-                name: listed.client_id.clone(),
-                redirect_uris: listed.redirect_uris.clone(),
+                name: listed.client_id.to_string(),
+                redirect_uris: listed.redirect_uris.iter().map(ToString::to_string).collect(),
                 auth_method: if secret.is_some() { AuthMethod::ClientSecretPost } else { AuthMethod::None },
                 refreshes: true,
                 issued_at: 0,
             };
-            Ok((listed.client_id.clone(), (client, secret)))
+            Ok((listed.client_id.to_string(), (client, secret)))
         };
         Ok(Self(listed.iter().map(client).collect::<Result<_, E>>()?))
     }

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use url::{Host, Url};
 
-use crate::api::proxy::{RedirectPolicy, Redirects};
+use crate::api::{
+    is_loopback,
+    proxy::{RedirectPolicy, Redirects},
+};
 
 /// Hosts of well-known MCP clients that run in a browser or on a server.
 const KNOWN_HOSTS: [&str; 7] =
@@ -63,7 +66,7 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Refusal> {
 
 /// Whether a host is a well-known MCP client's, or listed in the rules.
 pub fn is_known_host(host: &str, rules: &Redirects) -> bool {
-    KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| listed == host)
+    KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| *listed == *host)
 }
 
 /// Whether the requested redirect URI is the registered one: byte for byte, except for the port of a loopback URI
@@ -84,16 +87,6 @@ pub fn host(uri: &str) -> String {
         Ok(url) if matches!(url.scheme(), "http" | "https") => url.host_str().unwrap_or_default().to_owned(),
         Ok(url) => format!("{}:", url.scheme()),
         Err(_) => String::new(),
-    }
-}
-
-/// Whether the person is sent back to a program on their own machine.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.octets() == [127, 0, 0, 1],
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
@@ -122,7 +115,7 @@ mod tests {
     use super::*;
 
     fn known() -> Redirects {
-        Redirects { policy: RedirectPolicy::Known, hosts: vec!["chat.example.com".to_owned()] }
+        Redirects { policy: RedirectPolicy::Known, hosts: vec!["chat.example.com".parse().unwrap()] }
     }
 
     #[test]

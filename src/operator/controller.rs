@@ -28,10 +28,9 @@ use super::{
     fetch::fetch,
     health::Health,
     metrics::Metrics,
-    raw_proxy::RawProxy,
     status::{self, McpOAuthProxyRef},
     validate::{ValidatedProxy, validate},
-    watch,
+    watch::{self, GuardedProxy},
 };
 use crate::api::McpOAuthProxy;
 
@@ -69,7 +68,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let health = Arc::new(Health::new(metrics.clone()));
     health.clone().serve(options.health_listen)?;
 
-    let (store, writer) = reflector::store::<RawProxy>();
+    let (store, writer) = reflector::store::<GuardedProxy>();
     let all = store.clone();
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter { controller: FIELD_MANAGER.into(), instance: None }),
@@ -101,7 +100,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
 }
 
 /// Runs one reconcile with a deadline and measures its duration.
-async fn reconcile(object: Arc<RawProxy>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile(object: Arc<GuardedProxy>, context: Arc<Context>) -> Result<Action, Error> {
     let start = Instant::now();
     let deadline = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile_resource(&object, &context));
     let result = deadline.await.unwrap_or(Err(Error::Timeout));
@@ -110,7 +109,7 @@ async fn reconcile(object: Arc<RawProxy>, context: Arc<Context>) -> Result<Actio
 }
 
 /// validate -> fetch -> build -> apply -> `update_status`
-async fn reconcile_resource(object: &RawProxy, context: &Context) -> Result<Action, Error> {
+async fn reconcile_resource(object: &GuardedProxy, context: &Context) -> Result<Action, Error> {
     // The garbage collector deletes the children; applying them now would recreate them.
     if object.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
@@ -131,9 +130,9 @@ async fn reconcile_resource(object: &RawProxy, context: &Context) -> Result<Acti
 }
 
 /// Returns the validated resource, or the message for its status.
-fn parse(object: &RawProxy, settings: &Settings) -> Result<ValidatedProxy, String> {
-    match object.parse() {
-        Ok(proxy) => validate(&proxy, settings).map_err(|error| error.to_string()),
+fn parse(object: &GuardedProxy, settings: &Settings) -> Result<ValidatedProxy, String> {
+    match &object.0 {
+        Ok(proxy) => validate(proxy, settings).map_err(|error| error.to_string()),
         Err(error) => Err(format!("this version of the operator cannot parse the resource: {error}")),
     }
 }
@@ -147,7 +146,7 @@ async fn reconcile_children(proxy: &ValidatedProxy, context: &Context) -> Result
 }
 
 /// Reports an error that a user can fix in the status. Other errors are retried with backoff.
-async fn report_failure(object: &RawProxy, error: Error, context: &Context) -> Result<Action, Error> {
+async fn report_failure(object: &GuardedProxy, error: Error, context: &Context) -> Result<Action, Error> {
     if let Some(message) = error.rejection() {
         update_status(object, &ObservedState::invalid(&message), context).await?;
         // The API server would reject the same children again.
@@ -161,7 +160,7 @@ async fn report_failure(object: &RawProxy, error: Error, context: &Context) -> R
 }
 
 /// When to reconcile again if no watch event comes earlier.
-fn next_action(object: &RawProxy, proxy: &ValidatedProxy, observed: &ObservedState, context: &Context) -> Action {
+fn next_action(object: &GuardedProxy, proxy: &ValidatedProxy, observed: &ObservedState, context: &Context) -> Action {
     if observed.needs_retry() {
         return Action::requeue(next_retry(object, context));
     }
@@ -173,7 +172,7 @@ fn next_action(object: &RawProxy, proxy: &ValidatedProxy, observed: &ObservedSta
 }
 
 /// Writes the status, and an event when the status or reason of `Ready` changes.
-async fn update_status(object: &RawProxy, observed: &ObservedState, context: &Context) -> Result<(), Error> {
+async fn update_status(object: &GuardedProxy, observed: &ObservedState, context: &Context) -> Result<(), Error> {
     let meta = object.meta();
     let reference = McpOAuthProxyRef {
         namespace: object.namespace().unwrap_or_default(),
@@ -202,21 +201,45 @@ async fn update_status(object: &RawProxy, observed: &ObservedState, context: &Co
     Ok(())
 }
 
-fn next_retry(object: &RawProxy, context: &Context) -> Duration {
+fn next_retry(object: &GuardedProxy, context: &Context) -> Duration {
     let meta = object.meta();
     context.backoff.next_delay(meta.uid.as_deref().unwrap_or_default(), meta.generation, Instant::now())
 }
 
 /// The resync interval of a settled resource, spread so that not all are due at once.
-fn resync_interval(object: &RawProxy) -> Duration {
+fn resync_interval(object: &GuardedProxy) -> Duration {
     let spread = object.meta().uid.as_deref().unwrap_or_default().bytes().fold(0_u8, u8::wrapping_add);
     RESYNC_INTERVAL + RESYNC_INTERVAL * u32::from(spread) / (3 * 256)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
-fn retry(object: Arc<RawProxy>, error: &Error, context: Arc<Context>) -> Action {
+fn retry(object: Arc<GuardedProxy>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.category());
     let wait = next_retry(&object, &context);
     tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, ?wait, "reconcile failed, retrying");
     Action::requeue(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::validate::tests::settings, *};
+
+    #[test]
+    fn unparsable_resource_keeps_its_metadata_and_is_explained() {
+        for (spec, expected) in [
+            (json!({"publicURL": 1}), "Expected a string"),
+            (json!({"of": "another version"}), "Unknown field of"),
+            (json!({"publicURL": "mcp.example.com"}), "publicURL must be https://HOST"),
+        ] {
+            let object = json!({
+                "apiVersion": "mcp.jomcgi.dev/v1alpha1", "kind": "McpOAuthProxy", "metadata": {"name": "mcp"}, "spec": spec,
+            });
+            let object: GuardedProxy = serde_json::from_value(object).unwrap();
+            assert_eq!(object.meta().name.as_deref(), Some("mcp"));
+            let error = parse(&object, &settings()).err().unwrap();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

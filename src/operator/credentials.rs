@@ -44,7 +44,7 @@ pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Cre
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &proxy.namespace);
         let name = &reference.name;
         let map = api.get_opt(name).await.map_err(Error::kube(format!("read ConfigMap {name}")))?;
-        if !map.and_then(|map| map.data).is_some_and(|data| data.contains_key(&reference.key)) {
+        if !map.and_then(|map| map.data).is_some_and(|data| data.contains_key(reference.key.as_str())) {
             return Ok(Credentials::CaMissing(reference.clone()));
         }
     }

@@ -19,7 +19,6 @@ mod metrics;
 mod mounts;
 mod ownership;
 mod pods;
-mod raw_proxy;
 mod render;
 mod signing_keys;
 mod status;

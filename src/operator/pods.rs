@@ -11,12 +11,8 @@ use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use k8s_openapi::api::core::v1;
-use kube::{
-    Api, Client,
-    api::{ApiResource, ListParams, Object},
-};
-use serde::Deserialize;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, api::ListParams};
 
 use super::{build::label_selector, mounts, validate::ValidatedProxy};
 use crate::config::PodStatus;
@@ -35,8 +31,7 @@ pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Vec<PodSta
     if !proxy.config.identity_provider.rechecks() {
         return Vec::new();
     }
-    let kind = ApiResource::erase::<v1::Pod>(&());
-    let api: Api<Pod> = Api::namespaced_with(client.clone(), &proxy.namespace, &kind);
+    let api: Api<Pod> = Api::namespaced(client.clone(), &proxy.namespace);
     let pods = match api.list(&ListParams::default().labels(&label_selector(&proxy.name))).await {
         Ok(pods) => pods,
         Err(error) => {
@@ -50,25 +45,12 @@ pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Vec<PodSta
     join_all(queries).await.into_iter().flatten().collect()
 }
 
-/// The parsed fields of a pod. The code that parses a whole pod is large.
-type Pod = Object<PodSpec, PodNetwork>;
-
-#[derive(Clone, Debug, Deserialize)]
-struct PodSpec {
-    #[serde(default, rename = "hostNetwork")]
-    host_network: bool,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-struct PodNetwork {
-    #[serde(rename = "podIP")]
-    address: Option<String>,
-}
-
 /// The IP of a pod that has its own. Pods of the Deployment never use the host network.
 fn address(pod: &Pod) -> Option<IpAddr> {
-    let address = pod.status.as_ref()?.address.as_ref()?;
-    if pod.spec.host_network { None } else { address.parse().ok() }
+    if pod.spec.as_ref()?.host_network == Some(true) {
+        return None;
+    }
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
 async fn status(http: &HttpClient<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<PodStatus> {
@@ -96,7 +78,7 @@ mod tests {
         };
         let status = json!({"podIP": "10.1.2.3"});
         assert_eq!(address(json!({"containers": []}), status.clone()).as_deref(), Some("10.1.2.3"));
-        assert_eq!(address(json!({"hostNetwork": true}), status), None);
+        assert_eq!(address(json!({"containers": [], "hostNetwork": true}), status), None);
         assert_eq!(address(json!({}), json!({})), None);
     }
 }

@@ -8,13 +8,18 @@ use super::{
     error,
     validate::{InvalidProxy, Settings, validate},
 };
-use crate::api::McpOAuthProxy;
+use crate::{
+    api::McpOAuthProxy,
+    yaml::{self, InvalidYaml},
+};
 
 /// Why a resource cannot be rendered.
 #[derive(Debug, Error)]
 pub enum RenderError {
     #[error("cannot parse the McpOAuthProxy: {0}")]
-    Parse(#[from] serde_yaml::Error),
+    Parse(#[from] InvalidYaml),
+    #[error("cannot write YAML: {0}")]
+    Write(#[from] serde_yaml::Error),
     #[error(transparent)]
     Invalid(#[from] InvalidProxy),
     #[error(transparent)]
@@ -29,7 +34,7 @@ const PLACEHOLDER_UID: &str = "00000000-0000-0000-0000-000000000000";
 /// # Errors
 /// When the text is not a valid `McpOAuthProxy`.
 pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
-    let mut resource: McpOAuthProxy = serde_yaml::from_str(text)?;
+    let mut resource: McpOAuthProxy = yaml::parse(text)?;
     resource.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     resource.metadata.uid.get_or_insert_with(|| PLACEHOLDER_UID.to_owned());
     let proxy = validate(&resource, settings)?;
@@ -72,6 +77,6 @@ mod tests {
     #[test]
     fn render_names_the_broken_rule() {
         let sample = include_str!("../../config/samples/mcp-oauth-proxy.yaml").replace("https://mcp.", "https://MCP.");
-        assert!(render(&sample, &settings()).unwrap_err().to_string().starts_with("publicURL must be"));
+        assert!(render(&sample, &settings()).unwrap_err().to_string().contains("spec.publicURL: publicURL must be"));
     }
 }

@@ -1,5 +1,3 @@
-use ipnet::IpNet;
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use thiserror::Error;
@@ -8,7 +6,8 @@ use super::{item_paths::AllowedItemPaths, mounts};
 use crate::{
     api::{
         McpOAuthProxy, McpOAuthProxySpec, PathPattern,
-        proxy::{CredentialKeys, Pod, SecretKeyReference, Service},
+        proxy::{CredentialKeys, Credentials, OnePasswordSource, Pod, SecretKeyReference, Service},
+        rules::{self, BrokenRule},
     },
     config::{ConfigError, CredentialFiles, ProxyConfig, SessionsConfig, StoreConfig},
 };
@@ -69,30 +68,17 @@ pub enum InvalidProxy {
     /// A field that is also part of the proxy's configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(
-        "the name may have 52 characters at most, lower-case letters, digits and dashes, and begins with a letter: the Service gets it"
-    )]
-    Name,
-    #[error("credentials needs exactly one source: write either onePassword or secretRef")]
-    CredentialsSource,
-    #[error("itemPath must be vaults/VAULT/items/ITEM")]
-    ItemPath,
+    #[error(transparent)]
+    Rule(#[from] BrokenRule),
+    #[error("{0}")]
+    Name(&'static str),
+    #[error("credentials is empty")]
+    NoCredentials,
     /// The operator's settings do not allow the item in this namespace.
     #[error(
         "namespace {namespace} may not use the 1Password item {item_path}: an administrator can add the item to onePassword.allowedItemPaths of the operator"
     )]
     ItemNotAllowed { namespace: String, item_path: String },
-    /// The image tag is mutable.
-    #[error("image needs a tag other than latest, or a digest: NAME:TAG or NAME@sha256:DIGEST")]
-    Image,
-    #[error("replicas must lie between 0 and 100")]
-    Replicas,
-    #[error("service.port must lie between 1 and 65535")]
-    ServicePort,
-    #[error("sessions.notBefore must be a time with its zone, such as 2026-11-23T00:00:00Z")]
-    NotBefore,
-    #[error("each of trustedProxies must be a range of addresses, such as 10.42.0.0/16, 192.0.2.7/32 or fd00::/8")]
-    TrustedProxies,
     /// A metadata field is missing that the API server sets.
     #[error("metadata.{0} is missing: the object does not come from an API server")]
     Incomplete(&'static str),
@@ -104,29 +90,15 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     let name = meta.name.clone().ok_or(InvalidProxy::Incomplete("name"))?;
     let namespace = meta.namespace.clone().ok_or(InvalidProxy::Incomplete("namespace"))?;
     let uid = meta.uid.clone().ok_or(InvalidProxy::Incomplete("uid"))?;
-    if !is_service_name(&name) {
-        return Err(InvalidProxy::Name);
+    if !rules::RESOURCE_NAME.holds(&name) {
+        return Err(InvalidProxy::Name(rules::RESOURCE_NAME.message()));
     }
     let spec = &proxy.spec;
-    if spec.image.as_deref().is_some_and(|image| !is_pinned(image)) {
-        return Err(InvalidProxy::Image);
-    }
-    if !(0..=100).contains(&spec.replicas) {
-        return Err(InvalidProxy::Replicas);
-    }
-    if !(1..=65535).contains(&spec.service.port) {
-        return Err(InvalidProxy::ServicePort);
-    }
-    let not_before = spec.sessions.not_before.as_deref().map(str::parse).transpose();
-    let not_before = not_before.map_err(|_| InvalidProxy::NotBefore)?;
-    let trusted_proxies: Result<Vec<IpNet>, _> = spec.trusted_proxies.iter().map(|range| range.parse()).collect();
-    let trusted_proxies = trusted_proxies.map_err(|_| InvalidProxy::TrustedProxies)?;
+    rules::ONE_CREDENTIALS_SOURCE.check("credentials", &spec.credentials)?;
     let store = StoreConfig::Kubernetes { namespace: namespace.clone(), proxy: name.clone(), uid: uid.clone() };
-    let config = ProxyConfig { trusted_proxies, ..configuration(spec, not_before, store) };
+    let config = configuration(spec, store);
     config.validate()?;
-    let paths = config.upstream_paths().map_err(ConfigError::from)?;
-    let first = paths.iter().find(|path| PathPattern::is_literal(path)).map_or("", |path| path.as_str());
-    let public_url = config.public_url().map_err(ConfigError::from)?;
+    let first = config.upstream.paths.iter().find(|path| path.is_literal()).map_or("", PathPattern::as_str);
     // A foreground deletion (as Argo CD does) then waits for the children, so that their names are free when it completes.
     let owner = OwnerReference {
         block_owner_deletion: Some(true),
@@ -135,11 +107,11 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
 
     Ok(ValidatedProxy {
         owner,
-        url: public_url.join(first),
-        service_url: format!("http://{name}.{namespace}.svc.{}:{}", settings.cluster_domain, spec.service.port),
-        credentials: credentials(spec, &namespace, &settings.one_password)?,
-        replicas: spec.replicas,
-        image: spec.image.clone().unwrap_or_else(|| settings.proxy_image.clone()),
+        url: config.public_url.join(first),
+        service_url: format!("http://{name}.{namespace}.svc.{}:{}", settings.cluster_domain, spec.service.port.get()),
+        credentials: credentials(&spec.credentials, &namespace, &settings.one_password)?,
+        replicas: spec.replicas.get().cast_signed(),
+        image: spec.image.as_ref().map(ToString::to_string).unwrap_or_else(|| settings.proxy_image.clone()),
         pod: spec.pod.clone().unwrap_or_default(),
         service: spec.service.clone(),
         config,
@@ -149,54 +121,28 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
     })
 }
 
-/// Whether the name is an RFC 1035 label, short enough for the names that are derived from it.
-fn is_service_name(name: &str) -> bool {
-    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    name.len() <= 52
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && !name.ends_with('-')
-        && name.bytes().all(plain)
-}
-
-/// Whether the image reference has a digest, or a tag other than `latest`.
-fn is_pinned(image: &str) -> bool {
-    if let Some((name, digest)) = image.split_once('@') {
-        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-        return !name.is_empty()
-            && hex.len() == 64
-            && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    }
-    // A colon with a slash after it precedes a port and not a tag.
-    image.rsplit_once(':').is_some_and(|(name, tag)| {
-        !name.is_empty() && !tag.is_empty() && tag != "latest" && !tag.contains('/') && !image.contains(' ')
-    })
-}
-
 fn credentials(
-    spec: &McpOAuthProxySpec,
+    credentials: &Credentials,
     namespace: &str,
     allowed: &AllowedItemPaths,
 ) -> Result<CredentialsSource, InvalidProxy> {
-    match (&spec.credentials.one_password, &spec.credentials.secret_ref) {
-        (Some(source), None) => {
-            let item_path = source.item_path.clone();
-            let parts: Vec<&str> = item_path.split('/').collect();
-            let ["vaults", vault, "items", item] = parts[..] else { return Err(InvalidProxy::ItemPath) };
-            if vault.is_empty() || item.is_empty() {
-                return Err(InvalidProxy::ItemPath);
+    match credentials {
+        Credentials { one_password: Some(OnePasswordSource { item_path }), .. } => {
+            if !allowed.allow(namespace, item_path) {
+                return Err(InvalidProxy::ItemNotAllowed {
+                    namespace: namespace.to_owned(),
+                    item_path: item_path.to_string(),
+                });
             }
-            if !allowed.allow(namespace, &item_path) {
-                return Err(InvalidProxy::ItemNotAllowed { namespace: namespace.to_owned(), item_path });
-            }
-            Ok(CredentialsSource::OnePassword { item_path })
+            Ok(CredentialsSource::OnePassword { item_path: item_path.to_string() })
         }
-        (None, Some(secret)) => Ok(CredentialsSource::Secret { name: secret.name.clone() }),
-        _ => Err(InvalidProxy::CredentialsSource),
+        Credentials { secret_ref: Some(secret), .. } => Ok(CredentialsSource::Secret { name: secret.name.to_string() }),
+        Credentials { one_password: None, secret_ref: None, .. } => Err(InvalidProxy::NoCredentials),
     }
 }
 
-/// The configuration file of the pods, without `trusted_proxies`.
-fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store: StoreConfig) -> ProxyConfig {
+/// The configuration file of the pods.
+fn configuration(spec: &McpOAuthProxySpec, store: StoreConfig) -> ProxyConfig {
     ProxyConfig {
         public_url: spec.public_url.clone(),
         listen: (std::net::Ipv6Addr::UNSPECIFIED, mounts::PORT).into(),
@@ -219,10 +165,10 @@ fn configuration(spec: &McpOAuthProxySpec, not_before: Option<Timestamp>, store:
             max_ttl: spec.sessions.max_ttl.clone(),
             max_per_user: spec.sessions.max_per_user,
             max: spec.sessions.max,
-            not_before,
+            not_before: spec.sessions.not_before,
             store,
         },
-        trusted_proxies: Vec::new(),
+        trusted_proxies: spec.trusted_proxies.clone(),
     }
 }
 
@@ -286,6 +232,10 @@ pub(super) mod tests {
 
     /// A minimal valid resource, with the fields of `spec` replaced.
     pub(in crate::operator) fn resource(spec: &Value) -> McpOAuthProxy {
+        serde_json::from_value(object(spec)).unwrap()
+    }
+
+    fn object(spec: &Value) -> Value {
         let mut object = json!({
             "apiVersion": "mcp.jomcgi.dev/v1alpha1",
             "kind": "McpOAuthProxy",
@@ -301,7 +251,7 @@ pub(super) mod tests {
         for (field, value) in spec.as_object().unwrap() {
             object["spec"][field] = value.clone();
         }
-        serde_json::from_value(object).unwrap()
+        object
     }
 
     pub(in crate::operator) fn validated(spec: &Value) -> ValidatedProxy {
@@ -326,7 +276,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn validate_rejects_what_the_crd_rejects() {
+    fn operator_rejects_what_the_crd_rejects() {
         for (spec, expected) in [
             (json!({"publicURL": "https://mcp.example.com/mcp"}), "publicURL"),
             (json!({"access": {}}), "lets nobody in"),
@@ -339,28 +289,20 @@ pub(super) mod tests {
             (json!({"credentials": {"onePassword": {"itemPath": "vaults//items/b"}}}), "itemPath"),
             (json!({"upstream": {"url": "http://g", "paths": ["/servers/*/mcp"]}}), "without *"),
             (json!({"image": "a:latest"}), "latest"),
-            (json!({"replicas": 101}), "replicas"),
-            (json!({"service": {"port": 0}}), "service.port"),
+            (json!({"replicas": 101}), "101 must lie between 0 and 100"),
+            (json!({"service": {"port": 0}}), "0 must lie between 1 and 65535"),
             (json!({"tokens": {"accessTTL": "2h"}, "sessions": {"idleTTL": "1h"}}), "shorter than sessions.idleTTL"),
         ] {
-            let error = validate(&resource(&spec), &settings()).unwrap_err().to_string();
+            let error = match serde_json::from_value(object(&spec)) {
+                Ok(proxy) => validate(&proxy, &settings()).unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            };
             assert!(error.contains(expected), "{spec}: {error}");
         }
         for name in [&"a".repeat(53), "my.proxy", "1mcp", "mcp-", "Mcp", ""] {
             let mut named = resource(&json!({}));
             named.metadata.name = Some(name.to_owned());
-            assert!(matches!(validate(&named, &settings()), Err(InvalidProxy::Name)), "{name}");
-        }
-    }
-
-    #[test]
-    fn image_needs_a_fixed_tag_or_digest() {
-        let digest = format!("a/b@sha256:{}", "0".repeat(64));
-        for good in ["a/b:2", "localhost:5000/a:dev-1", &digest] {
-            assert!(is_pinned(good), "{good}");
-        }
-        for bad in ["a/b", "a:latest", "localhost:5000/a", "a@sha256:12", "a:", ":1", "a b:1"] {
-            assert!(!is_pinned(bad), "{bad}");
+            assert!(matches!(validate(&named, &settings()), Err(InvalidProxy::Name(_))), "{name}");
         }
     }
 

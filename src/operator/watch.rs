@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{ApiResource, DynamicObject, PartialObjectMeta},
+    core::{ApiResource, DeserializeGuard, DynamicObject, PartialObjectMeta},
     runtime::{WatchStreamExt, predicates, reflector, reflector::ObjectRef, watcher},
 };
 
@@ -23,20 +23,22 @@ use super::{
     fetch::is_served,
     health::Health,
     metrics::Metrics,
-    raw_proxy::RawProxy,
 };
 use crate::api::{GROUP, McpOAuthProxy, OnePasswordItem};
 
 /// How often to check whether the cluster serves a kind that was missing.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// A resource whose spec this version cannot parse must not fail the watch of all others.
+pub(super) type GuardedProxy = DeserializeGuard<McpOAuthProxy>;
+
 /// The `McpOAuthProxy` resources. A status change alone triggers nothing.
 pub(super) fn proxies(
     client: &Client,
-    writer: reflector::store::Writer<RawProxy>,
+    writer: reflector::store::Writer<GuardedProxy>,
     health: Arc<Health>,
-) -> impl Stream<Item = Result<RawProxy, watcher::Error>> + Send + 'static {
-    watcher(Api::<RawProxy>::all(client.clone()), watcher::Config::default().page_size(100))
+) -> impl Stream<Item = Result<GuardedProxy, watcher::Error>> + Send + 'static {
+    watcher(Api::<GuardedProxy>::all(client.clone()), watcher::Config::default().page_size(100))
         .default_backoff()
         .modify(|object| object.meta_mut().managed_fields = None)
         .inspect(move |event| {
@@ -57,7 +59,7 @@ pub(super) fn proxies(
 pub(super) fn children(
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<RawProxy>> + Send + 'static + use<> {
+) -> impl Stream<Item = ObjectRef<GuardedProxy>> + Send + 'static + use<> {
     stream::select_all([
         owners(ApiResource::erase::<Deployment>(&()), client, metrics).boxed(),
         owners(ApiResource::erase::<Service>(&()), client, metrics).boxed(),
@@ -74,7 +76,7 @@ fn owners(
     kind: ApiResource,
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<RawProxy>> + Send + 'static + use<> {
+) -> impl Stream<Item = ObjectRef<GuardedProxy>> + Send + 'static + use<> {
     let metrics = metrics.clone();
     let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGED_BY_US}")).page_size(100);
     watcher(Api::<PartialObjectMeta<DynamicObject>>::all_with(client.clone(), &kind), ours)
@@ -88,7 +90,7 @@ fn owners(
 fn owners_once_served<K>(
     client: &Client,
     metrics: &Arc<Metrics>,
-) -> impl Stream<Item = ObjectRef<RawProxy>> + Send + 'static + use<K>
+) -> impl Stream<Item = ObjectRef<GuardedProxy>> + Send + 'static + use<K>
 where
     K: Resource<DynamicType = ()> + 'static,
 {
@@ -110,7 +112,7 @@ fn report_error<K>(event: &Result<watcher::Event<K>, watcher::Error>, kind: &str
 }
 
 /// The `McpOAuthProxy` that is the controller owner of an object.
-fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<RawProxy>> {
+fn owner(metadata: &ObjectMeta) -> Option<ObjectRef<GuardedProxy>> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| {
         owner.controller == Some(true)
             && owner.kind == McpOAuthProxy::kind(&())

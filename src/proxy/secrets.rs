@@ -5,7 +5,6 @@ use std::{io::ErrorKind, path::PathBuf, sync::Arc};
 use secrecy::SecretString;
 use thiserror::Error;
 
-use crate::api::InvalidUrl;
 use crate::{
     config::{CredentialFiles, ProxyConfig},
     crypto::{InvalidEncryptionKey, Keyring, SigningRing},
@@ -71,9 +70,6 @@ pub enum SecretsError {
         /// What is wrong.
         source: SigningKeysError,
     },
-    /// The public URL is not right.
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
 }
 
 impl Secrets {
@@ -89,10 +85,10 @@ impl Secrets {
             Ok(text) => Ok((path, text.trim().to_owned())),
             Err(source) => Err(SecretsError::Read { path, source }),
         };
-        let (_, client_id) = read(directory.join(&keys.client_id))?;
-        let (_, client_secret) = read(directory.join(&keys.client_secret))?;
-        let (key_path, encryption_key) = read(directory.join(&keys.encryption_key))?;
-        let previous = match read(directory.join(&keys.previous_encryption_key)) {
+        let (_, client_id) = read(directory.join(keys.client_id.as_str()))?;
+        let (_, client_secret) = read(directory.join(keys.client_secret.as_str()))?;
+        let (key_path, encryption_key) = read(directory.join(keys.encryption_key.as_str()))?;
+        let previous = match read(directory.join(keys.previous_encryption_key.as_str())) {
             Ok(previous) => Some(previous),
             Err(SecretsError::Empty(_)) => None,
             Err(SecretsError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => None,
@@ -122,8 +118,7 @@ impl Secrets {
         contents.extend(ca.clone());
         let fingerprint = fingerprint(&contents.iter().map(String::as_str).collect::<Vec<_>>());
         let keys_fingerprint = self::fingerprint(&[&encryption_key, &previous_key]);
-        let public_url = config.public_url()?;
-        let issuer = public_url.as_str();
+        let issuer = config.public_url.as_str();
         let wrong = |path: PathBuf| move |source| SecretsError::EncryptionKey { path, source };
         let current = Keyring::new(&encryption_key, issuer).map_err(wrong(key_path.clone()))?;
         let keyring = match previous {

@@ -4,6 +4,7 @@ use e2e::{
     environment::NAMESPACE,
     peers::{browser::Browser, context_forge::MEMBERS},
 };
+use mcp_oauth_operator::api::Bounded;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ async fn issuer_group_allows_its_members_only() {
     let environment = environment();
     let proxy = environment
         .deploy_proxy("groups", |spec| {
-            spec.replicas = 1;
+            spec.replicas = Bounded::of::<1>();
             spec.identity_provider.groups_claim = Some("groups".to_owned());
             spec.access.domains.clear();
             spec.access.groups = vec!["gateway-users".to_owned()];
@@ -42,8 +43,8 @@ async fn session_caps_and_changed_rules_end_only_affected_sessions() {
     let name = "rules";
     let proxy = environment
         .deploy_proxy(name, |spec| {
-            spec.replicas = 1;
-            spec.sessions.max_per_user = 2;
+            spec.replicas = Bounded::of::<1>();
+            spec.sessions.max_per_user = Bounded::of::<2>();
         })
         .await
         .unwrap();

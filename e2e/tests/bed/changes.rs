@@ -6,6 +6,7 @@ use e2e::{
     environment::{CLIENT_SECRET, NAMESPACE, credentials_name},
     peers::{browser::Browser, context_forge::MEMBERS},
 };
+use mcp_oauth_operator::api::Bounded;
 use serde_json::{Value, json};
 
 use crate::support::{Condition, ScriptedClient, environment, eventually};
@@ -39,8 +40,8 @@ async fn foreign_object_with_a_childs_name_is_kept_and_reported() {
     let client = environment.cluster.client().await.unwrap();
     namespaced(&kubectl, &["create", "configmap", name, "--from-literal=theirs=yes"]);
     environment.apply_credentials(&client, name).await.unwrap();
-    let mut spec = environment.spec(name, &edge);
-    spec.replicas = 1;
+    let mut spec = environment.spec(name, &edge).unwrap();
+    spec.replicas = Bounded::of::<1>();
     environment.apply(&client, name, spec).await.unwrap();
     eventually("the conflict is reported", || async {
         let ready = Condition::get(&kubectl, name, "Ready");
@@ -62,7 +63,7 @@ async fn changed_resource_replaces_pods_and_wrong_image_can_be_corrected() {
     let environment = environment();
     let name = "changes";
     let kubectl = environment.cluster.kubectl_program();
-    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let before = pods(&kubectl, name);
 
     // Not Ready until a pod with the current spec is ready; the old pod continues to serve.
@@ -98,7 +99,7 @@ async fn changed_secret_is_reloaded_by_running_pods() {
     let environment = environment();
     let name = "reload";
     let kubectl = environment.cluster.kubectl_program();
-    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let before = pods(&kubectl, name);
     let browser = Browser::start(&environment.run).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
@@ -122,7 +123,7 @@ async fn deleted_or_edited_child_is_restored() {
     let environment = environment();
     let name = "repaired";
     let kubectl = environment.cluster.kubectl_program();
-    environment.deploy_proxy(name, |spec| spec.replicas = 1).await.unwrap();
+    environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let config = || namespaced(&kubectl, &["get", "configmap", name, "--ignore-not-found", "-o", "jsonpath={.data}"]);
     let before = config();
     patch(&kubectl, &format!("configmap/{name}"), &json!({"data": {"config.yaml": "edited"}}));

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use e2e::environment::NAMESPACE;
+use mcp_oauth_operator::api::Bounded;
 use serde_json::Value;
 
 use crate::support::{environment, eventually};
@@ -33,7 +34,7 @@ async fn children_are_created_and_deleted_with_the_resource() {
         let arguments = [&["--namespace", NAMESPACE, "-o", "json", "get"], arguments].concat();
         serde_json::from_str(&kubectl.output(&arguments).unwrap()).unwrap()
     };
-    environment.deploy_proxy(name, |spec| spec.replicas = 1).await.unwrap();
+    environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
 
     let uid = json(&["mop", name])["metadata"]["uid"].as_str().unwrap().to_owned();
     let children = owned(&json(&[KINDS]), &uid);

@@ -1,4 +1,5 @@
 use e2e::environment::{NAMESPACE, credentials_name};
+use mcp_oauth_operator::api::Bounded;
 
 use crate::support::{Condition, environment, eventually};
 
@@ -10,8 +11,8 @@ async fn missing_secret_or_key_is_reported_and_recovers_when_it_appears() {
     let client = environment.cluster.client().await.unwrap();
     let kubectl = environment.cluster.kubectl_program();
     let condition = |kind: &str| Condition::get(&kubectl, name, kind);
-    let mut spec = environment.spec(name, &edge);
-    spec.replicas = 1;
+    let mut spec = environment.spec(name, &edge).unwrap();
+    spec.replicas = Bounded::of::<1>();
     environment.apply(&client, name, spec).await.unwrap();
     eventually("the condition names the missing Secret", || async {
         let ready = condition("CredentialsReady");

@@ -4,9 +4,9 @@ use e2e::{
     environment::NAMESPACE,
     peers::{browser::Browser, context_forge::MEMBERS},
 };
-use mcp_oauth_operator::api::proxy::{RedirectPolicy, SecretKeyReference, StaticClient};
+use mcp_oauth_operator::api::{Bounded, proxy::RedirectPolicy};
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Condition, REDIRECT_URI, ScriptedClient, environment, eventually};
 
@@ -18,15 +18,15 @@ async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() 
     let edge = environment.edge(name).await.unwrap();
     let api = environment.cluster.client().await.unwrap();
     environment.apply_credentials(&api, name).await.unwrap();
-    let mut spec = environment.spec(name, &edge);
-    spec.replicas = 1;
+    let mut spec = environment.spec(name, &edge).unwrap();
+    spec.replicas = Bounded::of::<1>();
     spec.clients.redirects.policy = RedirectPolicy::Known;
-    let reference = SecretKeyReference { name: "chat-client".to_owned(), key: "secret".to_owned() };
-    spec.clients.listed = vec![StaticClient {
-        client_id: "chat".to_owned(),
-        secret_ref: Some(reference),
-        redirect_uris: vec![REDIRECT_URI.to_owned()],
-    }];
+    let client = json!({
+        "clientID": "chat",
+        "secretRef": {"name": "chat-client", "key": "secret"},
+        "redirectURIs": [REDIRECT_URI],
+    });
+    spec.clients.listed = vec![serde_json::from_value(client).unwrap()];
     environment.apply(&api, name, spec).await.unwrap();
     eventually("the missing Secret is reported", || async {
         let condition = Condition::get(&kubectl, name, "CredentialsReady");

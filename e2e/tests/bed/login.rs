@@ -11,6 +11,7 @@ use e2e::{
         sdk::{Sdk, SdkVersion},
     },
 };
+use mcp_oauth_operator::api::Bounded;
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -53,7 +54,7 @@ async fn mcp_remote_keeps_its_login_across_pod_restarts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn python_sdk_logs_in_and_calls_a_tool() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("python-sdk", |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy("python-sdk", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();
     let user = User { browser: &browser, email: MEMBERS[1] };
     let client = Sdk::install(&environment.run, SdkVersion::Python2, "login").await.unwrap();
@@ -66,7 +67,7 @@ async fn python_sdk_logs_in_and_calls_a_tool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn context_forge_receives_the_accounts_email_and_no_client_identity_headers() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("identity", |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy("identity", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = client.login(&browser, MEMBERS[0]).await.unwrap();
@@ -97,7 +98,7 @@ async fn context_forge_receives_the_accounts_email_and_no_client_identity_header
 #[tokio::test(flavor = "multi_thread")]
 async fn login_works_at_both_replicas_immediately() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("replicas", |spec| spec.replicas = 2).await.unwrap();
+    let proxy = environment.deploy_proxy("replicas", |spec| spec.replicas = Bounded::of::<2>()).await.unwrap();
     let kubectl = environment.cluster.kubectl_program();
     kubectl.output(&["--namespace", NAMESPACE, "rollout", "status", "deployment/replicas", "--timeout=120s"]).unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();

@@ -4,6 +4,7 @@ use e2e::{
     environment::{CLIENT_ID, CLIENT_SECRET, ENCRYPTION_KEY, NAMESPACE},
     peers::{browser::Browser, context_forge::MEMBERS, one_password::OnePassword},
 };
+use mcp_oauth_operator::api::Bounded;
 use mcp_oauth_operator::api::proxy::OnePasswordSource;
 
 use crate::support::{Condition, ScriptedClient, environment, eventually};
@@ -17,10 +18,10 @@ async fn one_password_item_provides_credentials_and_is_deleted_with_its_resource
     let kubectl = environment.cluster.kubectl_program();
     let edge = environment.edge(name).await.unwrap();
     let client = environment.cluster.client().await.unwrap();
-    let mut spec = environment.spec(name, &edge);
-    spec.replicas = 1;
+    let mut spec = environment.spec(name, &edge).unwrap();
+    spec.replicas = Bounded::of::<1>();
     spec.credentials.secret_ref = None;
-    spec.credentials.one_password = Some(OnePasswordSource { item_path: ITEM.to_owned() });
+    spec.credentials.one_password = Some(OnePasswordSource { item_path: ITEM.parse().unwrap() });
 
     // 1Password's operator is not installed yet.
     environment.apply(&client, name, spec).await.unwrap();

@@ -13,6 +13,7 @@ use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS, http, netns::run_in_netns, tap::STREAM_QUERY},
 };
 use jiff::Timestamp;
+use mcp_oauth_operator::api::Bounded;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -104,9 +105,8 @@ async fn end(callers: JoinSet<Vec<String>>, load: &Load) -> Vec<String> {
 async fn rolling_restart_fails_no_call() {
     let environment = environment();
     let name = "restarted";
-    let streams_per_user = u32::try_from(STREAMS).unwrap();
-    let proxy =
-        environment.deploy_proxy(name, |spec| spec.upstream.limits.streams_per_user = streams_per_user).await.unwrap();
+    let streams = i64::try_from(STREAMS).unwrap().try_into().unwrap();
+    let proxy = environment.deploy_proxy(name, |spec| spec.upstream.limits.streams_per_user = streams).await.unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();
     let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();
@@ -169,7 +169,7 @@ async fn time_since_contact(replica: &Replica) -> Duration {
 async fn calls_continue_without_issuer_and_api_server_and_refreshes_get_503() {
     let environment: Environment = environment();
     let name = "cut-off";
-    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy(name, |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();
     let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let tokens = scripted.login(&browser, MEMBERS[0]).await.unwrap();

@@ -88,7 +88,7 @@ async fn recheck_without_issuer_refresh_token_refuses_logins_and_sets_a_conditio
     let patch = json!({"stringData": {"OAUTH_CLIENT_ID": id}}).to_string();
     let secret = credentials_name(name);
     kubectl.output(&["--namespace", NAMESPACE, "patch", "secret", &secret, "--type=merge", "--patch", &patch]).unwrap();
-    let mut spec = environment.spec(name, &edge);
+    let mut spec = environment.spec(name, &edge).unwrap();
     spec.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
     environment.apply(&client, name, spec).await.unwrap();
     environment.wait_ready(name).unwrap();

@@ -1,5 +1,6 @@
 use e2e::peers::browser::Browser;
 use futures::{StreamExt, stream};
+use mcp_oauth_operator::api::Bounded;
 use reqwest::{
     StatusCode,
     header::{COOKIE, ORIGIN, SET_COOKIE},
@@ -11,7 +12,7 @@ use crate::support::{ScriptedClient, client, environment, sessions};
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_accounts_get_an_explanation_and_leave_no_session() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("refusals", |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy("refusals", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     for (email, expected) in
         [("mallory@evil.example", "not among those that may use"), ("bob@example.com", "not verified")]
@@ -29,7 +30,7 @@ async fn refused_accounts_get_an_explanation_and_leave_no_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn b4_b5_registrations_and_authorizations_store_nothing() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("flood", |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy("flood", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let scripted = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let http = client(&environment);
     let objects = || {
@@ -64,7 +65,7 @@ async fn b4_b5_registrations_and_authorizations_store_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_consent_form_of_another_browser_is_refused() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("consent", |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy("consent", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let page = client.http.get(client.authorize_url()).send().await.unwrap();
     let cookie = |response: &reqwest::Response| {

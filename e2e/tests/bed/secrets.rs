@@ -9,6 +9,7 @@ use e2e::{
     peers::{browser::Browser, context_forge::MEMBERS},
     program,
 };
+use mcp_oauth_operator::api::Bounded;
 use mcp_oauth_operator::{api::proxy::RecheckOnRefresh, crypto::SigningKeys};
 
 use crate::support::{ScriptedClient, environment, sessions};
@@ -19,7 +20,7 @@ async fn operator_and_pods_log_no_secret() {
     let name = "no-secrets";
     let proxy = environment
         .deploy_proxy(name, |spec| {
-            spec.replicas = 1;
+            spec.replicas = Bounded::of::<1>();
             spec.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
         })
         .await

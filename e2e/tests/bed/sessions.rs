@@ -7,6 +7,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
+use mcp_oauth_operator::api::Bounded;
 use mcp_oauth_operator::api::McpOAuthSession;
 use reqwest::StatusCode;
 use serde_json::json;
@@ -16,7 +17,7 @@ use crate::support::{ScriptedClient, environment, eventually, pods, sessions};
 #[tokio::test(flavor = "multi_thread")]
 async fn edited_or_forged_session_counts_as_ended() {
     let environment = environment();
-    let proxy = environment.deploy_proxy("forged", |spec| spec.replicas = 1).await.unwrap();
+    let proxy = environment.deploy_proxy("forged", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let browser = Browser::start(&environment.run).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     let api: Api<McpOAuthSession> = Api::namespaced(environment.cluster.client().await.unwrap(), NAMESPACE);

@@ -1,8 +1,10 @@
-use e2e::image::workspace;
-use mcp_oauth_operator::api::{
-    McpOAuthProxySpec,
-    proxy::{ConfigMapKeyReference, IdentityHeaders, OnePasswordSource, StaticClient},
+use e2e::{environment::NAMESPACE, image::workspace};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
+use mcp_oauth_operator::api::McpOAuthProxy;
+use serde_json::{Value, json};
 
 use crate::support::environment;
 
@@ -11,89 +13,78 @@ async fn invalid_resources_are_refused_with_a_remedy() {
     let environment = environment();
     let edge = environment.edge("validation").await.unwrap();
     let client = environment.cluster.client().await.unwrap();
-    type Change = fn(&mut McpOAuthProxySpec);
-    let cases: [(Change, &str); 31] = [
+    let cases = [
         (
-            |spec| spec.access.domains.clear(),
+            "access.domains",
+            json!([]),
             "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
         ),
-        (|spec| spec.access.groups = vec!["staff".to_owned()], "access.groups needs identityProvider.groupsClaim"),
-        (|spec| spec.sessions.not_before = Some("yesterday".to_owned()), "notBefore must be a time with its zone"),
+        ("access.domains", json!(["*.example.com"]), "each of domains must be a domain"),
+        ("access.emails", json!(["ada"]), "must be an address such as ada@example.com"),
+        ("access.groups", json!(["staff"]), "access.groups needs identityProvider.groupsClaim"),
+        ("sessions.notBefore", json!("yesterday"), "notBefore must be a time with its zone"),
         (
-            |spec| {
-                spec.credentials.one_password = Some(OnePasswordSource { item_path: "vaults/a/items/b".to_owned() });
-            },
+            "credentials.onePassword",
+            json!({"itemPath": "vaults/a/items/b"}),
             "credentials needs exactly one source: write either onePassword or secretRef",
         ),
-        (|spec| spec.credentials.secret_ref = None, "credentials needs exactly one source"),
-        (|spec| spec.public_url.push_str("/path"), "publicURL must be https://HOST"),
-        (|spec| spec.upstream.paths = vec!["/token".to_owned()], "may not take the place of our own endpoints"),
-        (|spec| spec.image = Some("proxy:latest".to_owned()), "image needs a tag other than latest, or a digest"),
-        (|spec| spec.tokens.access_ttl = "1m".parse().unwrap(), "accessTTL must lie between 2m and 24h"),
-        (|spec| spec.sessions.idle_ttl = "30m".parse().unwrap(), "accessTTL must be shorter than sessions.idleTTL"),
-        (|spec| spec.tokens.stream_grace = "25h".parse().unwrap(), "streamGrace may be 24h at most"),
-        (|spec| spec.upstream.timeouts.connect = "10ms".parse().unwrap(), "connect must lie between 100ms and 1m"),
+        ("credentials", json!({}), "credentials needs exactly one source"),
+        ("credentials", json!({"onePassword": {"itemPath": "vault/item"}}), "itemPath must be vaults/VAULT/items/ITEM"),
+        ("credentials.keys.clientID", json!(".."), "does not begin with .."),
+        ("publicURL", json!("https://mcp.example.com/path"), "publicURL must be https://HOST"),
+        ("publicURL", json!("https://mcp.example.com:443"), "no default port (:443)"),
+        ("identityProvider.issuerURL", json!("http://idp.example.com"), "issuerURL must be the https address"),
+        ("identityProvider.scopes", json!(["openid"]), "scopes must include openid and email"),
+        ("identityProvider.authorizeParameters", json!({"state": "x"}), "what the proxy does not send by itself"),
         (
-            |spec| spec.upstream.timeouts.response_head = "2h".parse().unwrap(),
-            "responseHead must lie between 1s and 1h",
+            "identityProvider.caRef",
+            json!({"name": "ca", "key": "../ca.crt"}),
+            "the key of a Secret or ConfigMap is made of letters",
         ),
-        (|spec| spec.upstream.timeouts.stream_idle = "25h".parse().unwrap(), "streamIdle must lie between 1s and 24h"),
+        ("upstream.url", json!("gateway:4444"), "upstream.url must be http://HOST:PORT"),
+        ("upstream.paths", json!(["/mcp", "/token"]), "may not take the place of our own endpoints"),
+        ("upstream.paths", json!(["/mcp", "/a/../b"]), "an upstream path is made of letters"),
+        ("upstream.paths", json!(["/servers/*/mcp"]), "at least one path without *"),
+        ("upstream.identity.headers", json!({"user": "X-User", "email": "x-user"}), "are the same header"),
+        ("upstream.identity.headers", json!({"user": "Mcp-User"}), "has a meaning of its own"),
+        ("upstream.identity.headers", json!({"user": "X User"}), "letters, digits and hyphens"),
+        ("upstream.limits.concurrency", json!(0), "should be greater than or equal to 1"),
+        ("upstream.limits.streams", json!(0), "should be greater than or equal to 1"),
+        ("upstream.timeouts.connect", json!("10ms"), "must lie between 100ms and 1m"),
+        ("upstream.timeouts.responseHead", json!("2h"), "must lie between 1s and 1h"),
+        ("upstream.timeouts.streamIdle", json!("25h"), "must lie between 1s and 24h"),
+        ("upstream.timeouts.requestBody", json!("11m"), "must lie between 1s and 10m"),
+        ("upstream.timeouts.drain", json!("2h"), "must be 1h at most"),
+        ("tokens.accessTTL", json!("1m"), "must lie between 2m and 24h"),
+        ("tokens.streamGrace", json!("25h"), "must be 24h at most"),
+        ("sessions.idleTTL", json!("4m"), "must lie between 5m and 8784h"),
+        ("sessions.idleTTL", json!("30m"), "accessTTL must be shorter than sessions.idleTTL"),
+        ("image", json!("proxy:latest"), "image needs a tag other than latest, or a digest"),
+        ("trustedProxies", json!(["10.0.0.1"]), "a range of addresses, such as 10.42.0.0/16"),
+        ("clients.origins", json!(["https://a.example/"]), "no slash at the end"),
+        ("clients.redirects", json!({"policy": "Any", "hosts": ["a.example"]}), "policy Any takes every https host"),
+        ("clients.redirects.hosts", json!(["https://a.example"]), "each of hosts must be a host name in lower case"),
+        ("clients.static", json!([listed("a b", "https://a.example/")]), "clientID is made of letters"),
+        ("clients.static", json!([listed("a", "javascript:alert(1)")]), "each of redirectURIs must be https"),
+        ("clients.static", json!([listed("a", "http://a.example/")]), "http for localhost"),
+        ("clients.static", json!([listed("a", "https://a.example/#x")]), "without fragment"),
         (
-            |spec| spec.upstream.timeouts.request_body = "11m".parse().unwrap(),
-            "requestBody must lie between 1s and 10m",
-        ),
-        (|spec| spec.upstream.timeouts.drain = "2h".parse().unwrap(), "drain may be 1h at most"),
-        (
-            |spec| {
-                let (user, email) = ("X-User".to_owned(), "x-user".to_owned());
-                spec.upstream.identity.headers = Some(IdentityHeaders { user, email });
-            },
-            "user and email are the same header",
-        ),
-        (|spec| spec.upstream.limits.concurrency = 0, "spec.upstream.limits.concurrency"),
-        (|spec| spec.upstream.limits.streams = Some(0), "spec.upstream.limits.streams"),
-        (|spec| spec.public_url = "https://mcp.example.com:443".to_owned(), "no default port (:443)"),
-        (|spec| spec.credentials.keys.client_id = "..".to_owned(), "does not begin with .."),
-        (|spec| spec.trusted_proxies = vec!["10.0.0.1".to_owned()], "a range of addresses, such as 10.42.0.0/16"),
-        (|spec| spec.clients.origins = vec!["https://a.example/".to_owned()], "no slash at the end"),
-        (|spec| spec.clients.listed = vec![listed("a b", "https://a.example/")], "clientID is made of letters"),
-        (|spec| spec.clients.listed = vec![listed("a", "javascript:alert(1)")], "each of redirectURIs must be https"),
-        (|spec| spec.clients.listed = vec![listed("a", "http://a.example/")], "http for localhost"),
-        (|spec| spec.clients.listed = vec![listed("a", "https://a.example/#x")], "without fragment"),
-        (
-            |spec| spec.clients.listed = vec![listed("a", "http://[::1]/"), listed("a", "http://[::1]/")],
+            "clients.static",
+            json!([listed("a", "http://[::1]/"), listed("a", "http://[::1]/")]),
             "duplicate entries for key",
         ),
-        (
-            |spec| {
-                spec.identity_provider.authorize_parameters.insert("state".to_owned(), "x".to_owned());
-            },
-            "what the proxy does not send by itself",
-        ),
-        (
-            |spec| {
-                spec.identity_provider.ca_ref =
-                    Some(ConfigMapKeyReference { name: "ca".to_owned(), key: "../ca.crt".to_owned() });
-            },
-            "a ConfigMap's key is made of letters",
-        ),
-        (
-            |spec| {
-                spec.credentials.secret_ref = None;
-                spec.credentials.one_password = Some(OnePasswordSource { item_path: "vault/item".to_owned() });
-            },
-            "itemPath must be vaults/VAULT/items/ITEM",
-        ),
     ];
-    for (change, expected) in cases {
-        let mut spec = environment.spec("validation", &edge);
-        change(&mut spec);
-        let refused = environment.apply(&client, "validation", spec).await.unwrap_err().to_string();
-        assert!(refused.contains(expected), "{refused}");
+    let valid = serde_json::to_value(environment.spec("validation", &edge).unwrap()).unwrap();
+    for (field, value, message) in cases {
+        let mut spec = valid.clone();
+        let member = field.split('.').fold(&mut spec, |object, name| &mut object[name]);
+        *member = value;
+        let rejected = apply(&client, "validation", spec).await.unwrap_err().to_string();
+        assert!(rejected.contains(message), "{field}: {rejected}");
     }
     for name in [&"n".repeat(53), "my.proxy", "1mcp"] {
-        let refused = environment.apply(&client, name, environment.spec(name, &edge)).await.unwrap_err().to_string();
-        assert!(refused.contains("52 characters at most, lower-case letters"), "{refused}");
+        let rejected = apply(&client, name, valid.clone()).await.unwrap_err().to_string();
+        assert!(rejected.contains("52 characters at most, lower-case letters"), "{rejected}");
     }
 }
 
@@ -108,6 +99,14 @@ async fn sample_and_argo_cd_overlay_are_accepted() {
     }
 }
 
-fn listed(id: &str, uri: &str) -> StaticClient {
-    StaticClient { client_id: id.to_owned(), secret_ref: None, redirect_uris: vec![uri.to_owned()] }
+fn listed(id: &str, uri: &str) -> Value {
+    json!({"clientID": id, "redirectURIs": [uri]})
+}
+
+/// Applies a spec that may be invalid.
+async fn apply(client: &Client, name: &str, spec: Value) -> Result<DynamicObject, kube::Error> {
+    let kind = ApiResource::erase::<McpOAuthProxy>(&());
+    let proxies: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
+    let object = DynamicObject::new(name, &kind).data(json!({"spec": spec}));
+    proxies.patch(name, &PatchParams::apply("validation-test").force(), &Patch::Apply(&object)).await
 }

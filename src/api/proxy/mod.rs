@@ -12,14 +12,17 @@ mod traffic;
 mod upstream;
 mod workload;
 
+use ipnet::IpNet;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
+
+use super::{Bounded, ImageReference, PublicUrl, rules};
 
 pub use access::{Access, AccessPolicy};
 pub use clients::{Clients, DynamicRegistration, MetadataDocuments, RedirectPolicy, Redirects, StaticClient};
 pub use credentials::{CredentialKeys, Credentials, OnePasswordSource, SecretKeyReference, SecretReference};
 pub use identity_provider::{ConfigMapKeyReference, EmailVerified, IdentityProvider, RecheckOnRefresh};
-pub use lifetimes::{Sessions, Tokens};
+pub use lifetimes::{SessionTtl, Sessions, Tokens};
 pub(crate) use lifetimes::{default_idle_ttl, default_max, default_max_per_user, default_max_ttl};
 pub use status::McpOAuthProxyStatus;
 pub use traffic::{Limits, Timeouts};
@@ -51,27 +54,19 @@ pub use workload::{Pod, Service, ServiceType};
     printcolumn(name = "Upstream", type_ = "string", json_path = ".spec.upstream.url", priority = "1"),
     printcolumn(name = "Service", type_ = "string", json_path = ".status.serviceURL", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name may have 52 characters at most, lower-case letters, digits and dashes, and begins with a letter: the Service gets it")
+    validation = rules::RESOURCE_NAME.schema("self.metadata.name")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("!has(self.access.groups) || size(self.access.groups) == 0 || has(self.identityProvider.groupsClaim)")
-        .message("access.groups needs identityProvider.groupsClaim: the claim in which the issuer names a person's groups, such as groups"),
-    validation = Rule::new("duration(self.tokens.accessTTL) < duration(self.sessions.idleTTL)")
-        .message("tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then")
+    validation = rules::GROUPS_NEED_A_CLAIM.schema(),
+    validation = rules::ACCESS_TTL_BELOW_IDLE_TTL.schema()
 )]
 pub struct McpOAuthProxySpec {
     /// Public URL at which clients reach this proxy, such as https://mcp.example.com. It is the OAuth issuer identifier, which
     /// clients compare byte for byte: a lower-case origin without path or trailing slash, no default port (:443). http only
     /// for localhost.
     #[serde(rename = "publicURL")]
-    #[schemars(length(min = 1, max = 255))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^https://[a-z0-9.-]+(:[1-9][0-9]{0,4})?$') && !self.endsWith(':443') || self.matches('^http://(localhost|[a-z0-9.-]+[.]localhost|127[.][0-9.]+|[\\\\[]::1[\\\\]])(:[1-9][0-9]{0,4})?$') && !self.endsWith(':80')")
-            .message("publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, no default port (:443) (http only for localhost)")
-    )]
-    pub public_url: String,
+    pub public_url: PublicUrl,
 
     /// OpenID Connect issuer at which people log in.
     pub identity_provider: IdentityProvider,
@@ -101,27 +96,21 @@ pub struct McpOAuthProxySpec {
     /// only from these. Without them client IPs are unknown, and rate limits apply to all clients together instead of per
     /// client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 4, max = 64)))]
+    #[schemars(with = "Vec<String>", length(max = 64), inner(length(min = 4, max = 64)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(range, isCIDR(range))")
             .message("each of trustedProxies must be a range of addresses, such as 10.42.0.0/16, 192.0.2.7/32 or fd00::/8")
     )]
-    pub trusted_proxies: Vec<String>,
+    pub trusted_proxies: Vec<IpNet>,
 
     /// Number of pods, 0 to 100. Default: 2.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 0, max = 100))]
-    pub replicas: i32,
+    pub replicas: Bounded<0, 100>,
 
     /// Container image of the proxy, with a digest or a tag other than latest. Default: the operator's own image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^[^@ ]+@sha256:[0-9a-f]{64}$') || (self.matches('^[^@ ]+:[A-Za-z0-9_][A-Za-z0-9_.-]*$') && !self.endsWith(':latest'))")
-            .message("image needs a tag other than latest, or a digest: NAME:TAG or NAME@sha256:DIGEST")
-    )]
-    pub image: Option<String>,
+    pub image: Option<ImageReference>,
 
     /// Additional settings of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +121,6 @@ pub struct McpOAuthProxySpec {
     pub service: Service,
 }
 
-const fn default_replicas() -> i32 {
-    2
+const fn default_replicas() -> Bounded<0, 100> {
+    Bounded::of::<2>()
 }

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt, marker::PhantomData};
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
 };
-use kube::{KubeSchema, core::Rule};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -13,6 +13,8 @@ use serde::{
     },
 };
 use serde_json::Value;
+
+use crate::api::{Bounded, rules};
 
 /// Additional settings of the pods. The security context (user, capabilities, read-only root file system) is fixed.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -25,19 +27,19 @@ pub struct Pod {
     /// Additional labels. Labels that the operator sets cannot be overridden.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
-    #[x_kube(validation = names("a label's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
+    #[x_kube(validation = rules::QUALIFIED_NAME.keys_schema())]
     pub labels: BTreeMap<String, String>,
 
     /// Additional annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
-    #[x_kube(validation = names("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
+    #[x_kube(validation = rules::QUALIFIED_NAME.keys_schema())]
     pub annotations: BTreeMap<String, String>,
 
     /// Node selector: labels of the nodes on which the pods may run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
-    #[x_kube(validation = names("a label's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
+    #[x_kube(validation = rules::QUALIFIED_NAME.keys_schema())]
     pub node_selector: BTreeMap<String, String>,
 
     /// Tolerations of the pods.
@@ -75,13 +77,12 @@ pub struct Service {
 
     /// Port of the Service. Default: 8080.
     #[serde(default = "default_port")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: i32,
+    pub port: Bounded<1, 65535>,
 
     /// Additional annotations, for example for load balancers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
-    #[x_kube(validation = names("an annotation's name must be NAME or example.com/NAME, made of letters, digits and -._"))]
+    #[x_kube(validation = rules::QUALIFIED_NAME.keys_schema())]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -136,12 +137,6 @@ fn read<T: DeserializeOwned, E: Error>(value: Value) -> Result<T, E> {
     serde_json::from_value(value).map_err(E::custom)
 }
 
-/// Rule for the keys of labels and annotations.
-fn names(message: &str) -> Rule {
-    Rule::new("self.all(key, size(key) <= 317 && key.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))")
-        .message(message)
-}
-
 /// Labels with the API server's own limits: an invalid label is rejected here and not when the Deployment is applied.
 fn label_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
@@ -163,8 +158,8 @@ fn annotation_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-const fn default_port() -> i32 {
-    8080
+const fn default_port() -> Bounded<1, 65535> {
+    Bounded::of::<8080>()
 }
 
 #[cfg(test)]

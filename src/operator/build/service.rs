@@ -22,7 +22,7 @@ pub(super) fn build(proxy: &ValidatedProxy) -> Service {
             selector: Some(selector(&proxy.name)),
             ports: Some(vec![ServicePort {
                 name: Some("http".to_owned()),
-                port: proxy.service.port,
+                port: proxy.service.port.get().cast_signed(),
                 // Part of the list's merge key: without it, applying a changed port fails (kubernetes/kubernetes#103544).
                 protocol: Some("TCP".to_owned()),
                 target_port: Some(IntOrString::String("http".to_owned())),

@@ -140,7 +140,7 @@ impl AuthorizationServer {
     ) -> Result<String, LoginFailure> {
         let IssuerResponse { code, error, error_description, iss } = response;
         // RFC 9207: a response of another issuer is a mix-up.
-        if iss.is_some_and(|iss| iss != self.config.identity_provider.issuer_url) {
+        if iss.is_some_and(|iss| iss != self.config.identity_provider.issuer_url.as_str()) {
             let error = OAuthError::invalid_request("the answer comes from another identity provider");
             return Err(LoginFailure::Page(error));
         }
@@ -170,8 +170,8 @@ impl AuthorizationServer {
             let wait = format!("nobody can log in before {not_before}");
             return Err(LoginFailure::Page(OAuthError::temporarily_unavailable(wait)));
         }
-        if self.sessions.live().len() >= sessions.max as usize {
-            tracing::error!(max = sessions.max, "nobody new can log in: sessions.max is reached");
+        if self.sessions.live().len() >= sessions.max.get() as usize {
+            tracing::error!(max = sessions.max.get(), "nobody new can log in: sessions.max is reached");
             let full = OAuthError::temporarily_unavailable("the server's session limit is reached");
             return Err(LoginFailure::Page(full));
         }
@@ -194,7 +194,7 @@ impl AuthorizationServer {
 
     /// Ends the sessions beyond `sessions.maxPerUser`: those that have gone longest without a refresh.
     async fn end_surplus(self: Arc<Self>, new: Session) {
-        let surplus = self.sessions.live().surplus(&new, self.config.sessions.max_per_user as usize);
+        let surplus = self.sessions.live().surplus(&new, self.config.sessions.max_per_user.get() as usize);
         for id in surplus {
             let ended = match self.read(id).await {
                 Ok(Some(stored)) => {

@@ -188,8 +188,8 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Bed::with(&REFRESHES, |proxy| {
             proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
-            proxy.config.identity_provider.issuer_url = format!("http://{closed}");
-            let http = HttpClient::new(proxy.config.issuer_url().unwrap().is_https(), None).unwrap();
+            proxy.config.identity_provider.issuer_url = format!("http://{closed}").parse().unwrap();
+            let http = HttpClient::new(proxy.config.identity_provider.issuer_url.is_https(), None).unwrap();
             proxy.issuer = Arc::new(Issuer::new(&proxy.config, &proxy.public_url, http).unwrap());
         })
         .await

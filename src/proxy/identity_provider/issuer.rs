@@ -116,7 +116,7 @@ impl Issuer {
         let config = &config.identity_provider;
         Ok(Self {
             groups,
-            url: IssuerUrl::new(config.issuer_url.clone())?,
+            url: IssuerUrl::new(config.issuer_url.to_string())?,
             // The library adds the scope openid.
             scopes: config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new).collect(),
             redirect: RedirectUrl::new(public_url.join("/callback"))?,

@@ -25,7 +25,6 @@ use super::{
 };
 use crate::http1::Scratch;
 use crate::{
-    api::InvalidUrl,
     config::ProxyConfig,
     proxy::{
         client_ip::Peer,
@@ -70,9 +69,6 @@ pub(super) struct Pace {
 /// Why requests cannot be forwarded with this configuration.
 #[derive(Debug, Error)]
 pub enum ForwarderError {
-    /// The upstream's address is not right.
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
     /// The upstream's address has no host, or one that HTTP does not take.
     #[error("upstream.url cannot be connected to")]
     Upstream,
@@ -90,7 +86,7 @@ impl Forwarder {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: &ProxyConfig, server: ResourceServer) -> Result<Self, ForwarderError> {
-        let url = Url::parse(config.upstream_url()?.as_str()).map_err(|_| ForwarderError::Upstream)?;
+        let url = Url::parse(config.upstream.url.as_str()).map_err(|_| ForwarderError::Upstream)?;
         let upstream: Uri = url.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
         let host = upstream.authority().ok_or(ForwarderError::Upstream)?;
         let rules = HeaderRules::new(&config.upstream.identity, &server.public_url, host)?;

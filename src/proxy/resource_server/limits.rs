@@ -8,7 +8,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{api::proxy::Limits as Configured, proxy::sessions::LiveSession};
+use crate::{
+    api::{Bounded, proxy::Limits as Configured},
+    proxy::sessions::LiveSession,
+};
 
 /// What an open stream may take of the memory that there is: a client's connection, one to the upstream, and their buffers
 /// (7 KiB are measured without TLS to the upstream: bench/RESULTS.md, P5).
@@ -64,13 +67,13 @@ impl Limits {
     /// What is configured, for a process that may use so many bytes of memory.
     pub fn new(configured: &Configured, memory: Option<u64>) -> Self {
         let by_memory = memory.map_or(u64::from(u32::MAX), |bytes| (bytes / STREAM).max(FEWEST_STREAMS));
-        let streams = configured.streams.unwrap_or(u32::try_from(by_memory).unwrap_or(u32::MAX));
+        let streams = configured.streams.map_or(u32::try_from(by_memory).unwrap_or(u32::MAX), Bounded::get);
         Self {
-            requests: Limit::new(configured.concurrency),
+            requests: Limit::new(configured.concurrency.get()),
             streams: Limit::new(streams),
             // One alone cannot keep all others out.
-            requests_of_one: configured.concurrency.div_ceil(2),
-            streams_of_one: configured.streams_per_user,
+            requests_of_one: configured.concurrency.get().div_ceil(2),
+            streams_of_one: configured.streams_per_user.get(),
         }
     }
 
@@ -141,8 +144,13 @@ mod tests {
         session::{Session, tests::session},
     };
 
-    fn configured(concurrency: u32, streams: Option<u32>, streams_per_user: u32) -> Configured {
-        Configured { concurrency, streams, streams_per_user, ..Configured::default() }
+    fn configured(concurrency: i64, streams: Option<i64>, streams_per_user: i64) -> Configured {
+        Configured {
+            concurrency: concurrency.try_into().unwrap(),
+            streams: streams.map(|streams| streams.try_into().unwrap()),
+            streams_per_user: streams_per_user.try_into().unwrap(),
+            ..Configured::default()
+        }
     }
 
     /// The live forms of sessions of these people.

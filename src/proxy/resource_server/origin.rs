@@ -1,7 +1,8 @@
 use http::{HeaderMap, header::ORIGIN};
+use url::Url;
 
 use crate::{
-    api::{PublicUrl, proxy::Clients},
+    api::{PublicUrl, is_loopback, proxy::Clients},
     oauth::redirect_uri,
 };
 
@@ -33,19 +34,15 @@ impl Origins {
         origins.next().is_none()
             && (origin == self.own
                 || is_known()
-                || is_of_this_machine(origin)
-                || self.clients.origins.iter().any(|listed| listed == origin))
+                || is_local(origin)
+                || self.clients.origins.iter().any(|listed| *listed == *origin))
     }
 }
 
-/// Clients such as the Inspector serve their pages there. A name that was bent to this machine is still another name.
-fn is_of_this_machine(origin: &str) -> bool {
-    let Some(rest) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else { return false };
-    ["localhost", "127.0.0.1", "[::1]"].iter().filter_map(|host| rest.strip_prefix(host)).any(|port| {
-        port.is_empty()
-            || port
-                .strip_prefix(':')
-                .is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty())
+/// Clients such as the Inspector serve their pages on the user's machine.
+fn is_local(origin: &str) -> bool {
+    Url::parse(origin).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && is_loopback(&url) && url.origin().ascii_serialization() == origin
     })
 }
 

@@ -36,8 +36,8 @@ use super::{
     sessions::{Ending, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore},
 };
 use crate::access::Verdict;
+use crate::listener;
 use crate::reasons::SessionEnd;
-use crate::{api::InvalidUrl, listener};
 use crate::{
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
     http_client::HttpClient,
@@ -48,9 +48,6 @@ use crate::{
 /// Why a proxy cannot start, or cannot go on.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// An address of the configuration is not right.
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
     /// A secret is missing or not right.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
@@ -167,7 +164,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 }
 
 async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
-    let public_url = config.public_url()?;
+    let public_url = config.public_url.clone();
     let secrets = Secrets::load(&config, EncryptionKey::Previous)?;
     let control = Handle::current();
     let clock = wall_clock();
@@ -184,11 +181,12 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
             Arc::new(connected.map_err(Box::new)?)
         }
     };
-    let http = HttpClient::new(config.issuer_url()?.is_https(), secrets.ca.as_deref()).map_err(RunError::Roots)?;
+    let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), secrets.ca.as_deref())
+        .map_err(RunError::Roots)?;
     let issuer = Issuer::new(&config, &public_url, http)?;
     let tracer = Tracer::from_environment(&control)?;
     Ok(Proxy {
-        resources: Resources::new(public_url.clone(), config.upstream_paths()?),
+        resources: Resources::new(public_url.clone(), config.upstream.paths.clone()),
         public_url,
         issuer: Arc::new(issuer),
         documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),

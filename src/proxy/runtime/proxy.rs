@@ -100,7 +100,7 @@ impl Proxy {
             last_contact: self.store.last_contact(),
             cached_tokens: self.verified.len(),
             issuer: &self.issuer.asked(),
-            max_sessions: self.config.sessions.max as usize,
+            max_sessions: self.config.sessions.max.get() as usize,
         })
     }
 
@@ -163,13 +163,13 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let secrets = Secrets::load(&config, EncryptionKey::Current).unwrap();
         let record_keys = keys();
         let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());
-        let public_url = config.public_url().unwrap();
-        let http = HttpClient::new(config.issuer_url().unwrap().is_https(), None).unwrap();
+        let public_url = config.public_url.clone();
+        let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), None).unwrap();
         let rules = Arc::new(access_rules(&config, Timestamp::MAX));
         let proxy = Proxy {
             issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),
             documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),
-            resources: Resources::new(public_url.clone(), config.upstream_paths().unwrap()),
+            resources: Resources::new(public_url.clone(), config.upstream.paths.clone()),
             public_url,
             secrets: Arc::new(ArcSwap::from_pointee(secrets)),
             sessions: Arc::new(Sessions::new(Arc::new(live), store.clone(), Handle::current(), rules.clone())),

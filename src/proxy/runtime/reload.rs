@@ -78,7 +78,7 @@ impl Reload {
             return Err(RunError::EncryptionKeyChanged);
         }
         if new.ca != current.ca {
-            match HttpClient::new(proxy.config.issuer_url()?.is_https(), new.ca.as_deref()) {
+            match HttpClient::new(proxy.config.identity_provider.issuer_url.is_https(), new.ca.as_deref()) {
                 Ok(http) => proxy.issuer.use_client(http),
                 Err(error) => {
                     tracing::error!(%error, "the changed certificates of identityProvider.caRef cannot be used");

@@ -9,6 +9,7 @@ mod service;
 use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     thread,
@@ -83,8 +84,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let count = proxy.config.workers.unwrap_or_else(default_workers);
-    let most = proxy.config.connections.unwrap_or_else(most_connections);
+    let count = proxy.config.workers.map_or_else(default_workers, NonZeroUsize::get);
+    let most = proxy.config.connections.map_or_else(most_connections, NonZeroUsize::get);
     let permits = Arc::new(Semaphore::new(most));
     let forwarder = Arc::new(Forwarder::new(&proxy.config, proxy.resource_server())?);
     let mut workers = Vec::with_capacity(count);

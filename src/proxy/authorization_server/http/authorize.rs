@@ -14,6 +14,7 @@ use super::{
     run,
 };
 use crate::{
+    api::is_loopback,
     crypto::random_token,
     oauth::{
         OAuthError,
@@ -73,7 +74,7 @@ pub async fn authorize(
             Asking::Registered(_) | Asking::Listed(_) => None,
         },
         redirect_host: &redirect_host,
-        loopback: Url::parse(&request.redirect_uri).is_ok_and(|url| redirect_uri::is_loopback(&url)),
+        loopback: Url::parse(&request.redirect_uri).is_ok_and(|url| is_loopback(&url)),
         issuer_host: &issuer_host,
         form: &form,
         binding: &binding,

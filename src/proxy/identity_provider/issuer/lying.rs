@@ -93,9 +93,9 @@ impl Bed {
             );
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (directory, mut config) = config("http://upstream");
-        config.identity_provider.issuer_url.clone_from(&url);
-        let http = HttpClient::new(config.issuer_url().unwrap().is_https(), None).unwrap();
-        let issuer = Issuer::new(&config, &config.public_url().unwrap(), http).unwrap();
+        config.identity_provider.issuer_url = url.parse().unwrap();
+        let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), None).unwrap();
+        let issuer = Issuer::new(&config, &config.public_url, http).unwrap();
         let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall());
         Self { lies, issuer, login, url, _directory: directory }
     }

@@ -123,7 +123,7 @@ async fn refresh_ends_sessions_that_the_rules_no_longer_allow() {
     let mut bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
     let proxy = Arc::get_mut(&mut bed.proxy).unwrap();
-    proxy.config.access.domains = vec!["another.example".to_owned()];
+    proxy.config.access.domains = vec!["another.example".parse().unwrap()];
     proxy.rules = Arc::new(access_rules(&proxy.config, Timestamp::MAX));
     bed.server = Arc::new(bed.proxy.authorization_server());
     assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));

@@ -1,5 +1,7 @@
 //! Clients and gateways that speak HTTP/2 without TLS.
 
+use std::num::NonZero;
+
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::TokioExecutor;
 use tokio::{
@@ -157,7 +159,7 @@ async fn http2_connection_drains_without_losing_a_request() {
 
 #[tokio::test]
 async fn http2_connection_needs_a_permit_for_each_further_request() {
-    let bed = Bed::configured(|proxy| proxy.config.connections = Some(1)).await;
+    let bed = Bed::configured(|proxy| proxy.config.connections = NonZero::new(1)).await;
     let (mut client, _connection) = bed.http2().await;
     let events = bed.parts();
     let first = client.send_request(bed.http2_call("/mcp")).await.unwrap();

@@ -1,14 +1,17 @@
 //! What is too much at once.
 
+use std::num::NonZero;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{slow::rest, *};
+use crate::api::Bounded;
 
 #[tokio::test]
 async fn limits_refuse_at_once_and_admit_after_an_end() {
     let bed = Bed::configured(|proxy| {
-        proxy.config.upstream.limits.concurrency = 1;
-        proxy.config.upstream.limits.streams = Some(1);
+        proxy.config.upstream.limits.concurrency = Bounded::of::<1>();
+        proxy.config.upstream.limits.streams = Some(Bounded::of::<1>());
     })
     .await;
     let answer = bed.parts();
@@ -31,7 +34,7 @@ async fn limits_refuse_at_once_and_admit_after_an_end() {
 
 #[tokio::test]
 async fn global_limit_refuses_until_any_request_ends() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.concurrency = 3).await;
+    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.concurrency = Bounded::of::<3>()).await;
     // One user may have two of the three, and has one.
     let callers = ["b", "c", "d", "e"].map(|nonce| {
         let mut caller = Session { id: session(nonce).id, ..bed.session.clone() };
@@ -64,7 +67,7 @@ async fn global_limit_refuses_until_any_request_ends() {
 
 #[tokio::test]
 async fn c13_connection_limit_refuses_with_503() {
-    let bed = Bed::configured(|proxy| proxy.config.connections = Some(1)).await;
+    let bed = Bed::configured(|proxy| proxy.config.connections = NonZero::new(1)).await;
     let mut first = bed.begin("content-length: 0\r\n").await;
     let mut answer = [0; 12];
     first.read_exact(&mut answer).await.unwrap();

@@ -1,5 +1,7 @@
 //! Clients and upstreams that are slow, stuck or huge, as no correct one would be.
 
+use std::{fmt::Debug, str::FromStr};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -30,7 +32,7 @@ pub async fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-pub fn soon() -> crate::api::Duration {
+pub fn soon<T: FromStr<Err: Debug>>() -> T {
     SOON.parse().unwrap()
 }
 

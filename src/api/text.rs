@@ -1,76 +1,54 @@
-use std::{fmt, str::FromStr};
+//! Strings with validation rules, which apply in the schema and when a value is parsed.
+
+use std::{fmt, ops::Deref, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use url::{Host, Url};
 
-/// An invalid URL or path; the message states the expected form.
+use super::rules;
+
+/// An invalid string; the message states the expected form.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("{message} (it says {written:?})")]
-pub struct InvalidUrl {
-    message: &'static str,
+pub struct InvalidText {
+    message: String,
     written: String,
 }
 
-impl InvalidUrl {
-    fn new(message: &'static str, written: &str) -> Self {
-        Self { message, written: written.chars().take(200).collect() }
-    }
-}
-
-/// Whether a host from [`Url::host`] is a loopback host: `127.0.0.0/8`, `::1`, `localhost` and its subdomains
-/// (RFC 6761 §6.3).
-#[must_use]
-pub fn is_loopback_host(host: &Host<&str>) -> bool {
-    match host {
-        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.is_loopback(),
-    }
-}
-
-/// https, or http to a loopback host.
-fn is_secure(url: &Url) -> bool {
-    match url.scheme() {
-        "https" => url.host().is_some(),
-        "http" => url.host().is_some_and(|host| is_loopback_host(&host)),
-        _ => false,
-    }
-}
-
-fn has_nothing_but_path(url: &Url) -> bool {
-    url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none()
-}
-
-macro_rules! checked_string {
-    ($(#[$doc:meta])* $name:ident, $check:path) => {
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident, $length:expr, [$($rule:ident),+]) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+        #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
         impl $name {
-            /// The original text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
-        }
 
-        impl FromStr for $name {
-            type Err = InvalidUrl;
-
-            fn from_str(written: &str) -> Result<Self, Self::Err> {
-                $check(written).map_err(|message| InvalidUrl::new(message, written))?;
-                Ok(Self(written.to_owned()))
+            /// For defaults, which a test parses.
+            #[allow(dead_code, reason = "not every type has a default")]
+            pub(super) fn unchecked(written: &str) -> Self {
+                Self(written.to_owned())
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = InvalidUrl;
+            type Error = InvalidText;
 
             fn try_from(written: String) -> Result<Self, Self::Error> {
-                written.parse()
+                check(&written, $length, &[$(&rules::$rule),+])?;
+                Ok(Self(written))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidText;
+
+            fn from_str(written: &str) -> Result<Self, Self::Err> {
+                written.to_owned().try_into()
             }
         }
 
@@ -80,91 +58,117 @@ macro_rules! checked_string {
             }
         }
 
+        impl PartialEq<str> for $name {
+            fn eq(&self, other: &str) -> bool {
+                self.0 == other
+            }
+        }
+
+        impl Deref for $name {
+            type Target = str;
+
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
             }
         }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let (least, most) = $length.into_inner();
+                schemars::json_schema!({
+                    "type": "string",
+                    "minLength": least,
+                    "maxLength": most,
+                    "x-kubernetes-validations": [$(rules::$rule.json()),+],
+                })
+            }
+        }
     };
 }
 
-checked_string!(
-    /// The proxy's public origin, without path or trailing slash. It is the issuer identifier (RFC 8414).
-    PublicUrl,
-    check_public_url
-);
-
-checked_string!(
-    /// URL of the OpenID Connect issuer at which people log in.
-    IssuerUrl,
-    check_issuer_url
-);
-
-checked_string!(
-    /// URL of the upstream, http or https. Its path is prepended to each forwarded path.
-    UpstreamUrl,
-    check_upstream_url
-);
-
-checked_string!(
-    /// A forwarded path; `*` matches exactly one segment.
-    PathPattern,
-    check_path_pattern
-);
-
-fn check_public_url(written: &str) -> Result<(), &'static str> {
-    const MESSAGE: &str = "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, no default port (:443) (http only for localhost)";
-    let url = Url::parse(written).map_err(|_| MESSAGE)?;
-    // Clients compare the issuer byte for byte, so only the normalised form is accepted.
-    if is_secure(&url) && has_nothing_but_path(&url) && url.origin().ascii_serialization() == written {
-        Ok(())
-    } else {
-        Err(MESSAGE)
+fn check(
+    written: &str,
+    length: std::ops::RangeInclusive<usize>,
+    rules: &[&rules::TextRule],
+) -> Result<(), InvalidText> {
+    let invalid = |message: String| InvalidText { message, written: written.chars().take(200).collect() };
+    if let Some(broken) = rules.iter().find(|rule| !rule.holds(written)) {
+        return Err(invalid(broken.message().to_owned()));
     }
-}
-
-fn check_issuer_url(written: &str) -> Result<(), &'static str> {
-    const MESSAGE: &str = "issuerURL must be the https address of an OpenID Connect issuer, such as https://accounts.google.com, without query (http only for localhost)";
-    let url = Url::parse(written).map_err(|_| MESSAGE)?;
-    if is_secure(&url) && has_nothing_but_path(&url) { Ok(()) } else { Err(MESSAGE) }
-}
-
-fn check_upstream_url(written: &str) -> Result<(), &'static str> {
-    const MESSAGE: &str =
-        "upstream.url must be http://HOST:PORT or https://HOST:PORT, with or without a path, without query or fragment";
-    let url = Url::parse(written).map_err(|_| MESSAGE)?;
-    if matches!(url.scheme(), "http" | "https") && url.host().is_some() && has_nothing_but_path(&url) {
-        Ok(())
-    } else {
-        Err(MESSAGE)
-    }
-}
-
-/// Paths of the proxy's own endpoints; an upstream path must not equal one or lie below one.
-const OWN_PATHS: [&str; 8] =
-    ["/.well-known", "/authorize", "/callback", "/consent", "/jwks", "/register", "/revoke", "/token"];
-
-/// Maximum length in bytes of a segment that `*` matches: the resource's URL is part of codes, cookies and session records.
-const MAX_SEGMENT: usize = 128;
-
-fn check_path_pattern(written: &str) -> Result<(), &'static str> {
-    let segments = written.strip_prefix('/').ok_or("an upstream path must begin with a slash, such as /mcp")?;
-    for segment in segments.split('/') {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
-        if segment != "*" && (segment.is_empty() || matches!(segment, "." | "..") || !segment.chars().all(plain)) {
-            return Err(
-                "an upstream path is made of letters, digits and -._~ between single slashes, or * for one whole segment, without a slash at the end, such as /mcp or /servers/*/mcp",
-            );
-        }
-    }
-    let shadows = |own: &str| written == own || written.strip_prefix(own).is_some_and(|rest| rest.starts_with('/'));
-    if segments.starts_with('*') || OWN_PATHS.iter().any(|own| shadows(own)) {
-        return Err(
-            "an upstream path may not take the place of our own endpoints (/.well-known, /authorize, /callback, /consent, /jwks, /register, /revoke, /token)",
-        );
+    if !length.contains(&written.chars().count()) {
+        return Err(invalid(format!("between {} and {} characters are allowed", length.start(), length.end())));
     }
     Ok(())
 }
+
+text_type!(
+    /// The proxy's public origin, without path or trailing slash. It is the issuer identifier (RFC 8414).
+    PublicUrl, 1..=255, [PUBLIC_URL]
+);
+text_type!(
+    /// URL of the OpenID Connect issuer at which people log in.
+    IssuerUrl, 1..=512, [ISSUER_URL]
+);
+text_type!(
+    /// URL of the upstream, http or https. Its path is prepended to each forwarded path.
+    UpstreamUrl, 1..=512, [UPSTREAM_URL]
+);
+text_type!(
+    /// A forwarded path; `*` matches exactly one segment.
+    PathPattern, 2..=255, [PATH, PATH_IS_NOT_OURS]
+);
+text_type!(EmailAddress, 3..=320, [EMAIL]);
+text_type!(Domain, 1..=253, [DOMAIN]);
+text_type!(RedirectHost, 1..=253, [REDIRECT_HOST]);
+text_type!(
+    /// A redirect URI in `clients.static`.
+    ListedRedirectUri, 1..=512, [REDIRECT_URI]
+);
+text_type!(
+    /// A client ID in `clients.static`.
+    ListedClientId, 1..=128, [CLIENT_ID]
+);
+text_type!(
+    /// An origin as browsers serialize it (RFC 6454 §6.2).
+    BrowserOrigin, 1..=300, [ORIGIN]
+);
+text_type!(
+    /// A request header that carries the identity.
+    IdentityHeader, 1..=64, [HEADER_NAME, HEADER_IS_NOT_RESERVED]
+);
+text_type!(
+    /// `vaults/VAULT/items/ITEM` in 1Password.
+    ItemPath, 1..=512, [ITEM_PATH]
+);
+text_type!(
+    /// Name of a Secret or ConfigMap.
+    ObjectName, 1..=253, [OBJECT_NAME]
+);
+text_type!(
+    /// Key of a Secret or ConfigMap.
+    DataKey, 1..=253, [DATA_KEY]
+);
+text_type!(
+    /// A container image with a digest, or a tag other than `latest`.
+    ImageReference, 1..=512, [IMAGE]
+);
+
+/// Maximum length in bytes of a segment that `*` matches: the resource's URL is part of codes, cookies and session records.
+const MAX_SEGMENT: usize = 128;
 
 impl IssuerUrl {
     /// Whether the issuer is reached over TLS.
@@ -222,6 +226,53 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn parses<T: FromStr>(accepted: &[&str], rejected: &[&str]) {
+        for text in accepted {
+            assert!(text.parse::<T>().is_ok(), "{} rejects {text:?}", std::any::type_name::<T>());
+        }
+        for text in rejected {
+            assert!(text.parse::<T>().is_err(), "{} accepts {text:?}", std::any::type_name::<T>());
+        }
+    }
+
+    #[test]
+    fn each_type_accepts_and_rejects_its_examples() {
+        let digest = format!("a/b@sha256:{}", "0".repeat(64));
+        parses::<EmailAddress>(&["ada@example.com", "Ada+x@EXAMPLE.com"], &["ada", "@b", "a@", "a@b@c", "a @b", ""]);
+        parses::<Domain>(&["example.com", "Example.COM", "a"], &["@example.com", "*.a", ".a", "a.", "a b", ""]);
+        parses::<RedirectHost>(&["chat.example.com"], &["Chat.example.com", "https://a", "a:1", "a/", "-a"]);
+        parses::<ListedClientId>(&["claude-ai", "a~b._c"], &["a b", "-a", "", "a/b"]);
+        parses::<ItemPath>(&["vaults/a b/items/c"], &["vaults/a/items/b/c", "vaults//items/b", "vault/item", ""]);
+        parses::<ObjectName>(&["login", "a.b-c"], &["Login", "a/b", "-a", "a_b", ""]);
+        parses::<DataKey>(&["ca.crt", ".hidden", "A_b-c"], &["..", ".", "..data-1_x", "../a", "a/b", ""]);
+        parses::<ImageReference>(
+            &["a/b:2", "localhost:5000/a:dev-1", &digest],
+            &["a/b", "a:latest", "localhost:5000/a", "a@sha256:12", "a:", ":1", "a b:1"],
+        );
+        parses::<IdentityHeader>(&["X-User"], &["X User", "cookie", "Mcp-User", "X_User", "MCP-"]);
+        parses::<ListedRedirectUri>(
+            &[
+                "https://claude.ai/cb",
+                "http://localhost:8080/cb",
+                "http://[::1]",
+                "http://127.0.0.1/?a",
+                "cursor://a/b",
+            ],
+            &[
+                "http://a.example/",
+                "http://localhost.example/",
+                "HTTP://a/",
+                "javascript:alert(1)",
+                "https://a/#x",
+                "a b",
+            ],
+        );
+        parses::<UpstreamUrl>(
+            &["http://gateway:4444", "https://a.example/base", "http://[fd00::1]:80"],
+            &["gateway:4444", "http://a/?q", "http://a/#f", "http://u@a/", "ftp://a", "http://", "http://a b"],
+        );
+    }
 
     #[test]
     fn public_url_is_a_normalised_origin() {
@@ -297,7 +348,7 @@ mod tests {
             if let Ok(issuer) = text.parse::<IssuerUrl>() {
                 let url = url::Url::parse(issuer.as_str()).unwrap();
                 prop_assert!(url.query().is_none() && url.fragment().is_none() && url.username().is_empty());
-                prop_assert!(url.scheme() == "https" || is_loopback_host(&url.host().unwrap()));
+                prop_assert!(url.scheme() == "https" || crate::api::is_loopback(&url));
             }
         }
 

@@ -1,21 +1,22 @@
 //! Queries the pods for what only they know: whether the issuer returns refresh tokens. The operator may be unable to reach the
 //! issuer.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use http::Uri;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use http::Request;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 
 use super::{build::label_selector, mounts, validate::ValidatedProxy};
-use crate::config::PodStatus;
+use crate::{
+    config::PodStatus,
+    http_client::{HttpClient, Schemes, Settings, all_addresses},
+};
 
 /// Timeout of a query.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +41,14 @@ pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Vec<PodSta
             return Vec::new();
         }
     };
-    let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+    let http = HttpClient::new(Settings {
+        schemes: Schemes::Http,
+        timeout: TIMEOUT,
+        max_body: MAX_RESPONSE,
+        addresses: all_addresses,
+        pooled: false,
+    });
+    let Ok(http) = http else { return Vec::new() };
     let queries = pods.items.iter().filter_map(address).take(MAX_PODS).map(|address| status(&http, address));
     join_all(queries).await.into_iter().flatten().collect()
 }
@@ -53,15 +61,10 @@ fn address(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
-async fn status(http: &HttpClient<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<PodStatus> {
-    let authority = std::net::SocketAddr::new(address, mounts::HEALTH_PORT);
-    let uri: Uri = format!("http://{authority}/status").parse().ok()?;
-    let query = async {
-        let response = http.get(uri).await.ok()?;
-        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await.ok()?;
-        serde_json::from_slice(&body.to_bytes()).ok()
-    };
-    tokio::time::timeout(TIMEOUT, query).await.ok()?
+async fn status(http: &HttpClient, address: IpAddr) -> Option<PodStatus> {
+    let authority = SocketAddr::new(address, mounts::HEALTH_PORT);
+    let request = Request::get(format!("http://{authority}/status")).body(Bytes::new()).ok()?;
+    serde_json::from_slice(http.send(request).await.ok()?.body()).ok()
 }
 
 #[cfg(test)]

@@ -169,7 +169,10 @@ mod tests {
 
     use super::super::http::testing::{Bed, REFRESHES, error};
     use super::*;
-    use crate::{api::proxy::RecheckOnRefresh, http_client::HttpClient, proxy::identity_provider::Issuer};
+    use crate::{
+        api::proxy::RecheckOnRefresh,
+        proxy::identity_provider::{Issuer, http_client},
+    };
 
     /// A bed with an unreachable issuer.
     async fn bed() -> Bed {
@@ -177,7 +180,7 @@ mod tests {
         Bed::with(&REFRESHES, |proxy| {
             proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
             proxy.config.identity_provider.issuer_url = format!("http://{closed}").parse().unwrap();
-            let http = HttpClient::new(proxy.config.identity_provider.issuer_url.is_https(), None).unwrap();
+            let http = http_client(&proxy.config.identity_provider, None).unwrap();
             proxy.issuer = Arc::new(Issuer::new(&proxy.config, &proxy.public_url, http).unwrap());
         })
         .await

@@ -1,13 +1,27 @@
 //! The HTTP client of `openidconnect`. It counts the issuer's responses.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 
 use crate::{
-    http_client::{HttpClient, HttpError},
+    api::proxy::IdentityProvider,
+    http_client::{HttpClient, HttpError, Schemes, Settings, all_addresses},
     proxy::observability::metrics::{Counts, IssuerOutcome},
 };
+
+/// Creates the client for an issuer. `ca` holds the certificates of `caRef` (PEM).
+pub fn http_client(config: &IdentityProvider, ca: Option<&str>) -> io::Result<HttpClient> {
+    HttpClient::new(Settings {
+        // Requests to an https issuer contain secrets.
+        schemes: if config.issuer_url.is_https() { Schemes::Https { ca } } else { Schemes::HttpAndHttps { ca } },
+        timeout: Duration::from_secs(10),
+        // Key sets and token responses are a few KiB.
+        max_body: 1024 * 1024,
+        addresses: all_addresses,
+        pooled: true,
+    })
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct IssuerClient {
@@ -21,11 +35,11 @@ impl IssuerClient {
         self.responses.count(match &response {
             Ok(response) if response.status().is_success() => IssuerOutcome::Answered,
             Ok(response) if response.status().is_client_error() => IssuerOutcome::Refused,
-            Ok(_) | Err(HttpError::Response(_)) => IssuerOutcome::Failed,
+            Ok(_) | Err(HttpError::Response { .. }) => IssuerOutcome::Failed,
             Err(HttpError::Request(_) | HttpError::Stopping) => IssuerOutcome::Unreachable,
-            Err(HttpError::Timeout) => IssuerOutcome::Timeout,
+            Err(HttpError::Timeout(_)) => IssuerOutcome::Timeout,
         });
-        response
+        response.map(|response| response.map(|body| body.to_vec()))
     }
 }
 

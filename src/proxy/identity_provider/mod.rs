@@ -28,11 +28,11 @@ use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-pub use self::recheck::RecheckError;
 use self::{
     claims::{ExtraClaims, OidcClaims, OidcClient, OidcIdToken, OidcProviderMetadata, OidcTokens, OidcUserInfo},
     client::IssuerClient,
 };
+pub use self::{client::http_client, recheck::RecheckError};
 use crate::{
     access::{GOOGLE, Person},
     api::PublicUrl,

@@ -94,7 +94,7 @@ impl Bed {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (directory, mut config) = config("http://upstream");
         config.identity_provider.issuer_url = url.parse().unwrap();
-        let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), None).unwrap();
+        let http = http_client(&config.identity_provider, None).unwrap();
         let issuer = Issuer::new(&config, &config.public_url, http).unwrap();
         let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall());
         Self { server, issuer, login, url, _directory: directory }

@@ -25,7 +25,7 @@ use self::{
 use super::{
     authorization_server::{ClientDocuments, http},
     clock::wall_clock,
-    identity_provider::Issuer,
+    identity_provider::{Issuer, http_client},
     observability::{
         audit,
         metrics::Metrics,
@@ -40,7 +40,6 @@ use super::{
 use crate::{
     access::Verdict,
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
-    http_client::HttpClient,
     listener,
     oauth::resource::Resources,
     reasons::SessionEnd,
@@ -154,8 +153,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
             Arc::new(connected.map_err(Box::new)?)
         }
     };
-    let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), secrets.ca.as_deref())
-        .map_err(RunError::Roots)?;
+    let http = http_client(&config.identity_provider, secrets.ca.as_deref()).map_err(RunError::Roots)?;
     let issuer = Issuer::new(&config, &public_url, http)?;
     let tracer = Tracer::from_environment(&control)?;
     Ok(Proxy {
@@ -256,14 +254,14 @@ identityProvider: {{issuerURL: https://accounts.google.com}}
 credentials: {{directory: {0}}}
 signingKeys: {0}/signing-keys.json
 access: {{policy: AnyUser}}
-upstream: {{url: 'http://gateway', identity: {{headers: {{user: 'not a header'}}}}}}
+upstream: {{url: 'http://gate\"way'}}
 sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
 ",
             at.display()
         ))
         .unwrap();
         let error = run(config, CancellationToken::new()).await.unwrap_err().to_string();
-        assert!(error.contains("upstream.identity.headers"), "{error}");
+        assert!(error.contains("upstream.url cannot be connected to"), "{error}");
     }
 
     #[test]

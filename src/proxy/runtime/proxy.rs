@@ -104,7 +104,11 @@ pub mod testing {
         sessions::{LiveSet, SqliteStore},
     };
     use super::*;
-    use crate::{crypto::SigningKeys, http_client::HttpClient, proxy::clock::wall_clock, session::tests::keys};
+    use crate::{
+        crypto::SigningKeys,
+        proxy::{clock::wall_clock, identity_provider::http_client},
+        session::tests::keys,
+    };
 
     pub fn wall() -> Timestamp {
         wall_clock()()
@@ -148,7 +152,7 @@ sessions: {{store: {{type: SQLite, path: {0}/sessions.db}}}}
         let record_keys = keys();
         let store = Arc::new(SqliteStore::open(&at.join("sessions.db"), record_keys.clone()).await.unwrap());
         let public_url = config.public_url.clone();
-        let http = HttpClient::new(config.identity_provider.issuer_url.is_https(), None).unwrap();
+        let http = http_client(&config.identity_provider, None).unwrap();
         let rules = Arc::new(access_rules(&config, Timestamp::MAX));
         let proxy = Proxy {
             issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),

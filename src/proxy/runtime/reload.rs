@@ -6,12 +6,10 @@ use std::{
 };
 
 use super::RunError;
-use crate::{
-    http_client::HttpClient,
-    proxy::{
-        runtime::proxy::Proxy,
-        secrets::{EncryptionKey, Secrets},
-    },
+use crate::proxy::{
+    identity_provider::http_client,
+    runtime::proxy::Proxy,
+    secrets::{EncryptionKey, Secrets},
 };
 
 /// Poll interval of the mounted Secrets. The kubelet replaces them by symbolic link, which file watches miss.
@@ -75,7 +73,7 @@ impl Reload {
             return Err(RunError::EncryptionKeyChanged);
         }
         if new.ca != current.ca {
-            match HttpClient::new(proxy.config.identity_provider.issuer_url.is_https(), new.ca.as_deref()) {
+            match http_client(&proxy.config.identity_provider, new.ca.as_deref()) {
                 Ok(http) => proxy.issuer.set_http_client(http),
                 Err(error) => {
                     tracing::error!(%error, "the changed certificates of identityProvider.caRef cannot be used");

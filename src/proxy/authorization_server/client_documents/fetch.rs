@@ -6,25 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header, request};
-use http_body::Body;
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Request, Response, StatusCode, header};
 use http_cache_semantics::{CacheOptions, CachePolicy};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{
-            HttpConnector,
-            dns::{GaiAddrs, GaiResolver},
-        },
-    },
-    rt::TokioExecutor,
-};
 use jiff::{SignedDuration, Timestamp};
-use tower::{BoxError, util::MapResult};
+use tower::BoxError;
 
 use super::addresses::is_public;
+use crate::http_client::{HttpClient, HttpError, Schemes, Settings};
 use crate::media_type::media_type;
 use crate::oauth::{OAuthError, client_document::DocumentUrl};
 
@@ -40,69 +28,68 @@ pub struct FetchedDocument {
     pub fresh_for: SignedDuration,
 }
 
-type PublicResolver = MapResult<GaiResolver, fn(io::Result<GaiAddrs>) -> Result<vec::IntoIter<SocketAddr>, BoxError>>;
-
-/// An https client for public addresses only. It looks up a name once, follows no redirects and uses no proxy of the
-/// environment. The unused request body has the type of the issuer's client, so that hyper is compiled once for both.
-pub struct Fetcher(Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<Bytes>>);
+/// An https client for public addresses only, which uses no proxy of the environment.
+pub struct Fetcher(HttpClient);
 
 impl Fetcher {
     /// Trusts the system's root certificates.
     pub fn new() -> io::Result<Self> {
-        let resolver: PublicResolver = MapResult::new(GaiResolver::new(), public_addresses);
-        let mut tcp = HttpConnector::new_with_resolver(resolver);
-        tcp.enforce_http(false);
-        let tls = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1();
-        // No idle connections: a document is fetched about once a day.
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(tls.wrap_connector(tcp));
-        Ok(Self(client))
+        Ok(Self(HttpClient::new(Settings {
+            schemes: Schemes::Https { ca: None },
+            timeout: TIMEOUT,
+            max_body: MAX_DOCUMENT,
+            addresses: public_addresses,
+            // A document is fetched about once a day.
+            pooled: false,
+        })?))
     }
 
     pub async fn fetch(&self, url: &DocumentUrl, now: Timestamp) -> Result<FetchedDocument, OAuthError> {
-        let unavailable = |why: &str| {
-            OAuthError::temporarily_unavailable(format!("the client's metadata document cannot be fetched: {why}"))
-        };
         let agent = concat!("mcp-oauth-operator/", env!("CARGO_PKG_VERSION"));
         let request = Request::get(url.as_str())
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, agent)
-            .body(Full::default())
+            .body(Bytes::new())
             .map_err(|_| unavailable("its address is no address"))?;
-        let (head, body) = request.into_parts();
-        let exchange = async {
-            let response = self.0.request(Request::from_parts(head.clone(), body)).await.map_err(|error| {
+        let (head, body) = request.clone().into_parts();
+        match self.0.send(Request::from_parts(head, body)).await {
+            Ok(response) => read(&request, response, now),
+            Err(HttpError::Response { status, .. }) => {
+                check_status(status)?;
+                Err(not_a_document("it is larger than 5 KiB, or broke off"))
+            }
+            Err(HttpError::Timeout(_)) => Err(unavailable("its host takes longer than 5 seconds")),
+            Err(error @ (HttpError::Request(_) | HttpError::Stopping)) => {
                 // Only logged: the response must not reveal the network to strangers.
                 tracing::debug!(error = &error as &dyn std::error::Error, url = url.as_str(), "fetch failed");
-                unavailable("its host cannot be reached")
-            })?;
-            read(&head, response, now).await
-        };
-        tokio::time::timeout(TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| Err(unavailable("its host takes longer than 5 seconds")))
+                Err(unavailable("its host cannot be reached"))
+            }
+        }
     }
 }
 
-async fn read<B>(request: &request::Parts, response: Response<B>, now: Timestamp) -> Result<FetchedDocument, OAuthError>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
-{
-    let not_a_document = |why: &str| {
-        OAuthError::invalid_client_metadata(format!(
-            "there is no client metadata document at the client's address: {why}"
-        ))
-    };
-    match response.status() {
-        StatusCode::OK => (),
-        status if status.is_redirection() => return Err(not_a_document("redirects are not followed")),
-        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-            return Err(OAuthError::temporarily_unavailable(format!(
-                "the client's metadata document cannot be fetched: its host answers {}",
-                status.as_u16()
-            )));
-        }
-        status => return Err(not_a_document(&format!("its host answers {}", status.as_u16()))),
+fn unavailable(reason: &str) -> OAuthError {
+    OAuthError::temporarily_unavailable(format!("the client's metadata document cannot be fetched: {reason}"))
+}
+
+fn not_a_document(reason: &str) -> OAuthError {
+    OAuthError::invalid_client_metadata(format!(
+        "there is no client metadata document at the client's address: {reason}"
+    ))
+}
+
+fn check_status(status: StatusCode) -> Result<(), OAuthError> {
+    let answers = || format!("its host answers {}", status.as_u16());
+    match status {
+        StatusCode::OK => Ok(()),
+        status if status.is_redirection() => Err(not_a_document("redirects are not followed")),
+        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(unavailable(&answers())),
+        _ => Err(not_a_document(&answers())),
     }
+}
+
+fn read(request: &Request<Bytes>, response: Response<Bytes>, now: Timestamp) -> Result<FetchedDocument, OAuthError> {
+    check_status(response.status())?;
     let media_type = media_type(response.headers()).to_ascii_lowercase();
     if media_type != "application/json" && !(media_type.starts_with("application/") && media_type.ends_with("+json")) {
         return Err(not_a_document("its media type is not application/json"));
@@ -112,12 +99,8 @@ where
     let options = CacheOptions { shared: false, ..CacheOptions::default() };
     let policy = CachePolicy::new_options(request, &response, at, options);
     let fresh_for = if policy.is_storable() { policy.time_to_live(at) } else { Duration::ZERO };
-    let body = Limited::new(response.into_body(), MAX_DOCUMENT)
-        .collect()
-        .await
-        .map_err(|_| not_a_document("it is larger than 5 KiB, or broke off"))?;
     Ok(FetchedDocument {
-        body: body.to_bytes().to_vec(),
+        body: response.into_body().to_vec(),
         fresh_for: SignedDuration::try_from(fresh_for).unwrap_or(SignedDuration::MAX),
     })
 }
@@ -132,30 +115,27 @@ fn public_addresses<A: Iterator<Item = SocketAddr>>(
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
-
     use super::*;
     use crate::oauth::{ErrorCode, client_document::tests::CLAUDE_CODE};
 
-    async fn read_response(response: Response<Full<Bytes>>) -> Result<FetchedDocument, OAuthError> {
-        read(&Request::get(CLAUDE_CODE).body(()).unwrap().into_parts().0, response, Timestamp::now()).await
+    fn read_response(response: Response<Bytes>) -> Result<FetchedDocument, OAuthError> {
+        read(&Request::get(CLAUDE_CODE).body(Bytes::new()).unwrap(), response, Timestamp::now())
     }
 
-    fn response(status: u16, headers: &[(&str, &str)], length: usize) -> Response<Full<Bytes>> {
+    fn response(status: u16, headers: &[(&str, &str)], length: usize) -> Response<Bytes> {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        response.body(Full::new(vec![b' '; length].into())).unwrap()
+        response.body(vec![b' '; length].into()).unwrap()
     }
 
-    #[tokio::test]
-    async fn b1_only_a_small_json_response_is_a_document() {
+    #[test]
+    fn b1_only_a_small_json_response_is_a_document() {
         let json = [("content-type", "application/json; charset=utf-8")];
-        assert!(read_response(response(200, &json, MAX_DOCUMENT)).await.is_ok());
-        assert!(read_response(response(200, &[("content-type", "application/oauth-client+json")], 1)).await.is_ok());
+        assert!(read_response(response(200, &json, MAX_DOCUMENT)).is_ok());
+        assert!(read_response(response(200, &[("content-type", "application/oauth-client+json")], 1)).is_ok());
         for (response, code) in [
-            (response(200, &json, MAX_DOCUMENT + 1), ErrorCode::InvalidClientMetadata),
             (response(200, &[("content-type", "text/html")], 1), ErrorCode::InvalidClientMetadata),
             (response(200, &[], 1), ErrorCode::InvalidClientMetadata),
             (response(302, &[("location", "http://169.254.169.254/")], 0), ErrorCode::InvalidClientMetadata),
@@ -165,20 +145,20 @@ mod tests {
             (response(429, &json, 1), ErrorCode::TemporarilyUnavailable),
         ] {
             let status = response.status();
-            assert_eq!(read_response(response).await.err().map(|error| error.code), Some(code), "{status}");
+            assert_eq!(read_response(response).err().map(|error| error.code), Some(code), "{status}");
         }
     }
 
-    #[tokio::test]
-    async fn b6_document_freshness_follows_its_http_headers() {
+    #[test]
+    fn b6_document_freshness_follows_its_http_headers() {
         let json = ("content-type", "application/json");
         for (control, seconds) in
             [("max-age=3600", 3600), ("private, max-age=60", 60), ("no-store", 0), ("no-cache, max-age=3600", 0)]
         {
-            let fetched = read_response(response(200, &[json, ("cache-control", control)], 1)).await.unwrap();
+            let fetched = read_response(response(200, &[json, ("cache-control", control)], 1)).unwrap();
             assert_eq!(fetched.fresh_for.as_secs(), seconds, "{control}");
         }
-        assert_eq!(read_response(response(200, &[json], 1)).await.unwrap().fresh_for, SignedDuration::ZERO);
+        assert_eq!(read_response(response(200, &[json], 1)).unwrap().fresh_for, SignedDuration::ZERO);
     }
 
     #[test]

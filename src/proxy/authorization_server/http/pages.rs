@@ -10,8 +10,8 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// The style of all pages. The content security policy contains its hash.
-pub const STYLE: &str = include_str!("../../../../templates/style.css");
+/// base.html includes it without the last newline. The content security policy contains its hash.
+const STYLE: &str = include_str!("../../../../templates/style.css").trim_ascii_end();
 
 /// Without `form-action`: Chromium applies it to the redirects after the form, to the issuer and to the client.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {

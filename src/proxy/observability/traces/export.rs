@@ -3,18 +3,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use opentelemetry::{
     Context, KeyValue,
     propagation::TextMapPropagator,
     trace::{SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider},
 };
-use opentelemetry_http::{HeaderExtractor, HeaderInjector, HttpClient, HttpError};
+use opentelemetry_http::{HeaderExtractor, HeaderInjector, HttpError};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
@@ -24,13 +18,10 @@ use opentelemetry_sdk::{
 use tokio::runtime::Handle;
 
 use super::{TraceError, is_configured};
-use crate::proxy::observability::metrics::{Label, Outcome};
-
-/// For one request to the collector.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Maximum bytes of a response of the collector.
-const MAX_RESPONSE: usize = 64 * 1024;
+use crate::{
+    http_client::{HttpClient, Schemes, Settings, all_addresses},
+    proxy::observability::metrics::{Label, Outcome},
+};
 
 /// Default of `OTEL_SERVICE_NAME`.
 const SERVICE_NAME: &str = "mcp-oauth-proxy";
@@ -50,8 +41,14 @@ impl Tracer {
 
     /// Exports to `endpoint`; `None` means the endpoint of the environment.
     pub fn exporting(endpoint: Option<&str>, control: &Handle) -> Result<Self, TraceError> {
-        let connector = HttpsConnectorBuilder::new().with_native_roots().map_err(|error| TraceError(error.into()))?;
-        let client = Client::builder(TokioExecutor::new()).build(connector.https_or_http().enable_http1().build());
+        let client = HttpClient::new(Settings {
+            schemes: Schemes::HttpAndHttps { ca: None },
+            timeout: Duration::from_secs(10),
+            max_body: 64 * 1024,
+            addresses: all_addresses,
+            pooled: true,
+        });
+        let client = client.map_err(|error| TraceError(error.into()))?;
         let mut exporter =
             SpanExporter::builder().with_http().with_http_client(Collector { client, control: control.clone() });
         if let Some(endpoint) = endpoint {
@@ -123,20 +120,15 @@ impl Span {
 /// The HTTP client of the exporter. It runs on the control runtime.
 #[derive(Debug)]
 struct Collector {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     control: Handle,
 }
 
 #[async_trait]
-impl HttpClient for Collector {
+impl opentelemetry_http::HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let response = self.client.request(request.map(Full::new));
-        let exchange = async {
-            let (head, body) = response.await?.into_parts();
-            let body = Limited::new(body, MAX_RESPONSE).collect().await?;
-            Ok(Response::from_parts(head, body.to_bytes()))
-        };
         // The exporter calls this on a thread without a runtime.
-        self.control.spawn(async move { tokio::time::timeout(TIMEOUT, exchange).await }).await??
+        let client = self.client.clone();
+        Ok(self.control.spawn(async move { client.send(request).await }).await??)
     }
 }

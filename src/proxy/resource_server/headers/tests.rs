@@ -175,11 +175,8 @@ fn c1_c11_alternative_spellings_of_mcp_headers_are_removed() {
     for name in ["mcp_session_id", "mcp-session_id", "mcp.session.id", "mcp_param_x", "mcp_protocol_version"] {
         assert!(!sent(&[(name, "evil")]).contains_key(name), "{name}");
     }
-    let identity = serde_json::from_str(r#"{"headers": {"user": "Mcp-Param-The-User"}}"#).unwrap();
-    let public_url = "https://mcp.example.com".parse().unwrap();
-    let rules = HeaderRules::new(&identity, &public_url, &Authority::from_static("gateway")).unwrap();
-    let evil = [("mcp-param-the_user", "evil"), ("mcp-param-the-user", "evil"), ("mcp_param_the.user", "evil")];
-    assert_eq!(values_of(&sent_by(&rules, &evil), "mcp-param-the-user"), ["ada@example.com"]);
+    // Mcp-Param-* may have other characters, so no identity header can have such a name.
+    assert!(serde_json::from_str::<Identity>(r#"{"headers": {"user": "Mcp-Param-The-User"}}"#).is_err());
 }
 
 #[test]

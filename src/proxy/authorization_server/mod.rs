@@ -37,7 +37,7 @@ use tokio::runtime::Handle;
 
 pub use self::{
     client_documents::ClientDocuments,
-    consent::{ApprovedLogin, ConsentPrompt},
+    consent::ApprovedLogin,
     login::{IssuerResponse, LoginFailure},
 };
 use super::{

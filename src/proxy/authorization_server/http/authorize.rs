@@ -35,6 +35,7 @@ pub async fn authorize(
     };
     let request = &prompt.request;
     let page = Consent {
+        style: pages::STYLE,
         client: &request.client_name,
         resource: &request.resource,
         client_host: match &prompt.client {

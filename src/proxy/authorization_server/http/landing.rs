@@ -12,6 +12,7 @@ use crate::proxy::authorization_server::AuthorizationServer;
 pub async fn landing(State(server): State<Arc<AuthorizationServer>>) -> Response {
     let host = host_of(server.public_url.as_str());
     let page = Landing {
+        style: pages::STYLE,
         host: &host,
         issuer_host: &host_of(&server.config.identity_provider.issuer_url),
         url: &server.resources.audience(server.resources.default_path()),

@@ -23,6 +23,7 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 #[derive(Template)]
 #[template(path = "consent.html")]
 pub struct Consent<'a> {
+    pub style: &'a str,
     pub client: &'a str,
     pub client_host: Option<&'a str>,
     pub resource: &'a str,
@@ -36,6 +37,7 @@ pub struct Consent<'a> {
 #[derive(Template)]
 #[template(path = "landing.html")]
 pub struct Landing<'a> {
+    pub style: &'a str,
     pub host: &'a str,
     pub issuer_host: &'a str,
     pub url: &'a str,
@@ -45,6 +47,7 @@ pub struct Landing<'a> {
 #[derive(Template)]
 #[template(path = "message.html")]
 pub struct Message<'a> {
+    pub style: &'a str,
     pub title: &'a str,
     pub text: &'a str,
     pub hint: &'a str,
@@ -73,6 +76,7 @@ mod tests {
 
     fn consent(client: &str) -> String {
         Consent {
+            style: STYLE,
             client,
             client_host: Some("claude.ai"),
             resource: "https://mcp.example.com/mcp",

@@ -85,7 +85,7 @@ pub fn too_many_requests(headers: Option<&HeaderMap>) -> Response {
 }
 
 pub fn page(status: StatusCode, title: &str, text: &str, hint: &str) -> Response {
-    pages::render(status, &Message { title, text: &sentence(text), hint })
+    pages::render(status, &Message { style: pages::STYLE, title, text: &sentence(text), hint })
 }
 
 /// An `error_description` with a capital letter and a full stop.

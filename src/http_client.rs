@@ -126,7 +126,10 @@ fn roots(ca: &str) -> io::Result<RootCertStore> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -136,6 +139,7 @@ mod tests {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
                 stream.write_all(b"HTTP/1.1 503 \r\ncontent-length: 4\r\n\r\nbody").await.unwrap();
             }
         });

@@ -28,11 +28,6 @@ macro_rules! text_type {
                 &self.0
             }
 
-            /// For defaults, which a test parses.
-            #[allow(dead_code, reason = "not every type has a default")]
-            pub(super) fn unchecked(written: &str) -> Self {
-                Self(written.to_owned())
-            }
         }
 
         impl TryFrom<String> for $name {
@@ -99,6 +94,18 @@ macro_rules! text_type {
         }
     };
 }
+
+macro_rules! with_defaults {
+    ($($name:ident),+) => {
+        $(impl $name {
+            /// For defaults, which a test parses.
+            pub(super) fn unchecked(written: &str) -> Self {
+                Self(written.to_owned())
+            }
+        })+
+    };
+}
+with_defaults!(DataKey, IdentityHeader, PathPattern);
 
 fn check(
     written: &str,

@@ -25,7 +25,7 @@ fn error(text: &str) -> String {
 fn a_minimal_file_is_enough() {
     let config = parse(MINIMAL);
     config.validate().unwrap();
-    let paths: Vec<&str> = config.upstream.paths.iter().map(|path| path.as_str()).collect();
+    let paths: Vec<&str> = config.upstream.paths.iter().map(crate::api::PathPattern::as_str).collect();
     assert_eq!(paths, ["/mcp", "/servers/*/mcp"]);
     assert_eq!(config.tokens.access_ttl.as_secs(), 3600);
 }

@@ -98,7 +98,7 @@ pub async fn discover(http: &Http, url: &Url) -> Result<Discovered, DiscoveryErr
         return Err(DiscoveryError::NoServer { issuer: issuer.clone(), tried });
     };
     let scope = select_scope(challenge.scope, &metadata.scopes_supported);
-    validate(issuer, metadata.resource, scope, &location, found)
+    validate(issuer, metadata.resource, scope.as_deref(), &location, found)
 }
 
 /// Whether the endpoint accepts the token. Only 401 means that it does not: other errors are unrelated to the token.
@@ -139,7 +139,7 @@ async fn fetch_first<T: DeserializeOwned>(http: &Http, urls: &[Url]) -> Result<O
 fn validate(
     issuer: &str,
     resource: String,
-    scope: Option<String>,
+    scope: Option<&str>,
     location: &Url,
     found: ServerMetadata,
 ) -> Result<Discovered, DiscoveryError> {
@@ -235,13 +235,7 @@ mod tests {
 
     fn check(found: ServerMetadata) -> Result<Discovered, DiscoveryError> {
         let location = url("https://as.example.com/.well-known/oauth-authorization-server");
-        validate(
-            "https://as.example.com",
-            "https://mcp.example.com/mcp".to_owned(),
-            Some("mcp".to_owned()),
-            &location,
-            found,
-        )
+        validate("https://as.example.com", "https://mcp.example.com/mcp".to_owned(), Some("mcp"), &location, found)
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(super) fn validate(proxy: &McpOAuthProxy, settings: &Settings) -> Result<Val
         service_url: format!("http://{name}.{namespace}.svc.{}:{}", settings.cluster_domain, spec.service.port.get()),
         credentials: credentials(&spec.credentials, &namespace, &settings.one_password)?,
         replicas: spec.replicas.get().cast_signed(),
-        image: spec.image.as_ref().map(ToString::to_string).unwrap_or_else(|| settings.proxy_image.clone()),
+        image: spec.image.as_ref().map_or_else(|| settings.proxy_image.clone(), ToString::to_string),
         pod: spec.pod.clone().unwrap_or_default(),
         service: spec.service.clone(),
         config,

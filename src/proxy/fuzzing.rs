@@ -17,7 +17,7 @@ use super::{
     runtime::server::request_head::{RequestHead, check_head},
 };
 use crate::api::{
-    PublicUrl,
+    PublicUrl, is_loopback,
     proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
 };
 use crate::{
@@ -72,7 +72,7 @@ pub fn redirect(text: &str) {
         let host = url.host_str().unwrap_or_default();
         let known = redirect_uri::is_known_host(host, &Redirects::default());
         let native = url.scheme() == "cursor";
-        assert!(known || native || redirect_uri::is_loopback(&url), "{requested}");
+        assert!(known || native || is_loopback(&url), "{requested}");
         assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
     }
     if registered != requested && redirect_uri::matches(registered, requested) {
@@ -81,7 +81,7 @@ pub fn redirect(text: &str) {
             (one.scheme(), one.host(), one.path(), one.query()),
             ("http", other.host(), other.path(), other.query())
         );
-        assert!(redirect_uri::is_loopback(&other));
+        assert!(is_loopback(&other));
     }
 }
 

@@ -31,7 +31,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, p
     let mut sending = pin!(redirect::send(&worker.pool, redirects, slash, target, head, body));
     let sent = poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(sent.map_err(send_failed));
+            return Poll::Ready(sent.map_err(|error| send_failed(&error)));
         }
         if upload.take_polled() {
             // An incomplete request has had no effect yet; a complete one is not taken back.
@@ -66,9 +66,9 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, p
 }
 
 /// Logs why there is no response of the upstream, and maps it to the client's response.
-fn send_failed(error: SendError) -> CountedResponse {
-    let cause = RequestBodyError::cause_of(&error);
-    match (&error, cause) {
+fn send_failed(error: &SendError) -> CountedResponse {
+    let cause = RequestBodyError::cause_of(error);
+    match (error, cause) {
         (SendError::SlashChanged, _) => {
             tracing::warn!(%error, "request not sent again");
             (Outcome::Unavailable, responses::unavailable("the upstream has changed: try again", 1))

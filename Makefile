@@ -61,7 +61,8 @@ PROGRAMS := $(CARGO_TARGET_DIR)/debug
 .PHONY: generate
 generate: claim-target ## Write the CRDs, docs/reference.md, and the chart's copies of crds/ and config/
 	@$(BUILD)
-	$(PROGRAMS)/mcp-oauth-operator crds --directory crds --reference docs/reference.md
+	$(PROGRAMS)/mcp-oauth-operator crds --directory crds
+	$(PROGRAMS)/e2e reference docs/reference.md
 	hack/generate-chart.sh
 
 .PHONY: check-generated

@@ -43,10 +43,6 @@ enum Command {
         /// Write one file per definition into this directory instead
         #[arg(long)]
         directory: Option<PathBuf>,
-
-        /// Write the reference of all fields, as Markdown, to this file
-        #[arg(long)]
-        reference: Option<PathBuf>,
     },
 
     /// Run an McpOAuthProxy locally, without a cluster and with a built-in test issuer
@@ -97,7 +93,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Controller(options) => run_controller(options, &self.log),
-            Command::Crds { directory, reference } => crds(directory.as_deref(), reference.as_deref()),
+            Command::Crds { directory } => crds(directory.as_deref()),
             Command::Dev(options) => run_dev(options, &self.log),
             Command::Keys { directory, rotate: false } => make_keys(&directory),
             Command::Keys { directory, rotate: true } => rotate_keys(&directory),
@@ -177,13 +173,7 @@ fn until_signal() -> Result<CancellationToken, String> {
     Ok(token)
 }
 
-fn crds(directory: Option<&Path>, reference: Option<&Path>) -> Result<(), String> {
-    if let Some(path) = reference {
-        write_file(path, &crate::api::reference().map_err(text)?)?;
-    }
-    if directory.is_none() && reference.is_some() {
-        return Ok(());
-    }
+fn crds(directory: Option<&Path>) -> Result<(), String> {
     for crd in crate::api::crds().map_err(text)? {
         let definition = serde_yaml::to_string(&crd.definition).map_err(text)?;
         match directory {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use e2e::{bench, cluster, demo, forward, image, operator, peers, prepare, testing};
+use e2e::{bench, cluster, demo, forward, image, operator, peers, prepare, reference, testing};
 
 #[derive(Parser)]
 #[command(about = "The test bed: real components on one machine", version)]
@@ -30,6 +30,8 @@ enum Command {
     Soak(bench::soak::Args),
     /// Build the operator's image.
     Image(image::Args),
+    /// Write the reference of all fields of the custom resources.
+    Reference(reference::Args),
     /// Forward loopback ports into a run's network namespace (started by other commands).
     #[command(hide = true)]
     Forward(forward::Args),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => args.run(),
         Command::Soak(args) => args.run(),
         Command::Image(args) => args.run(),
+        Command::Reference(args) => args.run(),
         Command::Forward(args) => args.run(),
         Command::Peer(peer) => peer.run(),
     };

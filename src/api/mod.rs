@@ -8,7 +8,6 @@ mod duration;
 mod loopback;
 mod one_password;
 pub mod proxy;
-mod reference;
 pub mod rules;
 mod session;
 mod size;
@@ -20,7 +19,6 @@ pub use duration::{Duration, InvalidDuration};
 pub use loopback::is_loopback;
 pub use one_password::{OnePasswordItem, OnePasswordItemSpec};
 pub use proxy::{McpOAuthProxy, McpOAuthProxySpec, McpOAuthProxyStatus};
-pub use reference::reference;
 pub use session::{McpOAuthSession, McpOAuthSessionSpec, SessionClaims, SessionClient, SessionPhase, SessionUser};
 pub use size::{InvalidSize, Size};
 pub use text::{

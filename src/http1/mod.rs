@@ -3,6 +3,8 @@
 //! (`proxy/runtime/server`) shares the framing.
 
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod differential;
 mod fields;
 mod framing;
 mod request;

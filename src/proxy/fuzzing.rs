@@ -1,12 +1,12 @@
-//! What the fuzz targets in `fuzz/` call (feature `fuzzing`): each reads what anybody may send before a login, or what an upstream
-//! may answer, and says what must hold of it whatever it is. Nothing else uses this.
+//! The functions that the fuzz targets in `fuzz/` call (feature `fuzzing`). Each parses input of a client before its login, or of
+//! an upstream, and asserts an invariant.
 
-#![expect(clippy::expect_used, reason = "a fuzz target ends where its promise does not hold")]
+#![expect(clippy::expect_used, reason = "a fuzz target panics when an invariant is violated")]
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 use url::Url;
 
@@ -22,7 +22,7 @@ use crate::api::{
 };
 use crate::{
     crypto::{Keyring, Purpose, SigningKeys, SigningRing},
-    http1::{ResponseHead, WireError, read_head},
+    http1::{ResponseHead, WireError, differential::compare_with_hyper, read_head},
     oauth::{
         authorize::{self, AuthorizationError},
         client::Client,
@@ -34,24 +34,24 @@ use crate::{
     },
 };
 
-static PUBLIC_URL: LazyLock<PublicUrl> = LazyLock::new(|| "https://mcp.example.com".parse().expect("it is an origin"));
+static PUBLIC_URL: LazyLock<PublicUrl> = LazyLock::new(|| "https://mcp.example.com".parse().expect("an origin"));
 
 static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
-    Keyring::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", PUBLIC_URL.as_str()).expect("it is 32 bytes")
+    Keyring::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", PUBLIC_URL.as_str()).expect("32 bytes")
 });
 
 static RESOURCES: LazyLock<Resources> = LazyLock::new(|| {
-    let paths = ["/mcp", "/servers/*/mcp"].map(|path| path.parse().expect("it is a path"));
+    let paths = ["/mcp", "/servers/*/mcp"].map(|path| path.parse().expect("a path"));
     Resources::new(PUBLIC_URL.clone(), paths.to_vec())
 });
 
 static CLIENT: LazyLock<Client> = LazyLock::new(|| {
     let registration =
         br#"{"redirect_uris": ["http://localhost/callback", "https://claude.ai/api/mcp/auth_callback"]}"#;
-    Client::register(registration, &Redirects::default(), Timestamp::UNIX_EPOCH).expect("it is a registration")
+    Client::register(registration, &Redirects::default(), Timestamp::UNIX_EPOCH).expect("a registration")
 });
 
-/// `POST /register`: a registration that is taken lives in its id, and leads nowhere but to where the rules let it.
+/// `POST /register`: an accepted registration equals the one in its client ID, and its redirect URIs obey the rules.
 pub fn registration(body: &[u8]) {
     let rules = Redirects::default();
     let Ok(client) = Client::register(body, &rules, Timestamp::UNIX_EPOCH) else { return };
@@ -63,12 +63,12 @@ pub fn registration(body: &[u8]) {
     }
 }
 
-/// A redirect URI that is taken is one that a browser understands as we do; what differs from the registered one differs in
-/// the port of a loopback address alone.
+/// A browser interprets an accepted redirect URI as the check does. It differs from the registered one only in the port of a
+/// loopback address.
 pub fn redirect(text: &str) {
     let (registered, requested) = text.split_once('\n').unwrap_or((text, text));
     if redirect_uri::check(requested, &Redirects::default()).is_ok() {
-        let url = Url::parse(requested).expect("it is a URI");
+        let url = Url::parse(requested).expect("a URI");
         let host = url.host_str().unwrap_or_default();
         let known = redirect_uri::is_known_host(host, &Redirects::default());
         let native = url.scheme() == "cursor";
@@ -85,9 +85,9 @@ pub fn redirect(text: &str) {
     }
 }
 
-/// `GET /authorize`: an error goes by a redirect only to where the client registered.
+/// `GET /authorize`: errors are redirected only to a registered URI.
 pub fn authorization(query: &[u8]) {
-    // Otherwise nearly every input ends at the first check.
+    // Without a client ID, nearly every input fails the first check.
     let query = Parameters::parse(&[query, b"&client_id=any"].concat());
     let client = ResolvedClient::Registered(CLIENT.clone());
     let redirect_uri = match authorize::check(&query, &client, &Redirects::default(), &RESOURCES) {
@@ -98,20 +98,20 @@ pub fn authorization(query: &[u8]) {
     assert!(CLIENT.allows(&redirect_uri));
 }
 
-/// Whatever somebody makes up, it is nothing that we have sealed or signed.
+/// No input is a sealed value or a signed token.
 pub fn sealed(text: &str) {
     assert_eq!(Client::from_id(text, &KEYRING), None);
     for purpose in [Purpose::ConsentForm, Purpose::Login, Purpose::Code, Purpose::RefreshToken] {
         assert_eq!(KEYRING.open::<serde_json::Value>(purpose, text), None);
     }
     static RING: LazyLock<SigningRing> = LazyLock::new(|| {
-        let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).expect("there is randomness");
-        SigningRing::new(&keys).expect("they are keys")
+        let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).expect("randomness");
+        SigningRing::new(&keys).expect("keys")
     });
     assert!(RING.verify(text, PUBLIC_URL.as_str(), 0, &mut Vec::new()).is_err());
 }
 
-/// A client metadata document: the first line is its address, the rest what is there.
+/// A client metadata document: the first line is its URL, the rest its text.
 pub fn document(text: &str) {
     let (address, body) = text.split_once('\n').unwrap_or((text, ""));
     let any = Clients {
@@ -120,7 +120,7 @@ pub fn document(text: &str) {
         ..Clients::default()
     };
     let Ok(document) = DocumentUrl::parse(address, &any) else { return };
-    let url = Url::parse(address).expect("it is an address");
+    let url = Url::parse(address).expect("a URL");
     assert_eq!((url.scheme(), url.port(), url.as_str()), ("https", None, address));
     assert!(url.domain().is_some() && url.path().len() > 1);
     if let Ok(client) = document.parse_document(body.as_bytes(), &any.redirects) {
@@ -128,8 +128,8 @@ pub fn document(text: &str) {
     }
 }
 
-/// `POST /token` and `/revoke`: the first line is the value of `Authorization`, the rest the body. Nobody without an id of ours
-/// is a client.
+/// `POST /token` and `/revoke`: the first line is the value of `Authorization`, the rest the body. Without a
+/// client ID of this proxy, no client is authenticated.
 pub fn token_request(data: &[u8]) {
     let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (authorization, body) = (&data[..split], data.get(split + 1..).unwrap_or_default());
@@ -147,7 +147,7 @@ pub fn token_request(data: &[u8]) {
     }
 }
 
-/// What a request says in its headers and path, one a line: the path, the cookies, the hops, the MCP session.
+/// A request's path, `Cookie`, `X-Forwarded-For` and `Mcp-Session-Id`, one per line.
 pub fn request(text: &str) {
     let mut lines = text.split('\n');
     let mut next = || lines.next().unwrap_or_default();
@@ -166,7 +166,7 @@ pub fn request(text: &str) {
     let cookies = Cookies::read(&headers, &PUBLIC_URL);
     assert!(cookies.browser().is_none_or(|name| name.len() == 43));
     let _ = (cookies.login("state"), cookies.logins().count());
-    let trusted = ["10.0.0.0/8".parse().expect("it is a range")];
+    let trusted = ["10.0.0.0/8".parse().expect("a range")];
     let peer = [10, 0, 0, 1].into();
     let _ = resolve_client(peer, &headers, &trusted);
     assert_eq!(resolve_client([192, 0, 2, 1].into(), &headers, &trusted).to_string(), "192.0.2.1");
@@ -175,20 +175,20 @@ pub fn request(text: &str) {
     }
 }
 
-/// An upstream's answer, to a HEAD if the first bit of the first byte is set, which says besides where the rest is cut in two. It is
-/// the same however it arrives, and nothing of it is about the connection.
-pub fn answer(data: &[u8]) {
-    let Some((how, answer)) = data.split_first() else { return };
-    let (to_head, cut) = (how & 1 == 1, usize::from(how >> 1).min(answer.len()));
-    let whole = contents(&[answer], to_head);
-    let parts = contents(&[&answer[..cut], &answer[cut..]], to_head);
+/// An upstream's response. The first bit says whether the request was HEAD, the other seven where to split the response into two
+/// reads. The result does not depend on the split and contains no hop-by-hop header.
+pub fn response(data: &[u8]) {
+    let Some((first, response)) = data.split_first() else { return };
+    let (is_head_request, split) = (first & 1 == 1, usize::from(first >> 1).min(response.len()));
+    let whole = read_response(&[response], is_head_request);
+    let parts = read_response(&[&response[..split], &response[split..]], is_head_request);
     let (Ok(whole), Ok(parts)) = (&whole, &parts) else {
         assert_eq!(whole.is_err(), parts.is_err());
         return;
     };
     assert_eq!(whole, parts);
     let Some((_, headers, content)) = whole else { return };
-    assert!(content.len() <= answer.len());
+    assert!(content.len() <= response.len());
     for name in
         ["connection", "transfer-encoding", "keep-alive", "trailer", "upgrade", "set-cookie", "www-authenticate"]
     {
@@ -196,8 +196,14 @@ pub fn answer(data: &[u8]) {
     }
 }
 
-/// A client's request, which the first byte cuts in two. It is the same however it arrives, and where its content ends is said in one
-/// way.
+/// An upstream's response, compared with hyper's client. The first bit says whether the request was HEAD.
+pub fn differential(data: &[u8]) {
+    let Some((first, response)) = data.split_first() else { return };
+    compare_with_hyper(if first & 1 == 1 { &Method::HEAD } else { &Method::GET }, response);
+}
+
+/// A client's request, which the first byte splits into two reads. The result does not depend on the split, and the framing is
+/// unambiguous.
 pub fn head(data: &[u8]) {
     let Some((cut, request)) = data.split_first() else { return };
     let cut = usize::from(*cut).min(request.len());
@@ -210,7 +216,7 @@ pub fn head(data: &[u8]) {
     assert_eq!(whole, parts);
     let Some((length, content)) = whole else { return };
     assert!(length + content.len() <= request.len());
-    // What hyper reads of it.
+    // As hyper parses it.
     let mut headers = [httparse::EMPTY_HEADER; 100];
     let mut parsed = httparse::Request::new(&mut headers);
     assert!(parsed.parse(&request[..*length]).is_ok_and(|status| status.is_complete()));
@@ -225,12 +231,12 @@ pub fn head(data: &[u8]) {
     let (lengths, encodings) = (values("content-length"), values("transfer-encoding"));
     assert!(encodings.len() <= 1 && (encodings.is_empty() || lengths.is_empty()));
     assert!(encodings.iter().all(|encoding| encoding.eq_ignore_ascii_case(b"chunked")));
-    // What is passed on is one line.
+    // Neither the target nor a value contains a line end.
     assert!(parsed.path.is_none_or(|target| !target.contains(['\r', '\n', ' '])));
     assert!(parsed.headers.iter().all(|header| !header.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))));
 }
 
-/// The length of a request's head and its content, as far as they are there, when it arrives in these parts.
+/// Reads a request that arrives in these parts: the length of its head, and the content so far.
 fn checked(parts: &[&[u8]]) -> Result<Option<(usize, Vec<u8>)>, String> {
     let (mut read, mut head, mut content) = (Bytes::new(), None::<RequestHead>, Vec::new());
     for part in parts {
@@ -249,15 +255,15 @@ fn checked(parts: &[&[u8]]) -> Result<Option<(usize, Vec<u8>)>, String> {
     Ok(head.map(|head| (head.length, content)))
 }
 
-/// The status, the headers and the content of an answer that arrives in these parts, as far as they are there.
-type Answer = Option<(http::StatusCode, HeaderMap, Vec<u8>)>;
+/// Status, headers and the content so far; `None` while the head is incomplete.
+type PartialResponse = Option<(http::StatusCode, HeaderMap, Vec<u8>)>;
 
-fn contents(parts: &[&[u8]], to_head: bool) -> Result<Answer, WireError> {
+fn read_response(parts: &[&[u8]], is_head_request: bool) -> Result<PartialResponse, WireError> {
     let (mut read, mut head, mut content) = (Bytes::new(), None::<ResponseHead>, Vec::new());
     for part in parts {
         read = [&read[..], part].concat().into();
         if head.is_none() {
-            head = read_head(&mut read, to_head, |_| true)?;
+            head = read_head(&mut read, is_head_request, |_| true)?;
         }
         let Some(ResponseHead { framing, .. }) = &mut head else { continue };
         while let Some(data) = framing.next(&mut read)? {

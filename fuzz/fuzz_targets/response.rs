@@ -3,4 +3,4 @@
 use libfuzzer_sys::fuzz_target;
 use mcp_oauth_operator::proxy::fuzzing;
 
-fuzz_target!(|data: &[u8]| fuzzing::answer(data));
+fuzz_target!(|data: &[u8]| fuzzing::response(data));

@@ -1,10 +1,10 @@
 //! `docs/reference.md`: every field of the custom resources, from their definitions.
 
-use std::fmt::Write;
+use std::{fmt::Write, fs, path::PathBuf};
 
+use anyhow::{Context, Result};
+use mcp_oauth_operator::api::crds;
 use serde_json::{Map, Value};
-
-use super::crds;
 
 /// Types of Kubernetes itself, whose members its own documentation describes.
 const KUBERNETES_TYPES: [&str; 5] = [
@@ -21,11 +21,19 @@ Every field of the custom resources. Generated from the CRDs by `make generate`;
 same. Fields without a default are optional unless marked as required.
 ";
 
-/// The reference in Markdown.
-///
-/// # Errors
-/// As [`crds`].
-pub fn reference() -> Result<String, serde_json::Error> {
+#[derive(clap::Args)]
+pub struct Args {
+    file: PathBuf,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let Self { file } = self;
+        fs::write(&file, reference()?).with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+fn reference() -> Result<String> {
     let mut page = HEADER.to_owned();
     for crd in crds()? {
         write_kind(&mut page, &crd.definition["spec"]);

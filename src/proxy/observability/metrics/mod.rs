@@ -102,7 +102,7 @@ impl Metrics {
         registry.register("ended_streams", "Ended event streams to clients, by reason", ended);
         let cut = sum(&workers, |worker| &worker.cut_responses);
         let help = "Responses other than event streams that were cut before their end, by reason";
-        registry.register("cut_responses", help, cut);
+        registry.register("cut_answers", help, cut);
         let lookups = sum(&workers, |worker| &worker.token_cache);
         let help = "Look-ups in the cache of verified access tokens, by result";
         registry.register("token_cache_lookups", help, lookups);

@@ -129,7 +129,7 @@ async fn cut_responses_are_counted_by_reason() {
     drop(client);
     bed.until("requests_total{outcome=\"client_gone\"}", 1.0).await;
 
-    let cut = "cut_responses_total{reason=\"upstream_failed\"}";
+    let cut = "cut_answers_total{reason=\"upstream_failed\"}";
     assert_eq!(bed.metric(cut), 0.0);
     let half = bed.call().await;
     end.notify_one();

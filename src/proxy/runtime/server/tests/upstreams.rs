@@ -32,7 +32,7 @@ async fn request_growing_too_large_during_the_response_is_the_clients_fault() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     stream.write_all(format!("800\r\n{}\r\n", "a".repeat(2048)).as_bytes()).await.unwrap();
     rest(&mut stream).await;
-    assert_eq!(bed.metric("cut_responses_total{reason=\"upstream_failed\"}"), 0.0);
+    assert_eq!(bed.metric("cut_answers_total{reason=\"upstream_failed\"}"), 0.0);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{future::poll_fn, rc::Rc};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
     header::{CONTENT_LENGTH, HOST},
 };
 use http_body_util::{BodyExt, Empty};
@@ -73,7 +73,7 @@ async fn hypers(method: &Method, client: DuplexStream) -> Option<Accepted> {
     let (exchange, _) = futures::join!(exchange, connection);
     let (mut head, content) = exchange?;
     let connection: Vec<_> = head.headers.get_all("connection").iter().cloned().collect();
-    let dropped = nominated(connection.iter().map(|value| value.as_bytes()));
+    let dropped = nominated(connection.iter().map(HeaderValue::as_bytes));
     for name in dropped {
         head.headers.remove(name);
     }

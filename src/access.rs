@@ -42,13 +42,13 @@ impl Person {
 /// Why access is denied. The user sees the message.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum Denied {
-    #[error("the identity provider gave no usable e-mail address for this account")]
+    #[error("the identity provider returned no usable e-mail address for this account")]
     NoEmail,
-    #[error("the identity provider says that this account's e-mail address is not verified")]
+    #[error("the identity provider has not verified this account's e-mail address")]
     EmailNotVerified,
     #[error("this account has been blocked")]
     Blocked,
-    #[error("this account is not among those that may use this server")]
+    #[error("this account is not allowed to use this server")]
     NotListed,
 }
 
@@ -134,7 +134,7 @@ impl Rules {
     /// Why the rules deny a session, whatever its age.
     pub fn refuse(&self, session: &Session) -> Option<String> {
         if self.not_before.is_some_and(|not_before| session.created_at < not_before) {
-            return Some("it was begun before sessions.notBefore".to_owned());
+            return Some("it was created before sessions.notBefore".to_owned());
         }
         let denied = self.check(&Person::of_session(session)).err()?;
         Some(format!("the access rules do not let this person in: {denied}"))

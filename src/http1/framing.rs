@@ -123,7 +123,7 @@ impl Chunks {
                     }
                     let line = read.split_to(length);
                     if !line.ends_with(b"\r\n") {
-                        return Err(WireError::Malformed("the end of a trailer"));
+                        return Err(WireError::Malformed("invalid line ending in a trailer"));
                     }
                     if line.len() == 2 { Next::End } else { Next::Trailers(max) }
                 }
@@ -145,7 +145,7 @@ fn chunk_size(read: &[u8]) -> Result<Option<(usize, u64)>, WireError> {
         {
             Ok(Some((length, size)))
         }
-        _ => Err(WireError::Malformed("the size of a chunk")),
+        _ => Err(WireError::Malformed("invalid chunk size")),
     }
 }
 

@@ -54,12 +54,12 @@ impl From<httparse::Error> for WireError {
 /// The part of a head that is invalid.
 pub fn invalid_part(error: httparse::Error) -> &'static str {
     match error {
-        httparse::Error::HeaderName => "the name of a header",
-        httparse::Error::HeaderValue => "the value of a header",
-        httparse::Error::NewLine => "the end of a line",
-        httparse::Error::Status => "the status",
-        httparse::Error::Token => "a character that may not be there",
+        httparse::Error::HeaderName => "invalid header name",
+        httparse::Error::HeaderValue => "invalid header value",
+        httparse::Error::NewLine => "invalid line ending",
+        httparse::Error::Status => "invalid status",
+        httparse::Error::Token => "invalid character",
         httparse::Error::TooManyHeaders => "too many headers",
-        httparse::Error::Version => "the version",
+        httparse::Error::Version => "unsupported version",
     }
 }

@@ -44,7 +44,7 @@ pub fn read_head(
             return if read.len() < MAX_HEAD { Ok(None) } else { Err(WireError::Malformed("the head is too long")) };
         };
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-        let status = status.ok_or(WireError::Malformed("the status"))?;
+        let status = status.ok_or(WireError::Malformed("invalid status"))?;
         if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
             let head = head(status, parsed.version == Some(1), parsed.headers, read, is_head_request, keep)?;
             skip(read, length);
@@ -67,15 +67,15 @@ fn head(
     let (mut length, mut encoding) = (None, None);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
-        let name = name.map_err(|_| WireError::Malformed("the name of a header"))?;
+        let name = name.map_err(|_| WireError::Malformed("invalid header name"))?;
         if name == CONTENT_LENGTH {
-            let parsed = content_length(field.value).ok_or(WireError::Malformed("an invalid length"))?;
+            let parsed = content_length(field.value).ok_or(WireError::Malformed("invalid Content-Length"))?;
             if length.replace((parsed, field.value)).is_some_and(|(before, _)| before != parsed) {
-                return Err(WireError::Malformed("two lengths"));
+                return Err(WireError::Malformed("conflicting Content-Length values"));
             }
         } else if name == TRANSFER_ENCODING {
             if encoding.replace(field.value).is_some() {
-                return Err(WireError::Malformed("two encodings"));
+                return Err(WireError::Malformed("repeated Transfer-Encoding"));
             }
         } else if !is_hop_by_hop(&name) && keep(&name) {
             headers.append(name, value(read, field.value)?);
@@ -91,7 +91,7 @@ fn head(
     let framing = match (encoding, length) {
         _ if !has_content => Framing::Length(0),
         (Some(encoding), _) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => Framing::CHUNKED,
-        (Some(_), _) => return Err(WireError::Malformed("an encoding other than chunked")),
+        (Some(_), _) => return Err(WireError::Malformed("Transfer-Encoding must be chunked")),
         (None, Some((length, _))) => Framing::Length(length),
         (None, None) => Framing::Closed,
     };
@@ -110,7 +110,7 @@ fn head(
 
 /// A header value that shares the buffer `read`.
 fn value(read: &Bytes, part: &[u8]) -> Result<HeaderValue, WireError> {
-    HeaderValue::from_maybe_shared(read.slice_ref(part)).map_err(|_| WireError::Malformed("the value of a header"))
+    HeaderValue::from_maybe_shared(read.slice_ref(part)).map_err(|_| WireError::Malformed("invalid header value"))
 }
 
 #[cfg(test)]
@@ -174,15 +174,18 @@ mod tests {
     #[test]
     fn ambiguous_response_head_is_refused() {
         for (head, what) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "two lengths"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\n", "length"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: +7\r\n\r\n", "length"),
-            ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", "length"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", "length"),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "encoding"),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "encoding"),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "two encodings"),
-            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "encoding"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "conflicting Content-Length values"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\n", "invalid Content-Length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +7\r\n\r\n", "invalid Content-Length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", "invalid Content-Length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", "invalid Content-Length"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "must be chunked"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "must be chunked"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "repeated Transfer-Encoding",
+            ),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "must be chunked"),
             ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "name"),
             ("HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n", "name"),
             ("HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", "value"),

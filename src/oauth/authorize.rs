@@ -66,7 +66,7 @@ pub fn check(
         (Some(requested), _) if client.allows(requested) => requested,
         (None, [only]) => only.as_str(),
         (Some(_), _) => {
-            return Err(OAuthError::invalid_request("redirect_uri is not one that the client registered").into());
+            return Err(OAuthError::invalid_request("redirect_uri is not registered for this client").into());
         }
         (None, _) => return Err(OAuthError::missing("redirect_uri").into()),
     };
@@ -79,9 +79,9 @@ pub fn check(
         |error| AuthorizationError::Redirect { redirect_uri: redirect_uri.to_owned(), state: state.clone(), error };
     if let Some(name) = &query.repeated {
         return Err(refuse(if name == "resource" {
-            OAuthError::invalid_target("one resource at a time: ask for each endpoint by itself")
+            OAuthError::invalid_target("only one resource can be requested at a time")
         } else {
-            OAuthError::invalid_request("a parameter may be sent once only")
+            OAuthError::invalid_request("a parameter must not be repeated")
         }));
     }
     match query.get("response_type") {

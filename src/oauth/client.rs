@@ -114,7 +114,7 @@ impl ClientMetadata {
             return Err(OAuthError::invalid_client_metadata("response_types must include code"));
         }
         if self.redirect_uris.len() > MAX_REDIRECT_URIS {
-            return Err(OAuthError::invalid_redirect_uri("ten redirect_uris at most may be registered"));
+            return Err(OAuthError::invalid_redirect_uri("at most ten redirect_uris can be registered"));
         }
         let mut reason = "redirect_uris must hold at least one URI".into();
         let mut redirect_uris = Vec::new();
@@ -174,7 +174,7 @@ impl Client {
         match (self.auth_method, verified) {
             (_, Some(true)) | (AuthMethod::None, None) => Ok(()),
             (_, Some(false)) => Err(OAuthError::invalid_client("the client secret is wrong")),
-            (_, None) => Err(OAuthError::invalid_client("this client registered with a secret and has to send it")),
+            (_, None) => Err(OAuthError::invalid_client("this client is registered with a secret and must send it")),
         }
     }
 

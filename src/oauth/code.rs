@@ -89,13 +89,13 @@ impl Code {
         }
         // Optional since OAuth 2.1 §4.1.3.
         if request.redirect_uri.as_ref().is_some_and(|uri| *uri != code.redirect_uri) {
-            return Err(OAuthError::invalid_grant("redirect_uri is not the one of the authorization request"));
+            return Err(OAuthError::invalid_grant("redirect_uri differs from that of the authorization request"));
         }
         if !request.code_verifier.as_ref().is_some_and(|verifier| pkce::verifies(verifier, &code.challenge)) {
-            return Err(OAuthError::invalid_grant("code_verifier does not fit the code_challenge"));
+            return Err(OAuthError::invalid_grant("code_verifier does not match the code_challenge"));
         }
         if request.resource.as_ref().is_some_and(|resource| *resource != code.resource) {
-            return Err(OAuthError::invalid_target("resource is not the one of the authorization request"));
+            return Err(OAuthError::invalid_target("resource differs from that of the authorization request"));
         }
         let session = code.session.parse().map_err(|_| unknown())?;
         Ok(Redeemed { session, refreshes: code.refreshes })

@@ -101,7 +101,7 @@ impl OAuthError {
     }
 
     pub(crate) fn no_randomness() -> Self {
-        Self::temporarily_unavailable("this server has no randomness to give")
+        Self::temporarily_unavailable("this server cannot generate random values")
     }
 }
 

@@ -79,9 +79,7 @@ impl KnownClients<'_> {
         if DocumentUrl::is_url(id) {
             return DocumentUrl::parse(id, self.rules);
         }
-        Err(OAuthError::invalid_client(
-            "this server does not know the client: remove its stored login and connect again",
-        ))
+        Err(OAuthError::invalid_client("unknown client: remove its stored login and connect again"))
     }
 
     /// Authenticates the client of a token request and returns its id. `Authorization: Basic` and the body may both contain the
@@ -95,7 +93,7 @@ impl KnownClients<'_> {
     ) -> Result<String, OAuthError> {
         let (id, secret) = match (basic, id_in_body) {
             (Some((id, _)), Some(in_body)) if id != in_body => {
-                return Err(OAuthError::invalid_client("Authorization and client_id name two clients"));
+                return Err(OAuthError::invalid_client("Authorization and client_id identify different clients"));
             }
             (Some((id, secret)), _) => (id, Some(secret)),
             (None, Some(id)) => (id.to_owned(), secret_in_body.map(str::to_owned)),
@@ -113,7 +111,7 @@ impl KnownClients<'_> {
                 return Err(OAuthError::invalid_client("a client with a metadata document has no secret here"));
             }
         } else {
-            return Err(OAuthError::invalid_client("this server does not know the client: register again"));
+            return Err(OAuthError::invalid_client("unknown client: register again"));
         }
         Ok(id)
     }
@@ -122,7 +120,7 @@ impl KnownClients<'_> {
 fn check_static_secret(expected: Option<&SecretString>, secret: Option<&str>) -> Result<(), OAuthError> {
     let error = match (expected, secret) {
         (None, None) => return Ok(()),
-        (Some(_), None) => "this client is listed with a secret and has to send it",
+        (Some(_), None) => "this client is configured with a secret and must send it",
         (None, Some(_)) => "this client is listed without a secret: send none",
         (Some(expected), Some(secret)) => {
             if verify_slices_are_equal(expected.expose_secret().as_bytes(), secret.as_bytes()).is_ok() {

@@ -43,7 +43,7 @@ pub fn check(
         return Err(OAuthError::invalid_grant("the refresh token was issued to another client"));
     }
     if resource.is_some_and(|resource| resource != session.resource) {
-        return Err(OAuthError::invalid_target("resource is not the one of the login"));
+        return Err(OAuthError::invalid_target("resource differs from that of the login"));
     }
     if session.phase == SessionPhase::Pending || session.expires_at <= now {
         return Err(ended());

@@ -109,7 +109,7 @@ async fn changed_secret_is_reloaded_by_running_pods() {
     patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": "not-the-issuers"}}));
     eventually("the pods use the changed secret", || async {
         let final_page = browser.login(client.authorize_url().as_str(), MEMBERS[0]).await.unwrap();
-        final_page.status == 500 && final_page.text.contains("does not accept this server")
+        final_page.status == 500 && final_page.text.contains("rejects this server")
     })
     .await;
     patch(&kubectl, &secret, &json!({"stringData": {"OAUTH_CLIENT_SECRET": CLIENT_SECRET}}));

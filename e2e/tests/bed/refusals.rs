@@ -15,7 +15,7 @@ async fn refused_accounts_get_an_explanation_and_leave_no_session() {
     let proxy = environment.deploy_proxy("refusals", |spec| spec.replicas = Bounded::of::<1>()).await.unwrap();
     let client = ScriptedClient::register(&environment, &proxy).await.unwrap();
     for (email, expected) in
-        [("mallory@evil.example", "not among those that may use"), ("bob@example.com", "not verified")]
+        [("mallory@evil.example", "is not allowed to use this server"), ("bob@example.com", "has not verified")]
     {
         let browser = Browser::start(&environment.run).await.unwrap();
         let final_page = browser.login(client.authorize_url().as_str(), email).await.unwrap();

@@ -96,7 +96,7 @@ impl AuthorizationServer {
     }
 
     pub fn deny(&self, request: &AuthorizationRequest, client_ip: Option<IpAddr>) -> OAuthError {
-        let error = OAuthError::access_denied("the person did not agree");
+        let error = OAuthError::access_denied("the user denied the request");
         self.metrics.consents.count(Consent::Denied);
         audit::login_refused(&request.session_client(), None, &error, client_ip);
         error

@@ -78,7 +78,7 @@ impl AuthorizationServer {
         let IssuerResponse { code, error, error_description, iss } = response;
         // RFC 9207: the response of another issuer is a mix-up attack.
         if iss.is_some_and(|iss| iss != self.config.identity_provider.issuer_url.as_str()) {
-            return Err(OAuthError::invalid_request("the answer comes from another identity provider").into());
+            return Err(OAuthError::invalid_request("the response comes from another identity provider").into());
         }
         let (Some(code), None) = (code, &error) else {
             return Err(LoginFailure::Client(issuer_refusal(error.as_deref(), error_description.as_deref())));
@@ -119,7 +119,8 @@ impl AuthorizationServer {
         for id in self.sessions.live().surplus(&new, self.config.sessions.max_per_user.get() as usize) {
             let end = async {
                 let Some(stored) = self.read(id).await? else { return Ok(()) };
-                self.end(&stored, SessionEnd::Surplus, "the person has more than sessions.maxPerUser", None).await
+                self.end(&stored, SessionEnd::Surplus, "the user has more than sessions.maxPerUser sessions", None)
+                    .await
             };
             if let Err(error) = end.await {
                 // Not an error of the new login. The next login retries.
@@ -157,7 +158,7 @@ impl AuthorizationServer {
 /// is only logged.
 fn issuer_refusal(error: Option<&str>, description: Option<&str>) -> OAuthError {
     match error {
-        Some("access_denied") => OAuthError::access_denied("the login at the identity provider was not finished"),
+        Some("access_denied") => OAuthError::access_denied("the login at the identity provider was not completed"),
         Some("temporarily_unavailable") => {
             OAuthError::temporarily_unavailable("the identity provider is not available")
         }
@@ -176,10 +177,12 @@ pub(super) fn issuer_error(error: &LoginError) -> OAuthError {
     }
     match error {
         LoginError::Unavailable(_) => OAuthError::temporarily_unavailable("the identity provider cannot be reached"),
-        LoginError::Misconfigured(_) => OAuthError::server_error("the identity provider does not accept this server"),
+        LoginError::Misconfigured(_) => {
+            OAuthError::server_error("the identity provider rejects this server's client ID or secret")
+        }
         LoginError::NoRefreshToken => OAuthError::server_error(
             "the identity provider gave nothing by which this server could ask for the account later",
         ),
-        LoginError::Refused(_) => OAuthError::invalid_request("the identity provider's answer was not accepted"),
+        LoginError::Refused(_) => OAuthError::invalid_request("the identity provider's response was rejected"),
     }
 }

@@ -73,8 +73,7 @@ impl AuthorizationServer {
             return self.wait_for_lease(stored.session.id).await;
         }
         let Some(token) = open(&stored.session, &secrets.keyring) else {
-            let why =
-                "the identity provider cannot be asked about it: it was begun before identityProvider.recheckOnRefresh";
+            let why = "it cannot be rechecked at the identity provider: it was created before identityProvider.recheckOnRefresh was enabled";
             return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
         };
         self.issuer.prepare().await.map_err(|error| unavailable(&stored, &error))?;

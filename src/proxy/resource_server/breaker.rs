@@ -30,9 +30,9 @@ pub enum Attempt {
     Probe,
 }
 
-/// The breaker is open: no connection is tried for now.
+/// The breaker is open: new connections are paused.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("the upstream could not be reached {FAILURES} times in a row: no connection is tried for now")]
+#[error("the upstream could not be reached {FAILURES} times in a row: new connections are paused")]
 pub struct BreakerOpen {
     /// Time until the next probe.
     pub wait: Duration,

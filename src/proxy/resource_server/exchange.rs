@@ -88,7 +88,7 @@ fn send_failed(error: &SendError) -> CountedResponse {
         }
         (SendError::Upstream(_), None) => {
             tracing::warn!(%error, "the upstream sent no response");
-            bad_gateway("the upstream cannot be reached or broke off")
+            bad_gateway("the upstream cannot be reached, or the connection failed")
         }
     }
 }

@@ -47,7 +47,7 @@ pub enum Kind {
 pub enum Shed {
     #[error("the server is busy: try again")]
     Full,
-    #[error("too many of your requests or streams are open: try again when one has ended")]
+    #[error("too many of your requests or streams are open: try again when one has finished")]
     User,
 }
 

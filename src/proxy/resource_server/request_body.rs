@@ -84,11 +84,11 @@ pub struct RequestBody<B> {
 /// A client error in a request body.
 #[derive(Debug, Error)]
 pub enum RequestBodyError {
-    #[error("the request's body is too large")]
+    #[error("the request body is too large")]
     TooLarge,
-    #[error("the request's body does not go on")]
+    #[error("the request body stalled")]
     TooSlow,
-    #[error("the request's body breaks off: {}", error_chain(&**.0))]
+    #[error("the request body is incomplete: {}", error_chain(&**.0))]
     Broken(#[source] BoxError),
 }
 

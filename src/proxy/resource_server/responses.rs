@@ -38,14 +38,14 @@ pub fn preflight() -> Response<Body> {
 }
 
 pub fn method_not_allowed() -> Response<Body> {
-    let mut response = invalid_request(StatusCode::METHOD_NOT_ALLOWED, "an MCP endpoint does not know this method");
+    let mut response = invalid_request(StatusCode::METHOD_NOT_ALLOWED, "an MCP endpoint does not support this method");
     response.headers_mut().insert(ALLOW, METHODS);
     response
 }
 
 /// Without CORS headers: the page may not read the response either.
 pub fn foreign_origin() -> Response<Body> {
-    let description = "requests from this web page are not let in: whoever runs this server can add its origin to spec.clients.origins";
+    let description = "requests from this origin are not allowed: an administrator can add it to spec.clients.origins";
     let mut response = invalid_request(StatusCode::FORBIDDEN, description);
     deny_any_origin(response.headers_mut());
     response
@@ -53,7 +53,7 @@ pub fn foreign_origin() -> Response<Body> {
 
 /// For a request with several `Host` headers, or none.
 pub fn without_host() -> Response<Body> {
-    invalid_request(StatusCode::BAD_REQUEST, "a request has exactly one Host header")
+    invalid_request(StatusCode::BAD_REQUEST, "a request must have exactly one Host header")
 }
 
 pub fn invalid_request(status: StatusCode, description: &str) -> Response<Body> {
@@ -82,7 +82,7 @@ pub fn unavailable(description: &str, seconds: u64) -> Response<Body> {
 }
 
 pub fn gateway_timeout() -> Response<Body> {
-    error_response(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "the upstream did not answer in time")
+    error_response(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "the upstream did not respond in time")
 }
 
 pub fn bad_gateway(description: &str) -> CountedResponse {

@@ -50,13 +50,13 @@ impl Fetcher {
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, agent)
             .body(Bytes::new())
-            .map_err(|_| unavailable("its address is no address"))?;
+            .map_err(|_| unavailable("its URL is invalid"))?;
         let (head, body) = request.clone().into_parts();
         match self.0.send(Request::from_parts(head, body)).await {
             Ok(response) => read(&request, response, now),
             Err(HttpError::Response { status, .. }) => {
                 check_status(status)?;
-                Err(not_a_document("it is larger than 5 KiB, or broke off"))
+                Err(not_a_document("it is larger than 5 KiB or incomplete"))
             }
             Err(HttpError::Timeout(_)) => Err(unavailable("its host takes longer than 5 seconds")),
             Err(error @ (HttpError::Request(_) | HttpError::Stopping)) => {
@@ -73,13 +73,11 @@ fn unavailable(reason: &str) -> OAuthError {
 }
 
 fn not_a_document(reason: &str) -> OAuthError {
-    OAuthError::invalid_client_metadata(format!(
-        "there is no client metadata document at the client's address: {reason}"
-    ))
+    OAuthError::invalid_client_metadata(format!("there is no client metadata document at the client's URL: {reason}"))
 }
 
 fn check_status(status: StatusCode) -> Result<(), OAuthError> {
-    let answers = || format!("its host answers {}", status.as_u16());
+    let answers = || format!("its host responds with status {}", status.as_u16());
     match status {
         StatusCode::OK => Ok(()),
         status if status.is_redirection() => Err(not_a_document("redirects are not followed")),

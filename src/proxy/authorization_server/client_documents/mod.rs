@@ -142,7 +142,7 @@ impl ClientDocuments {
 }
 
 fn rate_limited() -> OAuthError {
-    OAuthError::temporarily_unavailable("too many client metadata documents are asked for: try again in a moment")
+    OAuthError::temporarily_unavailable("too many client metadata documents are requested: try again in a moment")
 }
 
 #[cfg(test)]

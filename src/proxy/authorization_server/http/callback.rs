@@ -43,7 +43,7 @@ pub async fn callback(
         return page(
             StatusCode::FORBIDDEN,
             "This login cannot be finished",
-            "It was not begun in this browser, took longer than ten minutes, or its cookie is gone.",
+            "It was started in another browser, took longer than ten minutes, or its cookie is missing.",
             "Go back to your MCP client and connect again: nothing was lost.",
         );
     };

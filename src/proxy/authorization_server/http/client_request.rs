@@ -71,7 +71,7 @@ pub fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, OAuthE
     }
     let parameters = Parameters::parse(body);
     if parameters.repeated.is_some() {
-        return Err(OAuthError::invalid_request("a parameter may be sent once only"));
+        return Err(OAuthError::invalid_request("a parameter must not be repeated"));
     }
     Ok(parameters)
 }

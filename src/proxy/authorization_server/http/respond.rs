@@ -145,6 +145,6 @@ pub fn method_not_allowed() -> Response {
 }
 
 pub fn unreadable(rejection: &BytesRejection) -> Response {
-    let error = "the body is too large, or broke off";
+    let error = "the body is too large or incomplete";
     (no_store(), json_error(rejection.status(), "invalid_request", error)).into_response()
 }

@@ -73,10 +73,10 @@ pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
     // httparse accepts a bare line feed as the end of a line; a gateway may not.
     let follows_return = |feed: usize| feed.checked_sub(1).and_then(|before| text.get(before)) == Some(&b'\r');
     if !memchr_iter(b'\n', text).all(follows_return) {
-        return Err(Refusal::Malformed("the end of a line"));
+        return Err(Refusal::Malformed("invalid line ending"));
     }
     if parsed.path.is_none_or(|target| Uri::try_from(target).is_err()) {
-        return Err(Refusal::Malformed("the target"));
+        return Err(Refusal::Malformed("invalid target"));
     }
     let framing = framing(parsed.headers, parsed.version == Some(1))?;
     Ok(Some(RequestHead { length, framing }))
@@ -87,21 +87,21 @@ fn framing(headers: &[Header<'_>], is_http_1_1: bool) -> Result<Framing, Refusal
     let (mut length, mut encoding) = (None, None);
     for header in headers {
         if header.name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str()) {
-            let value = content_length(header.value).ok_or(Refusal::Malformed("a Content-Length that is no number"))?;
+            let value = content_length(header.value).ok_or(Refusal::Malformed("Content-Length is not a number"))?;
             if length.replace(value).is_some_and(|before| before != value) {
-                return Err(Refusal::Malformed("two values of Content-Length"));
+                return Err(Refusal::Malformed("conflicting Content-Length values"));
             }
         } else if header.name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_str())
             && encoding.replace(header.value).is_some()
         {
-            return Err(Refusal::Malformed("two Transfer-Encodings"));
+            return Err(Refusal::Malformed("repeated Transfer-Encoding"));
         }
     }
     match (encoding, length) {
         (None, length) => Ok(Framing::Length(length.unwrap_or(0))),
         (Some(_), Some(_)) => Err(Refusal::Malformed("both Content-Length and Transfer-Encoding")),
         (Some(encoding), None) if is_http_1_1 && encoding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::CHUNKED),
-        (Some(_), None) => Err(Refusal::Malformed("a Transfer-Encoding that is not chunked alone")),
+        (Some(_), None) => Err(Refusal::Malformed("Transfer-Encoding must be chunked")),
     }
 }
 
@@ -139,22 +139,25 @@ mod tests {
     #[test]
     fn ambiguous_request_head_is_rejected_with_reason() {
         for (text, why) in [
-            ("POST / HTTP/1.1\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "two values of Content-Length"),
-            ("POST / HTTP/1.1\r\nContent-Length: 7, 7\r\n\r\n", "no number"),
-            ("POST / HTTP/1.1\r\nContent-Length: +7\r\n\r\n", "no number"),
-            ("POST / HTTP/1.1\r\nContent-Length:\r\n\r\n", "no number"),
-            ("POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n", "no number"),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "not chunked alone"),
-            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "not chunked alone"),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "two Transfer"),
+            ("POST / HTTP/1.1\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n", "conflicting Content-Length values"),
+            ("POST / HTTP/1.1\r\nContent-Length: 7, 7\r\n\r\n", "not a number"),
+            ("POST / HTTP/1.1\r\nContent-Length: +7\r\n\r\n", "not a number"),
+            ("POST / HTTP/1.1\r\nContent-Length:\r\n\r\n", "not a number"),
+            ("POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n", "not a number"),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "must be chunked"),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "must be chunked"),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "repeated Transfer-Encoding",
+            ),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 7\r\n\r\n", "both"),
             ("GET / HTTP/1.1\r\nA : b\r\n\r\n", "name"),
             ("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", "name"),
             ("GET / HTTP/1.1\r\nA: b\0\r\n\r\n", "value"),
             ("GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n", "value"),
-            ("GET / HTTP/1.1\nA: b\n\n", "end of a line"),
-            ("GET / HTTP/1.1\r\nA: b\nC: d\r\n\r\n", "end of a line"),
-            ("\nGET / HTTP/1.1\r\n\r\n", "end of a line"),
+            ("GET / HTTP/1.1\nA: b\n\n", "invalid line ending"),
+            ("GET / HTTP/1.1\r\nA: b\nC: d\r\n\r\n", "invalid line ending"),
+            ("\nGET / HTTP/1.1\r\n\r\n", "invalid line ending"),
             ("GET / HTTP/2.0\r\n\r\n", "version"),
             ("GET /\r\n\r\n", "character"),
             ("GET http:// HTTP/1.1\r\n\r\n", "target"),

@@ -19,7 +19,7 @@ use crate::{
     config::ProxyConfig,
     dev, keys, login, operator, proxy,
     telemetry::{self, LogOptions},
-    untrusted_text::deceives,
+    untrusted_text::is_deceptive,
 };
 
 /// OAuth 2.1 login for MCP servers
@@ -205,7 +205,7 @@ fn print(output: &str) -> Result<(), String> {
 
 /// Formats an error that may contain server text: removes terminal control characters and limits the length.
 fn harmless(error: impl Display) -> String {
-    error.to_string().chars().filter(|character| *character == '\n' || !deceives(*character)).take(2_000).collect()
+    error.to_string().chars().filter(|character| *character == '\n' || !is_deceptive(*character)).take(2_000).collect()
 }
 
 fn text(error: impl Display) -> String {

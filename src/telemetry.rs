@@ -24,7 +24,7 @@ use tracing_subscriber::{
     layer::SubscriberExt,
 };
 
-use crate::untrusted_text::{Escaping, deceives};
+use crate::untrusted_text::{Escaping, is_deceptive};
 
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, clap::Args)]
@@ -117,7 +117,7 @@ impl<W: io::Write> io::Write for JsonLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut escaped = String::with_capacity(line.len());
         for character in String::from_utf8_lossy(line).chars() {
-            if character != '\n' && deceives(character) {
+            if character != '\n' && is_deceptive(character) {
                 let mut units = [0; 2];
                 escaped.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
             } else {
@@ -212,7 +212,7 @@ mod tests {
             });
             assert!(text.matches("name").count() >= 7 && text.contains("a login"), "{text:?}");
             assert_eq!(text.matches('\n').count(), 1, "{text:?}");
-            assert!(!text.trim_end_matches('\n').contains(deceives), "{text:?}");
+            assert!(!text.trim_end_matches('\n').contains(is_deceptive), "{text:?}");
             if let LogFormat::Json = format {
                 let line: serde_json::Value = serde_json::from_str(&text).unwrap();
                 assert_eq!(

@@ -1,21 +1,21 @@
-//! Text that strangers wrote and people read: what in it could show them something else than is there.
+//! Escapes characters in text of strangers that could mislead people who read it.
 
 use std::fmt::{self, Write};
 
-/// Whether a character shows nothing and does something: moves a cursor, ends a line, turns the direction of writing, or
+/// Whether a character is invisible and has an effect: it moves a cursor, ends a line, changes the writing direction, or
 /// hides between others.
-pub fn deceives(character: char) -> bool {
+pub fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// Passes text on, with every character that [`deceives`] written as `\u{...}`.
+/// Writes text with deceptive characters as `\u{...}`.
 pub struct Escaping<'a>(pub &'a mut dyn Write);
 
 impl Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive(deceives) {
-            match part.chars().next_back().filter(|last| deceives(*last)) {
+        for part in text.split_inclusive(is_deceptive) {
+            match part.chars().next_back().filter(|last| is_deceptive(*last)) {
                 Some(last) => {
                     self.0.write_str(&part[..part.len() - last.len_utf8()])?;
                     write!(self.0, "{}", last.escape_unicode())?;

@@ -14,7 +14,7 @@ use super::{
     authorization::Authorization,
     http::{Http, HttpError},
 };
-use crate::untrusted_text::deceives;
+use crate::untrusted_text::is_deceptive;
 
 /// The consent page shows this name.
 const CLIENT_NAME: &str = "mcp-oauth-operator login";
@@ -206,7 +206,7 @@ fn parse_error(endpoint: &Url, response: &Response<Bytes>) -> TokenError {
 
 /// Server text for a terminal: at most 300 characters, without control characters.
 pub fn printable(text: &str) -> String {
-    text.chars().filter(|character| !deceives(*character)).take(300).collect()
+    text.chars().filter(|character| !is_deceptive(*character)).take(300).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{OAuthError, metadata::GRANT_TYPES, redirect_uri};
 use crate::{
     api::proxy::Redirects,
     crypto::{Keyring, Purpose},
-    untrusted_text::deceives,
+    untrusted_text::is_deceptive,
 };
 
 /// In characters.
@@ -201,7 +201,7 @@ impl Client {
 
 /// A name for display: of limited length, without control and bidirectional formatting characters.
 fn display_name(name: &str) -> String {
-    let shown: String = name.chars().filter(|character| !deceives(*character)).take(MAX_NAME).collect();
+    let shown: String = name.chars().filter(|character| !is_deceptive(*character)).take(MAX_NAME).collect();
     let shown = shown.trim();
     if shown.is_empty() { "An MCP client".to_owned() } else { shown.to_owned() }
 }

@@ -1,4 +1,4 @@
-//! The modules of `src/` use each other as docs/architecture.md says: only downwards, and never in a circle.
+//! The modules of `src/` use only modules below them, without cycles (docs/architecture.md).
 //!
 //! Test modules and test support are left out: they may build whatever they need.
 
@@ -36,9 +36,9 @@ const ROWS: &[&[&str]] = &[
 /// Who may use a neighbour of the same row.
 const ASIDE: &[(&str, &str)] = &[("main", "cli"), ("dev", "keys")];
 
-/// What lies below and is closed all the same.
+/// Lower modules that a module must not use.
 const CLOSED: &[(&str, &str)] = &[
-    // The operator knows the proxy by its configuration alone.
+    // The operator and the proxy communicate through files and `/status` only.
     ("operator", "proxy"),
     ("login", "proxy"),
     // These could become crates of their own.

@@ -107,6 +107,9 @@ impl Rows {
         };
         self.fields.push(format!("| `{path}` | {} | {default} | {} |", kind(field), cell(&field["description"])));
         self.rules(&path, field);
+        if field["items"]["x-kubernetes-validations"].is_array() && members(field).is_none() {
+            self.rules(&format!("{path}[]"), &field["items"]);
+        }
         if let Some((suffix, schema)) = members(field) {
             let path = format!("{path}{suffix}");
             if !suffix.is_empty() {

@@ -1,5 +1,6 @@
 //! The validation rules of the resources. Each exists once: as CEL that the API server evaluates, as a message, and as a
-//! function for files that no API server has seen (`proxy --config`, `dev`, `render`).
+//! function for files that no API server has seen (`proxy --config`, `dev`, `render`). For URLs, CEL may accept more than the
+//! function, which requires the normalised form.
 
 use std::collections::BTreeMap;
 
@@ -121,7 +122,7 @@ pub const PUBLIC_URL: TextRule = TextRule {
         // Clients compare the issuer byte for byte, so only the normalised form is accepted.
         Condition::Url(|text, url| url.origin().ascii_serialization() == text),
     ],
-    message: "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query or slash at the end, no default port (:443) (http only for localhost)",
+    message: "publicURL must be https://HOST or https://HOST:PORT in lower case, without path, query, trailing slash or default port; http is allowed for localhost only",
 };
 
 pub const ISSUER_URL: TextRule = TextRule {
@@ -131,7 +132,7 @@ pub const ISSUER_URL: TextRule = TextRule {
         ),
         Condition::Url(|_, _| true),
     ],
-    message: "issuerURL must be the https address of an OpenID Connect issuer, such as https://accounts.google.com, without query (http only for localhost)",
+    message: "issuerURL must be the https address of an OpenID Connect issuer, such as https://accounts.google.com, without query; http is allowed for localhost only",
 };
 
 pub const UPSTREAM_URL: TextRule = TextRule {
@@ -146,7 +147,7 @@ pub const PATH: TextRule = TextRule {
 
 pub const PATH_IS_NOT_OURS: TextRule = TextRule {
     conditions: &[Excludes(r"^/([*]|\.well-known|authorize|callback|consent|jwks|register|revoke|token)(/|$)")],
-    message: "an upstream path may not take the place of our own endpoints (/.well-known, /authorize, /callback, /consent, /jwks, /register, /revoke, /token)",
+    message: "an upstream path must not shadow the proxy's own endpoints (/.well-known, /authorize, /callback, /consent, /jwks, /register, /revoke, /token)",
 };
 
 pub const PATHS: ObjectRule<[super::PathPattern]> = ObjectRule {
@@ -292,7 +293,7 @@ pub const IDLE_TTL_WITHIN_MAX_TTL: ObjectRule<(std::time::Duration, std::time::D
 /// The Service has the resource's name, which must be an RFC 1035 label and leaves room for suffixes.
 pub const RESOURCE_NAME: TextRule = TextRule {
     conditions: &[Matches("^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$")],
-    message: "the name may have 52 characters at most, lower-case letters, digits and dashes, and begins with a letter: the Service gets it",
+    message: "the name must begin with a letter and have at most 52 lower-case letters, digits and hyphens: the Service has the same name",
 };
 
 pub const ONE_CREDENTIALS_SOURCE: ObjectRule<Credentials> = ObjectRule {

@@ -40,7 +40,7 @@ pub struct ProxyConfig {
     /// Address for clients. Default: port 8080 of every address.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// Address of /healthz, /readyz and /metrics. Default: port 8081 of every address.
+    /// Address of /healthz, /readyz, /metrics and /status, which the operator queries. Default: port 8081 of every address.
     #[serde(default = "default_health_listen")]
     pub health_listen: SocketAddr,
     /// Number of worker threads. Default: the number of CPUs, at most two.

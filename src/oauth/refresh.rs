@@ -66,8 +66,8 @@ pub enum Refresh {
 }
 
 /// Decides on a refresh token of `generation`. The current generation N becomes N+1. N-1 is valid until N has been used and
-/// for `grace` after that (lost response, second process). An older token, or its successor, was stolen. A newer one proves
-/// that the record was restored from a backup.
+/// for `grace` after that (lost response, second process). Use of an older token means that it or its successor was stolen. A
+/// newer one proves that the record was restored from a backup.
 pub fn decide(
     session: &Session,
     generation: u64,

@@ -1,4 +1,4 @@
-/// The request headers that clients in browsers send wherever they ask.
+/// The request headers that browser clients send to any endpoint.
 pub const REQUEST_HEADERS: [&str; 8] = [
     "authorization",
     "content-type",

@@ -30,7 +30,7 @@ pub fn client(environment: &Environment) -> Client {
     http::client(Some(&Certificates::for_run(&environment.run).unwrap().authority())).unwrap()
 }
 
-/// Polls every 200 ms until the condition holds. Fails after 150 s, which is longer than the operator's resync
+/// Polls every 200 ms until the condition holds. Fails after 150 s, longer than the operator's retry
 /// interval.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl FnMut() -> F) {
     eventually_within(Duration::from_secs(150), what, check).await;

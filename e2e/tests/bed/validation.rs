@@ -32,7 +32,7 @@ async fn invalid_resources_are_refused_with_a_remedy() {
         ("credentials", json!({"onePassword": {"itemPath": "vault/item"}}), "itemPath must be vaults/VAULT/items/ITEM"),
         ("credentials.keys.clientID", json!(".."), "does not begin with .."),
         ("publicURL", json!("https://mcp.example.com/path"), "publicURL must be https://HOST"),
-        ("publicURL", json!("https://mcp.example.com:443"), "no default port (:443)"),
+        ("publicURL", json!("https://mcp.example.com:443"), "trailing slash or default port"),
         ("identityProvider.issuerURL", json!("http://idp.example.com"), "issuerURL must be the https address"),
         ("identityProvider.scopes", json!(["openid"]), "scopes must include openid and email"),
         ("identityProvider.authorizeParameters", json!({"state": "x"}), "what the proxy does not send by itself"),
@@ -42,7 +42,7 @@ async fn invalid_resources_are_refused_with_a_remedy() {
             "the key of a Secret or ConfigMap is made of letters",
         ),
         ("upstream.url", json!("gateway:4444"), "upstream.url must be http://HOST:PORT"),
-        ("upstream.paths", json!(["/mcp", "/token"]), "may not take the place of our own endpoints"),
+        ("upstream.paths", json!(["/mcp", "/token"]), "must not shadow the proxy's own endpoints"),
         ("upstream.paths", json!(["/mcp", "/a/../b"]), "an upstream path is made of letters"),
         ("upstream.paths", json!(["/servers/*/mcp"]), "at least one path without *"),
         ("upstream.identity.headers", json!({"user": "X-User", "email": "x-user"}), "are the same header"),
@@ -84,7 +84,7 @@ async fn invalid_resources_are_refused_with_a_remedy() {
     }
     for name in [&"n".repeat(53), "my.proxy", "1mcp"] {
         let refused = apply(&client, name, valid.clone()).await.unwrap_err().to_string();
-        assert!(refused.contains("52 characters at most, lower-case letters"), "{refused}");
+        assert!(refused.contains("at most 52 lower-case letters"), "{refused}");
     }
 }
 

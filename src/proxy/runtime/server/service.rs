@@ -171,13 +171,15 @@ async fn route(mut head: Parts, body: IncomingBody, peer: &Peer, serving: &Servi
     }
 }
 
-/// A request has exactly one host; HTTP/1.0 may omit it (RFC 9112 §3.2), HTTP/2 has `:authority` (RFC 9113 §8.3.1). The proxy does
-/// not use it, but with two hosts a gateway may have used the other one.
+/// A request has exactly one host; HTTP/1.0 may omit it (RFC 9112 §3.2), HTTP/2 has `:authority`, to which `Host` must be equal
+/// (RFC 9113 §8.3.1). The proxy does not use it, but with two hosts a gateway may have used the other one.
 fn has_one_host(head: &Parts) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
-    match hosts.next() {
-        Some(_) => hosts.next().is_none(),
-        None => head.version == Version::HTTP_10 || head.version == Version::HTTP_2 && head.uri.authority().is_some(),
+    let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
+    match (hosts.next(), authority) {
+        (Some(_), None) => hosts.next().is_none(),
+        (Some(host), Some(authority)) => host == authority.as_str() && hosts.next().is_none(),
+        (None, authority) => head.version == Version::HTTP_10 || authority.is_some(),
     }
 }
 

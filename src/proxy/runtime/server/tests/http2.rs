@@ -85,11 +85,18 @@ async fn http2_requests_share_a_connection_and_are_forwarded_with_identity() {
 async fn http2_request_names_its_host_once() {
     let bed = Bed::new().await;
     let (mut client, _connection) = bed.http2().await;
-    let mut request = bed.http2_call("/mcp");
-    request.headers_mut().append("host", "a".parse().unwrap());
-    request.headers_mut().append("host", "b".parse().unwrap());
-    assert_eq!(client.send_request(request).await.unwrap().status(), StatusCode::BAD_REQUEST);
+    for hosts in [&["mcp.example.com", "mcp.example.com"][..], &["other.example"]] {
+        let mut request = bed.http2_call("/mcp");
+        for host in hosts {
+            request.headers_mut().append("host", host.parse().unwrap());
+        }
+        assert_eq!(client.send_request(request).await.unwrap().status(), StatusCode::BAD_REQUEST, "{hosts:?}");
+    }
     assert_eq!(bed.upstream.requests(), 0);
+    let mut request = bed.http2_call("/mcp");
+    let authority = request.uri().authority().unwrap().as_str().parse().unwrap();
+    request.headers_mut().append("host", authority);
+    assert_eq!(client.send_request(request).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]

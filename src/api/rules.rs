@@ -110,6 +110,9 @@ impl<T: ?Sized> ObjectRule<T> {
     }
 }
 
+/// URL parsers strip or rewrite control characters and backslashes.
+const NO_REWRITTEN_CHARACTERS: Condition = Excludes(r"[^!-~]|\\");
+
 const DEFAULT_PORT: Condition = Excludes("^(https:.*:443|http:.*:80)$");
 
 /// https, or http to a loopback host.
@@ -130,13 +133,14 @@ pub const ISSUER_URL: TextRule = TextRule {
         Matches(
             r"^(https://[^/?#@ ]+|http://(localhost|[a-z0-9.-]+\.localhost|127\.[0-9.]+|\[::1\])(:[0-9]{1,5})?)(/[^?# ]*)?$",
         ),
+        NO_REWRITTEN_CHARACTERS,
         Condition::Url(|_, _| true),
     ],
     message: "issuerURL must be the https address of an OpenID Connect issuer, such as https://accounts.google.com, without query; http is allowed for localhost only",
 };
 
 pub const UPSTREAM_URL: TextRule = TextRule {
-    conditions: &[Matches("^https?://[^/?#@ ]+(/[^?# ]*)?$"), Condition::Url(|_, _| true)],
+    conditions: &[Matches("^https?://[^/?#@ ]+(/[^?# ]*)?$"), NO_REWRITTEN_CHARACTERS, Condition::Url(|_, _| true)],
     message: "upstream.url must be http://HOST:PORT or https://HOST:PORT, with or without a path, without query or fragment",
 };
 
@@ -259,7 +263,7 @@ pub const HEADER_NAME: TextRule = TextRule {
 
 pub const HEADER_IS_NOT_RESERVED: TextRule = TextRule {
     conditions: &[Excludes(
-        "^(?i)(authorization|cookie|host|connection|content-length|content-type|transfer-encoding|te|trailer|upgrade|expect|accept|origin|x-forwarded-for|x-forwarded-host|x-forwarded-proto|mcp-.*)$",
+        "^(?i)(authorization|cookie|host|connection|content-length|content-type|transfer-encoding|te|trailer|upgrade|keep-alive|proxy-connection|expect|accept|accept-encoding|content-encoding|date|origin|traceparent|tracestate|x-forwarded-for|x-forwarded-host|x-forwarded-proto|mcp-.*)$",
     )],
     message: "this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User",
 };

@@ -277,7 +277,18 @@ mod tests {
         );
         parses::<UpstreamUrl>(
             &["http://gateway:4444", "https://a.example/base", "http://[fd00::1]:80"],
-            &["gateway:4444", "http://a/?q", "http://a/#f", "http://u@a/", "ftp://a", "http://", "http://a b"],
+            &[
+                "gateway:4444",
+                "http://a/?q",
+                "http://a/#f",
+                "http://u@a/",
+                "ftp://a",
+                "http://",
+                "http://a b",
+                "http://a\\b",
+                "http://a/\tb",
+                "http://a\n",
+            ],
         );
     }
 

@@ -138,7 +138,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
     /// a slow client.
     pub fn poll_available(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         let head = self.unsent.len();
-        let is_whole = self.fill(cx)?.is_ready();
+        // The head alone may be larger than the buffer.
+        let is_whole = self.fill(head + BUFFER, cx)?.is_ready();
         if is_whole || self.unsent.len() > head { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -149,7 +150,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), WireError>> {
         while !self.is_complete() {
-            let is_whole = self.fill(cx)?.is_ready();
+            let is_whole = self.fill(BUFFER, cx)?.is_ready();
             if self.unsent.is_empty() && self.is_flushed && !is_whole {
                 return Poll::Pending;
             }
@@ -170,10 +171,10 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
         Poll::Ready(Ok(()))
     }
 
-    /// Moves available body data into the buffer, up to [`BUFFER`]. Ready at the end of the body.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, WireError> {
+    /// Moves available body data into the buffer, up to `limit` bytes. Ready at the end of the body.
+    fn fill(&mut self, limit: usize, cx: &mut Context<'_>) -> Result<Poll<()>, WireError> {
         while let Some(pending) = &mut self.pending {
-            if self.unsent.len() >= BUFFER {
+            if self.unsent.len() >= limit {
                 return Ok(Poll::Pending);
             }
             let Poll::Ready(frame) = Pin::new(&mut pending.body).poll_frame(cx) else { return Ok(Poll::Pending) };

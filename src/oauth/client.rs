@@ -91,6 +91,10 @@ pub(super) struct ClientMetadata {
 impl ClientMetadata {
     /// Parses a registration or a metadata document; `what` names it in the error.
     pub fn parse(body: &[u8], what: &str) -> Result<Self, OAuthError> {
+        // serde would also accept an array of the members.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(OAuthError::invalid_client_metadata(format!("{what} must be a JSON object of RFC 7591")));
+        }
         serde_json::from_slice(body).map_err(|error| {
             // Not serde's message, which repeats the input.
             OAuthError::invalid_client_metadata(format!(
@@ -275,10 +279,11 @@ pub mod tests {
     fn invalid_registrations_return_rfc_7591_error_codes() {
         for (body, code) in [
             (json!({}), ErrorCode::InvalidRedirectUri),
+            (json!([null, ["http://localhost/"], "x", "none", null, null]), ErrorCode::InvalidClientMetadata),
             (json!({"redirect_uris": []}), ErrorCode::InvalidRedirectUri),
             (json!({"redirect_uris": ["https://evil.example.com/"]}), ErrorCode::InvalidRedirectUri),
             (json!({"redirect_uris": "http://localhost/"}), ErrorCode::InvalidClientMetadata),
-            (json!([]), ErrorCode::InvalidRedirectUri),
+            (json!([]), ErrorCode::InvalidClientMetadata),
             (json!("x"), ErrorCode::InvalidClientMetadata),
             (
                 json!({"redirect_uris": ["http://localhost/"], "token_endpoint_auth_method": "private_key_jwt"}),

@@ -79,6 +79,7 @@ pub async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let count = proxy.config.workers.map_or_else(default_workers, NonZeroUsize::get);
     let max = proxy.config.connections.map_or_else(default_connections, NonZeroUsize::get);
+    let max = max.min(Semaphore::MAX_PERMITS);
     let permits = Arc::new(Semaphore::new(max));
     let forwarder = Arc::new(Forwarder::new(&proxy.config, proxy.resource_server())?);
     let mut workers = Vec::with_capacity(count);

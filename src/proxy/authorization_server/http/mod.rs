@@ -86,13 +86,25 @@ pub fn router(server: Arc<AuthorizationServer>) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, http::Request};
+    use axum::{
+        body::Body,
+        http::{Request, StatusCode},
+    };
     use tower::ServiceExt;
 
     use super::{
         testing::{Bed, REFRESHES},
         *,
     };
+
+    #[tokio::test]
+    async fn metadata_of_an_unknown_path_is_404() {
+        let bed = Bed::new(&REFRESHES).await;
+        for path in ["other", "%ff"] {
+            let response = bed.get(&format!("/.well-known/oauth-protected-resource/{path}"), &[]).await;
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+    }
 
     #[tokio::test]
     async fn cors_covers_program_endpoints_and_not_pages() {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
 
@@ -25,7 +25,12 @@ pub async fn default_resource(State(server): State<Arc<AuthorizationServer>>) ->
 }
 
 /// `GET /.well-known/oauth-protected-resource/PATH` (RFC 9728 §3.1).
-pub async fn resource(State(server): State<Arc<AuthorizationServer>>, Path(path): Path<String>) -> Response {
+pub async fn resource(
+    State(server): State<Arc<AuthorizationServer>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Response {
+    // The rejection is a path that is not UTF-8.
+    let Ok(Path(path)) = path else { return respond::not_found() };
     let path = format!("/{path}");
     if server.resources.path(&path).is_none() {
         return respond::not_found();

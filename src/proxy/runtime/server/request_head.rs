@@ -82,12 +82,18 @@ pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
     Ok(Some(RequestHead { length, framing }))
 }
 
+/// hyper rejects larger ones with an empty 431.
+const MAX_LENGTH: u64 = u64::MAX - 2;
+
 /// RFC 9112 §6.3, but ambiguous framing is refused.
 fn framing(headers: &[Header<'_>], is_http_1_1: bool) -> Result<Framing, Refusal> {
     let (mut length, mut encoding) = (None, None);
     for header in headers {
         if header.name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str()) {
             let value = content_length(header.value).ok_or(Refusal::Malformed("Content-Length is not a number"))?;
+            if value > MAX_LENGTH {
+                return Err(Refusal::Malformed("Content-Length is too large"));
+            }
             if length.replace(value).is_some_and(|before| before != value) {
                 return Err(Refusal::Malformed("conflicting Content-Length values"));
             }
@@ -144,6 +150,7 @@ mod tests {
             ("POST / HTTP/1.1\r\nContent-Length: +7\r\n\r\n", "not a number"),
             ("POST / HTTP/1.1\r\nContent-Length:\r\n\r\n", "not a number"),
             ("POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n", "not a number"),
+            ("POST / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n", "too large"),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "must be chunked"),
             ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "must be chunked"),
             (

@@ -22,6 +22,14 @@ async fn valid_token_forwards_the_request_with_identity() {
 }
 
 #[tokio::test]
+async fn request_with_a_large_head_and_a_body_is_forwarded() {
+    let bed = Bed::new().await;
+    let request = bed.request("/mcp").header("x-large", "a".repeat(20_000)).body("{}").unwrap();
+    assert_eq!(text(in_time(bed.send(request)).await).await, "{}");
+    assert_eq!(bed.upstream.last().1["x-large"].len(), 20_000);
+}
+
+#[tokio::test]
 async fn upstream_connection_is_reused() {
     let bed = Bed::new().await;
     for _ in 0..5 {

@@ -73,7 +73,7 @@ async fn claude_code_logs_in_with_its_metadata_document() {
         ("https://claude.ai/moved", 400, "redirects are not followed"),
         ("https://claude.ai/not-itself", 400, "the document's own address"),
         ("https://claude.ai/large", 400, "larger than 5 KiB"),
-        ("https://claude.ai/nothing", 400, "answers 404"),
+        ("https://claude.ai/nothing", 400, "status 404"),
         ("https://www.cursor.com/private", 503, "cannot be reached"),
         ("https://nobody.example/client", 401, "not a known MCP client's host"),
     ] {

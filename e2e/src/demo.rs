@@ -23,24 +23,18 @@ use crate::{
 
 const NAME: &str = "mcp-oauth-proxy";
 
-#[derive(clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Subcommand)]
-enum Action {
+pub enum Action {
     /// Run the main use case and leave it running
     Up(RunArg),
     /// Stop the demo and remove everything it created
     Down(RunArg),
 }
 
-impl Args {
+impl Action {
     pub fn run(self) -> Result<()> {
-        match self.action {
-            Action::Up(name) => {
+        match self {
+            Self::Up(name) => {
                 catch_interrupts();
                 let runtime = tokio::runtime::Runtime::new()?;
                 let done = runtime.block_on(up(&name));
@@ -48,7 +42,7 @@ impl Args {
                 runtime.shutdown_background();
                 done
             }
-            Action::Down(name) => Cluster::down(&name.open()?, false),
+            Self::Down(name) => Cluster::down(&name.open()?, false),
         }
     }
 }

@@ -204,15 +204,11 @@ pub fn workspace() -> &'static Path {
     e2e.parent().unwrap_or(e2e)
 }
 
-#[derive(clap::Args)]
-pub struct Args {}
-
-impl Args {
-    pub fn run(self) -> Result<()> {
-        let image = operator()?;
-        println!("{} {}", image.reference, image.archive.display());
-        Ok(())
-    }
+/// `e2e image`
+pub fn run() -> Result<()> {
+    let image = operator()?;
+    println!("{} {}", image.reference, image.archive.display());
+    Ok(())
 }
 
 #[cfg(test)]

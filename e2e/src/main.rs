@@ -15,13 +15,16 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Manage the Kubernetes cluster.
-    Cluster(cluster::Args),
+    #[command(subcommand)]
+    Cluster(cluster::Action),
     /// Run the main use case and leave it running.
-    Demo(demo::Args),
+    #[command(subcommand)]
+    Demo(demo::Action),
     /// Install the operator in the cluster.
-    Operator(operator::Args),
+    #[command(subcommand)]
+    Operator(operator::Action),
     /// Build and download the components of the test bed, once.
-    Prepare(prepare::Args),
+    Prepare,
     /// Run the tests that need the test bed, in a new one.
     Test(testing::Args),
     /// Benchmark the proxy against nginx, and write bench/RESULTS.md.
@@ -29,7 +32,7 @@ enum Command {
     /// Load the proxy for half an hour, including slow clients, and write bench/SOAK.md.
     Soak(bench::soak::Args),
     /// Build the operator's image.
-    Image(image::Args),
+    Image,
     /// Write the reference of all fields of the custom resources.
     Reference(reference::Args),
     /// Forward loopback ports into a run's network namespace (started by other commands).
@@ -41,14 +44,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Cluster(args) => args.run(),
-        Command::Demo(args) => args.run(),
-        Command::Operator(args) => args.run(),
-        Command::Prepare(args) => args.run(),
+        Command::Cluster(action) => action.run(),
+        Command::Demo(action) => action.run(),
+        Command::Operator(action) => action.run(),
+        Command::Prepare => prepare::run(),
         Command::Test(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Soak(args) => args.run(),
-        Command::Image(args) => args.run(),
+        Command::Image => image::run(),
         Command::Reference(args) => args.run(),
         Command::Forward(args) => args.run(),
         Command::Peer(peer) => peer.run(),

@@ -24,14 +24,8 @@ pub const NAME: &str = "mcp-oauth-operator";
 /// The image as the manifests in `config` name it.
 const MANIFEST_IMAGE: &str = "ghcr.io/jomcgi/mcp-oauth-operator";
 
-#[derive(clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Subcommand)]
-enum Action {
+pub enum Action {
     /// Build the operator's image and install or upgrade the operator.
     Install {
         #[command(flatten)]
@@ -51,9 +45,9 @@ pub enum Installer {
     Kustomize,
 }
 
-impl Args {
+impl Action {
     pub fn run(self) -> Result<()> {
-        let Action::Install { run, installer } = self.action;
+        let Self::Install { run, installer } = self;
         let cluster = Cluster::attach(&run.open()?)?;
         install(&cluster, &image::operator()?, installer, "info")
     }

@@ -10,14 +10,10 @@ use crate::{
     progress::{Progress, catch_interrupts},
 };
 
-#[derive(clap::Args)]
-pub struct Args {}
-
-impl Args {
-    pub fn run(self) -> Result<()> {
-        catch_interrupts();
-        prepare_tests(&Progress::default())
-    }
+/// `e2e prepare`
+pub fn run() -> Result<()> {
+    catch_interrupts();
+    prepare_tests(&Progress::default())
 }
 
 /// Also prepares the MCP clients, which only tests need.

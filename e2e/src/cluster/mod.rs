@@ -178,19 +178,10 @@ impl Cluster {
     }
 }
 
-#[derive(clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Subcommand)]
-enum Action {
+pub enum Action {
     /// Start the cluster.
-    Up {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Up(RunArg),
     /// Stop the cluster and remove everything of the run.
     Down {
         #[command(flatten)]
@@ -210,10 +201,10 @@ enum Action {
     Status,
 }
 
-impl Args {
+impl Action {
     pub fn run(self) -> Result<()> {
-        match self.action {
-            Action::Up { run } => {
+        match self {
+            Self::Up(run) => {
                 let cluster = Cluster::up(&run.open()?)?;
                 let mut kubectl = format!(
                     "{} --kubeconfig {}",
@@ -226,9 +217,9 @@ impl Args {
                 println!("{kubectl}");
                 Ok(())
             }
-            Action::Down { run, keep_logs } => Cluster::down(&run.open()?, keep_logs),
-            Action::LoadImage { run, archive } => Cluster::attach(&run.open()?)?.load_archive(&archive),
-            Action::Status => status(),
+            Self::Down { run, keep_logs } => Cluster::down(&run.open()?, keep_logs),
+            Self::LoadImage { run, archive } => Cluster::attach(&run.open()?)?.load_archive(&archive),
+            Self::Status => status(),
         }
     }
 }

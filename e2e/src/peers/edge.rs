@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
 use super::{certificates::Certificates, component_state, host_ports, nginx};
@@ -98,14 +98,8 @@ fn servers(run: &Run, certificates: &Certificates, port: u16, target: &str) -> R
 }
 
 /// `e2e edge`
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Debug, Subcommand)]
-enum Action {
+pub enum Action {
     /// Start an edge in front of a host and port
     Up {
         #[command(flatten)]
@@ -125,16 +119,16 @@ enum Action {
     },
 }
 
-impl Args {
+impl Action {
     pub async fn perform(self) -> Result<()> {
-        match self.action {
-            Action::Up { run, name, port, target } => {
+        match self {
+            Self::Up { run, name, port, target } => {
                 let port = port.map_or_else(free_port, Ok)?;
                 let edge = Edge::up(&run.open()?, &name, port, &target).await?;
                 println!("{}", serde_json::to_string(&edge)?);
                 Ok(())
             }
-            Action::Down { run, name } => Edge::down(&run.open()?, &name),
+            Self::Down { run, name } => Edge::down(&run.open()?, &name),
         }
     }
 }

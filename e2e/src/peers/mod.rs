@@ -39,15 +39,20 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Manage the OpenID Connect provider
-    Provider(provider::Args),
+    #[command(subcommand)]
+    Provider(provider::Action),
     /// Manage Context Forge and its MCP server
-    ContextForge(context_forge::Args),
+    #[command(subcommand)]
+    ContextForge(context_forge::Action),
     /// Manage the recording reverse proxy in front of Context Forge
-    Tap(tap::Args),
+    #[command(subcommand)]
+    Tap(tap::Action),
     /// Manage the stand-in for 1Password's operator
-    OnePassword(one_password::Args),
+    #[command(subcommand)]
+    OnePassword(one_password::Action),
     /// Manage a TLS edge
-    Edge(edge::Args),
+    #[command(subcommand)]
+    Edge(edge::Action),
 }
 
 impl Command {
@@ -57,11 +62,11 @@ impl Command {
 
     async fn perform(self) -> Result<()> {
         match self {
-            Self::Provider(args) => args.perform().await,
-            Self::ContextForge(args) => args.perform().await,
-            Self::Tap(args) => args.perform().await,
-            Self::OnePassword(args) => args.perform().await,
-            Self::Edge(args) => args.perform().await,
+            Self::Provider(action) => action.perform().await,
+            Self::ContextForge(action) => action.perform().await,
+            Self::Tap(action) => action.perform().await,
+            Self::OnePassword(action) => action.perform().await,
+            Self::Edge(action) => action.perform().await,
         }
     }
 }

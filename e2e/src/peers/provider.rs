@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
@@ -180,14 +180,8 @@ pub fn accounts() -> Vec<Account> {
 }
 
 /// `e2e provider`
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Debug, Subcommand)]
-enum Action {
+pub enum Action {
     /// Start the provider
     Up {
         #[command(flatten)]
@@ -207,28 +201,25 @@ enum Action {
         redirect_uris: Vec<String>,
     },
     /// Stop the provider
-    Down {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Down(RunArg),
 }
 
-impl Args {
+impl Action {
     pub async fn perform(self) -> Result<()> {
-        match self.action {
-            Action::Up { run, origin, port } => {
+        match self {
+            Self::Up { run, origin, port } => {
                 let run = run.open()?;
                 let provider = Provider::up(&run, &Options { origin: Some(origin), port, issuer: None }).await?;
                 println!("{}", json!({"issuer": provider.issuer, "address": provider.address}));
                 Ok(())
             }
-            Action::Register { run, id, secret, redirect_uris } => {
+            Self::Register { run, id, secret, redirect_uris } => {
                 let provider = Provider::find(&run.open()?)
                     .context("the provider is not running: start it with e2e provider up")?;
                 let uris: Vec<&str> = redirect_uris.iter().map(String::as_str).collect();
                 provider.register(&id, &secret, &uris)
             }
-            Action::Down { run } => Provider::down(&run.open()?),
+            Self::Down(run) => Provider::down(&run.open()?),
         }
     }
 }

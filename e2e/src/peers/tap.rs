@@ -18,7 +18,7 @@ use axum::{
     http::{HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Subcommand;
 use futures::{StreamExt, stream};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -156,14 +156,8 @@ fn remove_hop_by_hop(headers: &mut axum::http::HeaderMap) {
 }
 
 /// `e2e tap`
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Debug, Subcommand)]
-enum Action {
+pub enum Action {
     /// Start the tap in front of a host and port
     Up {
         #[command(flatten)]
@@ -171,10 +165,7 @@ enum Action {
         upstream: String,
     },
     /// Stop the tap
-    Down {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Down(RunArg),
     /// Run the tap (started by `up`)
     #[command(hide = true)]
     Serve {
@@ -187,16 +178,16 @@ enum Action {
     },
 }
 
-impl Args {
+impl Action {
     pub async fn perform(self) -> Result<()> {
-        match self.action {
-            Action::Up { run, upstream } => {
+        match self {
+            Self::Up { run, upstream } => {
                 let tap = Tap::up(&run.open()?, &upstream).await?;
                 println!("{}", serde_json::to_string(&tap)?);
                 Ok(())
             }
-            Action::Down { run } => Tap::down(&run.open()?),
-            Action::Serve { listen, upstream, records } => serve(listen, &upstream, records).await,
+            Self::Down(run) => Tap::down(&run.open()?),
+            Self::Serve { listen, upstream, records } => serve(listen, &upstream, records).await,
         }
     }
 }

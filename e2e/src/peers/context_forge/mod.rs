@@ -7,7 +7,7 @@ mod settings;
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -128,35 +128,23 @@ async fn migrated(programs: &Path) -> Result<std::path::PathBuf> {
 }
 
 /// `e2e context-forge`
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Debug, Subcommand)]
-enum Action {
+pub enum Action {
     /// Start Context Forge and its MCP server, and populate it
-    Up {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Up(RunArg),
     /// Stop both servers
-    Down {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Down(RunArg),
 }
 
-impl Args {
+impl Action {
     pub async fn perform(self) -> Result<()> {
-        match self.action {
-            Action::Up { run } => {
+        match self {
+            Self::Up(run) => {
                 let running = ContextForge::up(&run.open()?).await?;
                 println!("{}", serde_json::to_string(&running)?);
                 Ok(())
             }
-            Action::Down { run } => ContextForge::down(&run.open()?),
+            Self::Down(run) => ContextForge::down(&run.open()?),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Subcommand;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -86,19 +86,10 @@ impl OnePassword {
 }
 
 /// `e2e one-password`
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Debug, Subcommand)]
-enum Action {
+pub enum Action {
     /// Start the stand-in for the run's cluster
-    Up {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Up(RunArg),
     /// Create or change an item
     Put {
         #[command(flatten)]
@@ -109,10 +100,7 @@ enum Action {
         fields: Vec<String>,
     },
     /// Stop the stand-in
-    Down {
-        #[command(flatten)]
-        run: RunArg,
-    },
+    Down(RunArg),
     /// Run the stand-in (started by `up`)
     #[command(hide = true)]
     Serve {
@@ -126,21 +114,21 @@ enum Action {
     },
 }
 
-impl Args {
+impl Action {
     pub async fn perform(self) -> Result<()> {
-        match self.action {
-            Action::Up { run } => {
+        match self {
+            Self::Up(run) => {
                 let run = run.open()?;
                 OnePassword::up(&run, &Cluster::attach(&run)?).await.map(drop)
             }
-            Action::Put { run, path, fields } => {
+            Self::Put { run, path, fields } => {
                 let stand_in: OnePassword = component_state::load(&run.open()?, NAME)
                     .context("the stand-in is not running: start it with e2e one-password up")?;
                 let fields: Option<Vec<_>> = fields.iter().map(|field| field.split_once('=')).collect();
                 stand_in.put(&path, &fields.context("fields must be LABEL=VALUE")?)
             }
-            Action::Down { run } => OnePassword::down(&run.open()?),
-            Action::Serve { kubeconfig, items, ready } => {
+            Self::Down(run) => OnePassword::down(&run.open()?),
+            Self::Serve { kubeconfig, items, ready } => {
                 // An error means that a provider is installed already.
                 let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
                 let kubeconfig = Kubeconfig::read_from(kubeconfig)?;

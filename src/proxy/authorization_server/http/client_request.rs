@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use axum::{
     body::Bytes,
-    extract::{FromRequestParts, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -32,36 +32,63 @@ impl FromRequestParts<Arc<AuthorizationServer>> for ClientIp {
     }
 }
 
-/// Reads the parameters and authenticates the client. The error is for the audit log.
-pub fn authenticate(
-    server: &AuthorizationServer,
-    ip: Option<IpAddr>,
-    headers: &HeaderMap,
+/// A request of a client that must authenticate.
+pub struct ClientRequest {
+    pub ip: Option<IpAddr>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<(AuthenticatedClient, Parameters), (OAuthError, Box<Response>)> {
-    let body = body.map_err(|rejection| {
-        (OAuthError::invalid_request("the body cannot be read"), Box::new(unreadable(&rejection)))
-    })?;
-    let secrets = server.secrets.load_full();
-    let result = parameters(headers, &body).and_then(|parameters| {
-        let (basic, get) = (basic_credentials(headers)?, |name: &str| parameters.get(name));
-        let id = server.known_clients(&secrets).authenticate(basic, get("client_id"), get("client_secret"))?;
-        Ok((id, parameters))
-    });
-    match result {
-        Ok((id, parameters)) => Ok((AuthenticatedClient { id, secrets, ip }, parameters)),
-        Err(error) => Err((error.clone(), Box::new(error_response(headers, error)))),
+}
+
+impl FromRequest<Arc<AuthorizationServer>> for ClientRequest {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, server: &Arc<AuthorizationServer>) -> Result<Self, Infallible> {
+        let ip = client_ip_of(request.extensions(), request.headers(), &server.config.trusted_proxies);
+        let headers = request.headers().clone();
+        Ok(Self { ip, headers, body: Bytes::from_request(request, server).await })
     }
 }
 
-/// Names the scheme to a client that used `Authorization` (RFC 6749 §5.2).
-pub fn error_response(headers: &HeaderMap, error: OAuthError) -> Response {
-    let challenge = error.code == ErrorCode::InvalidClient && headers.contains_key(header::AUTHORIZATION);
-    let mut response = error.into_response();
-    if challenge {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));
+/// The error response to a client, and its cause for the audit log.
+pub struct ClientRequestError {
+    pub cause: OAuthError,
+    response: Box<Response>,
+}
+
+impl IntoResponse for ClientRequestError {
+    fn into_response(self) -> Response {
+        *self.response
     }
-    response
+}
+
+impl ClientRequest {
+    /// Reads the parameters and authenticates the client.
+    pub fn authenticate(
+        &self,
+        server: &AuthorizationServer,
+    ) -> Result<(AuthenticatedClient, Parameters), ClientRequestError> {
+        let body = self.body.as_ref().map_err(|rejection| ClientRequestError {
+            cause: OAuthError::invalid_request("the body cannot be read"),
+            response: Box::new(unreadable(rejection)),
+        })?;
+        let secrets = server.secrets.load_full();
+        let result = parameters(&self.headers, body).and_then(|parameters| {
+            let (basic, get) = (basic_credentials(&self.headers)?, |name: &str| parameters.get(name));
+            let id = server.known_clients(&secrets).authenticate(basic, get("client_id"), get("client_secret"))?;
+            Ok((id, parameters))
+        });
+        let (id, parameters) = result.map_err(|error| self.error(error))?;
+        Ok((AuthenticatedClient { id, secrets, ip: self.ip }, parameters))
+    }
+
+    /// Names the scheme to a client that used `Authorization` (RFC 6749 §5.2).
+    pub fn error(&self, cause: OAuthError) -> ClientRequestError {
+        let mut response = cause.clone().into_response();
+        if cause.code == ErrorCode::InvalidClient && self.headers.contains_key(header::AUTHORIZATION) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"token\""));
+        }
+        ClientRequestError { cause, response: Box::new(response) }
+    }
 }
 
 /// The parameters of the body, none of them repeated (RFC 6749 §3.2).

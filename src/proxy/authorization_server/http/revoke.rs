@@ -1,14 +1,9 @@
 use std::sync::Arc;
 
-use axum::{
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::IntoResponse};
 
 use super::{
-    client_request::{ClientIp, authenticate, error_response},
+    client_request::{ClientRequest, ClientRequestError},
     respond::no_store,
 };
 use crate::proxy::authorization_server::AuthorizationServer;
@@ -16,22 +11,14 @@ use crate::proxy::authorization_server::AuthorizationServer;
 /// `POST /revoke` (RFC 7009).
 pub async fn revoke(
     State(server): State<Arc<AuthorizationServer>>,
-    ClientIp(client_ip): ClientIp,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let (client, parameters) = match authenticate(&server, client_ip, &headers, body) {
-        Ok(authenticated) => authenticated,
-        Err((error, response)) => {
-            server.revocation_rejected(&error, client_ip);
-            return *response;
-        }
-    };
+    request: ClientRequest,
+) -> Result<impl IntoResponse, ClientRequestError> {
+    let (client, parameters) =
+        request.authenticate(&server).inspect_err(|error| server.revocation_rejected(&error.cause, request.ip))?;
     let token = parameters.get("token").map(str::to_owned);
-    match server.run(|server| async move { server.revoke(client, token).await }).await {
-        Ok(()) => (StatusCode::OK, no_store()).into_response(),
-        Err(error) => error_response(&headers, error),
-    }
+    let revoked = server.run(|server| async move { server.revoke(client, token).await }).await;
+    revoked.map_err(|error| request.error(error))?;
+    Ok((StatusCode::OK, no_store()))
 }
 
 #[cfg(test)]

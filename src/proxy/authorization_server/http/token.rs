@@ -1,15 +1,9 @@
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::HeaderMap,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, response::IntoResponse};
 
 use super::{
-    client_request::{ClientIp, authenticate, error_response},
+    client_request::{ClientRequest, ClientRequestError},
     respond::no_store,
 };
 use crate::{oauth::tokens::TokenRequest, proxy::authorization_server::AuthorizationServer};
@@ -17,19 +11,12 @@ use crate::{oauth::tokens::TokenRequest, proxy::authorization_server::Authorizat
 /// `POST /token` (RFC 6749 §3.2).
 pub async fn token(
     State(server): State<Arc<AuthorizationServer>>,
-    ClientIp(client_ip): ClientIp,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let (client, parameters) = match authenticate(&server, client_ip, &headers, body) {
-        Ok(authenticated) => authenticated,
-        Err((error, response)) => {
-            server.token_rejected(&error, client_ip);
-            return *response;
-        }
-    };
+    request: ClientRequest,
+) -> Result<impl IntoResponse, ClientRequestError> {
+    let (client, parameters) =
+        request.authenticate(&server).inspect_err(|error| server.token_rejected(&error.cause, request.ip))?;
     let get = |name: &str| parameters.get(name).map(str::to_owned);
-    let request = TokenRequest {
+    let token_request = TokenRequest {
         grant_type: get("grant_type"),
         code: get("code"),
         redirect_uri: get("redirect_uri"),
@@ -37,10 +24,9 @@ pub async fn token(
         refresh_token: get("refresh_token"),
         resource: get("resource"),
     };
-    match server.run(|server| async move { server.token(client, request).await }).await {
-        Ok(response) => (no_store(), Json(response)).into_response(),
-        Err(error) => error_response(&headers, error),
-    }
+    let issued = server.run(|server| async move { server.token(client, token_request).await }).await;
+    let response = issued.map_err(|error| request.error(error))?;
+    Ok((no_store(), Json(response)))
 }
 
 #[cfg(test)]

@@ -73,6 +73,11 @@ pub fn e2e_program() -> Result<PathBuf> {
     found.with_context(|| format!("no `e2e` beside {}: build it with cargo build --package e2e", this.display()))
 }
 
+/// The operator's executable, built beside `e2e`.
+pub fn operator_program() -> Result<PathBuf> {
+    Ok(e2e_program()?.with_file_name("mcp-oauth-operator"))
+}
+
 /// A loopback port of the host and its target in the namespace, written PORT=ADDRESS:PORT.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct PortForward {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::{progress::Progress, run::cache_directory};
+use crate::{program, progress::Progress, run::cache_directory};
 
 /// The public CA certificates, for a proxy with a real issuer.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -90,25 +90,13 @@ pub fn pause() -> Result<Image> {
     if image.archive.exists() {
         return Ok(image);
     }
-    let output = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args([
-            "--edition",
-            "2024",
-            "-C",
-            "opt-level=s",
-            "-C",
-            "strip=symbols",
-            "-C",
-            "target-feature=+crt-static",
-            "-o",
-        ])
-        .arg(&binary)
-        .arg(&source)
-        .output()
-        .context("cannot run rustc")?;
-    if !output.status.success() {
-        bail!("{} does not build: {}", source.display(), String::from_utf8_lossy(&output.stderr));
-    }
+    program::output(
+        Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+            .args(["--edition", "2024", "-C", "opt-level=s", "-C", "strip=symbols"])
+            .args(["-C", "target-feature=+crt-static", "-o"])
+            .arg(&binary)
+            .arg(&source),
+    )?;
     pack(&image, "mcp-oauth-pause", &binary, None)?;
     Ok(image)
 }
@@ -183,19 +171,9 @@ fn pack(image: &Image, name: &str, binary: &Path, certificates: Option<&Path>) -
 }
 
 fn buildah(work: &Path, arguments: &[&str]) -> Result<()> {
-    let output = Command::new("buildah")
-        .arg("--root")
-        .arg(work.join("root"))
-        .arg("--runroot")
-        .arg(work.join("runroot"))
-        .args(["--storage-driver", "vfs"])
-        .args(arguments)
-        .output()
-        .context("cannot run buildah: apt-get install --yes --no-install-recommends buildah")?;
-    if !output.status.success() {
-        bail!("buildah {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    let mut command = Command::new(program::find("buildah", "buildah")?);
+    command.arg("--root").arg(work.join("root")).arg("--runroot").arg(work.join("runroot"));
+    program::output(command.args(["--storage-driver", "vfs"]).args(arguments)).map(drop)
 }
 
 /// The root of the repository.

@@ -9,8 +9,8 @@
 //! 4. `peers`: the programs around the operator.
 //! 5. `cluster`: the Kubernetes cluster.
 //! 6. `image`, `forward`: container images; loopback ports that are forwarded into the run's namespace.
-//! 7. `run`, `progress`, `program`: the run with its journal; progress and waiting; required programs. `reference`: generates
-//!    docs/reference.md.
+//! 7. `run`, `progress`, `program`, `tls`: the run with its journal; progress and waiting; required programs; the TLS
+//!    library's setting. `reference`: generates docs/reference.md.
 
 pub mod bench;
 pub mod cluster;
@@ -26,3 +26,4 @@ pub mod progress;
 pub mod reference;
 pub mod run;
 pub mod testing;
+pub mod tls;

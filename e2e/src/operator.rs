@@ -3,16 +3,16 @@
 use std::{
     fs,
     path::{Component, Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::{
     cluster::Cluster,
     image::{self, Image, workspace},
+    program,
     progress::Progress,
     run::RunArg,
 };
@@ -64,7 +64,7 @@ pub fn install(cluster: &Cluster, image: &Image, installer: Installer, log: &str
     }
     let deployment = format!("deployment/{NAME}");
     let rollout = ["--namespace", NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"];
-    must_succeed(&mut cluster.kubectl(&rollout)).context("the operator's pod is not ready")?;
+    program::output(&mut cluster.kubectl(&rollout)).context("the operator's pod is not ready")?;
     progress.print("operator ready");
     Ok(())
 }
@@ -76,7 +76,7 @@ fn with_helm(cluster: &Cluster, image: &Image, log: &str) -> Result<()> {
     helm.arg(&chart).args(["--namespace", NAMESPACE, "--create-namespace"]);
     // --set would parse a tag of digits as a number.
     helm.args(["--set-string", &repository, "--set-string", &tag, "--set-string", &format!("log.filter={log}")]);
-    must_succeed(&mut helm)
+    program::output(&mut helm).map(drop)
 }
 
 /// Writes and applies an overlay that sets the image, as a user would.
@@ -106,7 +106,7 @@ fn with_kustomize(cluster: &Cluster, image: &Image) -> Result<()> {
     });
     fs::write(overlay.join("kustomization.yaml"), serde_yaml::to_string(&kustomization)?)?;
     let mut kubectl = cluster.kubectl(&["apply", "--server-side", "--kustomize"]);
-    must_succeed(kubectl.arg(&overlay))
+    program::output(kubectl.arg(&overlay)).map(drop)
 }
 
 /// The relative path between two folders; kustomize does not accept absolute paths.
@@ -114,15 +114,6 @@ fn relative(from: &Path, to: &Path) -> PathBuf {
     let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(shared).map(|_| Component::ParentDir);
     up.chain(to.components().skip(shared)).collect()
-}
-
-fn must_succeed(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    if !output.status.success() {
-        let program = Path::new(command.get_program()).file_name().unwrap_or_default().display().to_string();
-        bail!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

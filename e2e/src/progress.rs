@@ -89,6 +89,11 @@ pub async fn interrupted() -> anyhow::Error {
     }
 }
 
+/// The lines of a file that another process is writing, without an incomplete last one.
+pub fn complete_lines(text: &str) -> std::str::Lines<'_> {
+    text.rfind('\n').map_or("", |end| &text[..end]).lines()
+}
+
 /// The last lines of a log, indented, for error messages.
 pub fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["peers"],
     &["cluster"],
     &["image", "forward"],
-    &["run", "progress", "program", "reference"],
+    &["run", "progress", "program", "reference", "tls"],
 ];
 
 #[test]

@@ -5,6 +5,8 @@ use reqwest::{Client, header::LOCATION, redirect};
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::tls::install_crypto_provider;
+
 // RFC 7636, appendix B.
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
@@ -39,7 +41,7 @@ pub async fn revoke(http: &Client, proxy: &str, tokens: &Tokens) -> Result<()> {
 
 /// A client with keep-alive and cookies, like a browser.
 pub fn client() -> Result<Client> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    install_crypto_provider();
     let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).tls_certs_only([]);
     Ok(client.cookie_store(true).build()?)
 }

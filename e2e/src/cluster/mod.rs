@@ -30,6 +30,7 @@ pub use self::{cleanup::leftovers, external::ExternalCluster, kubectl::Kubectl};
 use crate::{
     progress::Progress,
     run::{Run, RunArg},
+    tls::install_crypto_provider,
 };
 
 /// A running cluster.
@@ -117,8 +118,7 @@ impl Cluster {
 
     /// A client with administrator rights.
     pub async fn client(&self) -> Result<kube::Client> {
-        // An error means that a provider is installed already.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        install_crypto_provider();
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
         let options = KubeConfigOptions { context: self.context(), ..KubeConfigOptions::default() };
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;

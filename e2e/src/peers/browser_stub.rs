@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::json_lines::{LIMIT, User, spawn};
+use crate::progress::complete_lines;
 
 const STUB: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" >> \"$LOGIN_URLS\"\n";
 
@@ -56,11 +57,10 @@ impl BrowserStub {
         Ok(command.env_remove("DISPLAY").env("BROWSER", &self.program).env("LOGIN_URLS", &self.urls))
     }
 
-    /// The login URLs recorded so far. An incomplete last line is left out.
+    /// The login URLs recorded so far.
     pub fn requested_urls(&self) -> Result<Vec<String>> {
         let text = fs::read_to_string(&self.urls)?;
-        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        Ok(complete.lines().map(str::to_owned).collect())
+        Ok(complete_lines(&text).map(str::to_owned).collect())
     }
 
     /// Runs a command to completion, with its standard error in the log. If it requests a login, `user` logs in;

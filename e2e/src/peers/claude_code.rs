@@ -1,18 +1,12 @@
 //! Claude Code's `claude mcp` in the host's network: adds a server, logs in, and reports whether the server is usable.
 //! Tool calls need the model, so they are not tested.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tokio::{process::Command, task::spawn_blocking};
 
-use super::{
-    browser_stub::{BrowserStub, CompletedProgram},
-    certificates::Certificates,
-    client_store,
-    json_lines::User,
-    node::Node,
-};
+use super::{browser_stub::CompletedProgram, client_store, installation::Installation, json_lines::User, node::Node};
 use crate::{program, run::Run};
 
 /// The server's name in Claude Code.
@@ -23,10 +17,7 @@ const SERVER: &str = "e2e";
 pub struct ClaudeCode {
     program: PathBuf,
     script: PathBuf,
-    folder: PathBuf,
-    stub: BrowserStub,
-    log: PathBuf,
-    authority: PathBuf,
+    installation: Installation,
 }
 
 impl ClaudeCode {
@@ -34,26 +25,22 @@ impl ClaudeCode {
     pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let program = spawn_blocking(Node::with_clients).await??.native("@anthropic-ai/claude-code-linux", "claude")?;
         let script = program::find("script", "bsdutils")?;
-        let name = format!("claude-code-{installation}");
-        let folder = run.directory().join(&name);
-        fs::create_dir_all(&folder)?;
-        let stub = BrowserStub::install(&folder)?;
-        let authority = Certificates::for_run(run)?.authority();
-        Ok(Self { program, script, folder, stub, log: run.log(&name), authority })
+        let installation = Installation::create(run, &format!("claude-code-{installation}"))?;
+        Ok(Self { program, script, installation })
     }
 
     /// `claude mcp add`
     pub async fn add(&self, url: &str) -> Result<()> {
         let mut command = self.command(&self.program);
         command.args(["mcp", "add", "--scope", "user", "--transport", "http", SERVER, url]);
-        done(self.stub.run(&mut command, None, &self.log).await?).map(drop)
+        done(self.installation.run(&mut command, None).await?).map(drop)
     }
 
     /// `claude mcp list`: whether the server is connected (otherwise it needs a login).
     pub async fn is_connected(&self) -> Result<bool> {
         let mut command = self.command(&self.program);
         command.args(["mcp", "list"]);
-        let list = done(self.stub.run(&mut command, None, &self.log).await?)?.output;
+        let list = done(self.installation.run(&mut command, None).await?)?.output;
         let begin = format!("{SERVER}: ");
         let line = list.lines().find(|line| line.starts_with(&begin)).unwrap_or_default();
         match line.rsplit_once(" - ").map(|(_, state)| state.trim()) {
@@ -69,7 +56,7 @@ impl ClaudeCode {
         let mut command = self.command(&self.script);
         command.args(["-qefc", "exec \"$CLAUDE\" mcp login \"$SERVER\"", "/dev/null"]);
         command.env("CLAUDE", &self.program).env("SERVER", SERVER);
-        Ok(done(self.stub.run(&mut command, Some(user), &self.log).await?)?.logins)
+        Ok(done(self.installation.run(&mut command, Some(user)).await?)?.logins)
     }
 
     /// Replaces the stored access token by an invalid one, as if it had expired.
@@ -82,7 +69,7 @@ impl ClaudeCode {
     }
 
     fn configuration(&self) -> PathBuf {
-        self.folder.join("claude")
+        self.installation.folder.join("claude")
     }
 
     fn command(&self, program: &PathBuf) -> Command {
@@ -92,16 +79,16 @@ impl ClaudeCode {
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("TERM", "xterm")
-            .env("HOME", &self.folder)
+            .env("HOME", &self.installation.folder)
             .env("CLAUDE_CONFIG_DIR", self.configuration())
             .env("DISABLE_AUTOUPDATER", "1")
             .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
-            .env("NODE_EXTRA_CA_CERTS", &self.authority)
-            .current_dir(&self.folder);
+            .env("NODE_EXTRA_CA_CERTS", &self.installation.authority)
+            .current_dir(&self.installation.folder);
         command
     }
 }
 
 fn done(exit: CompletedProgram) -> Result<CompletedProgram> {
-    if exit.code == Some(0) { Ok(exit) } else { bail!("claude exited with {:?}: {}", exit.code, exit.output) }
+    if exit.succeeded() { Ok(exit) } else { bail!("claude exited with {:?}: {}", exit.code, exit.output) }
 }

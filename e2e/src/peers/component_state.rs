@@ -23,6 +23,13 @@ pub fn load<T: DeserializeOwned>(run: &Run, component: &str) -> Option<T> {
     serde_json::from_slice(&text).ok()
 }
 
+/// Replaces a JSON file as a whole: its readers never see a partial one.
+pub fn replace_json<T: Serialize>(file: &Path, content: &T) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, serde_json::to_vec_pretty(content)?)?;
+    Ok(fs::rename(new, file)?)
+}
+
 /// Locks a folder of the run against other tests and commands until the file is dropped.
 pub fn lock_folder(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder)?;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    forward::{e2e_program, free_port},
+    forward::{free_port, operator_program},
     image::workspace,
 };
 
@@ -28,7 +28,7 @@ impl Dev {
     /// Starts `dev` with this state folder. It may not serve yet when this returns.
     pub fn start(state: &Path) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", free_port()?);
-        let mut child = Command::new(e2e_program()?.with_file_name("mcp-oauth-operator"))
+        let mut child = Command::new(operator_program()?)
             .args(["dev", "--upstream", "demo", "--listen", &listen, "--file"])
             .arg(workspace().join("config/samples/mcp-oauth-proxy.yaml"))
             .arg("--state")

@@ -1,7 +1,5 @@
 //! nghttpx: a gateway that speaks cleartext HTTP/2 (h2c) to the proxy, as Envoy and service meshes do.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::http;
@@ -11,16 +9,14 @@ use crate::{forward::free_port, program, run::Run};
 /// and port.
 pub async fn http2(run: &Run, name: &str, target: &str) -> Result<String> {
     let component = format!("gateway-{name}");
-    run.stop(&component)?;
     let (host, port) = target.rsplit_once(':').unwrap_or((target, "80"));
     let own = free_port()?;
     let mut command = run.command(program::find("nghttpx", "nghttp2-proxy")?);
     command.args(["--conf=/dev/null", "--workers=1", "--accesslog-file=/dev/stdout", "--errorlog-file=/dev/stderr"]);
     command.arg(format!("--frontend=127.0.0.1,{own};no-tls"));
     command.arg(format!("--backend={host},{port};;proto=h2"));
-    run.spawn(&component, &mut command)?;
     let address = format!("127.0.0.1:{own}");
     let metadata = format!("http://{address}/.well-known/oauth-authorization-server");
-    http::wait_until_ready(run, &component, &metadata, Duration::from_secs(60)).await?;
+    http::start(run, &component, &mut command, &metadata).await?;
     Ok(address)
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -11,12 +12,14 @@ use reqwest::{Certificate, Client, redirect};
 use tokio::time::sleep;
 
 use super::netns::run_in_netns;
-use crate::{progress::tail, run::Run};
+use crate::{progress::tail, run::Run, tls::install_crypto_provider};
+
+/// The longest start of a component on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client without redirects, cookies and proxies. It trusts only the CA in `trusted`, if given.
 pub fn client(trusted: Option<&Path>) -> Result<Client> {
-    // An error means that a provider is installed already.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    install_crypto_provider();
     let mut builder = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(Duration::from_secs(30));
     if let Some(file) = trusted {
         let pem = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -25,6 +28,13 @@ pub fn client(trusted: Option<&Path>) -> Result<Client> {
         builder = builder.tls_certs_only([]);
     }
     Ok(builder.build()?)
+}
+
+/// (Re)starts a component and waits until the URL, requested from the run's namespace, returns a success status.
+pub async fn start(run: &Run, component: &str, command: &mut Command, ready_url: &str) -> Result<()> {
+    run.stop(component)?;
+    run.spawn(component, command)?;
+    wait_until_ready(run, component, ready_url, START_LIMIT).await
 }
 
 /// Waits until the URL, requested from the run's namespace, returns a success status. Fails immediately if the

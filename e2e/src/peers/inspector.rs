@@ -1,22 +1,17 @@
 //! The MCP Inspector's command line, in the host's network.
 
-use std::{fs, path::PathBuf};
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::{process::Command, task::spawn_blocking};
 
-use super::{browser_stub::BrowserStub, certificates::Certificates, client_store, json_lines::User, node::Node};
+use super::{client_store, installation::Installation, json_lines::User, node::Node};
 use crate::{forward::free_port, run::Run};
 
 /// An Inspector installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
 pub struct Inspector {
     node: Node,
-    folder: PathBuf,
-    stub: BrowserStub,
-    log: PathBuf,
-    authority: PathBuf,
+    installation: Installation,
     callback: String,
 }
 
@@ -24,20 +19,10 @@ impl Inspector {
     /// Installs the Inspector in its own folder.
     pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let node = spawn_blocking(Node::with_clients).await??;
-        let name = format!("inspector-{installation}");
-        let folder = run.directory().join(&name);
-        fs::create_dir_all(&folder)?;
-        let stub = BrowserStub::install(&folder)?;
+        let installation = Installation::create(run, &format!("inspector-{installation}"))?;
         // The default port 6276 may be in use by another run.
         let callback = format!("http://127.0.0.1:{}/oauth/callback", free_port()?);
-        Ok(Self {
-            node,
-            folder,
-            stub,
-            log: run.log(&name),
-            authority: Certificates::for_run(run)?.authority(),
-            callback,
-        })
+        Ok(Self { node, installation, callback })
     }
 
     /// Calls a tool and returns its text and the number of logins. If a login is requested, `user` logs in; without a
@@ -48,16 +33,21 @@ impl Inspector {
             .arg(self.node.file("@modelcontextprotocol/inspector/clients/launcher/build/index.js"))
             .args(["--cli", url, "--transport", "http", "--method", "tools/call", "--tool-name", tool])
             .args(["--tool-arg", argument, "--callback-url", &self.callback, "--format", "json", "-q"])
-            .env("HOME", &self.folder)
-            .env("MCP_STORAGE_DIR", self.store())
+            .env("HOME", &self.installation.folder)
+            .env("MCP_STORAGE_DIR", self.installation.store())
             // Without a keychain, the Inspector would not store tokens.
             .env("MCP_INSPECTOR_SECRET_STORE", "file")
             // Without a terminal, the Inspector would not open a browser.
             .env("MCP_AUTO_OPEN_ENABLED", "true")
-            .env("NODE_EXTRA_CA_CERTS", &self.authority);
-        let exit = self.stub.run(&mut command, user, &self.log).await?;
+            .env("NODE_EXTRA_CA_CERTS", &self.installation.authority);
+        let exit = self.installation.run(&mut command, user).await?;
         if exit.code != Some(0) {
-            bail!("the Inspector exited with {:?}: {} Its log: {}", exit.code, exit.output, self.log.display());
+            bail!(
+                "the Inspector exited with {:?}: {} Its log: {}",
+                exit.code,
+                exit.output,
+                self.installation.log.display()
+            );
         }
         let response: Value = serde_json::from_str(exit.output.lines().next_back().unwrap_or_default())
             .with_context(|| format!("the Inspector's last line is not JSON: {}", exit.output))?;
@@ -67,7 +57,7 @@ impl Inspector {
 
     /// Replaces the stored access token by an invalid one, as if it had expired.
     pub fn invalidate_access_token(&self) -> Result<()> {
-        client_store::edit(&self.store().join("secrets.json"), |store| {
+        client_store::edit(&self.installation.store().join("secrets.json"), |store| {
             let secrets = store["secrets"].as_object_mut().context("no secrets are stored")?;
             let tokens =
                 secrets.iter_mut().find(|(name, _)| name.contains(":tokens:")).context("no tokens are stored")?.1;
@@ -77,9 +67,5 @@ impl Inspector {
             *tokens = inner.to_string().into();
             Ok(())
         })
-    }
-
-    fn store(&self) -> PathBuf {
-        self.folder.join("store")
     }
 }

@@ -10,39 +10,33 @@ use tokio::{
 };
 
 use super::{
-    browser_stub::{BrowserStub, CompletedProgram},
-    certificates::Certificates,
+    browser_stub::CompletedProgram,
+    installation::Installation,
     json_lines::{LIMIT, Program, User},
     mcp_remote::Connection,
 };
-use crate::{forward::e2e_program, run::Run};
+use crate::{forward::operator_program, run::Run};
 
 /// A `login` installation. Its folder keeps its state between starts.
 #[derive(Clone, Debug)]
 pub struct Login {
-    folder: PathBuf,
-    stub: BrowserStub,
-    log: PathBuf,
-    authority: PathBuf,
+    installation: Installation,
 }
 
 impl Login {
     /// Creates an installation in its own folder.
     pub fn install(run: &Run, installation: &str) -> Result<Self> {
-        let folder = run.directory().join(format!("login-{installation}"));
-        fs::create_dir_all(&folder)?;
-        let (stub, log) = (BrowserStub::install(&folder)?, run.log(&format!("login-{installation}")));
-        Ok(Self { folder, stub, log, authority: Certificates::for_run(run)?.authority() })
+        Ok(Self { installation: Installation::create(run, &format!("login-{installation}"))? })
     }
 
     /// The folder with the stored logins.
     pub fn store(&self) -> PathBuf {
-        self.folder.join("store")
+        self.installation.store()
     }
 
     /// The log, at trace level.
     pub fn log(&self) -> Result<String> {
-        Ok(fs::read_to_string(&self.log)?)
+        Ok(fs::read_to_string(&self.installation.log)?)
     }
 
     /// The stored login of its only server.
@@ -58,7 +52,7 @@ impl Login {
     /// Runs the command for a server to completion. If it requests a login, `user` logs in; without a user that is an
     /// error.
     pub async fn run(&self, url: &str, user: Option<User<'_>>, options: &[&str]) -> Result<CompletedProgram> {
-        self.stub.run(&mut self.command(url, options)?, user, &self.log).await
+        self.installation.run(&mut self.command(url, options)?, user).await
     }
 
     /// Runs the command without a browser: the user opens the printed URL on another machine, where `port` is closed,
@@ -87,20 +81,20 @@ impl Login {
     /// Starts the command as an MCP server on standard input and output, and initializes the connection.
     pub async fn bridge<'a>(&self, url: &str, user: Option<User<'a>>) -> Result<Connection<'a>> {
         let program = self.start(url, &["--bridge"])?;
-        Connection::initialize(program, self.stub.clone(), user).await
+        Connection::initialize(program, self.installation.stub.clone(), user).await
     }
 
     fn start(&self, url: &str, options: &[&str]) -> Result<Program> {
-        Program::start(self.stub.set_as_browser(&mut self.command(url, options)?)?, &self.log)
+        self.installation.start(&mut self.command(url, options)?)
     }
 
     fn command(&self, url: &str, options: &[&str]) -> Result<Command> {
-        let mut command = Command::new(e2e_program()?.with_file_name("mcp-oauth-operator"));
+        let mut command = Command::new(operator_program()?);
         command
             .args(["login", "--log", "trace", url, "--store"])
             .arg(self.store())
             .args(options)
-            .env("SSL_CERT_FILE", &self.authority);
+            .env("SSL_CERT_FILE", &self.installation.authority);
         Ok(command)
     }
 

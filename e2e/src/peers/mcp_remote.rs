@@ -13,8 +13,8 @@ use tokio::{
 
 use super::{
     browser_stub::BrowserStub,
-    certificates::Certificates,
     client_store,
+    installation::Installation,
     json_lines::{LIMIT, Program, User},
     node::Node,
 };
@@ -24,10 +24,7 @@ use crate::{forward::free_port, run::Run};
 #[derive(Clone, Debug)]
 pub struct McpRemote {
     node: Node,
-    folder: PathBuf,
-    stub: BrowserStub,
-    log: PathBuf,
-    authority: PathBuf,
+    installation: Installation,
     /// The port of its callback. By default it chooses an ephemeral port; if that is in use at a later start, it
     /// registers again and requests a login.
     port: u16,
@@ -37,16 +34,13 @@ impl McpRemote {
     /// Installs mcp-remote in its own folder.
     pub async fn install(run: &Run, installation: &str) -> Result<Self> {
         let node = spawn_blocking(Node::install).await??;
-        let folder = run.directory().join(format!("mcp-remote-{installation}"));
-        fs::create_dir_all(&folder)?;
-        let stub = BrowserStub::install(&folder)?;
-        let log = run.log(&format!("mcp-remote-{installation}"));
-        Ok(Self { node, folder, stub, log, authority: Certificates::for_run(run)?.authority(), port: free_port()? })
+        let installation = Installation::create(run, &format!("mcp-remote-{installation}"))?;
+        Ok(Self { node, installation, port: free_port()? })
     }
 
     /// The folder where it stores client, tokens and code verifier.
     pub fn store(&self) -> PathBuf {
-        self.folder.join("store")
+        self.installation.store()
     }
 
     /// Replaces all stored access tokens by invalid ones, as if they had expired.
@@ -71,11 +65,11 @@ impl McpRemote {
             // Longer than our timeout, so that our error message is reported.
             .args(["--auth-timeout", "120"])
             .args(options)
-            .env("HOME", &self.folder)
+            .env("HOME", &self.installation.folder)
             .env("MCP_REMOTE_CONFIG_DIR", self.store())
-            .env("NODE_EXTRA_CA_CERTS", &self.authority);
-        let program = Program::start(self.stub.set_as_browser(&mut command)?, &self.log)?;
-        Connection::initialize(program, self.stub.clone(), user).await
+            .env("NODE_EXTRA_CA_CERTS", &self.installation.authority);
+        let program = self.installation.start(&mut command)?;
+        Connection::initialize(program, self.installation.stub.clone(), user).await
     }
 }
 

@@ -18,6 +18,7 @@ pub mod gateway;
 mod host_ports;
 pub mod http;
 pub mod inspector;
+mod installation;
 pub mod json_lines;
 pub mod login;
 pub mod mcp_remote;

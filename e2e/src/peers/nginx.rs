@@ -1,6 +1,6 @@
 //! nginx, used by the TLS edge and the hosts of metadata documents.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::Result;
 
@@ -10,7 +10,6 @@ use crate::{forward::free_port, program, run::Run};
 /// Starts nginx in the run's namespace with `servers` inside `http { }`, and waits until it is ready. Relative paths
 /// refer to the component's folder.
 pub async fn start(run: &Run, component: &str, servers: &str) -> Result<()> {
-    run.stop(component)?;
     let nginx = program::find("nginx", "nginx-light")?;
     let folder = run.directory().join(component);
     fs::create_dir_all(folder.join("temporary"))?;
@@ -43,6 +42,5 @@ http {{
     fs::write(folder.join("nginx.conf"), settings)?;
     let mut command = run.command(nginx);
     command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
-    run.spawn(component, &mut command)?;
-    http::wait_until_ready(run, component, &format!("http://127.0.0.1:{health}/"), Duration::from_secs(60)).await
+    http::start(run, component, &mut command, &format!("http://127.0.0.1:{health}/")).await
 }

@@ -1,6 +1,6 @@
 //! The OpenID Connect provider that stands in for Google (`e2e/js/provider.mjs`).
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -91,13 +91,13 @@ impl Provider {
         fs::create_dir_all(&folder)?;
         let address = format!("{}:{port}", run.address());
         let provider = Self { issuer, address, registry: folder.join("registry.json") };
-        provider.write(&Registry { clients: Vec::new(), accounts: accounts() })?;
+        component_state::replace_json(&provider.registry, &Registry { clients: Vec::new(), accounts: accounts() })?;
         Self::down(run)?;
         let mut command = run.command(node.interpreter()?);
         command.arg(node.script(run, "provider.mjs")?).arg(&provider.issuer).arg(run.address());
-        run.spawn(NAME, command.arg(port.to_string()).arg(&folder))?;
+        command.arg(port.to_string()).arg(&folder);
         let discovery = format!("http://{}/.well-known/openid-configuration", provider.address);
-        http::wait_until_ready(run, NAME, &discovery, Duration::from_secs(60)).await?;
+        http::start(run, NAME, &mut command, &discovery).await?;
         host_ports::publish(run, NAME, port).await?;
         component_state::save(run, NAME, &provider)?;
         eprintln!("provider      {} · log {}", provider.issuer, run.log(NAME).display());
@@ -138,19 +138,13 @@ impl Provider {
         let text = fs::read(&self.registry).with_context(|| format!("cannot read {}", self.registry.display()))?;
         let mut registry = serde_json::from_slice(&text)?;
         change(&mut registry);
-        self.write(&registry)
+        component_state::replace_json(&self.registry, &registry)
     }
 
     /// All token responses so far.
     pub fn token_responses(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.registry.with_file_name("token-responses.jsonl"))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-    }
-
-    fn write(&self, registry: &Registry) -> Result<()> {
-        let new = self.registry.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(registry)?)?;
-        Ok(fs::rename(new, &self.registry)?)
     }
 }
 

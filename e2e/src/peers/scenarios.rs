@@ -1,8 +1,6 @@
 //! The MCP server for the conformance suite's server scenarios (`e2e/js/scenarios.mjs`), and an nginx that adds the
 //! token, because the suite cannot send one.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use tokio::task::spawn_blocking;
 
@@ -18,8 +16,7 @@ pub async fn up(run: &Run) -> Result<String> {
     let (host, port) = address.split_once(':').unwrap_or_default();
     let mut server = run.command(node.interpreter()?);
     server.arg(node.script(run, "scenarios.mjs")?).arg(host).env("PORT", port);
-    run.spawn(NAME, &mut server)?;
-    http::wait_until_ready(run, NAME, &format!("http://{address}/health"), Duration::from_secs(60)).await?;
+    http::start(run, NAME, &mut server, &format!("http://{address}/health")).await?;
     Ok(address)
 }
 

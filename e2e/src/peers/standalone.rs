@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{certificates::Certificates, document_host::DocumentHost, http};
 use crate::{
-    forward::{e2e_program, free_port},
+    forward::{free_port, operator_program},
     program,
     progress::wait_until,
     run::Run,
@@ -57,7 +57,7 @@ impl Proxy {
         let proxy = Self { run: run.clone(), name: name.to_owned(), health, documents, authorities };
         let secrets = proxy.secrets();
         fs::create_dir_all(&secrets)?;
-        program::output(Command::new(binary()?).arg("keys").arg(&secrets))
+        program::output(Command::new(operator_program()?).arg("keys").arg(&secrets))
             .context("build it with cargo build --bin mcp-oauth-operator")?;
         fs::write(secrets.join("OAUTH_CLIENT_ID"), CLIENT_ID)?;
         fs::write(secrets.join("OAUTH_CLIENT_SECRET"), CLIENT_SECRET)?;
@@ -88,18 +88,15 @@ impl Proxy {
 
     /// Restarts the process with the same database and keys.
     pub async fn restart(&self) -> Result<()> {
-        self.run.stop(&self.name)?;
         let mut command = match &self.documents {
-            Some(documents) => documents.command(&binary()?)?,
-            None => self.run.command(binary()?),
+            Some(documents) => documents.command(&operator_program()?)?,
+            None => self.run.command(operator_program()?),
         };
         command.args(["proxy", "--log", "trace", "--config"]).arg(self.configuration());
         if let Some(authorities) = &self.authorities {
             command.env("SSL_CERT_FILE", authorities);
         }
-        self.run.spawn(&self.name, &mut command)?;
-        let ready = format!("http://{}/readyz", self.health);
-        http::wait_until_ready(&self.run, &self.name, &ready, Duration::from_secs(60)).await
+        http::start(&self.run, &self.name, &mut command, &format!("http://{}/readyz", self.health)).await
     }
 
     /// Rotates the encryption key, keeps the old one as the previous key, and waits until the proxy has loaded both.
@@ -127,7 +124,7 @@ impl Proxy {
 
     fn new_encryption_key(&self) -> Result<Vec<u8>> {
         let folder = self.folder().join("new-keys");
-        program::output(Command::new(binary()?).arg("keys").arg(&folder))?;
+        program::output(Command::new(operator_program()?).arg("keys").arg(&folder))?;
         let key = fs::read(folder.join("ENCRYPTION_KEY"))?;
         fs::remove_dir_all(folder)?;
         Ok(key)
@@ -199,8 +196,4 @@ impl Proxy {
     fn database(&self) -> PathBuf {
         self.folder().join("sessions.db")
     }
-}
-
-fn binary() -> Result<PathBuf> {
-    Ok(e2e_program()?.with_file_name("mcp-oauth-operator"))
 }

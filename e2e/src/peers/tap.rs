@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -30,6 +29,7 @@ use tokio::net::TcpListener;
 use super::{component_state, http};
 use crate::{
     forward::{e2e_program, free_port},
+    progress::complete_lines,
     run::{Run, RunArg},
 };
 
@@ -68,14 +68,13 @@ impl Tap {
         if let Some(running) = Self::find(run) {
             return Ok(running);
         }
-        run.stop(NAME)?;
         let address = format!("{}:{}", run.address(), free_port()?);
         let tap = Self { address, records: run.logs().join("tap.jsonl") };
         File::create(&tap.records)?;
         let mut command = run.command(e2e_program()?);
         command.args(["tap", "serve", "--listen", &tap.address, "--upstream", upstream, "--records"]);
-        run.spawn(NAME, command.arg(&tap.records))?;
-        http::wait_until_ready(run, NAME, &format!("http://{}{HEALTH}", tap.address), Duration::from_secs(60)).await?;
+        command.arg(&tap.records);
+        http::start(run, NAME, &mut command, &format!("http://{}{HEALTH}", tap.address)).await?;
         component_state::save(run, NAME, &tap)?;
         eprintln!("tap           {} in front of {upstream} · records {}", tap.address, tap.records.display());
         Ok(tap)
@@ -93,9 +92,7 @@ impl Tap {
     /// All requests so far.
     pub fn requests(&self) -> Result<Vec<RecordedRequest>> {
         let text = fs::read_to_string(&self.records)?;
-        // The last line may be incomplete.
-        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        complete.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        complete_lines(&text).map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }
 

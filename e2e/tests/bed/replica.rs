@@ -10,7 +10,7 @@ use axum::{
 };
 use e2e::{
     environment::{Environment, NAMESPACE, credentials_name},
-    forward::{e2e_program, free_port},
+    forward::{free_port, operator_program},
     peers::{api_relay::ApiRelay, http},
 };
 use futures::{StreamExt, stream};
@@ -85,7 +85,7 @@ impl Replica {
         fs::write(at("config.yaml"), serde_yaml::to_string(&configuration).unwrap()).unwrap();
 
         let log = fs::File::create(environment.run.log(&format!("replica-behind-relay-{proxy}"))).unwrap();
-        let mut command = Command::new(e2e_program().unwrap().with_file_name("mcp-oauth-operator"));
+        let mut command = Command::new(operator_program().unwrap());
         command.arg("proxy").arg("--config").arg(at("config.yaml")).env("KUBECONFIG", at("kubeconfig"));
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).kill_on_drop(true);
         let process = command.spawn().unwrap();

@@ -24,6 +24,7 @@ use crate::{
     forward::e2e_program,
     progress::tail,
     run::{Run, RunArg},
+    tls::install_crypto_provider,
 };
 
 const NAME: &str = "one-password";
@@ -43,7 +44,7 @@ impl OnePassword {
         let folder = run.directory().join(NAME);
         fs::create_dir_all(&folder)?;
         let (stand_in, ready) = (Self { items: folder.join("items.json") }, folder.join("ready"));
-        stand_in.write(&Items::new())?;
+        component_state::replace_json(&stand_in.items, &Items::new())?;
         if ready.exists() {
             fs::remove_file(&ready)?;
         }
@@ -75,13 +76,7 @@ impl OnePassword {
         let item = items.entry(path.to_owned()).or_default();
         item.version += 1;
         item.fields = fields.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
-        self.write(&items)
-    }
-
-    fn write(&self, items: &Items) -> Result<()> {
-        let new = self.items.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(items)?)?;
-        Ok(fs::rename(new, &self.items)?)
+        component_state::replace_json(&self.items, &items)
     }
 }
 
@@ -129,8 +124,7 @@ impl Action {
             }
             Self::Down(run) => OnePassword::down(&run.open()?),
             Self::Serve { kubeconfig, items, ready } => {
-                // An error means that a provider is installed already.
-                let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+                install_crypto_provider();
                 let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
                 let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
                 operator::serve(kube::Client::try_from(config)?, items, &ready).await

@@ -14,7 +14,7 @@ use super::{
     authorization_server::http::{Cookies, basic_credentials, parameters},
     client_ip::resolve_client,
     resource_server::unbind,
-    runtime::server::request_head::{RequestHead, check_head},
+    runtime::server::request_head::{CheckedHead, check_head},
 };
 use crate::api::{
     PublicUrl, is_loopback,
@@ -238,7 +238,7 @@ pub fn head(data: &[u8]) {
 
 /// Reads a request that arrives in these parts: the length of its head, and the content so far.
 fn checked(parts: &[&[u8]]) -> Result<Option<(usize, Vec<u8>)>, String> {
-    let (mut read, mut head, mut content) = (Bytes::new(), None::<RequestHead>, Vec::new());
+    let (mut read, mut head, mut content) = (Bytes::new(), None::<CheckedHead>, Vec::new());
     for part in parts {
         read = [&read[..], part].concat().into();
         if head.is_none() {
@@ -247,7 +247,7 @@ fn checked(parts: &[&[u8]]) -> Result<Option<(usize, Vec<u8>)>, String> {
                 read = read.slice(head.length..);
             }
         }
-        let Some(RequestHead { framing, .. }) = &mut head else { continue };
+        let Some(CheckedHead { framing, .. }) = &mut head else { continue };
         while let Some(data) = framing.next(&mut read).map_err(|error| error.to_string())? {
             content.extend_from_slice(&data);
         }

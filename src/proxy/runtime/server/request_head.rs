@@ -20,7 +20,7 @@ pub const MAX_HEAD: usize = 32 * 1024;
 
 /// A complete, unambiguous head.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestHead {
+pub struct CheckedHead {
     pub length: usize,
     /// Of the content after the head.
     pub framing: Framing,
@@ -59,7 +59,7 @@ impl From<httparse::Error> for Refusal {
 }
 
 /// Checks the head at the start of `read`. `None` if it is incomplete.
-pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
+pub fn check_head(read: &[u8]) -> Result<Option<CheckedHead>, Refusal> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, read, &mut headers)?;
@@ -79,7 +79,7 @@ pub fn check_head(read: &[u8]) -> Result<Option<RequestHead>, Refusal> {
         return Err(Refusal::Malformed("invalid target"));
     }
     let framing = framing(parsed.headers, parsed.version == Some(1))?;
-    Ok(Some(RequestHead { length, framing }))
+    Ok(Some(CheckedHead { length, framing }))
 }
 
 /// hyper rejects larger ones with an empty 431.
@@ -115,7 +115,7 @@ fn framing(headers: &[Header<'_>], is_http_1_1: bool) -> Result<Framing, Refusal
 mod tests {
     use super::*;
 
-    fn check(text: &str) -> Result<Option<RequestHead>, Refusal> {
+    fn check(text: &str) -> Result<Option<CheckedHead>, Refusal> {
         check_head(text.as_bytes())
     }
 

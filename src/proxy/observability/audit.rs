@@ -121,7 +121,7 @@ fn refused(
 
 /// Session, user and client of a request to an MCP endpoint.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller<'a> {
+pub struct CallerIdentity<'a> {
     pub session: SessionId,
     pub email: &'a str,
     /// The client's name, chosen by the client.
@@ -129,7 +129,7 @@ pub struct Caller<'a> {
 }
 
 /// The request names an MCP session of another user, or one that does not exist.
-pub fn mcp_session_refused(caller: Caller<'_>, client_ip: IpAddr) {
+pub fn mcp_session_refused(caller: CallerIdentity<'_>, client_ip: IpAddr) {
     tracing::warn!(
         target: "audit",
         event = "mcp_session_refused",
@@ -141,7 +141,7 @@ pub fn mcp_session_refused(caller: Caller<'_>, client_ip: IpAddr) {
     );
 }
 
-pub fn stream_end(caller: Caller<'_>, why: StreamEnd, duration: Duration, client_ip: IpAddr) {
+pub fn stream_end(caller: CallerIdentity<'_>, why: StreamEnd, duration: Duration, client_ip: IpAddr) {
     tracing::info!(
         target: "audit",
         event = "stream_end",

@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 
 use super::SessionEvent;
 use crate::api::SessionPhase;
-use crate::proxy::observability::audit::Caller;
+use crate::proxy::observability::audit::CallerIdentity;
 use crate::session::{Session, SessionId};
 
 /// Capacity of the cache of ended sessions, whose tokens are rejected without a look-up.
@@ -76,8 +76,8 @@ impl LiveSession {
         str::from_utf8(self.email.as_bytes()).unwrap_or_default()
     }
 
-    pub fn caller(&self) -> Caller<'_> {
-        Caller { session: self.id, email: self.email(), client: &self.client }
+    pub fn caller(&self) -> CallerIdentity<'_> {
+        CallerIdentity { session: self.id, email: self.email(), client: &self.client }
     }
 
     /// Whether requests of this session are admitted at `now`.

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::{
     cookies::Cookies,
-    pages::{self, Consent},
+    pages::{self, ConsentPage},
     respond::{page_error, redirect_error},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub async fn authorize(
         }
     };
     let request = &prompt.request;
-    let page = Consent {
+    let page = ConsentPage {
         client: &request.client_name,
         resource: &request.resource,
         client_host: match &prompt.client {

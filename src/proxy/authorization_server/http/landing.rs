@@ -4,14 +4,14 @@ use axum::{extract::State, http::StatusCode, response::Response};
 
 use super::{
     authorize::host_of,
-    pages::{self, Landing},
+    pages::{self, LandingPage},
 };
 use crate::proxy::authorization_server::AuthorizationServer;
 
 /// `GET /`: how to connect a client.
 pub async fn landing(State(server): State<Arc<AuthorizationServer>>) -> Response {
     let host = host_of(server.public_url.as_str());
-    let page = Landing {
+    let page = LandingPage {
         host: &host,
         issuer_host: &host_of(&server.config.identity_provider.issuer_url),
         url: &server.resources.audience(server.resources.default_path()),

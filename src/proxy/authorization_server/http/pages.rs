@@ -22,7 +22,7 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 #[derive(Template)]
 #[template(path = "consent.html")]
-pub struct Consent<'a> {
+pub struct ConsentPage<'a> {
     pub client: &'a str,
     pub client_host: Option<&'a str>,
     pub resource: &'a str,
@@ -35,7 +35,7 @@ pub struct Consent<'a> {
 
 #[derive(Template)]
 #[template(path = "landing.html")]
-pub struct Landing<'a> {
+pub struct LandingPage<'a> {
     pub host: &'a str,
     pub issuer_host: &'a str,
     pub url: &'a str,
@@ -44,7 +44,7 @@ pub struct Landing<'a> {
 
 #[derive(Template)]
 #[template(path = "message.html")]
-pub struct Message<'a> {
+pub struct MessagePage<'a> {
     pub title: &'a str,
     pub text: &'a str,
     pub hint: &'a str,
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn consent(client: &str) -> String {
-        Consent {
+        ConsentPage {
             client,
             client_host: Some("claude.ai"),
             resource: "https://mcp.example.com/mcp",

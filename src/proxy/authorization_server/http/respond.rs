@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use url::Url;
 
-use super::pages::{self, Message};
+use super::pages::{self, MessagePage};
 use crate::oauth::{ErrorCode, OAuthError};
 
 /// In seconds.
@@ -85,7 +85,7 @@ pub fn too_many_requests(headers: Option<&HeaderMap>) -> Response {
 }
 
 pub fn page(status: StatusCode, title: &str, text: &str, hint: &str) -> Response {
-    pages::render(status, &Message { title, text: &sentence(text), hint })
+    pages::render(status, &MessagePage { title, text: &sentence(text), hint })
 }
 
 /// An `error_description` with a capital letter and a full stop.

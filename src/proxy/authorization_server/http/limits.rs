@@ -28,14 +28,14 @@ const TOTAL: Quota = Quota::per_second(NonZeroU32::new(3_000).unwrap()).allow_bu
 /// Clients with a limiter of their own, about 2 MiB. The least used are evicted.
 const MAX_CLIENTS: usize = 10_000;
 
-pub struct Limits {
+pub struct RateLimits {
     total: DefaultDirectRateLimiter,
     /// `None` without trusted proxies: the client IP may be that of a proxy.
     clients: Option<Cache<IpAddr, Arc<DefaultDirectRateLimiter>>>,
     trusted: Vec<IpNet>,
 }
 
-impl Limits {
+impl RateLimits {
     pub fn new(trusted: &[IpNet]) -> Self {
         let clients = (!trusted.is_empty()).then(|| Cache::new(MAX_CLIENTS));
         Self { total: RateLimiter::direct(TOTAL), clients, trusted: trusted.to_vec() }
@@ -60,7 +60,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[derive(Clone)]
 pub struct RateLimit {
-    pub limits: Arc<Limits>,
+    pub limits: Arc<RateLimits>,
     pub server: Arc<AuthorizationServer>,
     /// Whether the endpoints respond with pages.
     pub pages: bool,
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn b4_rate_limit_applies_per_client() {
-        let limits = Limits::new(&["10.0.0.0/8".parse().unwrap()]);
+        let limits = RateLimits::new(&["10.0.0.0/8".parse().unwrap()]);
         let admitted = (0..300).filter(|_| limits.admit(&request("10.1.1.1", "198.51.100.7"))).count();
         assert!((200..250).contains(&admitted), "{admitted}");
         assert!(limits.admit(&request("10.1.1.1", "198.51.100.8")));
@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn rate_limit_is_shared_without_trusted_proxies() {
-        let limits = Limits::new(&[]);
+        let limits = RateLimits::new(&[]);
         let admitted = (0..40_000).filter(|_| limits.admit(&request("10.1.1.1", "198.51.100.7"))).count();
         assert!((15_000..39_000).contains(&admitted), "{admitted}");
     }
 
     #[test]
     fn b4_rate_limiter_memory_is_bounded() {
-        let limits = Limits::new(&["10.0.0.0/8".parse().unwrap()]);
+        let limits = RateLimits::new(&["10.0.0.0/8".parse().unwrap()]);
         for number in 0..50_000_u32 {
             limits.admit(&request("10.1.1.1", &std::net::Ipv4Addr::from_bits(0xc000_0000 + number).to_string()));
         }

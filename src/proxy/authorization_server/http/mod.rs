@@ -29,7 +29,7 @@ use axum::{
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use self::limits::{Limits, RateLimit, rate_limit};
+use self::limits::{RateLimit, RateLimits, rate_limit};
 #[cfg(feature = "fuzzing")]
 pub use self::{
     client_request::{basic_credentials, parameters},
@@ -50,7 +50,7 @@ pub fn router(server: Arc<AuthorizationServer>) -> Router {
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
         .expose_headers([header::WWW_AUTHENTICATE]);
-    let limits = Arc::new(Limits::new(&server.config.trusted_proxies));
+    let limits = Arc::new(RateLimits::new(&server.config.trusted_proxies));
     let limit =
         |pages| from_fn_with_state(RateLimit { limits: limits.clone(), server: server.clone(), pages }, rate_limit);
     let mut programs = Router::new().route("/token", post(token::token)).route("/revoke", post(revoke::revoke));

@@ -80,7 +80,7 @@ pub async fn admit<'a>(
     let is_standalone = request.method == Method::GET;
     let kind = if is_standalone { Kind::Stream } else { Kind::Request };
     let permit = forwarder.limits.admit(&caller.session, kind);
-    let permit = permit.map_err(|shed| (Outcome::Shed, responses::unavailable(&shed.to_string(), 1)))?;
+    let permit = permit.map_err(|reached| (Outcome::Shed, responses::unavailable(&reached.to_string(), 1)))?;
     let (upload, timeout) = (body.clone(), forwarder.timeouts.request_body.get());
     let body = RequestBody::new(body, forwarder.max_request_body, timeout, worker.deadlines.clone());
     let body = body.map_err(|error| (Outcome::Refused, responses::refuse_body(&error)))?;

@@ -44,7 +44,7 @@ pub enum Kind {
 
 /// Which limit is reached.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-pub enum Shed {
+pub enum LimitReached {
     #[error("the server is busy: try again")]
     Full,
     #[error("too many of your requests or streams are open: try again when one has finished")]
@@ -71,12 +71,12 @@ impl Limits {
         }
     }
 
-    pub fn admit(self: &Arc<Self>, session: &Arc<LiveSession>, kind: Kind) -> Result<Permit, Shed> {
+    pub fn admit(self: &Arc<Self>, session: &Arc<LiveSession>, kind: Kind) -> Result<Permit, LimitReached> {
         let (limit, by_user) = self.limit(session, kind);
-        increment(by_user, limit.max_per_user).ok_or(Shed::User)?;
+        increment(by_user, limit.max_per_user).ok_or(LimitReached::User)?;
         if increment(&limit.open, limit.max).is_none() {
             by_user.fetch_sub(1, Ordering::Relaxed);
-            return Err(Shed::Full);
+            return Err(LimitReached::Full);
         }
         Ok(Permit { limits: self.clone(), session: session.clone(), kind })
     }
@@ -167,11 +167,11 @@ mod tests {
         let limits = Arc::new(Limits::new(&configured(2, Some(1), 9), None));
         let first = limits.admit(&users[0], Kind::Request).unwrap();
         let _second = limits.admit(&users[1], Kind::Request).unwrap();
-        assert_eq!(limits.admit(&users[2], Kind::Request).unwrap_err(), Shed::Full);
+        assert_eq!(limits.admit(&users[2], Kind::Request).unwrap_err(), LimitReached::Full);
         drop(first);
         limits.admit(&users[2], Kind::Request).unwrap();
         let _stream = limits.admit(&users[0], Kind::Stream).unwrap();
-        assert_eq!(limits.admit(&users[1], Kind::Stream).unwrap_err(), Shed::Full);
+        assert_eq!(limits.admit(&users[1], Kind::Stream).unwrap_err(), LimitReached::Full);
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         let limits = Arc::new(Limits::new(&configured(4, None, 2), None));
         for kind in [Kind::Request, Kind::Stream] {
             let held = [&users[0], &users[1]].map(|session| limits.admit(session, kind).unwrap());
-            assert_eq!(limits.admit(&users[0], kind).unwrap_err(), Shed::User);
+            assert_eq!(limits.admit(&users[0], kind).unwrap_err(), LimitReached::User);
             limits.admit(&users[2], kind).unwrap();
             drop(held);
             limits.admit(&users[0], kind).unwrap();

@@ -33,13 +33,13 @@ impl<L: Label> Counts<L> {
     }
 }
 
-/// The upper bounds of the buckets of [`Durations`], in microseconds.
+/// The upper bounds of the buckets of [`DurationHistogram`], in microseconds.
 const BOUNDS: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000, 30_000_000, 60_000_000,
 ];
 
-/// The upper bounds of the buckets of [`Durations`] in seconds; the last bucket has none.
+/// The upper bounds of the buckets of [`DurationHistogram`] in seconds; the last bucket has none.
 pub fn bounds() -> impl Iterator<Item = f64> {
     BOUNDS.iter().map(|micros| seconds(micros * 1000)).chain([f64::INFINITY])
 }
@@ -50,14 +50,14 @@ pub fn seconds(nanos: u64) -> f64 {
 
 /// A histogram.
 #[derive(Debug, Default)]
-pub struct Durations {
+pub struct DurationHistogram {
     /// Observations in each bucket, not cumulative.
     pub counts: [AtomicU64; BOUNDS.len() + 1],
     /// In nanoseconds.
     pub sum: AtomicU64,
 }
 
-impl Durations {
+impl DurationHistogram {
     pub fn observe(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         if let Some(count) = self.counts.get(BOUNDS.partition_point(|micros| micros * 1000 < nanos)) {
@@ -73,7 +73,7 @@ impl Durations {
 pub struct WorkerMetrics {
     pub requests: Counts<Outcome>,
     /// From the head of a request to the head of the upstream's response.
-    pub response_head: Durations,
+    pub response_head: DurationHistogram,
     pub open_streams: AtomicI64,
     pub ended_streams: Counts<StreamEnd>,
     pub cut_responses: Counts<ResponseCut>,
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn histogram_bucket_is_the_first_bound_not_exceeded() {
-        let durations = Durations::default();
+        let durations = DurationHistogram::default();
         for (nanos, index) in [(0, 0), (500_000, 0), (500_001, 1), (60_000_000_000, 15), (60_000_000_001, 16)] {
             let before = durations.counts[index].load(Relaxed);
             durations.observe(Duration::from_nanos(nanos));

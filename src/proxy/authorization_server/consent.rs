@@ -14,7 +14,7 @@ use crate::{
     },
     proxy::{
         identity_provider::Credentials,
-        observability::{audit, metrics::Consent},
+        observability::{audit, metrics::ConsentOutcome},
         secrets::Secrets,
     },
 };
@@ -88,7 +88,7 @@ impl AuthorizationServer {
             Ok(ApprovedLogin { state: login.state, cookie, url })
         };
         let approved = begin_login.await;
-        self.metrics.consents.count(if approved.is_ok() { Consent::Approved } else { Consent::Failed });
+        self.metrics.consents.count(if approved.is_ok() { ConsentOutcome::Approved } else { ConsentOutcome::Failed });
         if let Err(error) = &approved {
             audit::login_refused(&client, None, error, client_ip);
         }
@@ -97,7 +97,7 @@ impl AuthorizationServer {
 
     pub fn deny(&self, request: &AuthorizationRequest, client_ip: Option<IpAddr>) -> OAuthError {
         let error = OAuthError::access_denied("the user denied the request");
-        self.metrics.consents.count(Consent::Denied);
+        self.metrics.consents.count(ConsentOutcome::Denied);
         audit::login_refused(&request.session_client(), None, &error, client_ip);
         error
     }

@@ -31,7 +31,7 @@ use super::{
     resolver::{Resolver, round_robin},
 };
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
-use crate::proxy::observability::metrics::{Connect, OpenConnection, WorkerMetrics};
+use crate::proxy::observability::metrics::{ConnectOutcome, OpenConnection, WorkerMetrics};
 use crate::reasons::ResponseCut;
 
 /// Maximum idle connections of a worker.
@@ -219,9 +219,9 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Pool<B> {
         let attempt = self.breaker.admit(Instant::now(), self.timeout)?;
         let connecting = self.connector.clone().oneshot(self.upstream.clone());
         let (result, connected) = match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(Ok(stream)) => (Connect::Connected, Ok(stream)),
-            Ok(Err(error)) => (Connect::Failed, Err(UpstreamError::Connect(error))),
-            Err(_) => (Connect::Timeout, Err(UpstreamError::ConnectTimeout(self.timeout))),
+            Ok(Ok(stream)) => (ConnectOutcome::Connected, Ok(stream)),
+            Ok(Err(error)) => (ConnectOutcome::Failed, Err(UpstreamError::Connect(error))),
+            Err(_) => (ConnectOutcome::Timeout, Err(UpstreamError::ConnectTimeout(self.timeout))),
         };
         self.metrics.upstream_connects.count(result);
         let stream = connected.inspect_err(|_| self.breaker.failed(attempt, Instant::now()))?;

@@ -17,7 +17,7 @@ use crate::{
     oauth::login::{ConsentForm, Login},
     proxy::{
         authorization_server::{ApprovedLogin, AuthorizationServer},
-        observability::metrics::Consent,
+        observability::metrics::ConsentOutcome,
     },
 };
 
@@ -36,7 +36,7 @@ pub async fn consent(
     submission: Result<Form<Submission>, FormRejection>,
 ) -> Response {
     let refused = |why: &str| {
-        server.metrics.consents.count(Consent::Refused);
+        server.metrics.consents.count(ConsentOutcome::Refused);
         page(StatusCode::FORBIDDEN, "This cannot be approved", why, "Go back to your MCP client and connect again.")
     };
     if !is_same_origin(&headers, server.public_url.as_str()) {

@@ -51,8 +51,8 @@ labels!(
     ResponseCut: "reason",
     Outcome: "outcome",
     CacheLookup: "result",
-    Connect: "outcome",
-    Consent: "outcome",
+    ConnectOutcome: "outcome",
+    ConsentOutcome: "outcome",
     Grant: "grant_type",
     IssuerOutcome: "outcome"
 );
@@ -83,14 +83,14 @@ text_enums! {
     }
 
     /// The outcome of a connection attempt to the upstream.
-    enum Connect {
+    enum ConnectOutcome {
         Connected = "connected",
         Failed = "failed",
         Timeout = "timeout",
     }
 
     /// The outcome of a submitted consent page.
-    enum Consent {
+    enum ConsentOutcome {
         Approved = "approved",
         Denied = "denied",
         /// The form was not shown in this browser, or has expired.

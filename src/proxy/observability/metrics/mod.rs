@@ -21,7 +21,7 @@ use self::{
     numbers::{bounds, seconds},
 };
 pub use self::{
-    labels::{CacheLookup, Connect, Consent, Grant, IssuerOutcome, Label, OAuthOutcome, Outcome},
+    labels::{CacheLookup, ConnectOutcome, ConsentOutcome, Grant, IssuerOutcome, Label, OAuthOutcome, Outcome},
     numbers::{Counts, OpenConnection, WorkerMetrics},
 };
 use crate::reasons::SessionEnd;
@@ -29,7 +29,7 @@ use crate::reasons::SessionEnd;
 #[derive(Debug, Default)]
 pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
-    pub consents: Counts<Consent>,
+    pub consents: Counts<ConsentOutcome>,
     /// Callbacks from the issuer.
     pub logins: Counts<OAuthOutcome>,
     /// Token requests, indexed by [`Grant`].

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::labels::{CacheLookup, Connect, Label, Outcome};
+use super::labels::{CacheLookup, ConnectOutcome, Label, Outcome};
 use crate::reasons::{ResponseCut, StreamEnd};
 
 /// A counter for each value of a label.
@@ -80,7 +80,7 @@ pub struct WorkerMetrics {
     pub token_cache: Counts<CacheLookup>,
     pub upstream_connections: AtomicI64,
     pub upstream_idle: AtomicUsize,
-    pub upstream_connects: Counts<Connect>,
+    pub upstream_connects: Counts<ConnectOutcome>,
 }
 
 /// Counts an upstream connection as open until it is dropped.

@@ -104,7 +104,7 @@ impl UpstreamBody {
             stream.end = StreamEnd::Finished;
         }
         if let Some(lease) = self.lease.take() {
-            lease.give_back();
+            lease.return_to_pool();
         }
     }
 

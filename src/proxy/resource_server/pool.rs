@@ -134,7 +134,7 @@ pub struct Lease<B = Replay<ClientBody>> {
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
     /// Returns the connection to the pool after the whole response.
-    pub fn give_back(self) {
+    pub fn return_to_pool(self) {
         self.pool.put(self.connection);
     }
 

@@ -25,7 +25,7 @@ use kube::{
 use serde_json::json;
 use tower::{service_fn, util::MapResponseLayer};
 
-use self::deadline::Timed;
+use self::deadline::DeadlineBody;
 use super::{EndReason, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
 use crate::session::{RecordKeys, Session, SessionId};
@@ -67,7 +67,7 @@ impl KubernetesStore {
         config.default_retry = false;
         config.read_timeout = Some(RESPONSE_DEADLINE);
         let timed = MapResponseLayer::new(|response: Response<Box<DynBody>>| {
-            response.map(|body| Timed::new(body, RESPONSE_DEADLINE))
+            response.map(|body| DeadlineBody::new(body, RESPONSE_DEADLINE))
         });
         let client = ClientBuilder::try_from(config)?.with_layer(&timed).build();
         let contact = Arc::new(AtomicI64::default());

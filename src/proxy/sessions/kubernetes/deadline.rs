@@ -9,19 +9,19 @@ use kube::client::DynBody;
 use tokio::time::{Sleep, sleep};
 
 /// A body that fails if it is not complete by a deadline, even if data keeps arriving.
-pub struct Timed {
+pub struct DeadlineBody {
     body: Box<DynBody>,
     deadline: Pin<Box<Sleep>>,
     limit: Duration,
 }
 
-impl Timed {
+impl DeadlineBody {
     pub fn new(body: Box<DynBody>, limit: Duration) -> Self {
         Self { body, deadline: Box::pin(sleep(limit)), limit }
     }
 }
 
-impl Body for Timed {
+impl Body for DeadlineBody {
     type Data = Bytes;
     type Error = tower::BoxError;
 

@@ -29,17 +29,17 @@ pub struct Deadlines {
 struct Running {
     due: u64,
     waker: Waker,
-    credentials: Option<Credentials>,
+    credentials: Option<ResponseCredentials>,
 }
 
 /// What a response depends on: its session, and the time in seconds since 1970 until which its access token allows it.
 #[derive(Clone, Debug)]
-pub struct Credentials {
+pub struct ResponseCredentials {
     pub session: Arc<LiveSession>,
     pub until: i64,
 }
 
-impl Credentials {
+impl ResponseCredentials {
     /// Why they are not valid at `now`.
     fn end_reason(&self, now: Timestamp) -> Option<ResponseCut> {
         if !self.session.admits(now) {
@@ -90,7 +90,7 @@ impl Deadlines {
 pub struct Deadline {
     all: Rc<Deadlines>,
     key: Option<usize>,
-    credentials: Option<Credentials>,
+    credentials: Option<ResponseCredentials>,
 }
 
 impl Deadline {
@@ -121,7 +121,7 @@ impl Deadline {
     }
 
     /// Also wakes the task when `credentials` expire.
-    pub fn watch(&mut self, credentials: Option<Credentials>) {
+    pub fn watch(&mut self, credentials: Option<ResponseCredentials>) {
         if let Some(mut running) = self.running() {
             running.credentials.clone_from(&credentials);
         }
@@ -129,7 +129,7 @@ impl Deadline {
     }
 
     /// The credentials that it watches.
-    pub fn credentials(&self) -> Option<&Credentials> {
+    pub fn credentials(&self) -> Option<&ResponseCredentials> {
         self.credentials.as_ref()
     }
 
@@ -209,7 +209,7 @@ mod tests {
             live.apply(SessionEvent::All(vec![session.clone()]));
             let (all, woken) = (Rc::new(Deadlines::new(start)), Arc::new(Wakes::default()));
             let (waker, mut deadline) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
-            let session_and_token = Credentials { session: live.get(&session.id).unwrap(), until: 1500 };
+            let session_and_token = ResponseCredentials { session: live.get(&session.id).unwrap(), until: 1500 };
             deadline.watch(Some(session_and_token));
             assert_eq!(deadline.poll(Duration::from_secs(3600), &Context::from_waker(&waker)), Poll::Pending);
             all.tick(at(1499));
@@ -237,7 +237,7 @@ mod tests {
         let (waker, mut client) = (Waker::from(woken.clone()), Deadline::new(all.clone()));
         // The upstream's deadline has never run: the head and the content arrived at once.
         let mut upstream = Deadline::new(all.clone());
-        upstream.watch(Some(Credentials { session: live.get(&session.id).unwrap(), until: 2000 }));
+        upstream.watch(Some(ResponseCredentials { session: live.get(&session.id).unwrap(), until: 2000 }));
         assert_eq!(client.poll(hour, &Context::from_waker(&waker)), Poll::Pending);
         client.watch(upstream.credentials().cloned());
         all.tick(now);

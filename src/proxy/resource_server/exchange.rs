@@ -12,7 +12,7 @@ use super::{
     admission::Admitted,
     bearer::BearerError,
     body::{OpenStream, UpstreamBody},
-    deadline::{Credentials, Deadline},
+    deadline::{Deadline, ResponseCredentials},
     headers, mcp_session,
     pool::UpstreamError,
     redirect::{self, SendError},
@@ -27,7 +27,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, p
     let Forwarder { server, redirects, timeouts, stream_grace, .. } = &*worker.forwarder;
     let until = i64::try_from(caller.expires.saturating_add(*stream_grace)).unwrap_or(i64::MAX);
     let mut deadline = Deadline::new(worker.deadlines.clone());
-    deadline.watch(Some(Credentials { session: caller.session.clone(), until }));
+    deadline.watch(Some(ResponseCredentials { session: caller.session.clone(), until }));
     let mut sending = pin!(redirect::send(&worker.pool, redirects, slash, target, head, body));
     let sent = poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {

@@ -7,7 +7,7 @@ use crate::{
     oauth::OAuthError,
     proxy::{
         observability::audit,
-        sessions::{EndReason, StoreError, Stored},
+        sessions::{Deletion, StoreError, Stored},
     },
     reasons::SessionEnd,
     session::{Session, SessionId},
@@ -40,8 +40,8 @@ impl AuthorizationServer {
         detail: &str,
         client_ip: Option<IpAddr>,
     ) -> Result<(), OAuthError> {
-        let reason = if why == SessionEnd::Replay { EndReason::Published(detail) } else { EndReason::Unpublished };
-        if self.store.end(stored, reason).await.map_err(|error| unavailable(&error))? {
+        let deletion = if why == SessionEnd::Replay { Deletion::WithEvent(detail) } else { Deletion::Unconditional };
+        if self.store.end(stored, deletion).await.map_err(|error| unavailable(&error))? {
             self.metrics.ended_sessions.count(why);
             audit::session_end(&stored.session, why, detail, client_ip);
         }

@@ -7,7 +7,7 @@ use crate::{
     proxy::{
         observability::audit,
         runtime::proxy::Proxy,
-        sessions::{EndReason, LiveSet, SessionStore, StoreError},
+        sessions::{Deletion, LiveSet, SessionStore, StoreError},
     },
     reasons::SessionEnd,
     session::Session,
@@ -51,7 +51,7 @@ async fn delete_expired(
         // Read again: another replica may have refreshed it.
         if let Some(stored) = store.get(id).await?
             && stored.session.expires_at <= now
-            && store.end(&stored, EndReason::Expired).await?
+            && store.end(&stored, Deletion::IfUnchanged).await?
         {
             ended(&stored.session);
         }

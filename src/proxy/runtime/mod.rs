@@ -34,7 +34,7 @@ use super::{
     resource_server::VerifiedTokens,
     secrets::{EncryptionKey, Secrets, SecretsError},
     sessions::{
-        EndReason, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore, StoreError,
+        Deletion, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore, StoreError,
     },
 };
 use crate::{
@@ -226,7 +226,7 @@ async fn end_denied(proxy: Arc<Proxy>, denied: Vec<(SessionId, String)>) {
 async fn end_session(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), StoreError> {
     // Otherwise another replica has ended it.
     if let Some(stored) = proxy.store.get(id).await?
-        && proxy.store.end(&stored, EndReason::Unpublished).await?
+        && proxy.store.end(&stored, Deletion::Unconditional).await?
     {
         proxy.metrics.ended_sessions.count(SessionEnd::Rules);
         audit::session_end(&stored.session, SessionEnd::Rules, reason, None);

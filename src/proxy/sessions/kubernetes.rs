@@ -26,7 +26,7 @@ use serde_json::json;
 use tower::{service_fn, util::MapResponseLayer};
 
 use self::deadline::DeadlineBody;
-use super::{EndReason, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
+use super::{Deletion, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
 use crate::api::{McpOAuthProxy, McpOAuthSession};
 use crate::session::{RecordKeys, Session, SessionId};
 
@@ -218,11 +218,11 @@ impl SessionStore for KubernetesStore {
         }
     }
 
-    async fn end(&self, stored: &Stored, reason: EndReason<'_>) -> Result<bool, StoreError> {
+    async fn end(&self, stored: &Stored, deletion: Deletion<'_>) -> Result<bool, StoreError> {
         let id = stored.session.id;
-        let version = matches!(reason, EndReason::Expired).then(|| stored.version.clone());
+        let version = matches!(deletion, Deletion::IfUnchanged).then(|| stored.version.clone());
         let deleted = self.delete(&id.to_string(), Some(stored.uid.clone()), version).await?;
-        if let (true, EndReason::Published(reason)) = (deleted, reason) {
+        if let (true, Deletion::WithEvent(reason)) = (deleted, deletion) {
             self.publish(id, reason).await?;
         }
         Ok(deleted)
@@ -302,7 +302,7 @@ mod tests {
         store.create(&session).await.unwrap();
         let stored = store.get(session.id).await.unwrap().unwrap();
         store.replace(&stored, &session).await.unwrap();
-        assert!(store.end(&stored, EndReason::Unpublished).await.unwrap());
+        assert!(store.end(&stored, Deletion::Unconditional).await.unwrap());
         store.purge(session.created_at, SignedDuration::from_hours(1), &|_| false).await.unwrap();
         assert_eq!(store.last_contact(), 0);
         assert_eq!(store.watch().next().await, Some(SessionEvent::All(vec![session])));

@@ -152,7 +152,7 @@ mod tests {
     use futures::stream::{self, BoxStream, StreamExt};
     use jiff::SignedDuration;
 
-    use super::super::{EndReason, SessionFilter, StoreError, Stored};
+    use super::super::{Deletion, SessionFilter, StoreError, Stored};
     use super::*;
     use crate::{
         api::SessionPhase,
@@ -191,7 +191,7 @@ mod tests {
             unreachable!("a look-up must not write")
         }
 
-        async fn end(&self, _: &Stored, _: EndReason<'_>) -> Result<bool, StoreError> {
+        async fn end(&self, _: &Stored, _: Deletion<'_>) -> Result<bool, StoreError> {
             unreachable!("a look-up must not write")
         }
 

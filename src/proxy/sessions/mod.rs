@@ -12,4 +12,4 @@ pub use kubernetes::KubernetesStore;
 pub use live::{LiveSession, LiveSet};
 pub use lookup::{Admission, Sessions};
 pub use sqlite::{OpenError, SqliteStore};
-pub use store::{EndReason, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
+pub use store::{Deletion, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};

@@ -23,7 +23,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{EndReason, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
+use super::{Deletion, SessionEvent, SessionFilter, SessionStore, StoreError, Stored};
 use crate::session::{RecordKeys, Session, SessionId};
 
 /// For changes that other programs make (`sqlite3 sessions.db 'DELETE ...'`).
@@ -199,14 +199,14 @@ impl SessionStore for SqliteStore {
         Ok(())
     }
 
-    async fn end(&self, stored: &Stored, reason: EndReason<'_>) -> Result<bool, StoreError> {
+    async fn end(&self, stored: &Stored, deletion: Deletion<'_>) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().await;
         let id = stored.session.id;
-        let delete = match reason {
-            EndReason::Expired => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
+        let delete = match deletion {
+            Deletion::IfUnchanged => sqlx::query("DELETE FROM sessions WHERE id = ? AND version = ?")
                 .bind(id.to_string())
                 .bind(stored.version.parse::<i64>().map_err(StoreError::unavailable)?),
-            EndReason::Unpublished | EndReason::Published(_) => {
+            Deletion::Unconditional | Deletion::WithEvent(_) => {
                 sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.to_string())
             }
         };
@@ -289,7 +289,7 @@ mod tests {
             store.create(&odd).await.unwrap();
             let stored = store.get(odd.id).await.unwrap().unwrap();
             assert_eq!(stored.session, odd);
-            store.end(&stored, EndReason::Expired).await.unwrap();
+            store.end(&stored, Deletion::IfUnchanged).await.unwrap();
             assert!(store.get(odd.id).await.unwrap().is_none(), "{text}");
             assert_eq!(store.get(bystander.id).await.unwrap().unwrap().session, bystander, "{text}");
         }

@@ -27,15 +27,15 @@ pub enum SessionEvent {
     Ended(SessionId),
 }
 
-/// Why a session is deleted.
+/// How a session is deleted.
 #[derive(Clone, Copy, Debug)]
-pub enum EndReason<'a> {
-    /// It had expired when it was read: it is deleted only if its version is unchanged.
-    Expired,
-    /// Unconditional, without a Kubernetes event: a logout, or an access rule.
-    Unpublished,
+pub enum Deletion<'a> {
+    /// Only if its version is unchanged: it had expired when it was read, and may have been refreshed since.
+    IfUnchanged,
+    /// Without a Kubernetes event: a logout, or an access rule.
+    Unconditional,
     /// Unconditional; the text is published as a Kubernetes event.
-    Published(&'a str),
+    WithEvent(&'a str),
 }
 
 #[derive(Debug, Error)]
@@ -79,7 +79,7 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn replace(&self, old: &Stored, new: &Session) -> Result<(), StoreError>;
 
     /// Returns whether it deleted the session; one that no longer exists is not an error.
-    async fn end(&self, stored: &Stored, reason: EndReason<'_>) -> Result<bool, StoreError>;
+    async fn end(&self, stored: &Stored, deletion: Deletion<'_>) -> Result<bool, StoreError>;
 
     /// Deletes records that no live set holds: those that expired more than an hour before `now`, whether they verify or not
     /// (sealed with another key, edited), and sessions for which `must_end` returns true.
@@ -144,10 +144,10 @@ pub mod contract {
         let now = store.get(pending.id).await.unwrap().unwrap();
         assert_eq!(now.session, active);
         // The session was refreshed after it had been read as expired.
-        assert!(!store.end(&read, EndReason::Expired).await.unwrap());
+        assert!(!store.end(&read, Deletion::IfUnchanged).await.unwrap());
         assert_eq!(store.get(pending.id).await.unwrap().unwrap().session, active);
-        assert!(store.end(&now, EndReason::Expired).await.unwrap());
-        assert!(!store.end(&now, EndReason::Expired).await.unwrap());
+        assert!(store.end(&now, Deletion::IfUnchanged).await.unwrap());
+        assert!(!store.end(&now, Deletion::IfUnchanged).await.unwrap());
         assert!(store.get(pending.id).await.unwrap().is_none());
         assert!(matches!(store.replace(&now, &active).await, Err(StoreError::Conflict)));
     }
@@ -178,7 +178,7 @@ pub mod contract {
         store.replace(&read, &active).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Is(active.clone())));
         let read = store.get(active.id).await.unwrap().unwrap();
-        store.end(&read, EndReason::Published("a test ends it")).await.unwrap();
+        store.end(&read, Deletion::WithEvent("a test ends it")).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Ended(active.id)));
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use text_enums;
 
 text_enums! {
     /// Why this replica ended a session.
-    enum SessionEnd {
+    enum SessionEndReason {
         /// By the client (RFC 7009).
         LoggedOut = "logged_out",
         /// A code or refresh token was used again, or is newer than the record.
@@ -39,7 +39,7 @@ text_enums! {
     }
 
     /// Why an event stream to a client closed.
-    enum StreamEnd {
+    enum StreamEndReason {
         /// By the upstream.
         Finished = "finished",
         ClientGone = "client_gone",
@@ -54,7 +54,7 @@ text_enums! {
     }
 
     /// Why a response that is no event stream was cut short.
-    enum ResponseCut {
+    enum ResponseCutReason {
         UpstreamFailed = "upstream_failed",
         SessionEnded = "session_ended",
         /// The access token expired more than `tokens.streamGrace` ago.

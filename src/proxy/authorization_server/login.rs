@@ -13,7 +13,7 @@ use crate::{
         observability::{audit, metrics::OAuthOutcome},
         sessions::StoreError,
     },
-    reasons::SessionEnd,
+    reasons::SessionEndReason,
     session::{Session, SessionId},
 };
 
@@ -119,8 +119,13 @@ impl AuthorizationServer {
         for id in self.sessions.live().surplus(&new, self.config.sessions.max_per_user.get() as usize) {
             let end = async {
                 let Some(stored) = self.read(id).await? else { return Ok(()) };
-                self.end(&stored, SessionEnd::Surplus, "the user has more than sessions.maxPerUser sessions", None)
-                    .await
+                self.end(
+                    &stored,
+                    SessionEndReason::Surplus,
+                    "the user has more than sessions.maxPerUser sessions",
+                    None,
+                )
+                .await
             };
             if let Err(error) = end.await {
                 // Not an error of the new login. The next login retries.

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::AuthorizationServer;
-use crate::reasons::SessionEnd;
+use crate::reasons::SessionEndReason;
 use crate::{
     access::{Person, check_email},
     api::SessionClaims,
@@ -74,7 +74,7 @@ impl AuthorizationServer {
         }
         let Some(token) = open(&stored.session, &secrets.keyring) else {
             let why = "it cannot be rechecked at the identity provider: it was created before identityProvider.recheckOnRefresh was enabled";
-            return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
+            return self.end_rechecked(&stored, SessionEndReason::Issuer, why, client_ip).await;
         };
         self.issuer.prepare().await.map_err(|error| unavailable(&stored, &error))?;
         let leased = Session { leased_until: Some(now + LEASE), ..stored.session.clone() };
@@ -90,7 +90,7 @@ impl AuthorizationServer {
             Ok(identity) => identity,
             Err(RecheckError::Gone) => {
                 let why = "the identity provider no longer knows the login";
-                return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
+                return self.end_rechecked(&stored, SessionEndReason::Issuer, why, client_ip).await;
             }
             Err(RecheckError::Failed { error, refresh_token }) => {
                 let token = refresh_token.unwrap_or(token);
@@ -103,11 +103,11 @@ impl AuthorizationServer {
         let person = identity.person;
         if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
             let why = "the account has another address at the identity provider now";
-            return self.end_rechecked(&stored, SessionEnd::Issuer, why, client_ip).await;
+            return self.end_rechecked(&stored, SessionEndReason::Issuer, why, client_ip).await;
         }
         if let Err(denied) = self.rules.check(&person) {
             let why = format!("the access rules do not let this person in: {denied}");
-            return self.end_rechecked(&stored, SessionEnd::Rules, &why, client_ip).await;
+            return self.end_rechecked(&stored, SessionEndReason::Rules, &why, client_ip).await;
         }
         let token = identity.refresh_token.unwrap_or(token);
         let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
@@ -147,7 +147,7 @@ impl AuthorizationServer {
     async fn end_rechecked(
         &self,
         stored: &Stored,
-        why: SessionEnd,
+        why: SessionEndReason,
         detail: &str,
         client_ip: Option<IpAddr>,
     ) -> Result<bool, OAuthError> {

@@ -8,7 +8,7 @@ use crate::{
         observability::{audit, metrics::OAuthOutcome},
         secrets::Secrets,
     },
-    reasons::SessionEnd,
+    reasons::SessionEndReason,
     session::SessionId,
 };
 
@@ -24,7 +24,7 @@ impl AuthorizationServer {
             if stored.session.client.id_hash != client_id_hash(&client.id) {
                 return Err(OAuthError::invalid_grant("the token was issued to another client"));
             }
-            self.end(&stored, SessionEnd::LoggedOut, "the client logged out", client.ip).await
+            self.end(&stored, SessionEndReason::LoggedOut, "the client logged out", client.ip).await
         };
         let result = end_session.await;
         self.metrics.revocations.count(OAuthOutcome::of(&result));

@@ -9,7 +9,7 @@ use crate::{
         observability::audit,
         sessions::{Deletion, StoreError, Stored},
     },
-    reasons::SessionEnd,
+    reasons::SessionEndReason,
     session::{Session, SessionId},
 };
 
@@ -36,11 +36,12 @@ impl AuthorizationServer {
     pub(super) async fn end(
         &self,
         stored: &Stored,
-        why: SessionEnd,
+        why: SessionEndReason,
         detail: &str,
         client_ip: Option<IpAddr>,
     ) -> Result<(), OAuthError> {
-        let deletion = if why == SessionEnd::Replay { Deletion::WithEvent(detail) } else { Deletion::Unconditional };
+        let deletion =
+            if why == SessionEndReason::Replay { Deletion::WithEvent(detail) } else { Deletion::Unconditional };
         if self.store.end(stored, deletion).await.map_err(|error| unavailable(&error))? {
             self.metrics.ended_sessions.count(why);
             audit::session_end(&stored.session, why, detail, client_ip);

@@ -21,7 +21,7 @@ use crate::{
         secrets::Secrets,
         sessions::Stored,
     },
-    reasons::SessionEnd,
+    reasons::SessionEndReason,
     session::Session,
 };
 
@@ -97,7 +97,7 @@ impl AuthorizationServer {
             Activation::Lost => Err(used()),
             Activation::Replay => {
                 let detail = "its authorization code was used again";
-                self.end(&stored, SessionEnd::Replay, detail, client.ip).await?;
+                self.end(&stored, SessionEndReason::Replay, detail, client.ip).await?;
                 Err(used())
             }
         }
@@ -122,7 +122,7 @@ impl AuthorizationServer {
                     return Ok(response);
                 }
                 Refresh::End(reason) => {
-                    self.end(&stored, SessionEnd::Replay, reason, client.ip).await?;
+                    self.end(&stored, SessionEndReason::Replay, reason, client.ip).await?;
                     return Err(refresh::ended());
                 }
             };
@@ -144,7 +144,7 @@ impl AuthorizationServer {
                 Err(OAuthError::temporarily_unavailable("the access rules are being changed: try again in a minute"))
             }
             Verdict::End(reason) => {
-                self.end(stored, SessionEnd::Rules, &reason, client_ip).await?;
+                self.end(stored, SessionEndReason::Rules, &reason, client_ip).await?;
                 Err(refresh::ended())
             }
         }

@@ -7,7 +7,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::metrics::{Grant, Label};
 use crate::api::SessionClient;
-use crate::reasons::{SessionEnd, StreamEnd};
+use crate::reasons::{SessionEndReason, StreamEndReason};
 use crate::{
     oauth::OAuthError,
     session::{Session, SessionId},
@@ -25,11 +25,11 @@ pub fn tokens(session: &Session, grant: Grant, client_ip: Option<IpAddr>) {
 }
 
 /// A session that this replica ended; `detail` explains `why`.
-pub fn session_end(session: &Session, why: SessionEnd, detail: &str, client_ip: Option<IpAddr>) {
+pub fn session_end(session: &Session, why: SessionEndReason, detail: &str, client_ip: Option<IpAddr>) {
     let (event, message) = match why {
-        SessionEnd::LoggedOut => ("revocation", "logged out"),
-        SessionEnd::Replay => ("replay", "session ended"),
-        SessionEnd::Rules | SessionEnd::Issuer | SessionEnd::Surplus | SessionEnd::Expired => {
+        SessionEndReason::LoggedOut => ("revocation", "logged out"),
+        SessionEndReason::Replay => ("replay", "session ended"),
+        SessionEndReason::Rules | SessionEndReason::Issuer | SessionEndReason::Surplus | SessionEndReason::Expired => {
             ("session_end", "session ended")
         }
     };
@@ -41,7 +41,7 @@ fn session_event(
     message: &str,
     grant: Option<Grant>,
     session: &Session,
-    end: Option<(SessionEnd, &str)>,
+    end: Option<(SessionEndReason, &str)>,
     client_ip: Option<IpAddr>,
 ) {
     macro_rules! line {
@@ -61,7 +61,7 @@ fn session_event(
             )
         };
     }
-    if let Some((SessionEnd::Replay, _)) = end { line!(warn) } else { line!(info) }
+    if let Some((SessionEndReason::Replay, _)) = end { line!(warn) } else { line!(info) }
 }
 
 /// `user` is the e-mail address at the issuer, if it is known.
@@ -141,7 +141,7 @@ pub fn mcp_session_refused(caller: CallerIdentity<'_>, client_ip: IpAddr) {
     );
 }
 
-pub fn stream_end(caller: CallerIdentity<'_>, why: StreamEnd, duration: Duration, client_ip: IpAddr) {
+pub fn stream_end(caller: CallerIdentity<'_>, why: StreamEndReason, duration: Duration, client_ip: IpAddr) {
     tracing::info!(
         target: "audit",
         event = "stream_end",

@@ -16,7 +16,7 @@ use crate::proxy::{
     observability::{audit, metrics::WorkerMetrics},
     sessions::LiveSession,
 };
-use crate::reasons::{ResponseCut, StreamEnd};
+use crate::reasons::{ResponseCutReason, StreamEndReason};
 
 /// The body of every response. One concrete type, so that forwarding boxes nothing.
 pub enum Body {
@@ -48,7 +48,7 @@ pub struct OpenStream {
     start: Instant,
     /// Whether this is the standalone GET event stream.
     is_standalone: bool,
-    end: StreamEnd,
+    end: StreamEndReason,
 }
 
 impl OpenStream {
@@ -61,7 +61,7 @@ impl OpenStream {
         is_standalone: bool,
     ) -> Self {
         metrics.open_streams.fetch_add(1, Relaxed);
-        Self { metrics, session, client, start, is_standalone, end: StreamEnd::ClientGone }
+        Self { metrics, session, client, start, is_standalone, end: StreamEndReason::ClientGone }
     }
 }
 
@@ -70,7 +70,7 @@ impl Drop for OpenStream {
         self.metrics.open_streams.fetch_sub(1, Relaxed);
         self.metrics.ended_streams.count(self.end);
         // Complete responses to messages are not audited: that would be a line for each request.
-        if self.is_standalone || self.end != StreamEnd::Finished {
+        if self.is_standalone || self.end != StreamEndReason::Finished {
             audit::stream_end(self.session.caller(), self.end, self.start.elapsed(), self.client);
         }
     }
@@ -101,7 +101,7 @@ impl UpstreamBody {
     /// Returns the connection to the pool after the whole response.
     fn finish(&mut self) {
         if let Some(stream) = &mut self.stream {
-            stream.end = StreamEnd::Finished;
+            stream.end = StreamEndReason::Finished;
         }
         if let Some(lease) = self.lease.take() {
             lease.return_to_pool();
@@ -109,16 +109,16 @@ impl UpstreamBody {
     }
 
     /// Ends the response early and closes the upstream connection, so that the upstream stops sending.
-    fn cut(&mut self, reason: ResponseCut) {
+    fn cut(&mut self, reason: ResponseCutReason) {
         tracing::debug!(reason = reason.as_str(), "response cut");
         let lease = self.lease.take();
         if let Some(stream) = &mut self.stream {
             stream.end = match reason {
-                ResponseCut::UpstreamFailed => StreamEnd::UpstreamFailed,
-                ResponseCut::SessionEnded => StreamEnd::SessionEnded,
-                ResponseCut::TokenEnded => StreamEnd::TokenEnded,
-                ResponseCut::Silent => StreamEnd::Silent,
-                ResponseCut::Leaving => StreamEnd::Leaving,
+                ResponseCutReason::UpstreamFailed => StreamEndReason::UpstreamFailed,
+                ResponseCutReason::SessionEnded => StreamEndReason::SessionEnded,
+                ResponseCutReason::TokenEnded => StreamEndReason::TokenEnded,
+                ResponseCutReason::Silent => StreamEndReason::Silent,
+                ResponseCutReason::Leaving => StreamEndReason::Leaving,
             };
         } else if let Some(lease) = lease {
             lease.cut(reason);
@@ -126,7 +126,7 @@ impl UpstreamBody {
     }
 
     /// An incomplete response must not look complete; an event stream may end anywhere.
-    fn end<T>(&mut self, reason: ResponseCut) -> Poll<Option<Result<T, BoxError>>> {
+    fn end<T>(&mut self, reason: ResponseCutReason) -> Poll<Option<Result<T, BoxError>>> {
         self.cut(reason);
         let error = || Err(format!("response cut: {}", reason.as_str()).into());
         Poll::Ready(self.stream.is_none().then(error))
@@ -139,7 +139,7 @@ impl UpstreamBody {
         }
         let Poll::Ready(content) = lease.poll_content(cx) else {
             ready!(self.deadline.poll(self.idle_timeout, cx));
-            return self.end(ResponseCut::Silent);
+            return self.end(ResponseCutReason::Silent);
         };
         self.deadline.restart(self.idle_timeout);
         match &content {
@@ -151,7 +151,7 @@ impl UpstreamBody {
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "the upstream connection failed in the middle of a response");
-                self.cut(ResponseCut::UpstreamFailed);
+                self.cut(ResponseCutReason::UpstreamFailed);
             }
         }
         Poll::Ready(content.map(|content| content.map(Frame::data).map_err(Into::into)))
@@ -231,10 +231,10 @@ mod tests {
         set.apply(SessionEvent::Is(session.clone()));
         let live = set.get(&session.id).unwrap();
         for (is_standalone, end) in [
-            (true, StreamEnd::Finished),
-            (true, StreamEnd::ClientGone),
-            (false, StreamEnd::Finished),
-            (false, StreamEnd::SessionEnded),
+            (true, StreamEndReason::Finished),
+            (true, StreamEndReason::ClientGone),
+            (false, StreamEndReason::Finished),
+            (false, StreamEndReason::SessionEnded),
         ] {
             let client = [198, 51, 100, 7].into();
             let mut stream = OpenStream::new(Arc::default(), live.clone(), client, Instant::now(), is_standalone);

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use slab::Slab;
 
-use crate::{proxy::sessions::LiveSession, reasons::ResponseCut};
+use crate::{proxy::sessions::LiveSession, reasons::ResponseCutReason};
 
 /// How often a worker checks its deadlines. A timer for each request would cost more.
 pub const TICK: Duration = Duration::from_millis(500);
@@ -41,11 +41,11 @@ pub struct ResponseCredentials {
 
 impl ResponseCredentials {
     /// Why they are not valid at `now`.
-    fn end_reason(&self, now: Timestamp) -> Option<ResponseCut> {
+    fn end_reason(&self, now: Timestamp) -> Option<ResponseCutReason> {
         if !self.session.admits(now) {
-            return Some(ResponseCut::SessionEnded);
+            return Some(ResponseCutReason::SessionEnded);
         }
-        (now.as_second() >= self.until).then_some(ResponseCut::TokenEnded)
+        (now.as_second() >= self.until).then_some(ResponseCutReason::TokenEnded)
     }
 }
 
@@ -134,9 +134,9 @@ impl Deadline {
     }
 
     /// Why the watched response must end.
-    pub fn end_reason(&self) -> Option<ResponseCut> {
+    pub fn end_reason(&self) -> Option<ResponseCutReason> {
         let reason = self.credentials.as_ref()?.end_reason(self.all.time());
-        reason.or_else(|| self.all.is_closed.get().then_some(ResponseCut::Leaving))
+        reason.or_else(|| self.all.is_closed.get().then_some(ResponseCutReason::Leaving))
     }
 
     /// Restarts it if it is running.
@@ -244,6 +244,6 @@ mod tests {
         assert_eq!((woken.count(), upstream.end_reason()), (0, None));
         live.apply(SessionEvent::Ended(session.id));
         all.tick(now);
-        assert_eq!((woken.count(), upstream.end_reason()), (1, Some(ResponseCut::SessionEnded)));
+        assert_eq!((woken.count(), upstream.end_reason()), (1, Some(ResponseCutReason::SessionEnded)));
     }
 }

@@ -19,7 +19,7 @@ use super::{
     request_body::RequestBodyError,
     responses::{self, CountedResponse, bad_gateway},
 };
-use crate::{proxy::observability::metrics::Outcome, reasons::ResponseCut};
+use crate::{proxy::observability::metrics::Outcome, reasons::ResponseCutReason};
 
 /// Sends a request that arrived at `start` to the upstream, and makes the client's response. `path` is as the client spelled it.
 pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, path: &str) -> CountedResponse {
@@ -35,7 +35,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, p
         }
         if upload.take_polled() {
             // An incomplete request has had no effect yet; a complete one is not taken back.
-            if let Some(ResponseCut::SessionEnded | ResponseCut::TokenEnded) = deadline.end_reason() {
+            if let Some(ResponseCutReason::SessionEnded | ResponseCutReason::TokenEnded) = deadline.end_reason() {
                 let error = BearerError::InvalidToken("the session or the access token has ended: log in again");
                 return Poll::Ready(Err(error.response(server, path)));
             }

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
 use crate::proxy::observability::metrics::{ConnectOutcome, OpenConnection, WorkerMetrics};
-use crate::reasons::ResponseCut;
+use crate::reasons::ResponseCutReason;
 
 /// Maximum idle connections of a worker.
 const MAX_IDLE: usize = 512;
@@ -139,7 +139,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Lease<B> {
     }
 
     /// Counts a response that is cut short, and closes the connection.
-    pub fn cut(self, reason: ResponseCut) {
+    pub fn cut(self, reason: ResponseCutReason) {
         self.pool.metrics.cut_responses.count(reason);
     }
 

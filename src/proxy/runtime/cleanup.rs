@@ -9,7 +9,7 @@ use crate::{
         runtime::proxy::Proxy,
         sessions::{Deletion, LiveSet, SessionStore, StoreError},
     },
-    reasons::SessionEnd,
+    reasons::SessionEndReason,
     session::Session,
 };
 
@@ -25,8 +25,8 @@ pub async fn clean_up(proxy: Arc<Proxy>) {
     for round in 1_u32.. {
         tokio::time::sleep(pause()).await;
         let ended = |session: &Session| {
-            proxy.metrics.ended_sessions.count(SessionEnd::Expired);
-            audit::session_end(session, SessionEnd::Expired, "the session expired", None);
+            proxy.metrics.ended_sessions.count(SessionEndReason::Expired);
+            audit::session_end(session, SessionEndReason::Expired, "the session expired", None);
         };
         let mut result = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now(), ended).await;
         if result.is_ok() && round.is_multiple_of(ROUNDS_BETWEEN_PURGES) {

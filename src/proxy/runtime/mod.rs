@@ -42,7 +42,7 @@ use crate::{
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
     listener,
     oauth::resource::Resources,
-    reasons::SessionEnd,
+    reasons::SessionEndReason,
     session::{RecordKeys, Session, SessionId},
 };
 
@@ -228,8 +228,8 @@ async fn end_session(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), S
     if let Some(stored) = proxy.store.get(id).await?
         && proxy.store.end(&stored, Deletion::Unconditional).await?
     {
-        proxy.metrics.ended_sessions.count(SessionEnd::Rules);
-        audit::session_end(&stored.session, SessionEnd::Rules, reason, None);
+        proxy.metrics.ended_sessions.count(SessionEndReason::Rules);
+        audit::session_end(&stored.session, SessionEndReason::Rules, reason, None);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::atomic::AtomicU64};
 
 use crate::{
     oauth::{ErrorCode, OAuthError},
-    reasons::{ResponseCut, SessionEnd, StreamEnd, text_enums},
+    reasons::{ResponseCutReason, SessionEndReason, StreamEndReason, text_enums},
 };
 
 /// A label as the type of its values.
@@ -46,9 +46,9 @@ macro_rules! labels {
 }
 
 labels!(
-    SessionEnd: "reason",
-    StreamEnd: "reason",
-    ResponseCut: "reason",
+    SessionEndReason: "reason",
+    StreamEndReason: "reason",
+    ResponseCutReason: "reason",
     Outcome: "outcome",
     CacheLookup: "result",
     ConnectOutcome: "outcome",
@@ -166,6 +166,6 @@ mod tests {
     fn label_values_have_unique_indices_and_names() {
         is_in_order::<OAuthOutcome>();
         is_in_order::<Outcome>();
-        is_in_order::<SessionEnd>();
+        is_in_order::<SessionEndReason>();
     }
 }

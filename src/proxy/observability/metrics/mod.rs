@@ -24,7 +24,7 @@ pub use self::{
     labels::{CacheLookup, ConnectOutcome, ConsentOutcome, Grant, IssuerOutcome, Label, OAuthOutcome, Outcome},
     numbers::{Counts, OpenConnection, WorkerMetrics},
 };
-use crate::reasons::SessionEnd;
+use crate::reasons::SessionEndReason;
 
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -37,7 +37,7 @@ pub struct Metrics {
     pub registrations: Counts<OAuthOutcome>,
     pub revocations: Counts<OAuthOutcome>,
     /// Sessions that this replica has ended.
-    pub ended_sessions: Counts<SessionEnd>,
+    pub ended_sessions: Counts<SessionEndReason>,
     /// Responses with 429.
     pub rate_limited: AtomicU64,
 }

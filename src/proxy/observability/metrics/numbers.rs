@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::labels::{CacheLookup, ConnectOutcome, Label, Outcome};
-use crate::reasons::{ResponseCut, StreamEnd};
+use crate::reasons::{ResponseCutReason, StreamEndReason};
 
 /// A counter for each value of a label.
 #[derive(Debug)]
@@ -75,8 +75,8 @@ pub struct WorkerMetrics {
     /// From the head of a request to the head of the upstream's response.
     pub response_head: DurationHistogram,
     pub open_streams: AtomicI64,
-    pub ended_streams: Counts<StreamEnd>,
-    pub cut_responses: Counts<ResponseCut>,
+    pub ended_streams: Counts<StreamEndReason>,
+    pub cut_responses: Counts<ResponseCutReason>,
     pub token_cache: Counts<CacheLookup>,
     pub upstream_connections: AtomicI64,
     pub upstream_idle: AtomicUsize,

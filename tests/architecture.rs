@@ -29,7 +29,8 @@ const ROWS: &[&[&str]] = &[
     &["access"],
     &["session"],
     &["crypto"],
-    &["error_chain", "media_type", "private_file", "reasons", "untrusted_text", "yaml"],
+    &["end_reasons", "error_chain", "media_type", "private_file", "untrusted_text", "yaml"],
+    &["text_enums"],
     &["api"],
 ];
 

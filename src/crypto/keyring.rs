@@ -15,7 +15,7 @@ use base64::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use crate::reasons::text_enums;
+use crate::text_enums::text_enums;
 
 text_enums! {
     /// What a sealed or authenticated value is for. Each purpose has its own key, derived with its text, so that a value made for

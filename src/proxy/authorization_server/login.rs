@@ -7,13 +7,13 @@ use crate::{
     access::check_email,
     api::{SessionClaims, SessionUser},
     crypto::Keyring,
+    end_reasons::SessionEndReason,
     oauth::{OAuthError, code::Code, login::Login},
     proxy::{
         identity_provider::{Credentials, Identity, LoginError},
         observability::{audit, metrics::OAuthOutcome},
         sessions::StoreError,
     },
-    reasons::SessionEndReason,
     session::{Session, SessionId},
 };
 

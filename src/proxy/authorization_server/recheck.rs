@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::AuthorizationServer;
-use crate::reasons::SessionEndReason;
+use crate::end_reasons::SessionEndReason;
 use crate::{
     access::{Person, check_email},
     api::SessionClaims,

@@ -3,12 +3,12 @@ use std::net::IpAddr;
 use super::{AuthenticatedClient, AuthorizationServer};
 use crate::{
     crypto::now_seconds,
+    end_reasons::SessionEndReason,
     oauth::{OAuthError, client_id_hash, refresh::RefreshToken},
     proxy::{
         observability::{audit, metrics::OAuthOutcome},
         secrets::Secrets,
     },
-    reasons::SessionEndReason,
     session::SessionId,
 };
 

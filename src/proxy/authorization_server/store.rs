@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use super::AuthorizationServer;
 use crate::{
+    end_reasons::SessionEndReason,
     oauth::OAuthError,
     proxy::{
         observability::audit,
         sessions::{Deletion, StoreError, Stored},
     },
-    reasons::SessionEndReason,
     session::{Session, SessionId},
 };
 

@@ -7,6 +7,7 @@ use super::{AuthenticatedClient, AuthorizationServer};
 use crate::{
     access::Verdict,
     crypto::random_bytes,
+    end_reasons::SessionEndReason,
     oauth::{
         OAuthError, client_id_hash,
         code::{self, Activation, Code},
@@ -21,7 +22,6 @@ use crate::{
         secrets::Secrets,
         sessions::Stored,
     },
-    reasons::SessionEndReason,
     session::Session,
 };
 

@@ -7,7 +7,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::metrics::{Grant, Label};
 use crate::api::SessionClient;
-use crate::reasons::{SessionEndReason, StreamEndReason};
+use crate::end_reasons::{SessionEndReason, StreamEndReason};
 use crate::{
     oauth::OAuthError,
     session::{Session, SessionId},

@@ -11,12 +11,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 
 use super::{deadline::Deadline, limits::Permit, pool::Lease, request_body::RequestBodyError};
+use crate::end_reasons::{ResponseCutReason, StreamEndReason};
 pub use crate::http1::BoxError;
 use crate::proxy::{
     observability::{audit, metrics::WorkerMetrics},
     sessions::LiveSession,
 };
-use crate::reasons::{ResponseCutReason, StreamEndReason};
 
 /// The body of every response. One concrete type, so that forwarding boxes nothing.
 pub enum Body {

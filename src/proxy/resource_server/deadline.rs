@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use slab::Slab;
 
-use crate::{proxy::sessions::LiveSession, reasons::ResponseCutReason};
+use crate::{end_reasons::ResponseCutReason, proxy::sessions::LiveSession};
 
 /// How often a worker checks its deadlines. A timer for each request would cost more.
 pub const TICK: Duration = Duration::from_millis(500);

@@ -19,7 +19,7 @@ use super::{
     request_body::RequestBodyError,
     responses::{self, CountedResponse, bad_gateway},
 };
-use crate::{proxy::observability::metrics::Outcome, reasons::ResponseCutReason};
+use crate::{end_reasons::ResponseCutReason, proxy::observability::metrics::Outcome};
 
 /// Sends a request that arrived at `start` to the upstream, and makes the client's response. `path` is as the client spelled it.
 pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, path: &str) -> CountedResponse {

@@ -30,9 +30,9 @@ use super::{
     request_body::{IncomingBody, RequestBody},
     resolver::{Resolver, round_robin},
 };
+use crate::end_reasons::ResponseCutReason;
 use crate::http1::{Connection, Outgoing, Scratch, WireError};
 use crate::proxy::observability::metrics::{ConnectOutcome, OpenConnection, WorkerMetrics};
-use crate::reasons::ResponseCutReason;
 
 /// Maximum idle connections of a worker.
 const MAX_IDLE: usize = 512;

@@ -4,12 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     crypto::random_bytes,
+    end_reasons::SessionEndReason,
     proxy::{
         observability::audit,
         runtime::proxy::Proxy,
         sessions::{Deletion, LiveSet, SessionStore, StoreError},
     },
-    reasons::SessionEndReason,
     session::Session,
 };
 

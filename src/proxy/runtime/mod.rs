@@ -40,9 +40,9 @@ use super::{
 use crate::{
     access::Verdict,
     config::{ProxyConfig, StoreConfig, UNREADY_BEFORE_DRAIN},
+    end_reasons::SessionEndReason,
     listener,
     oauth::resource::Resources,
-    reasons::SessionEndReason,
     session::{RecordKeys, Session, SessionId},
 };
 

@@ -4,8 +4,9 @@
 use std::{fmt::Debug, sync::atomic::AtomicU64};
 
 use crate::{
+    end_reasons::{ResponseCutReason, SessionEndReason, StreamEndReason},
     oauth::{ErrorCode, OAuthError},
-    reasons::{ResponseCutReason, SessionEndReason, StreamEndReason, text_enums},
+    text_enums::text_enums,
 };
 
 /// A label as the type of its values.

@@ -24,7 +24,7 @@ pub use self::{
     labels::{CacheLookup, ConnectOutcome, ConsentOutcome, Grant, IssuerOutcome, Label, OAuthOutcome, Outcome},
     numbers::{Counts, OpenConnection, WorkerMetrics},
 };
-use crate::reasons::SessionEndReason;
+use crate::end_reasons::SessionEndReason;
 
 #[derive(Debug, Default)]
 pub struct Metrics {

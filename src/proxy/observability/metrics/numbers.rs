@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::labels::{CacheLookup, ConnectOutcome, Label, Outcome};
-use crate::reasons::{ResponseCutReason, StreamEndReason};
+use crate::end_reasons::{ResponseCutReason, StreamEndReason};
 
 /// A counter for each value of a label.
 #[derive(Debug)]

@@ -1,26 +1,6 @@
 //! Why sessions, event streams and other responses end. The texts are labels of metrics and fields of the audit log.
 
-/// Enums whose values have a text each.
-macro_rules! text_enums {
-    ($(
-        $(#[$meta:meta])*
-        enum $name:ident { $($(#[$doc:meta])* $value:ident = $text:literal,)+ }
-    )+) => {$(
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-        pub enum $name { $($(#[$doc])* $value,)+ }
-
-        impl $name {
-            /// In declaration order.
-            pub const ALL: [Self; [$(Self::$value),+].len()] = [$(Self::$value),+];
-
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$value => $text,)+ }
-            }
-        }
-    )+};
-}
-pub(crate) use text_enums;
+use crate::text_enums::text_enums;
 
 text_enums! {
     /// Why this replica ended a session.

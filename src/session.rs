@@ -52,7 +52,7 @@ pub struct Session {
     /// Pending until the authorization code is redeemed.
     pub phase: SessionPhase,
     /// Generation of the current refresh token; 0 while pending.
-    pub rotation: u64,
+    pub generation: u64,
     /// Issue time of the current generation.
     pub rotated_at: Timestamp,
     pub expires_at: Timestamp,
@@ -91,7 +91,7 @@ impl RecordKeys {
             resource: session.resource.clone(),
             created_at: session.created_at.to_string(),
             phase: session.phase,
-            rotation: i64::try_from(session.rotation).unwrap_or(i64::MAX),
+            generation: i64::try_from(session.generation).unwrap_or(i64::MAX),
             rotated_at: session.rotated_at.to_string(),
             expires_at: session.expires_at.to_string(),
             claims: session.claims.clone(),
@@ -120,7 +120,7 @@ impl RecordKeys {
             resource: unsigned.resource,
             created_at: unsigned.created_at.parse().ok()?,
             phase: unsigned.phase,
-            rotation: u64::try_from(unsigned.rotation).ok()?,
+            generation: u64::try_from(unsigned.generation).ok()?,
             rotated_at: unsigned.rotated_at.parse().ok()?,
             expires_at: unsigned.expires_at.parse().ok()?,
             claims: unsigned.claims,
@@ -156,7 +156,7 @@ impl RecordKeys {
             resource,
             created_at,
             phase,
-            rotation,
+            generation,
             rotated_at,
             expires_at,
             claims,
@@ -174,7 +174,7 @@ impl RecordKeys {
             resource.clone().into_bytes(),
             created_at.clone().into_bytes(),
             json(serde_json::to_vec(phase)),
-            rotation.to_be_bytes().to_vec(),
+            generation.to_be_bytes().to_vec(),
             rotated_at.clone().into_bytes(),
             expires_at.clone().into_bytes(),
             json(serde_json::to_vec(claims)),
@@ -214,7 +214,7 @@ pub mod tests {
             resource: "https://mcp.example.com/mcp".to_owned(),
             created_at: now,
             phase: SessionPhase::Pending,
-            rotation: 0,
+            generation: 0,
             rotated_at: now,
             expires_at: now + jiff::SignedDuration::from_mins(2),
             claims: SessionClaims {

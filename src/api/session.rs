@@ -55,7 +55,8 @@ pub struct McpOAuthSessionSpec {
     pub phase: SessionPhase,
     /// Generation of the current refresh token: incremented at each rotation.
     #[schemars(range(min = 0))]
-    pub rotation: i64,
+    #[serde(rename = "rotation")]
+    pub generation: i64,
     /// Time at which the current refresh token was issued.
     #[schemars(length(max = 40))]
     pub rotated_at: String,

@@ -108,7 +108,7 @@ pub fn activate(session: &Session, now: Timestamp, lifetime: SignedDuration, max
     match session.phase {
         SessionPhase::Pending => Activation::First(Box::new(Session {
             phase: SessionPhase::Active,
-            rotation: 1,
+            generation: 1,
             rotated_at: now,
             expires_at: (now + lifetime).min(session.created_at + max),
             ..session.clone()
@@ -173,12 +173,12 @@ mod tests {
         let pending = session("a");
         let now = pending.created_at;
         let Activation::First(active) = activate(&pending, now, HOUR, HOUR * 2) else { panic!("the first wins") };
-        assert_eq!((active.phase, active.rotation, active.expires_at), (SessionPhase::Active, 1, now + HOUR));
+        assert_eq!((active.phase, active.generation, active.expires_at), (SessionPhase::Active, 1, now + HOUR));
         assert_eq!(activate(&active, now + REPLAY_AFTER, HOUR, HOUR), Activation::Lost);
         let late = now + REPLAY_AFTER + SignedDuration::from_secs(1);
         assert_eq!(activate(&active, late, HOUR, HOUR), Activation::Replay);
         // The winner of fifty concurrent redemptions may refresh before the last one arrives.
-        let refreshed = Session { rotation: 2, ..*active };
+        let refreshed = Session { generation: 2, ..*active };
         assert_eq!(activate(&refreshed, now, HOUR, HOUR), Activation::Lost);
         assert_eq!(activate(&refreshed, late, HOUR, HOUR), Activation::Replay);
     }

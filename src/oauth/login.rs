@@ -107,7 +107,7 @@ impl Login {
             resource: self.request.resource.clone(),
             created_at: now,
             phase: SessionPhase::Pending,
-            rotation: 0,
+            generation: 0,
             rotated_at: now,
             expires_at: now + PENDING,
             claims,

@@ -22,7 +22,7 @@ pub struct RefreshToken {
 impl RefreshToken {
     /// Returns the sealed token of the session's current generation.
     pub fn current(session: &Session, keyring: &Keyring) -> Option<String> {
-        keyring.seal(Purpose::RefreshToken, &Self { session: session.id.to_string(), generation: session.rotation })
+        keyring.seal(Purpose::RefreshToken, &Self { session: session.id.to_string(), generation: session.generation })
     }
 
     /// Returns session and generation; `None` if the token is forged.
@@ -76,12 +76,12 @@ pub fn decide(
     idle: SignedDuration,
     max: SignedDuration,
 ) -> Refresh {
-    let current = session.rotation;
+    let current = session.generation;
     if generation > current {
         Refresh::End("a refresh token newer than the record was used: the record is from a backup")
     } else if generation == current {
         Refresh::Rotate(Box::new(Session {
-            rotation: current + 1,
+            generation: current + 1,
             rotated_at: now,
             expires_at: (now + idle).min(session.created_at + max),
             ..session.clone()
@@ -103,8 +103,8 @@ mod tests {
     const IDLE: SignedDuration = SignedDuration::from_hours(1);
     const MAX: SignedDuration = SignedDuration::from_hours(24);
 
-    fn at_generation(rotation: u64) -> Session {
-        Session { phase: SessionPhase::Active, rotation, ..session("a") }
+    fn at_generation(generation: u64) -> Session {
+        Session { phase: SessionPhase::Active, generation, ..session("a") }
     }
 
     fn decide_after(session: &Session, generation: u64, after: SignedDuration) -> Refresh {
@@ -138,10 +138,10 @@ mod tests {
         let session = at_generation(3);
         let after = SignedDuration::from_mins(5);
         let Refresh::Rotate(next) = decide_after(&session, 3, after) else { panic!() };
-        assert_eq!(next.rotation, 4);
+        assert_eq!(next.generation, 4);
         assert_eq!(next.expires_at, session.rotated_at + after + IDLE);
         assert_eq!(
-            Session { rotation: 3, rotated_at: session.rotated_at, expires_at: session.expires_at, ..*next },
+            Session { generation: 3, rotated_at: session.rotated_at, expires_at: session.expires_at, ..*next },
             session
         );
     }

@@ -232,7 +232,7 @@ mod tests {
         bed.wait(LEASE);
         // The unreachable issuer is queried at once: the lease has expired.
         assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));
-        assert_eq!(bed.stored().await.unwrap().rotation, 1);
+        assert_eq!(bed.stored().await.unwrap().generation, 1);
     }
 
     #[tokio::test]
@@ -241,7 +241,7 @@ mod tests {
         let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
         let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
         // As after a rechecked refresh whose response was lost.
-        let rotated = Session { rotation: stored.session.rotation + 1, ..stored.session.clone() };
+        let rotated = Session { generation: stored.session.generation + 1, ..stored.session.clone() };
         bed.proxy.store.replace(&stored, &rotated).await.unwrap();
         assert_eq!(bed.refresh(&refresh_token).await.0, 200);
         bed.wait(bed.server.refresh_grace() + SignedDuration::from_secs(1));

@@ -197,7 +197,7 @@ impl SessionStore for KubernetesStore {
             "metadata": {"resourceVersion": old.version, "uid": old.uid},
             "spec": {
                 "phase": record.phase,
-                "rotation": record.rotation,
+                "rotation": record.generation,
                 "rotatedAt": record.rotated_at,
                 "expiresAt": record.expires_at,
                 // Absent values are null, which removes the field in a merge patch.

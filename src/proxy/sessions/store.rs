@@ -132,7 +132,7 @@ pub mod contract {
         let read = store.get(pending.id).await.unwrap().unwrap();
         let active = Session {
             phase: SessionPhase::Active,
-            rotation: 1,
+            generation: 1,
             expires_at: pending.expires_at + SignedDuration::from_hours(1),
             claims: SessionClaims { hosted_domain: None, email_verified: false, groups: Vec::new() },
             upstream_token: Some("another".to_owned()),
@@ -156,7 +156,7 @@ pub mod contract {
         let pending = session("race");
         store.create(&pending).await.unwrap();
         let read = store.get(pending.id).await.unwrap().unwrap();
-        let active = Session { phase: SessionPhase::Active, rotation: 1, ..pending };
+        let active = Session { phase: SessionPhase::Active, generation: 1, ..pending };
         let outcomes = futures::future::join_all((0..50).map(|_| store.replace(&read, &active))).await;
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(()) | Err(StoreError::Conflict))));
@@ -174,7 +174,7 @@ pub mod contract {
         store.create(&new).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Is(new.clone())));
         let read = store.get(new.id).await.unwrap().unwrap();
-        let active = Session { phase: SessionPhase::Active, rotation: 1, ..new };
+        let active = Session { phase: SessionPhase::Active, generation: 1, ..new };
         store.replace(&read, &active).await.unwrap();
         assert_eq!(events.next().await, Some(SessionEvent::Is(active.clone())));
         let read = store.get(active.id).await.unwrap().unwrap();

@@ -17,19 +17,19 @@ async fn code_is_redeemed_and_refresh_rotates_tokens() {
     let (status, first) = bed.redeem().await;
     assert_eq!((status, &first["token_type"], &first["expires_in"]), (200, &"Bearer".into(), &3600.into()));
     let active = bed.stored().await.unwrap();
-    assert_eq!((active.phase, active.rotation), (SessionPhase::Active, 1));
+    assert_eq!((active.phase, active.generation), (SessionPhase::Active, 1));
 
     bed.wait(SignedDuration::from_hours(1));
     let (status, second) = bed.refresh(&first["refresh_token"]).await;
     assert_eq!(status, 200);
     assert_ne!(second["access_token"], first["access_token"]);
-    assert_eq!(bed.stored().await.unwrap().rotation, 2);
+    assert_eq!(bed.stored().await.unwrap().generation, 2);
 
     // A retry after a lost response gets the same generation, which rotates on its next use.
     let (status, again) = bed.refresh(&first["refresh_token"]).await;
-    assert_eq!((status, bed.stored().await.unwrap().rotation), (200, 2));
+    assert_eq!((status, bed.stored().await.unwrap().generation), (200, 2));
     assert_eq!(bed.refresh(&again["refresh_token"]).await.0, 200);
-    assert_eq!(bed.stored().await.unwrap().rotation, 3);
+    assert_eq!(bed.stored().await.unwrap().generation, 3);
 
     // After the grace period the first token counts as stolen.
     bed.wait(SignedDuration::from_mins(2));
@@ -66,7 +66,7 @@ async fn concurrent_refreshes_get_the_same_generation() {
     let (_, first) = bed.redeem().await;
     let responses = futures::future::join_all((0..20).map(|_| bed.refresh(&first["refresh_token"]))).await;
     assert!(responses.iter().all(|(status, _)| *status == 200), "{responses:?}");
-    assert_eq!(bed.stored().await.unwrap().rotation, 2);
+    assert_eq!(bed.stored().await.unwrap().generation, 2);
 }
 
 #[tokio::test]

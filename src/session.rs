@@ -59,7 +59,7 @@ pub struct Session {
     /// Input of the access rules.
     pub claims: SessionClaims,
     /// Encrypted refresh token of the issuer.
-    pub upstream_token: Option<String>,
+    pub issuer_refresh_token: Option<String>,
     /// End of the exclusive lease of the replica that refreshes at the issuer.
     pub leased_until: Option<Timestamp>,
 }
@@ -95,7 +95,7 @@ impl RecordKeys {
             rotated_at: session.rotated_at.to_string(),
             expires_at: session.expires_at.to_string(),
             claims: session.claims.clone(),
-            upstream_token: session.upstream_token.clone(),
+            issuer_refresh_token: session.issuer_refresh_token.clone(),
             leased_until: session.leased_until.map(|until| until.to_string()),
             mac: String::new(),
         };
@@ -124,7 +124,7 @@ impl RecordKeys {
             rotated_at: unsigned.rotated_at.parse().ok()?,
             expires_at: unsigned.expires_at.parse().ok()?,
             claims: unsigned.claims,
-            upstream_token: unsigned.upstream_token,
+            issuer_refresh_token: unsigned.issuer_refresh_token,
             leased_until: unsigned.leased_until.map(|until| until.parse()).transpose().ok()?,
         })
     }
@@ -160,7 +160,7 @@ impl RecordKeys {
             rotated_at,
             expires_at,
             claims,
-            upstream_token,
+            issuer_refresh_token,
             leased_until,
             mac: _,
         } = spec;
@@ -180,8 +180,8 @@ impl RecordKeys {
             json(serde_json::to_vec(claims)),
         ];
         // Omitted when both are absent: records from before these fields existed keep their MAC.
-        if upstream_token.is_some() || leased_until.is_some() {
-            parts.push(json(serde_json::to_vec(&(upstream_token, leased_until))));
+        if issuer_refresh_token.is_some() || leased_until.is_some() {
+            parts.push(json(serde_json::to_vec(&(issuer_refresh_token, leased_until))));
         }
         parts
     }
@@ -222,7 +222,7 @@ pub mod tests {
                 email_verified: true,
                 groups: vec!["staff".to_owned()],
             },
-            upstream_token: Some("sealed".to_owned()),
+            issuer_refresh_token: Some("sealed".to_owned()),
             leased_until: Some(now),
         }
     }

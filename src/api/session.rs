@@ -66,9 +66,9 @@ pub struct McpOAuthSessionSpec {
     /// Claims from the issuer that the access rules evaluate.
     pub claims: SessionClaims,
     /// Encrypted refresh token of the issuer, used to check that the account still exists.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "upstreamToken", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
-    pub upstream_token: Option<String>,
+    pub issuer_refresh_token: Option<String>,
     /// End of the lease of the pod that is currently checking the account at the issuer. Other pods wait until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]

@@ -40,7 +40,7 @@ text_enums! {
         /// The upstream's `Mcp-Session-Id`, bound to its user.
         McpSessionId = "mcp-session-id",
         /// The issuer's refresh token in a session's record.
-        UpstreamToken = "upstream-token",
+        IssuerRefreshToken = "upstream-token",
     }
 }
 

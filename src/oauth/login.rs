@@ -111,7 +111,7 @@ impl Login {
             rotated_at: now,
             expires_at: now + PENDING,
             claims,
-            upstream_token: None,
+            issuer_refresh_token: None,
             leased_until: None,
         }
     }

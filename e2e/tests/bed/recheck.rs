@@ -45,7 +45,7 @@ async fn recheck_ends_sessions_of_removed_accounts_at_the_next_refresh() {
     }
     let [session] = &sessions(&environment, name).await[..] else { panic!("one login must create one session") };
     assert_eq!(session.spec.generation, 4);
-    assert!(session.spec.upstream_token.as_ref().is_some_and(|token| token.len() > 40), "{session:?}");
+    assert!(session.spec.issuer_refresh_token.as_ref().is_some_and(|token| token.len() > 40), "{session:?}");
     assert_eq!(session.spec.leased_until, None);
 
     // The rules are evaluated with the issuer's current claims.

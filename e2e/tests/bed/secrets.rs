@@ -32,7 +32,7 @@ async fn operator_and_pods_log_no_secret() {
     let pod = &crate::support::pods(&environment, name)[0];
     let first = client.redeem_at(&environment, pod, &code).await.unwrap();
     let second = client.refresh(&first.refresh).await.unwrap();
-    let upstream = sessions(&environment, name).await.remove(0).spec.upstream_token.unwrap();
+    let upstream = sessions(&environment, name).await.remove(0).spec.issuer_refresh_token.unwrap();
 
     let kubectl = environment.cluster.kubectl_program();
     let keys = "jsonpath={.data.keys\\.json}";

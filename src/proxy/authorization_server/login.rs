@@ -154,8 +154,8 @@ impl AuthorizationServer {
             groups: person.groups,
         };
         let id = SessionId::of_nonce(keyring, &login.nonce);
-        let upstream_token = refresh_token.map(|token| recheck::seal(id, &token, keyring)).transpose()?;
-        Ok(Session { upstream_token, ..login.session(id, user, claims, self.now()) })
+        let issuer_refresh_token = refresh_token.map(|token| recheck::seal(id, &token, keyring)).transpose()?;
+        Ok(Session { issuer_refresh_token, ..login.session(id, user, claims, self.now()) })
     }
 }
 

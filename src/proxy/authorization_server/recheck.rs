@@ -36,11 +36,14 @@ const WRITE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Seals the issuer's refresh token for the record of the session `id` only.
 pub(super) fn seal(id: SessionId, token: &SecretString, keyring: &Keyring) -> Result<String, OAuthError> {
-    keyring.seal(Purpose::UpstreamToken, &(id.to_string(), token.expose_secret())).ok_or_else(OAuthError::no_randomness)
+    keyring
+        .seal(Purpose::IssuerRefreshToken, &(id.to_string(), token.expose_secret()))
+        .ok_or_else(OAuthError::no_randomness)
 }
 
 fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
-    let (id, token): (String, String) = keyring.open(Purpose::UpstreamToken, session.upstream_token.as_deref()?)?;
+    let (id, token): (String, String) =
+        keyring.open(Purpose::IssuerRefreshToken, session.issuer_refresh_token.as_deref()?)?;
     (id == session.id.to_string()).then(|| token.into())
 }
 
@@ -94,8 +97,8 @@ impl AuthorizationServer {
             }
             Err(RecheckError::Failed { error, refresh_token }) => {
                 let token = refresh_token.unwrap_or(token);
-                let upstream_token = Some(seal(stored.session.id, &token, &secrets.keyring)?);
-                let released = Session { leased_until: None, upstream_token, ..stored.session.clone() };
+                let issuer_refresh_token = Some(seal(stored.session.id, &token, &secrets.keyring)?);
+                let released = Session { leased_until: None, issuer_refresh_token, ..stored.session.clone() };
                 self.replace_with_retries(&stored, &released).await?;
                 return Err(unavailable(&stored, &error));
             }
@@ -110,13 +113,13 @@ impl AuthorizationServer {
             return self.end_rechecked(&stored, SessionEndReason::Rules, &why, client_ip).await;
         }
         let token = identity.refresh_token.unwrap_or(token);
-        let upstream_token = Some(seal(next.id, &token, &secrets.keyring)?);
+        let issuer_refresh_token = Some(seal(next.id, &token, &secrets.keyring)?);
         let claims = SessionClaims {
             hosted_domain: person.hosted_domain,
             email_verified: person.email_verified,
             groups: person.groups,
         };
-        let next = Session { upstream_token, claims, leased_until: None, ..next };
+        let next = Session { issuer_refresh_token, claims, leased_until: None, ..next };
         self.replace_with_retries(&stored, &next).await
     }
 
@@ -189,8 +192,8 @@ mod tests {
         let (_, tokens) = bed.redeem().await;
         let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
         let keyring = bed.proxy.secrets.load().keyring.clone();
-        let upstream_token = token.map(|token| seal(bed.session.id, &token.into(), &keyring).unwrap());
-        let session = Session { upstream_token, leased_until, ..stored.session.clone() };
+        let issuer_refresh_token = token.map(|token| seal(bed.session.id, &token.into(), &keyring).unwrap());
+        let session = Session { issuer_refresh_token, leased_until, ..stored.session.clone() };
         bed.proxy.store.replace(&stored, &session).await.unwrap();
         tokens["refresh_token"].clone()
     }
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn recheck_without_usable_upstream_token_ends_the_session() {
+    async fn recheck_without_usable_issuer_refresh_token_ends_the_session() {
         for token in [None, Some("of another session")] {
             let bed = bed().await;
             let refresh_token = with_token(&bed, None, None).await;
@@ -215,8 +218,8 @@ mod tests {
                 let keyring = bed.proxy.secrets.load().keyring.clone();
                 let other = SessionId::of_nonce(&keyring, "another");
                 let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
-                let upstream_token = Some(seal(other, &token.into(), &keyring).unwrap());
-                let moved = Session { upstream_token, ..stored.session.clone() };
+                let issuer_refresh_token = Some(seal(other, &token.into(), &keyring).unwrap());
+                let moved = Session { issuer_refresh_token, ..stored.session.clone() };
                 bed.proxy.store.replace(&stored, &moved).await.unwrap();
             }
             assert_eq!(error(&bed.refresh(&refresh_token).await), (400, "invalid_grant"));

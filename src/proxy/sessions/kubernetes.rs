@@ -206,7 +206,7 @@ impl SessionStore for KubernetesStore {
                     "emailVerified": record.claims.email_verified,
                     "groups": record.claims.groups,
                 },
-                "upstreamToken": record.upstream_token,
+                "upstreamToken": record.issuer_refresh_token,
                 "leasedUntil": record.leased_until,
                 "mac": record.mac,
             },

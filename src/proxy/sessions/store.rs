@@ -135,7 +135,7 @@ pub mod contract {
             generation: 1,
             expires_at: pending.expires_at + SignedDuration::from_hours(1),
             claims: SessionClaims { hosted_domain: None, email_verified: false, groups: Vec::new() },
-            upstream_token: Some("another".to_owned()),
+            issuer_refresh_token: Some("another".to_owned()),
             leased_until: None,
             ..pending.clone()
         };

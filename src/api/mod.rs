@@ -23,7 +23,7 @@ pub use session::{McpOAuthSession, McpOAuthSessionSpec, SessionClaims, SessionCl
 pub use size::{InvalidSize, Size};
 pub use text::{
     BrowserOrigin, DataKey, Domain, EmailAddress, IdentityHeader, ImageReference, InvalidText, IssuerUrl, ItemPath,
-    ListedClientId, ListedRedirectUri, ObjectName, PathPattern, PublicUrl, RedirectHost, UpstreamUrl,
+    ObjectName, PathPattern, PublicUrl, RedirectHost, StaticClientId, StaticRedirectUri, UpstreamUrl,
 };
 
 /// API group of the custom resources.

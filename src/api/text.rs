@@ -143,11 +143,11 @@ text_type!(Domain, 1..=253, [DOMAIN]);
 text_type!(RedirectHost, 1..=253, [REDIRECT_HOST]);
 text_type!(
     /// A redirect URI in `clients.static`.
-    ListedRedirectUri, 1..=512, [REDIRECT_URI]
+    StaticRedirectUri, 1..=512, [REDIRECT_URI]
 );
 text_type!(
     /// A client ID in `clients.static`.
-    ListedClientId, 1..=128, [CLIENT_ID]
+    StaticClientId, 1..=128, [CLIENT_ID]
 );
 text_type!(
     /// An origin as browsers serialize it (RFC 6454 §6.2).
@@ -249,7 +249,7 @@ mod tests {
         parses::<EmailAddress>(&["ada@example.com", "Ada+x@EXAMPLE.com"], &["ada", "@b", "a@", "a@b@c", "a @b", ""]);
         parses::<Domain>(&["example.com", "Example.COM", "a"], &["@example.com", "*.a", ".a", "a.", "a b", ""]);
         parses::<RedirectHost>(&["chat.example.com"], &["Chat.example.com", "https://a", "a:1", "a/", "-a"]);
-        parses::<ListedClientId>(&["claude-ai", "a~b._c"], &["a b", "-a", "", "a/b"]);
+        parses::<StaticClientId>(&["claude-ai", "a~b._c"], &["a b", "-a", "", "a/b"]);
         parses::<ItemPath>(&["vaults/a b/items/c"], &["vaults/a/items/b/c", "vaults//items/b", "vault/item", ""]);
         parses::<ObjectName>(&["login", "a.b-c"], &["Login", "a/b", "-a", "a_b", ""]);
         parses::<DataKey>(&["ca.crt", ".hidden", "A_b-c"], &["..", ".", "..data-1_x", "../a", "a/b", ""]);
@@ -258,7 +258,7 @@ mod tests {
             &["a/b", "a:latest", "localhost:5000/a", "a@sha256:12", "a:", ":1", "a b:1"],
         );
         parses::<IdentityHeader>(&["X-User"], &["X User", "cookie", "Mcp-User", "X_User", "MCP-"]);
-        parses::<ListedRedirectUri>(
+        parses::<StaticRedirectUri>(
             &[
                 "https://claude.ai/cb",
                 "http://localhost:8080/cb",

@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SecretKeyReference;
-use crate::api::{BrowserOrigin, ListedClientId, ListedRedirectUri, RedirectHost, rules};
+use crate::api::{BrowserOrigin, RedirectHost, StaticClientId, StaticRedirectUri, rules};
 
 /// MCP clients: how they register, and which of them may connect.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -67,7 +67,7 @@ pub enum MetadataDocuments {
 pub struct StaticClient {
     /// Client ID to configure in the client, such as claude-ai.
     #[serde(rename = "clientID")]
-    pub client_id: ListedClientId,
+    pub client_id: StaticClientId,
 
     /// Reference to the client secret. Without it the client is a public client, protected by PKCE only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ pub struct StaticClient {
     #[serde(rename = "redirectURIs")]
     #[schemars(length(min = 1, max = 10))]
     #[x_kube(merge_strategy = ListMerge::Set)]
-    pub redirect_uris: Vec<ListedRedirectUri>,
+    pub redirect_uris: Vec<StaticRedirectUri>,
 }
 
 /// Allowed redirect URIs: where the browser may be redirected after a login.

@@ -160,7 +160,7 @@ impl ProxyConfig {
         if references.is_none() && identity_provider.ca_ref.is_some() {
             return Err(ConfigError::CaNeedsReferences);
         }
-        if references.is_none() && clients.listed.iter().any(|client| client.secret_ref.is_some()) {
+        if references.is_none() && clients.static_clients.iter().any(|client| client.secret_ref.is_some()) {
             return Err(ConfigError::SecretsNeedReferences);
         }
         Ok(())

@@ -116,9 +116,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), De
     Ok(proxy::serve(config, listener, health_listener, shutdown).await?)
 }
 
-/// Replaces the secrets of listed clients, which are in the cluster.
+/// Replaces the secrets of static clients, which are in the cluster.
 fn write_client_secrets(config: &ProxyConfig) -> Result<(), DevError> {
-    for client in &config.clients.listed {
+    for client in &config.clients.static_clients {
         let secret = client.secret_ref.as_ref().and_then(|reference| config.secret_file(reference));
         let Some(path) = secret else { continue };
         fs::create_dir_all(path.parent().unwrap_or(&path))

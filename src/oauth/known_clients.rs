@@ -63,15 +63,15 @@ impl ResolvedClient {
 #[derive(Clone, Copy)]
 pub struct KnownClients<'a> {
     pub keyring: &'a Keyring,
-    pub listed: &'a StaticClients,
+    pub static_clients: &'a StaticClients,
     pub rules: &'a Clients,
 }
 
 impl KnownClients<'_> {
     /// Returns a static or registered client.
     pub fn find(&self, id: &str) -> Option<ResolvedClient> {
-        let listed = self.listed.0.get(id).map(|(client, _)| ResolvedClient::Static(client.clone()));
-        listed.or_else(|| Client::from_id(id, self.keyring).map(ResolvedClient::Registered))
+        let static_client = self.static_clients.0.get(id).map(|(client, _)| ResolvedClient::Static(client.clone()));
+        static_client.or_else(|| Client::from_id(id, self.keyring).map(ResolvedClient::Registered))
     }
 
     /// Returns the URL of the metadata document of a client that [`Self::find`] does not know.
@@ -101,7 +101,7 @@ impl KnownClients<'_> {
         };
         // Some public clients send an empty secret.
         let secret = secret.as_deref().filter(|secret| !secret.is_empty());
-        if let Some((_, expected)) = self.listed.0.get(&id) {
+        if let Some((_, expected)) = self.static_clients.0.get(&id) {
             check_static_secret(expected.as_ref(), secret)?;
         } else if let Some(client) = Client::from_id(&id, self.keyring) {
             client.authenticate(&id, secret, self.keyring)?;
@@ -144,23 +144,23 @@ mod tests {
 
     const DOCUMENT: &str = "https://claude.ai/oauth/claude-code-client-metadata";
 
-    fn listed() -> StaticClients {
-        let listed: Vec<StaticClient> = serde_json::from_value(json!([
+    fn static_clients() -> StaticClients {
+        let static_clients: Vec<StaticClient> = serde_json::from_value(json!([
             {"clientID": "typed-in", "redirectURIs": ["https://chat.internal/callback"],
                 "secretRef": {"name": "chat", "key": "secret"}},
             {"clientID": "public", "redirectURIs": ["http://localhost/callback"]},
         ]))
         .unwrap();
-        StaticClients::new(&listed, |listed| {
-            Ok::<_, Infallible>(listed.secret_ref.as_ref().map(|_| SecretString::from("open sesame")))
+        StaticClients::new(&static_clients, |client| {
+            Ok::<_, Infallible>(client.secret_ref.as_ref().map(|_| SecretString::from("open sesame")))
         })
         .unwrap()
     }
 
     #[test]
     fn client_id_in_basic_auth_and_body_must_match() {
-        let (keyring, listed, rules) = (keyring(), listed(), Clients::default());
-        let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
+        let (keyring, static_clients, rules) = (keyring(), static_clients(), Clients::default());
+        let known = KnownClients { keyring: &keyring, static_clients: &static_clients, rules: &rules };
         let id = register(&json!({"redirect_uris": ["http://127.0.0.1/"]})).unwrap().id(&keyring).unwrap();
         let secret = Client::secret(&id, &keyring);
         let of = |basic: Option<(&str, &str)>, id: Option<&str>, secret: Option<&str>| {
@@ -182,8 +182,8 @@ mod tests {
 
     #[test]
     fn static_client_authenticates_with_its_configured_credentials_only() {
-        let (keyring, listed, rules) = (keyring(), listed(), Clients::default());
-        let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
+        let (keyring, static_clients, rules) = (keyring(), static_clients(), Clients::default());
+        let known = KnownClients { keyring: &keyring, static_clients: &static_clients, rules: &rules };
         let Some(ResolvedClient::Static(client)) = known.find("typed-in") else { panic!("it is listed") };
         assert!(client.allows("https://chat.internal/callback") && !client.allows("https://chat.internal/"));
         let of = |id: &str, secret: Option<&str>| known.authenticate(None, Some(id), secret).is_ok();
@@ -196,13 +196,13 @@ mod tests {
         ] {
             assert!(!of(id, secret), "{id} {secret:?}");
         }
-        assert!(!format!("{listed:?}").contains("sesame"));
+        assert!(!format!("{static_clients:?}").contains("sesame"));
     }
 
     #[test]
     fn metadata_document_client_has_known_host_and_no_secret() {
-        let (keyring, listed, rules) = (keyring(), StaticClients::default(), Clients::default());
-        let known = KnownClients { keyring: &keyring, listed: &listed, rules: &rules };
+        let (keyring, static_clients, rules) = (keyring(), StaticClients::default(), Clients::default());
+        let known = KnownClients { keyring: &keyring, static_clients: &static_clients, rules: &rules };
         assert_eq!(known.find(DOCUMENT), None);
         assert_eq!(known.document_url(DOCUMENT).unwrap().as_str(), DOCUMENT);
         assert_eq!(known.authenticate(None, Some(DOCUMENT), None), Ok(DOCUMENT.to_owned()));

@@ -202,7 +202,7 @@ impl ValidatedProxy {
     /// Secret keys of the clients in `clients.static`, without duplicates.
     pub(super) fn client_secrets(&self) -> Vec<&SecretKeyReference> {
         let mut references: Vec<&SecretKeyReference> = Vec::new();
-        for reference in self.config.clients.listed.iter().filter_map(|client| client.secret_ref.as_ref()) {
+        for reference in self.config.clients.static_clients.iter().filter_map(|client| client.secret_ref.as_ref()) {
             if !references.contains(&reference) {
                 references.push(reference);
             }

@@ -139,8 +139,8 @@ pub fn token_request(data: &[u8]) {
         headers.insert(header::AUTHORIZATION, value);
     }
     let (Ok(parameters), Ok(basic)) = (parameters(&headers, body), basic_credentials(&headers)) else { return };
-    let (listed, rules) = (StaticClients::default(), Clients::default());
-    let known = KnownClients { keyring: &KEYRING, listed: &listed, rules: &rules };
+    let (static_clients, rules) = (StaticClients::default(), Clients::default());
+    let known = KnownClients { keyring: &KEYRING, static_clients: &static_clients, rules: &rules };
     let (id, secret) = (parameters.get("client_id"), parameters.get("client_secret"));
     if let Ok(id) = known.authenticate(basic, id, secret) {
         assert!(DocumentUrl::parse(&id, &rules).is_ok(), "{id}");

@@ -18,7 +18,7 @@ pub struct Secrets {
     pub keyring: Arc<Keyring>,
     pub signing: SigningRing,
     /// The clients of `clients.static`, with their secrets.
-    pub listed: StaticClients,
+    pub static_clients: StaticClients,
     /// The certificates of `identityProvider.caRef`. They are public, but change like secrets.
     pub ca: Option<String>,
     /// Changes with the content of any file.
@@ -65,8 +65,8 @@ impl Secrets {
         let encryption_keys = [current.1.clone(), previous.as_ref().map(|(_, key)| key.clone()).unwrap_or_default()];
         let mut contents = vec![client_id.clone(), client_secret.clone()];
         contents.extend(encryption_keys.iter().chain([&signing_keys]).cloned());
-        let listed = StaticClients::new(&config.clients.listed, |listed| {
-            let Some(path) = listed.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
+        let static_clients = StaticClients::new(&config.clients.static_clients, |client| {
+            let Some(path) = client.secret_ref.as_ref().and_then(|reference| config.secret_file(reference)) else {
                 return Ok(None);
             };
             let (_, secret) = read(path)?;
@@ -93,7 +93,7 @@ impl Secrets {
             client_secret: client_secret.into(),
             keyring: Arc::new(keyring),
             signing,
-            listed,
+            static_clients,
             ca,
             fingerprint: fingerprint(&contents),
             keys_fingerprint: fingerprint(&encryption_keys),

@@ -8,7 +8,7 @@ mod children;
 mod credentials;
 mod documents;
 mod install;
-mod listed_clients;
+
 mod login;
 mod one_password;
 mod outages;
@@ -19,6 +19,7 @@ mod replica;
 mod rotation;
 mod secrets;
 mod sessions;
+mod static_clients;
 mod support;
 mod validation;
 mod watch;

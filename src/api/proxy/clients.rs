@@ -28,7 +28,7 @@ pub struct Clients {
     #[serde(default, rename = "static", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["clientID".into()]))]
-    pub listed: Vec<StaticClient>,
+    pub static_clients: Vec<StaticClient>,
 
     /// Additional browser origins that may call the MCP endpoints, such as https://tools.example.com. Always allowed: the
     /// proxy's own origin, localhost, well-known MCP clients and the hosts in redirects.hosts. Clients that do not run in a

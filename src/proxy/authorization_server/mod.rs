@@ -87,7 +87,7 @@ impl AuthorizationServer {
     }
 
     pub fn known_clients<'a>(&'a self, secrets: &'a Secrets) -> KnownClients<'a> {
-        KnownClients { keyring: &secrets.keyring, listed: &secrets.listed, rules: &self.config.clients }
+        KnownClients { keyring: &secrets.keyring, static_clients: &secrets.static_clients, rules: &self.config.clients }
     }
 
     pub fn now(&self) -> Timestamp {

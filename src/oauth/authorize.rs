@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OAuthError, OFFLINE_ACCESS, client_id_hash, known_clients::ResolvedClient, parameters::Parameters, pkce,
+    OAuthError, OFFLINE_ACCESS, client_id_hash, client_registry::ResolvedClient, parameters::Parameters, pkce,
     redirect_uri, resource::Resources,
 };
 use crate::api::{SessionClient, proxy::Redirects};

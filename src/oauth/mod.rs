@@ -4,9 +4,9 @@
 pub mod authorize;
 pub mod client;
 pub mod client_document;
+pub mod client_registry;
 pub mod code;
 mod error;
-pub mod known_clients;
 pub mod login;
 pub mod metadata;
 pub mod parameters;

@@ -27,7 +27,7 @@ use crate::{
         authorize::{self, AuthorizationError},
         client::Client,
         client_document::DocumentUrl,
-        known_clients::{KnownClients, ResolvedClient, StaticClients},
+        client_registry::{ClientRegistry, ResolvedClient, StaticClients},
         parameters::Parameters,
         redirect_uri,
         resource::Resources,
@@ -140,9 +140,9 @@ pub fn token_request(data: &[u8]) {
     }
     let (Ok(parameters), Ok(basic)) = (parameters(&headers, body), basic_credentials(&headers)) else { return };
     let (static_clients, rules) = (StaticClients::default(), Clients::default());
-    let known = KnownClients { keyring: &KEYRING, static_clients: &static_clients, rules: &rules };
+    let registry = ClientRegistry { keyring: &KEYRING, static_clients: &static_clients, rules: &rules };
     let (id, secret) = (parameters.get("client_id"), parameters.get("client_secret"));
-    if let Ok(id) = known.authenticate(basic, id, secret) {
+    if let Ok(id) = registry.authenticate(basic, id, secret) {
         assert!(DocumentUrl::parse(&id, &rules).is_ok(), "{id}");
     }
 }

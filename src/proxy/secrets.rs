@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{
     config::{CredentialFiles, ProxyConfig},
     crypto::{InvalidEncryptionKey, Keyring, SigningKeys, SigningKeysError, SigningRing},
-    oauth::known_clients::StaticClients,
+    oauth::client_registry::StaticClients,
 };
 
 pub struct Secrets {

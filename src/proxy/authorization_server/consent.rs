@@ -8,7 +8,7 @@ use crate::{
     oauth::{
         OAuthError,
         authorize::{self, AuthorizationError, AuthorizationRequest},
-        known_clients::ResolvedClient,
+        client_registry::ResolvedClient,
         login::{ConsentForm, Login},
         parameters::Parameters,
     },
@@ -61,11 +61,11 @@ impl AuthorizationServer {
     }
 
     async fn resolve_client(self: &Arc<Self>, secrets: &Secrets, id: &str) -> Result<ResolvedClient, OAuthError> {
-        let known = self.known_clients(secrets);
-        if let Some(client) = known.find(id) {
+        let registry = self.client_registry(secrets);
+        if let Some(client) = registry.find(id) {
             return Ok(client);
         }
-        let url = known.document_url(id)?;
+        let url = registry.document_url(id)?;
         let host = url.host().to_owned();
         let client = self.run(|server| async move { server.documents.client(&url, server.now()).await }).await?;
         Ok(ResolvedClient::Document { host, client })

@@ -51,7 +51,7 @@ use crate::{
     access::Rules,
     api::PublicUrl,
     config::ProxyConfig,
-    oauth::{OAuthError, known_clients::KnownClients, resource::Resources},
+    oauth::{OAuthError, client_registry::ClientRegistry, resource::Resources},
 };
 
 pub struct AuthorizationServer {
@@ -86,8 +86,12 @@ impl AuthorizationServer {
         self.config.tokens.refresh_grace.signed()
     }
 
-    pub fn known_clients<'a>(&'a self, secrets: &'a Secrets) -> KnownClients<'a> {
-        KnownClients { keyring: &secrets.keyring, static_clients: &secrets.static_clients, rules: &self.config.clients }
+    pub fn client_registry<'a>(&'a self, secrets: &'a Secrets) -> ClientRegistry<'a> {
+        ClientRegistry {
+            keyring: &secrets.keyring,
+            static_clients: &secrets.static_clients,
+            rules: &self.config.clients,
+        }
     }
 
     pub fn now(&self) -> Timestamp {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::is_loopback,
-    oauth::{authorize::AuthorizationError, known_clients::ResolvedClient, parameters::Parameters, redirect_uri},
+    oauth::{authorize::AuthorizationError, client_registry::ResolvedClient, parameters::Parameters, redirect_uri},
     proxy::authorization_server::AuthorizationServer,
 };
 

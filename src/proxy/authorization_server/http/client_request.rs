@@ -74,7 +74,7 @@ impl ClientRequest {
         let secrets = server.secrets.load_full();
         let result = parameters(&self.headers, body).and_then(|parameters| {
             let (basic, get) = (basic_credentials(&self.headers)?, |name: &str| parameters.get(name));
-            let id = server.known_clients(&secrets).authenticate(basic, get("client_id"), get("client_secret"))?;
+            let id = server.client_registry(&secrets).authenticate(basic, get("client_id"), get("client_secret"))?;
             Ok((id, parameters))
         });
         let (id, parameters) = result.map_err(|error| self.error(error))?;

@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::router;
 use crate::{
     api::proxy::Redirects,
-    oauth::{authorize, client::Client, code::Code, known_clients::ResolvedClient, parameters::Parameters},
+    oauth::{authorize, client::Client, client_registry::ResolvedClient, code::Code, parameters::Parameters},
     proxy::{
         authorization_server::AuthorizationServer,
         runtime::proxy::{Proxy, testing::proxy},

@@ -61,13 +61,13 @@ impl ResolvedClient {
 }
 
 #[derive(Clone, Copy)]
-pub struct KnownClients<'a> {
+pub struct ClientRegistry<'a> {
     pub keyring: &'a Keyring,
     pub static_clients: &'a StaticClients,
     pub rules: &'a Clients,
 }
 
-impl KnownClients<'_> {
+impl ClientRegistry<'_> {
     /// Returns a static or registered client.
     pub fn find(&self, id: &str) -> Option<ResolvedClient> {
         let static_client = self.static_clients.0.get(id).map(|(client, _)| ResolvedClient::Static(client.clone()));
@@ -160,12 +160,12 @@ mod tests {
     #[test]
     fn client_id_in_basic_auth_and_body_must_match() {
         let (keyring, static_clients, rules) = (keyring(), static_clients(), Clients::default());
-        let known = KnownClients { keyring: &keyring, static_clients: &static_clients, rules: &rules };
+        let registry = ClientRegistry { keyring: &keyring, static_clients: &static_clients, rules: &rules };
         let id = register(&json!({"redirect_uris": ["http://127.0.0.1/"]})).unwrap().id(&keyring).unwrap();
         let secret = Client::secret(&id, &keyring);
         let of = |basic: Option<(&str, &str)>, id: Option<&str>, secret: Option<&str>| {
             let basic = basic.map(|(id, secret)| (id.to_owned(), secret.to_owned()));
-            known.authenticate(basic, id, secret).map_err(|error| error.code)
+            registry.authenticate(basic, id, secret).map_err(|error| error.code)
         };
         assert_eq!(of(Some((&id, &secret)), Some(&id), None), Ok(id.clone()));
         assert_eq!(of(None, Some(&id), Some(&secret)), Ok(id.clone()));
@@ -183,10 +183,10 @@ mod tests {
     #[test]
     fn static_client_authenticates_with_its_configured_credentials_only() {
         let (keyring, static_clients, rules) = (keyring(), static_clients(), Clients::default());
-        let known = KnownClients { keyring: &keyring, static_clients: &static_clients, rules: &rules };
-        let Some(ResolvedClient::Static(client)) = known.find("typed-in") else { panic!("it is listed") };
+        let registry = ClientRegistry { keyring: &keyring, static_clients: &static_clients, rules: &rules };
+        let Some(ResolvedClient::Static(client)) = registry.find("typed-in") else { panic!("it is listed") };
         assert!(client.allows("https://chat.internal/callback") && !client.allows("https://chat.internal/"));
-        let of = |id: &str, secret: Option<&str>| known.authenticate(None, Some(id), secret).is_ok();
+        let of = |id: &str, secret: Option<&str>| registry.authenticate(None, Some(id), secret).is_ok();
         assert!(of("typed-in", Some("open sesame")) && of("public", None) && of("public", Some("")));
         for (id, secret) in [
             ("typed-in", None),
@@ -202,13 +202,13 @@ mod tests {
     #[test]
     fn metadata_document_client_has_known_host_and_no_secret() {
         let (keyring, static_clients, rules) = (keyring(), StaticClients::default(), Clients::default());
-        let known = KnownClients { keyring: &keyring, static_clients: &static_clients, rules: &rules };
-        assert_eq!(known.find(DOCUMENT), None);
-        assert_eq!(known.document_url(DOCUMENT).unwrap().as_str(), DOCUMENT);
-        assert_eq!(known.authenticate(None, Some(DOCUMENT), None), Ok(DOCUMENT.to_owned()));
+        let registry = ClientRegistry { keyring: &keyring, static_clients: &static_clients, rules: &rules };
+        assert_eq!(registry.find(DOCUMENT), None);
+        assert_eq!(registry.document_url(DOCUMENT).unwrap().as_str(), DOCUMENT);
+        assert_eq!(registry.authenticate(None, Some(DOCUMENT), None), Ok(DOCUMENT.to_owned()));
         for (id, secret) in [(DOCUMENT, Some("x")), ("https://evil.example/client", None)] {
             assert_eq!(
-                known.authenticate(None, Some(id), secret).map_err(|error| error.code),
+                registry.authenticate(None, Some(id), secret).map_err(|error| error.code),
                 Err(ErrorCode::InvalidClient)
             );
         }

@@ -8,7 +8,6 @@ mod children;
 mod credentials;
 mod documents;
 mod install;
-
 mod login;
 mod one_password;
 mod outages;

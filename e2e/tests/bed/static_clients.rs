@@ -13,7 +13,7 @@ use crate::support::{Condition, REDIRECT_URI, ScriptedClient, environment, event
 #[tokio::test(flavor = "multi_thread")]
 async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() {
     let environment = environment();
-    let name = "listed";
+    let name = "static-client";
     let kubectl = environment.cluster.kubectl_program();
     let edge = environment.edge(name).await.unwrap();
     let api = environment.cluster.client().await.unwrap();
@@ -26,7 +26,7 @@ async fn static_client_logs_in_with_its_secret_and_missing_secret_is_reported() 
         "secretRef": {"name": "chat-client", "key": "secret"},
         "redirectURIs": [REDIRECT_URI],
     });
-    spec.clients.listed = vec![serde_json::from_value(client).unwrap()];
+    spec.clients.static_clients = vec![serde_json::from_value(client).unwrap()];
     environment.apply(&api, name, spec).await.unwrap();
     eventually("the missing Secret is reported", || async {
         let condition = Condition::get(&kubectl, name, "CredentialsReady");

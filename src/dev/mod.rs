@@ -1,7 +1,7 @@
 //! `dev`: serves an `McpOAuthProxy` on this machine without a cluster. Replaces the issuer by an in-process login page, the
 //! session objects by SQLite, and optionally the upstream by a small MCP server. Everything else is as in production.
 
-mod issuer;
+pub(crate) mod issuer;
 mod mcp_server;
 
 use std::{

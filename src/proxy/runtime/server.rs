@@ -77,7 +77,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let count = proxy.config.workers.map_or_else(default_workers, NonZeroUsize::get);
+    let count = proxy.config.workers.map_or_else(default_workers, |workers| workers.get() as usize);
     let max = proxy.config.connections.map_or_else(default_connections, NonZeroUsize::get);
     let max = max.min(Semaphore::MAX_PERMITS);
     let permits = Arc::new(Semaphore::new(max));

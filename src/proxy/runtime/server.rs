@@ -1,6 +1,7 @@
 //! The data plane's listener. It replaces `axum::serve`, which fixes runtime and bodies: each worker is a thread with a
 //! current-thread runtime and its own upstream connections, and gets accepted connections in turn.
 
+mod client_connection;
 mod client_input;
 mod client_io;
 mod exchange;

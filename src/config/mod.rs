@@ -43,9 +43,9 @@ pub struct ProxyConfig {
     /// Address of /healthz, /readyz, /metrics and /status, which the operator queries. Default: port 8081 of every address.
     #[serde(default = "default_health_listen")]
     pub health_listen: SocketAddr,
-    /// Number of worker threads. Default: the number of CPUs, at most two.
+    /// Number of worker threads, 1024 at most. Default: the number of CPUs, at most two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workers: Option<NonZeroUsize>,
+    pub workers: Option<Bounded<1, 1024>>,
     /// Maximum number of client connections. Default: one for each 80 KiB of the memory limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<NonZeroUsize>,

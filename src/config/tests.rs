@@ -79,6 +79,8 @@ fn what_the_crd_refuses_is_refused_here_too() {
             "clients: {static: [{clientID: a, redirectURIs: ['app:/cb'], secretRef: {name: a, key: b}}]}\nsigningKeys:",
             "needs references",
         ),
+        ("signingKeys:", "workers: 0\nsigningKeys:", "workers: 0 must lie between 1 and 1024"),
+        ("signingKeys:", "workers: 100000\nsigningKeys:", "workers: 100000 must lie between 1 and 1024"),
         ("sessions: {store: {", &sessions("idleTTL: 0s"), "idleTTL: 0s must lie between 5m and 8784h"),
         ("sessions: {store: {", &sessions("maxTTL: 9000h"), "maxTTL: 9000h must lie"),
         ("sessions: {store: {", &sessions("idleTTL: 30m"), "shorter than sessions.idleTTL"),

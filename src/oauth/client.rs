@@ -93,7 +93,10 @@ impl ClientMetadata {
     pub fn parse(body: &[u8], what: &str) -> Result<Self, OAuthError> {
         // serde would also accept an array of the members.
         if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(OAuthError::invalid_client_metadata(format!("{what} must be a JSON object of RFC 7591")));
+            let must = if body.trim_ascii().is_empty() { "is empty: it must" } else { "must" };
+            return Err(OAuthError::invalid_client_metadata(format!(
+                "{what} {must} be a JSON object with the client's metadata (RFC 7591), at least redirect_uris"
+            )));
         }
         serde_json::from_slice(body).map_err(|error| {
             // Not serde's message, which repeats the input.
@@ -295,6 +298,18 @@ pub mod tests {
             ),
         ] {
             assert_eq!(register(&body).unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn error_about_an_empty_registration_says_what_to_send() {
+        for body in ["", " \r\n"] {
+            let error = Client::register(body.as_bytes(), &Redirects::default(), Timestamp::UNIX_EPOCH).unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidClientMetadata);
+            assert_eq!(
+                error.description,
+                "the registration is empty: it must be a JSON object with the client's metadata (RFC 7591), at least redirect_uris"
+            );
         }
     }
 

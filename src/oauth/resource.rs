@@ -19,17 +19,8 @@ impl Resources {
 
     /// Returns the path of an MCP endpoint without its trailing slash; `None` for any other path.
     pub fn path<'a>(&self, path: &'a str) -> Option<&'a str> {
-        self.find(path).map(|(_, path)| path)
-    }
-
-    /// [`Self::path`], and the index of its pattern.
-    pub fn find<'a>(&self, path: &'a str) -> Option<(usize, &'a str)> {
         let path = path.strip_suffix('/').unwrap_or(path);
-        Some((self.paths.iter().position(|pattern| pattern.matches(path))?, path))
-    }
-
-    pub fn len(&self) -> usize {
-        self.paths.len()
+        self.paths.iter().any(|pattern| pattern.matches(path)).then_some(path)
     }
 
     /// The first path without a wildcard.

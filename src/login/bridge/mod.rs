@@ -4,6 +4,7 @@
 mod events;
 mod message;
 mod output;
+mod server;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -28,6 +29,7 @@ use super::{
     input,
 };
 use message::{Message, PARSE_ERROR};
+use server::McpServer;
 use upstream::Upstream;
 
 /// Size limit of a message, in bytes.
@@ -78,7 +80,7 @@ async fn serve(
     output: mpsc::Sender<String>,
     shutdown: CancellationToken,
 ) {
-    let upstream = Arc::new(Upstream::new(account, prompt, output.clone()));
+    let upstream = Arc::new(Upstream::new(McpServer::new(account, prompt), output.clone()));
     let (mut queue, mut in_flight) = (VecDeque::<Message>::new(), JoinSet::new());
     let mut event_stream = None;
     // Handshake messages are sent alone: a server may reject requests before the session is initialized.

@@ -1,18 +1,12 @@
-//! The MCP server (Streamable HTTP). MCP 2025-03-26 to 2025-11-25 have one session, later versions have none.
+//! Messages to and from the MCP server, and its session: MCP 2025-03-26 to 2025-11-25 have one, later versions have none.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
-    request::Builder,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
-use openidconnect::AccessToken;
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
@@ -20,20 +14,13 @@ use tokio::{
 };
 
 use super::{
-    BridgeError, MAX_MESSAGE, Result,
+    BridgeError, Result,
     events::{Events, RETRY},
     message::{self, BRIDGE_ERROR, Message, PROTOCOL_VERSION},
+    server::{McpServer, is_event_stream},
 };
-use crate::login::{
-    account::{Account, Prompt},
-    http::{bearer, read_body},
-    tokens::printable,
-};
-use crate::media_type::has_media_type;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const EVENT_STREAM: &str = "text/event-stream";
 
 /// How long a stream is read after its last response, so that the connection can be reused.
 const LINGER: Duration = Duration::from_secs(1);
@@ -47,8 +34,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub struct Upstream {
-    account: Account,
-    prompt: Prompt,
+    server: McpServer,
     output: mpsc::Sender<String>,
     session: Mutex<Session>,
     /// `initialize` and `notifications/initialized`, sent again when the server has lost the session.
@@ -72,9 +58,8 @@ struct Pending {
 }
 
 impl Upstream {
-    pub fn new(account: Account, prompt: Prompt, output: mpsc::Sender<String>) -> Self {
-        let (session, handshake) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { account, prompt, output, session, handshake }
+    pub fn new(server: McpServer, output: mpsc::Sender<String>) -> Self {
+        Self { server, output, session: Mutex::default(), handshake: tokio::sync::Mutex::default() }
     }
 
     /// Sends a message and forwards the responses. If that fails, its requests get an error.
@@ -106,7 +91,7 @@ impl Upstream {
             if session.generation != generation {
                 (generation, last_id) = (session.generation, None);
             }
-            match self.events(&session, last_id.as_deref(), &mut rejected).await {
+            match self.server.events(&session.headers, last_id.as_deref(), &mut rejected).await {
                 Ok(mut events) => {
                     let opened = Instant::now();
                     while let Ok(Some(event)) = events.next().await {
@@ -141,22 +126,16 @@ impl Upstream {
         if !session.headers.contains_key(SESSION_ID) {
             return;
         }
-        let delete = async {
-            // A refresh could exceed the deadline.
-            let Some(tokens) = self.account.fresh_tokens(None)? else { return Ok(None) };
-            let request = self.request(Method::DELETE, &session, &tokens.access_token)?;
-            Ok::<_, BridgeError>(Some(self.account.http.open(request, "").await?.status()))
-        };
-        let result = timeout(DELETE_TIMEOUT, delete).await;
+        let result = timeout(DELETE_TIMEOUT, self.server.delete(&session.headers)).await;
         tracing::debug!(?result, "sent the DELETE request of the session");
     }
 
     async fn exchange(&self, message: &Message, pending: &mut Pending) -> Result<()> {
         let mut session = self.session().clone();
-        let mut response = self.post(message, &session).await?;
+        let mut response = self.server.post(message, &session.headers).await?;
         if response.status() == StatusCode::NOT_FOUND && session.headers.contains_key(SESSION_ID) {
             session = self.reinitialize(session.generation).await?;
-            response = self.post(message, &session).await?;
+            response = self.server.post(message, &session.headers).await?;
         }
         self.receive(response, &session, pending).await
     }
@@ -179,7 +158,7 @@ impl Upstream {
             self.start_session(first, &mut pending).await?;
             for message in rest {
                 let session = self.session().clone();
-                let response = self.post(message, &session).await?;
+                let response = self.server.post(message, &session.headers).await?;
                 self.receive(response, &session, &mut pending).await?;
             }
         }
@@ -188,7 +167,7 @@ impl Upstream {
 
     async fn start_session(&self, message: &Message, pending: &mut Pending) -> Result<()> {
         let mut session = Session::default();
-        let response = self.post(message, &session).await?;
+        let response = self.server.post(message, &session.headers).await?;
         session.headers.extend(response.headers().get(SESSION_ID).map(|id| (SESSION_ID, id.clone())));
         self.receive(response, &session, pending).await?;
         // The client sees an error response itself, but not that of a replay.
@@ -203,63 +182,12 @@ impl Upstream {
         Ok(())
     }
 
-    /// Returns when the response head has arrived. After 401, refreshes the token once, then logs in again once.
-    async fn post(&self, message: &Message, session: &Session) -> Result<Response<Incoming>> {
-        // A user is prompted only if the client waits for a result.
-        let is_awaited = !message.ids.is_empty() || message.is_initialized();
-        let prompt = if is_awaited { self.prompt } else { Prompt::Never };
-        let mut rejected = None;
-        for attempt in 0..3 {
-            let tokens = match attempt {
-                0 | 1 => self.account.tokens(rejected.as_ref(), prompt).await?,
-                _ => self.account.new_tokens(rejected.as_ref(), prompt).await?,
-            };
-            let mut request = self
-                .request(Method::POST, session, &tokens.access_token)?
-                .header(CONTENT_TYPE, "application/json")
-                .header(ACCEPT, "application/json, text/event-stream");
-            if let Some(headers) = request.headers_mut() {
-                headers.extend(message.headers.clone());
-            }
-            let response = self.account.http.open(request, message.text.clone()).await?;
-            if response.status() != StatusCode::UNAUTHORIZED {
-                return Ok(response);
-            }
-            rejected = Some(tokens.access_token);
-        }
-        Err(BridgeError::TokenRejected)
-    }
-
-    /// Opens the standalone stream, or the stream of the event with this id.
-    async fn events(&self, session: &Session, id: Option<&str>, rejected: &mut Option<AccessToken>) -> Result<Events> {
-        let tokens = self.account.tokens(rejected.as_ref(), Prompt::Never).await?;
-        let mut request = self.request(Method::GET, session, &tokens.access_token)?.header(ACCEPT, EVENT_STREAM);
-        if let Some(id) = id {
-            request = request.header(LAST_EVENT_ID, id);
-        }
-        let response = self.account.http.open(request, "").await?;
-        match response.status() {
-            StatusCode::OK if has_media_type(response.headers(), EVENT_STREAM) => Ok(Events::new(response.into_body())),
-            StatusCode::OK => Err(self.status_error(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
-            StatusCode::UNAUTHORIZED => {
-                *rejected = Some(tokens.access_token);
-                Err(BridgeError::TokenRejected)
-            }
-            status => Err(self.status_error(status, Bytes::new())),
-        }
-    }
-
     /// Forwards the messages in a response until no request is pending.
     async fn receive(&self, response: Response<Incoming>, session: &Session, pending: &mut Pending) -> Result<()> {
-        let status = response.status();
-        if status.is_success() && has_media_type(response.headers(), EVENT_STREAM) {
+        if response.status().is_success() && is_event_stream(&response) {
             return self.receive_events(Events::new(response.into_body()), session, pending).await;
         }
-        let host = self.account.url.host_str().unwrap_or_default();
-        let body = read_body(response.into_body(), host, MAX_MESSAGE).await?;
-        if !status.is_success() {
-            return Err(self.status_error(status, body));
-        }
+        let body = self.server.read(response).await?;
         if !pending.ids.is_empty() && !body.is_empty() {
             let text = std::str::from_utf8(&body).map_err(|_| BridgeError::NotJsonRpc)?;
             self.forward(text, pending).await?;
@@ -288,7 +216,7 @@ impl Upstream {
             };
             attempts += 1;
             sleep(events.retry()).await;
-            match self.events(session, Some(id), &mut rejected).await {
+            match self.server.events(&session.headers, Some(id), &mut rejected).await {
                 Ok(resumed) => events = resumed,
                 Err(error @ BridgeError::Status { .. }) => return Err(error),
                 Err(error) => tracing::debug!(%error, "cannot resume the stream"),
@@ -311,20 +239,6 @@ impl Upstream {
     async fn write(&self, line: String) {
         // Fails only if nobody reads the output any more, which ends the bridge.
         let _ = self.output.send(line).await;
-    }
-
-    fn request(&self, method: Method, session: &Session, token: &AccessToken) -> Result<Builder> {
-        let mut request =
-            Request::builder().method(method).uri(self.account.url.as_str()).header(AUTHORIZATION, bearer(token)?);
-        if let Some(headers) = request.headers_mut() {
-            headers.extend(session.headers.clone());
-        }
-        Ok(request)
-    }
-
-    fn status_error(&self, status: StatusCode, body: Bytes) -> BridgeError {
-        let text = printable(&String::from_utf8_lossy(&body));
-        BridgeError::Status { url: self.account.url.to_string(), status, text, body }
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {

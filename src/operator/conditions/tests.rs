@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::super::validate::tests::validated;
 use super::*;
+use crate::config::RecheckStatus;
 
 fn applied(generation: i64, status: &Value) -> Applied {
     let deployment = json!({

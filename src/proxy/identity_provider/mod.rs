@@ -2,6 +2,7 @@
 
 mod claims;
 mod client;
+mod discovery;
 mod key;
 mod recheck;
 #[cfg(test)]
@@ -13,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -26,11 +27,11 @@ use openidconnect::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
-use tokio::sync::Mutex;
 
 use self::{
     claims::{ExtraClaims, OidcClaims, OidcClient, OidcIdToken, OidcProviderMetadata, OidcTokens, OidcUserInfo},
     client::IssuerClient,
+    discovery::{Discovery, METADATA_VALID, REFETCH_AFTER},
 };
 pub use self::{client::http_client, recheck::RecheckError};
 use crate::{
@@ -42,15 +43,6 @@ use crate::{
     oauth::{OFFLINE_ACCESS, login::Login},
     proxy::observability::metrics::{Counts, IssuerOutcome},
 };
-
-/// Lifetime of the cached discovery document and keys.
-const METADATA_VALID: Duration = Duration::from_secs(3600);
-
-/// Minimum interval between fetches for an unknown key ID, which means a key rotation or a forged token.
-const REFETCH_AFTER: Duration = Duration::from_secs(10);
-
-/// How long a failed fetch is cached. Logins meanwhile fail at once instead of queueing.
-const FAILURE_VALID: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Error)]
 pub enum LoginError {
@@ -87,7 +79,7 @@ pub struct Issuer {
     rechecks: bool,
     parameters: BTreeMap<String, String>,
     http: ArcSwap<IssuerClient>,
-    metadata: Mutex<MetadataCache>,
+    discovery: Discovery,
     given: AtomicI64,
     missing: AtomicI64,
 }
@@ -97,12 +89,6 @@ pub struct Identity {
     pub person: Person,
     /// The issuer's refresh token. At a login `None` if rechecks are disabled, at a recheck if it was not rotated.
     pub refresh_token: Option<SecretString>,
-}
-
-#[derive(Debug, Default)]
-struct MetadataCache {
-    metadata: Option<(Instant, Arc<OidcProviderMetadata>)>,
-    failure: Option<(Instant, LoginError)>,
 }
 
 impl Issuer {
@@ -120,7 +106,7 @@ impl Issuer {
             rechecks: config.rechecks(),
             parameters: config.authorize_parameters.clone(),
             http: ArcSwap::from_pointee(IssuerClient { client, responses: Arc::default() }),
-            metadata: Mutex::default(),
+            discovery: Discovery::default(),
             given: AtomicI64::default(),
             missing: AtomicI64::default(),
         })
@@ -272,6 +258,10 @@ impl Issuer {
         })
     }
 
+    async fn metadata(&self, valid: Duration) -> Result<Arc<OidcProviderMetadata>, LoginError> {
+        self.discovery.metadata(&self.url, &self.http, valid).await
+    }
+
     fn client(&self, metadata: &OidcProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
         Client::from_provider_metadata(
             metadata.clone(),
@@ -279,35 +269,6 @@ impl Issuer {
             Some(ClientSecret::new(credentials.client_secret.expose_secret().to_owned())),
         )
         .set_redirect_uri(self.redirect.clone())
-    }
-
-    async fn metadata(&self, valid: Duration) -> Result<Arc<OidcProviderMetadata>, LoginError> {
-        // Held during the fetch, so that concurrent logins fetch once.
-        let mut cache = self.metadata.lock().await;
-        if let Some((fetched, metadata)) = &cache.metadata
-            && fetched.elapsed() < valid
-        {
-            return Ok(metadata.clone());
-        }
-        // Stale keys and endpoints are better than no login.
-        let stale = cache.metadata.as_ref().map(|(_, metadata)| metadata.clone());
-        if let Some((failed, error)) = &cache.failure
-            && failed.elapsed() < FAILURE_VALID
-        {
-            return stale.ok_or_else(|| error.clone());
-        }
-        match OidcProviderMetadata::discover_async(self.url.clone(), &*self.http.load_full()).await {
-            Ok(metadata) => {
-                let metadata = Arc::new(metadata);
-                *cache = MetadataCache { metadata: Some((Instant::now(), metadata.clone())), failure: None };
-                Ok(metadata)
-            }
-            Err(error) => {
-                let error = LoginError::Unavailable(error_chain(&error));
-                cache.failure = Some((Instant::now(), error.clone()));
-                stale.ok_or(error)
-            }
-        }
     }
 }
 

@@ -191,7 +191,7 @@ async fn a17_unknown_key_id_refetches_keys_within_the_rate_limit() {
     assert_eq!(bed.server.key_sets.load(Ordering::SeqCst), 1, "the keys were fetched within ten seconds");
     // The issuer rotates its key, and ten seconds pass.
     *bed.server.key.lock().unwrap() = key();
-    bed.issuer.metadata.lock().await.metadata.as_mut().unwrap().0 -= REFETCH_AFTER;
+    bed.issuer.discovery.age(REFETCH_AFTER).await;
     bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
     assert_eq!(bed.server.key_sets.load(Ordering::SeqCst), 2);
 }

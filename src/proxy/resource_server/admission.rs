@@ -8,7 +8,6 @@ use super::{
     limits::{Kind, Permit},
     mcp_session,
     pool::ClientBody,
-    redirect::TrailingSlash,
     request_body::RequestBody,
     responses::{self, CountedResponse},
 };
@@ -22,7 +21,7 @@ use crate::{
 };
 
 /// A request that may be forwarded. It keeps nothing else of the client's head, since the upstream may take long.
-pub struct Admitted<'a> {
+pub struct Admitted {
     pub caller: Caller,
     /// Used for request and response, even if the Secrets change in between.
     pub keyring: Arc<Keyring>,
@@ -30,7 +29,6 @@ pub struct Admitted<'a> {
     pub permit: Permit,
     /// Whether this is the standalone GET event stream.
     pub is_standalone: bool,
-    pub slash: &'a TrailingSlash,
     /// The upstream's path and query, as in `head`.
     pub target: Uri,
     pub head: RequestHead,
@@ -40,13 +38,13 @@ pub struct Admitted<'a> {
 }
 
 /// Checks a request and builds the upstream's. Takes its headers. Fails with the response to the client.
-pub async fn admit<'a>(
+pub async fn admit(
     request: &mut Parts,
     body: IncomingBody,
     peer: &Peer,
-    worker: &'a Worker,
+    worker: &Worker,
     span: &Span,
-) -> Result<Admitted<'a>, Box<CountedResponse>> {
+) -> Result<Admitted, Box<CountedResponse>> {
     let forwarder = &*worker.forwarder;
     let server = &forwarder.server;
     let mut headers = mem::take(&mut request.headers);
@@ -59,7 +57,7 @@ pub async fn admit<'a>(
         _ => return refuse(Outcome::Refused, responses::method_not_allowed()),
     }
     let path = request.uri.path();
-    let (index, resource) = server.resources.find(path).unwrap_or_default();
+    let resource = server.resources.path(path).unwrap_or_default();
     let caller = match bearer::token(&headers) {
         Ok(token) => bearer::verify(server, &worker.verified, &worker.metrics, token, resource).await,
         Err(error) => Err(error),
@@ -71,8 +69,7 @@ pub async fn admit<'a>(
         audit::mcp_session_refused(caller.session.caller(), client);
         return refuse(Outcome::Refused, responses::foreign_mcp_session());
     }
-    let slash = forwarder.slashes.get(index);
-    let Some((slash, target)) = slash.and_then(|slash| Some((slash, forwarder.target(&request.uri, slash)?))) else {
+    let Some(target) = forwarder.target(&request.uri, worker.slashes.contains(resource)) else {
         let response =
             responses::invalid_request(StatusCode::URI_TOO_LONG, "the request's path and query are too long");
         return refuse(Outcome::Refused, response);
@@ -87,7 +84,7 @@ pub async fn admit<'a>(
     let mut head = RequestHead::new(request.method.clone(), &target);
     let forwarded_for = peer.forwarded_for(client);
     forwarder.rules.to_upstream(&mut head, &headers, &forwarded_for, &caller.session.email, &span.headers());
-    Ok(Admitted { caller, keyring, client, permit, is_standalone, slash, target, head, body, upload })
+    Ok(Admitted { caller, keyring, client, permit, is_standalone, target, head, body, upload })
 }
 
 fn refuse<T>(outcome: Outcome, response: Response<Body>) -> Result<T, Box<CountedResponse>> {

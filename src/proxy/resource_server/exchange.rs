@@ -22,13 +22,13 @@ use super::{
 use crate::{end_reasons::ResponseCutReason, proxy::observability::metrics::Outcome};
 
 /// Sends a request that arrived at `start` to the upstream, and makes the client's response. `path` is as the client spelled it.
-pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, path: &str) -> CountedResponse {
-    let Admitted { caller, keyring, client, permit, is_standalone, slash, target, head, body, upload } = admitted;
-    let Forwarder { server, redirects, timeouts, stream_grace, .. } = &*worker.forwarder;
+pub async fn exchange(admitted: Admitted, worker: &Worker, start: Instant, path: &str) -> CountedResponse {
+    let Admitted { caller, keyring, client, permit, is_standalone, target, head, body, upload } = admitted;
+    let Forwarder { server, timeouts, stream_grace, .. } = &*worker.forwarder;
     let until = i64::try_from(caller.expires.saturating_add(*stream_grace)).unwrap_or(i64::MAX);
     let mut deadline = Deadline::new(worker.deadlines.clone());
     deadline.watch(Some(ResponseCredentials { session: caller.session.clone(), until }));
-    let mut sending = pin!(redirect::send(&worker.pool, redirects, slash, target, head, body));
+    let mut sending = pin!(redirect::send(worker, path, target, head, body));
     let sent = poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(sent.map_err(|error| send_failed(&error)));
@@ -69,7 +69,7 @@ pub async fn exchange(admitted: Admitted<'_>, worker: &Worker, start: Instant, p
 fn send_failed(error: &SendError) -> CountedResponse {
     let cause = RequestBodyError::cause_of(error);
     match (error, cause) {
-        (SendError::SlashChanged, _) => {
+        (SendError::BodyTooLarge, _) => {
             tracing::warn!(%error, "request not sent again");
             (Outcome::Unavailable, responses::unavailable("the upstream has changed: try again", 1))
         }

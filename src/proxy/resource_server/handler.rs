@@ -20,7 +20,7 @@ use super::{
     limits::{Limits, memory_limit},
     origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
-    redirect::{SlashRedirects, TrailingSlash, with_slash},
+    redirect::{SlashRedirects, TrailingSlashes, with_slash},
     verified::VerifiedTokens,
 };
 use crate::http1::Scratch;
@@ -43,8 +43,6 @@ pub struct Forwarder {
     /// The path of the upstream's URL, without trailing slash.
     prefix: String,
     pub(super) redirects: SlashRedirects,
-    /// One for each pattern of `upstream.paths`.
-    pub(super) slashes: Box<[TrailingSlash]>,
     breaker: Arc<Breaker>,
     pub(super) limits: Arc<Limits>,
     pub(super) timeouts: Timeouts,
@@ -79,7 +77,6 @@ impl Forwarder {
             prefix: upstream.path().trim_end_matches('/').to_owned(),
             upstream,
             redirects: SlashRedirects::new(url, &server.public_url),
-            slashes: (0..server.resources.len()).map(|_| TrailingSlash::default()).collect(),
             breaker: Arc::new(Breaker::new(Instant::now())),
             limits: Arc::new(Limits::new(&config.upstream.limits, memory_limit())),
             timeouts,
@@ -108,9 +105,8 @@ impl Forwarder {
         self.server.resources.path(path).is_some()
     }
 
-    /// The upstream's path and query for a client's, with the upstream's trailing slash.
-    pub(super) fn target(&self, uri: &Uri, slash: &TrailingSlash) -> Option<Uri> {
-        let slash = slash.get().unwrap_or(false);
+    /// The upstream's path and query for a client's, with or without a trailing slash.
+    pub(super) fn target(&self, uri: &Uri, slash: bool) -> Option<Uri> {
         let changed = if uri.path().ends_with('/') == slash { None } else { Some(with_slash(uri, slash)?) };
         let path = changed.as_ref().unwrap_or(uri).path_and_query()?;
         if self.prefix.is_empty() {
@@ -130,6 +126,7 @@ pub struct Worker {
     /// Whether this process shuts down soon, so that clients should reconnect elsewhere.
     pub leaving: Cell<bool>,
     pub(super) verified: VerifiedTokens,
+    pub(super) slashes: TrailingSlashes,
     pub(super) metrics: Arc<WorkerMetrics>,
 }
 
@@ -139,9 +136,9 @@ impl Worker {
         let (metrics, scratch, timeout) = (server.metrics.worker(), Rc::<Scratch>::default(), timeouts.connect.get());
         let (connector, upstream, breaker) = (connector.clone(), upstream.clone(), breaker.clone());
         let pool = Rc::new(Pool::new(connector, upstream, breaker, timeout, scratch.clone(), metrics.clone()));
-        let verified = VerifiedTokens::new(server.verified.clone());
+        let (verified, slashes) = (VerifiedTokens::new(server.verified.clone()), TrailingSlashes::default());
         let deadlines = Rc::new(Deadlines::new(server.now()));
-        Self { forwarder, pool, deadlines, scratch, leaving: Cell::new(false), verified, metrics }
+        Self { forwarder, pool, deadlines, scratch, leaving: Cell::new(false), verified, slashes, metrics }
     }
 }
 

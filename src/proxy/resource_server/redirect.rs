@@ -1,41 +1,46 @@
 //! Redirects of the upstream that add or remove a trailing slash (Starlette, and so Context Forge before 1.0.5: 307 from `/mcp`
-//! to `/mcp/`). MCP clients lose the body or the token at such a redirect, so the first one is followed here and remembered.
+//! to `/mcp/`). MCP clients lose the body or the token at such a redirect, so it is followed here and remembered.
 
-use std::{
-    rc::Rc,
-    sync::atomic::{AtomicU8, Ordering},
-};
+use std::cell::RefCell;
 
 use http::{Response, StatusCode, Uri, header::LOCATION, uri::PathAndQuery};
+use quick_cache::unsync::Cache;
 use thiserror::Error;
 use url::Url;
 
 use super::{
-    pool::{ClientBody, Lease, Pool, UpstreamError},
+    Worker,
+    pool::{ClientBody, Lease, UpstreamError},
     replay::Replay,
 };
 use crate::api::PublicUrl;
 use crate::http1::{Outgoing, RequestHead};
 
-/// Whether the upstream serves an endpoint with a trailing slash, if that is known.
-#[derive(Debug, Default)]
-pub struct TrailingSlash(AtomicU8);
+/// How many paths a worker remembers. The next request to a forgotten one is redirected again.
+const MAX_PATHS: usize = 1024;
 
-impl TrailingSlash {
-    const UNKNOWN: u8 = 0;
-    const ABSENT: u8 = 1;
-    const PRESENT: u8 = 2;
+/// The paths, without it, that the upstream serves with a trailing slash. Only its responses to callers with a valid token change
+/// them.
+pub struct TrailingSlashes(RefCell<Cache<Box<str>, ()>>);
 
-    pub fn get(&self) -> Option<bool> {
-        match self.0.load(Ordering::Relaxed) {
-            Self::UNKNOWN => None,
-            known => Some(known == Self::PRESENT),
-        }
+impl TrailingSlashes {
+    pub fn contains(&self, path: &str) -> bool {
+        self.0.borrow().get(without_slash(path)).is_some()
     }
 
-    fn set(&self, slash: Option<bool>) {
-        let value = slash.map_or(Self::UNKNOWN, |slash| if slash { Self::PRESENT } else { Self::ABSENT });
-        self.0.store(value, Ordering::Relaxed);
+    fn set(&self, path: &str, slash: bool) {
+        let (mut paths, path) = (self.0.borrow_mut(), without_slash(path));
+        if slash {
+            paths.insert(path.into(), ());
+        } else {
+            paths.remove(path);
+        }
+    }
+}
+
+impl Default for TrailingSlashes {
+    fn default() -> Self {
+        Self(Cache::new(MAX_PATHS).into())
     }
 }
 
@@ -55,9 +60,11 @@ pub enum SendError {
         "the upstream redirects to {0}, which is not followed: set the path that it serves in upstream.paths or upstream.url"
     )]
     Elsewhere(String),
-    /// The body cannot be sent again. The request has had no effect, and the next one uses the right path.
-    #[error("the upstream has changed the trailing slash of its path")]
-    SlashChanged,
+    /// The request has had no effect, and the next one uses the right path.
+    #[error(
+        "the upstream redirects to its path with another trailing slash, but the body is too large to be sent again"
+    )]
+    BodyTooLarge,
 }
 
 impl SlashRedirects {
@@ -105,37 +112,33 @@ impl SlashRedirects {
     }
 }
 
-/// Sends a request to the upstream. `target` is its path in origin form, with the trailing slash that is known. The request is
-/// sent again after a redirect, if the slash was not known.
+/// Sends a request to the upstream, and again after a redirect of the trailing slash. `path` is the client's; `target` is the
+/// upstream's in origin form, with the trailing slash of [`TrailingSlashes`].
 pub async fn send(
-    pool: &Rc<Pool>,
-    redirects: &SlashRedirects,
-    slash: &TrailingSlash,
+    worker: &Worker,
+    path: &str,
     target: Uri,
     head: RequestHead,
     body: ClientBody,
 ) -> Result<(Response<()>, Lease), SendError> {
-    let is_unknown = slash.get().is_none();
-    let body = Replay::new(body, is_unknown);
-    let again = is_unknown.then(|| (head.clone(), body.reader()));
+    let Worker { pool, slashes, forwarder, .. } = worker;
+    let body = Replay::new(body);
+    let (same_head, same_body) = (head.clone(), body.reader());
     let (response, lease) = pool.send(Outgoing::new(head, body)).await?;
-    let Some(other) = redirects.evaluate(&target, &response)? else {
-        if is_unknown && response.status().is_success() {
-            slash.set(Some(false));
-        }
+    let Some(slash) = forwarder.redirects.evaluate(&target, &response)? else {
         return Ok((response, lease));
-    };
-    slash.set(Some(other));
-    let again = again.filter(|(_, body)| body.is_complete());
-    let (Some((head, body)), Some(target)) = (again, with_slash(&target, other)) else {
-        return Err(SendError::SlashChanged);
     };
     // Closes the connection, which may still be sending the first body.
     drop((response, lease));
+    slashes.set(path, slash);
+    let Some(target) = with_slash(&target, slash).filter(|_| same_body.is_complete()) else {
+        return Err(SendError::BodyTooLarge);
+    };
     // Boxed, because its future is large and most requests are not sent again.
-    let (response, lease) = Box::pin(pool.send(Outgoing::new(head.with_target(&target), body))).await?;
-    if !matches!(redirects.evaluate(&target, &response), Ok(None)) {
-        slash.set(None);
+    let again = Outgoing::new(same_head.with_target(&target), same_body);
+    let (response, lease) = Box::pin(pool.send(again)).await?;
+    if !matches!(forwarder.redirects.evaluate(&target, &response), Ok(None)) {
+        slashes.set(path, false);
         return Err(SendError::Elsewhere("its path with another trailing slash and on from there".to_owned()));
     }
     Ok((response, lease))

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::BoxError;
 
-/// Maximum bytes kept of a body. The first messages of MCP are far smaller.
+/// Maximum bytes kept of a body. Most messages of MCP are far smaller.
 const MAX_KEPT: usize = 64 * 1024;
 
 /// A request body that can be sent again from its beginning.
@@ -22,14 +22,13 @@ pub struct Replay<B> {
 
 struct Source<B> {
     body: B,
-    /// A copy of what was read, because slices of many short reads would hold larger buffers. `None` if nothing is kept, or the
-    /// body is too large.
+    /// A copy of what was read, because slices of many short reads would hold larger buffers. `None` if the body is too large.
     kept: Option<BytesMut>,
 }
 
 impl<B> Replay<B> {
-    pub fn new(body: B, keep: bool) -> Self {
-        let source = Source { body, kept: keep.then(BytesMut::new) };
+    pub fn new(body: B) -> Self {
+        let source = Source { body, kept: Some(BytesMut::new()) };
         Self { source: Rc::new(RefCell::new(source)), position: 0 }
     }
 
@@ -110,7 +109,7 @@ mod tests {
 
     /// A body, and a second reader of it.
     fn replay<B>(body: B) -> (Replay<B>, Replay<B>) {
-        let first = Replay::new(body, true);
+        let first = Replay::new(body);
         let second = first.reader();
         (first, second)
     }

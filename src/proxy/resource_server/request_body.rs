@@ -28,11 +28,13 @@ pub struct IncomingBody(Rc<Shared>);
 struct Shared {
     body: RefCell<Incoming>,
     was_polled: Cell<bool>,
+    has_failed: Cell<bool>,
 }
 
 impl IncomingBody {
     pub fn new(body: Incoming) -> Self {
-        Self(Rc::new(Shared { body: RefCell::new(body), was_polled: Cell::new(false) }))
+        let (body, was_polled, has_failed) = (RefCell::new(body), Cell::new(false), Cell::new(false));
+        Self(Rc::new(Shared { body, was_polled, has_failed }))
     }
 
     /// Whether the body has been polled since the last call.
@@ -46,7 +48,8 @@ impl IncomingBody {
             match poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
                 Some(Ok(_)) => (),
                 Some(Err(_)) => return false,
-                None => return true,
+                // hyper also ends a body after an error.
+                None => return !self.0.has_failed.get(),
             }
         }
     }
@@ -58,7 +61,11 @@ impl Body for IncomingBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.0.was_polled.set(true);
-        Pin::new(&mut *self.0.body.borrow_mut()).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut *self.0.body.borrow_mut()).poll_frame(cx));
+        if let Some(Err(_)) = frame {
+            self.0.has_failed.set(true);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The data plane's listener. It replaces `axum::serve`, which fixes runtime and bodies: each worker is a thread with a
 //! current-thread runtime and its own upstream connections, and gets accepted connections in turn.
 
+mod client_connection;
 mod client_input;
 mod client_io;
 mod exchange;
@@ -77,7 +78,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let count = proxy.config.workers.map_or_else(default_workers, NonZeroUsize::get);
+    let count = proxy.config.workers.map_or_else(default_workers, |workers| workers.get() as usize);
     let max = proxy.config.connections.map_or_else(default_connections, NonZeroUsize::get);
     let max = max.min(Semaphore::MAX_PERMITS);
     let permits = Arc::new(Semaphore::new(max));

@@ -12,7 +12,7 @@ use hyper::rt::Executor;
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::client_io::ClientConnection;
+use super::client_connection::ClientConnection;
 use crate::proxy::resource_server::{Body, BoxError, Deadline, Worker};
 
 /// A request in flight, until its response is written or its client has disconnected.

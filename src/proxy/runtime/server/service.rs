@@ -16,8 +16,9 @@ use tower::ServiceExt;
 
 use super::{
     Accepted,
+    client_connection::ClientConnection,
     client_input::Refused,
-    client_io::{ClientConnection, ClientIo},
+    client_io::ClientIo,
     exchange::{Disconnected, Exchange, ResponseBody, StreamExecutor},
     request_head::{MAX_HEAD, MAX_HEADERS},
 };

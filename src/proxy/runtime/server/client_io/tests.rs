@@ -1,20 +1,22 @@
 use std::{
-    future::{pending, ready},
+    future::{pending, poll_fn, ready},
     pin::pin,
     sync::Arc,
 };
 
+use bytes::Bytes;
 use futures::poll;
 use hyper::rt::ReadBuf;
+use jiff::SignedDuration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
 
-use super::*;
+use super::{super::client_connection::MAX_READ, *};
 use crate::proxy::{
     clock::wall_clock,
-    resource_server::{Forwarder, testing::Wakes},
+    resource_server::{Forwarder, Worker, testing::Wakes},
     runtime::proxy::testing::proxy,
     sessions::LiveSet,
 };

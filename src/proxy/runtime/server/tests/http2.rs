@@ -100,6 +100,36 @@ async fn http2_request_names_its_host_once() {
 }
 
 #[tokio::test]
+async fn http2_request_with_a_wrong_length_loses_that_stream_alone() {
+    let bed = Bed::new().await;
+    let (mut client, _connection) = bed.http2().await;
+    let mut events = bed.parts();
+    let open = client.send_request(bed.http2_call("/mcp")).await.unwrap();
+    for length in ["1", "3", "a"] {
+        let mut request = bed.http2_call("/mcp");
+        request.headers_mut().insert("content-length", length.parse().unwrap());
+        let error = in_time(client.send_request(request)).await.unwrap_err();
+        assert!(format!("{error:?}").contains("PROTOCOL_ERROR"), "{length}: {error:?}");
+    }
+    events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
+    drop(events);
+    assert_eq!(text(open).await, "data: 1\n\n");
+    assert_eq!(client.send_request(bed.http2_call("/mcp")).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn unregistered_status_reaches_clients_of_both_versions() {
+    let (_, bed) = raw::Recorder::bed(|_| raw::answer("999", "", "no")).await;
+    let token = bed.token();
+    let request = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+    let answer = raw::exchange(&bed, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 999 ") && answer.ends_with("\r\n\r\nno"), "{answer}");
+    let (mut client, _connection) = bed.http2().await;
+    let answer = client.send_request(bed.http2_call("/mcp")).await.unwrap();
+    assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (999, "no"));
+}
+
+#[tokio::test]
 async fn http2_event_stream_arrives_at_once_and_ends_with_its_session() {
     let bed = Bed::new().await;
     let (mut client, _connection) = bed.http2().await;

@@ -82,21 +82,44 @@ async fn oversized_body_is_not_replayed_after_a_redirect() {
     assert_eq!(sent(&recorder).last().unwrap().0, "POST /base/mcp/");
 }
 
+/// Serves a path only with, or only without, a trailing slash.
+fn serve_with(slash: bool, sent: &Sent) -> String {
+    let path = sent.target.trim_end_matches('/');
+    let served = if slash { format!("{path}/") } else { path.to_owned() };
+    if sent.target == served {
+        answer("200 OK", "Content-Type: application/json\r\n", &String::from_utf8_lossy(&sent.body))
+    } else {
+        answer("307 Temporary Redirect", &format!("Location: {served}\r\n"), "")
+    }
+}
+
 #[tokio::test]
-async fn changed_trailing_slash_costs_one_retry() {
-    let changed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let shared = changed.clone();
-    let (_, bed) =
-        Recorder::bed(
-            move |sent| {
-                if shared.load(Ordering::SeqCst) { starlette(sent) } else { answer("200 OK", "", "") }
-            },
-        )
-        .await;
-    assert_eq!(bed.call().await.status(), StatusCode::OK);
-    changed.store(true, Ordering::SeqCst);
-    assert_eq!(bed.call().await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(bed.call().await.status(), StatusCode::OK);
+async fn paths_of_one_pattern_have_their_own_trailing_slash() {
+    let (recorder, bed) = Recorder::bed(|sent| serve_with(sent.target.contains("/a1/"), sent)).await;
+    for _ in 0..3 {
+        for path in ["/servers/a1/mcp", "/servers/b2/mcp"] {
+            let token = bed.token_for(&format!("https://mcp.example.com{path}"));
+            let request = Request::post(path).header("authorization", format!("Bearer {token}"));
+            let response = bed.send(request.body("{\"id\":1}").unwrap()).await;
+            assert_eq!((response.status(), text(response).await.as_str()), (StatusCode::OK, "{\"id\":1}"), "{path}");
+        }
+    }
+    assert_eq!(sent(&recorder).len(), 3 + 3 + 1, "one redirect");
+}
+
+#[tokio::test]
+async fn changed_trailing_slash_is_followed() {
+    let slash = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let shared = slash.clone();
+    let (recorder, bed) = Recorder::bed(move |sent| serve_with(shared.load(Ordering::SeqCst), sent)).await;
+    for changed in [false, true, false] {
+        slash.store(changed, Ordering::SeqCst);
+        for _ in 0..2 {
+            let response = bed.call().await;
+            assert_eq!((response.status(), text(response).await.as_str()), (StatusCode::OK, "{}"), "{changed}");
+        }
+    }
+    assert_eq!(sent(&recorder).len(), 2 + 3 + 3, "one redirect for each change");
 }
 
 #[tokio::test]

@@ -211,6 +211,20 @@ async fn c7_pipelined_requests_each_need_a_token() {
     assert_eq!(targets, ["/base/mcp", "/base/mcp"]);
 }
 
+#[tokio::test]
+async fn c7_refusal_of_an_invalid_trailer_closes_the_connection() {
+    let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
+    let token = format!("Authorization: Bearer {}", bed.token());
+    for path in ["/mcp", "/own"] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{token}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let request = format!("{head}2\r\n{{}}\r\n0\r\nA b: c\r\n\r\n{HIDDEN}");
+        let answers = exchange(&bed, request.as_bytes()).await;
+        assert_eq!(statuses(&answers), [400], "{path}: {answers}");
+        assert!(answers.contains("\r\nconnection: close\r\n"), "{path}: {answers}");
+    }
+    assert_eq!(recorder.requests().unwrap(), []);
+}
+
 /// The rest of a request after its response is never parsed as a request.
 #[tokio::test]
 async fn c7_unread_body_is_never_the_next_request() {

@@ -1,13 +1,13 @@
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::LazyLock};
 
-use serde::{Deserialize, Serialize};
+use regex_lite::Regex;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use thiserror::Error;
 
 /// A GEP-2257 duration (`1h`, `90s`, `2h30m`, `500ms`) from `MIN` to `MAX` milliseconds. Keeps the original text.
 ///
 /// Source: <https://gateway-api.sigs.k8s.io/geps/gep-2257/>.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, DeserializeFromStr, Eq, PartialEq, SerializeDisplay)]
 pub struct Duration<const MIN: u64, const MAX: u64> {
     written: String,
     length: std::time::Duration,
@@ -74,53 +74,36 @@ impl<const MIN: u64, const MAX: u64> Duration<MIN, MAX> {
     }
 }
 
+/// The length of a duration, unless its syntax is invalid.
+fn milliseconds(written: &str) -> Option<u64> {
+    static SYNTAX: LazyLock<Option<[Regex; 2]>> =
+        LazyLock::new(|| Some([Regex::new(PATTERN).ok()?, Regex::new("([0-9]+)(h|ms|m|s)").ok()?]));
+    let [duration, part] = SYNTAX.as_ref()?;
+    let parts = duration.is_match(written).then(|| part.captures_iter(written))?;
+    let lengths = parts.map(|part| {
+        let (_, [number, unit]) = part.extract();
+        let unit = match unit {
+            "h" => HOUR,
+            "m" => MINUTE,
+            "s" => SECOND,
+            _ => 1,
+        };
+        Some(number.parse::<u64>().ok()? * unit)
+    });
+    lengths.sum()
+}
+
 impl<const MIN: u64, const MAX: u64> FromStr for Duration<MIN, MAX> {
     type Err = InvalidDuration;
 
     fn from_str(written: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidDuration::Syntax(written.chars().take(64).collect());
-        let mut rest = written;
-        let mut milliseconds: u64 = 0;
-        let mut parts = 0;
-        while !rest.is_empty() {
-            let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            if !(1..=5).contains(&digits) || parts == 4 {
-                return Err(invalid());
-            }
-            let number: u64 = rest[..digits].parse().map_err(|_| invalid())?;
-            rest = &rest[digits..];
-            let (unit, length) = match rest.as_bytes() {
-                [b'm', b's', ..] => (1, 2),
-                [b'h', ..] => (3_600_000, 1),
-                [b'm', ..] => (60_000, 1),
-                [b's', ..] => (1_000, 1),
-                _ => return Err(invalid()),
-            };
-            rest = &rest[length..];
-            milliseconds += number * unit;
-            parts += 1;
-        }
-        if parts == 0 {
-            return Err(invalid());
-        }
+        let Some(milliseconds) = milliseconds(written) else {
+            return Err(InvalidDuration::Syntax(written.chars().take(64).collect()));
+        };
         if !(MIN..=MAX).contains(&milliseconds) {
             return Err(InvalidDuration::OutOfBounds { written: written.to_owned(), bounds: bounds(MIN, MAX) });
         }
         Ok(Self { written: written.to_owned(), length: std::time::Duration::from_millis(milliseconds) })
-    }
-}
-
-impl<const MIN: u64, const MAX: u64> TryFrom<String> for Duration<MIN, MAX> {
-    type Error = InvalidDuration;
-
-    fn try_from(written: String) -> Result<Self, Self::Error> {
-        written.parse()
-    }
-}
-
-impl<const MIN: u64, const MAX: u64> From<Duration<MIN, MAX>> for String {
-    fn from(duration: Duration<MIN, MAX>) -> Self {
-        duration.written
     }
 }
 

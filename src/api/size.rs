@@ -1,11 +1,10 @@
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use thiserror::Error;
 
 /// A size in bytes in the notation of Kubernetes (`64Ki`, `16Mi`), 1Ki to 1Gi. Keeps the original text.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, DeserializeFromStr, Eq, PartialEq, SerializeDisplay)]
 pub struct Size {
     written: String,
     bytes: u64,
@@ -47,20 +46,6 @@ impl FromStr for Size {
         let number = number.parse().ok().filter(|number| !written.starts_with('0') && *number <= most);
         let number: u64 = number.ok_or_else(invalid)?;
         Ok(Self { written: written.to_owned(), bytes: number << shift })
-    }
-}
-
-impl TryFrom<String> for Size {
-    type Error = InvalidSize;
-
-    fn try_from(written: String) -> Result<Self, Self::Error> {
-        written.parse()
-    }
-}
-
-impl From<Size> for String {
-    fn from(size: Size) -> Self {
-        size.written
     }
 }
 

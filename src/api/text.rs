@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use thiserror::Error;
 
 use super::rules;
@@ -18,8 +18,7 @@ pub struct InvalidText {
 macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $length:expr, [$($rule:ident),+]) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, DeserializeFromStr, Eq, Hash, Ord, PartialEq, PartialOrd, SerializeDisplay)]
         pub struct $name(String);
 
         impl $name {
@@ -27,29 +26,14 @@ macro_rules! text_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
-
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidText;
-
-            fn try_from(written: String) -> Result<Self, Self::Error> {
-                check(&written, $length, &[$(&rules::$rule),+])?;
-                Ok(Self(written))
-            }
         }
 
         impl FromStr for $name {
             type Err = InvalidText;
 
             fn from_str(written: &str) -> Result<Self, Self::Err> {
-                written.to_owned().try_into()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> Self {
-                value.0
+                check(written, $length, &[$(&rules::$rule),+])?;
+                Ok(Self(written.to_owned()))
             }
         }
 

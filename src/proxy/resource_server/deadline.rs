@@ -128,7 +128,6 @@ impl Deadline {
         self.credentials = credentials;
     }
 
-    /// The credentials that it watches.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
     }

@@ -52,6 +52,13 @@ pub enum Denied {
     NotListed,
 }
 
+impl Denied {
+    /// Why a session ends.
+    pub fn reason(self) -> String {
+        format!("the access rules deny this user: {self}")
+    }
+}
+
 /// Normalises an address to the form that is compared and forwarded. Ambiguous addresses are [`Denied::NoEmail`]: more than
 /// one @, spaces, control characters, non-ASCII letters.
 pub fn check_email(email: &str) -> Result<String, Denied> {
@@ -136,8 +143,7 @@ impl Rules {
         if self.not_before.is_some_and(|not_before| session.created_at < not_before) {
             return Some("it was created before sessions.notBefore".to_owned());
         }
-        let denied = self.check(&Person::of_session(session)).err()?;
-        Some(format!("the access rules do not let this person in: {denied}"))
+        self.check(&Person::of_session(session)).err().map(Denied::reason)
     }
 }
 

@@ -1,5 +1,3 @@
-//! The command line.
-
 use std::{
     fmt::Display,
     fs,

@@ -114,11 +114,13 @@ fn roots(ca: &str) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         let certificate =
-            certificate.map_err(|_| io::Error::other("there is something else in it than certificates"))?;
-        roots.add(certificate).map_err(|_| io::Error::other("one of its certificates cannot be a root"))?;
+            certificate.map_err(|_| io::Error::other("the file contains something other than certificates"))?;
+        roots
+            .add(certificate)
+            .map_err(|_| io::Error::other("one of the certificates cannot be used as a root certificate"))?;
     }
     if roots.is_empty() {
-        return Err(io::Error::other("there is no certificate in it; it must be PEM"));
+        return Err(io::Error::other("the file contains no certificate: it must be PEM"));
     }
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     Ok(roots)
@@ -157,10 +159,10 @@ mod tests {
     #[test]
     fn invalid_ca_is_explained() {
         for (ca, says) in [
-            ("", "no certificate in it"),
-            ("not PEM", "no certificate in it"),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be a root"),
-            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "something else"),
+            ("", "contains no certificate"),
+            ("not PEM", "contains no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be used as a root"),
+            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "something other"),
         ] {
             let error = roots(ca).unwrap_err().to_string();
             assert!(error.contains(says), "{ca}: {error}");

@@ -1,4 +1,4 @@
-//! mcp-oauth-operator: an OAuth 2.1 front door for MCP servers on Kubernetes. docs/architecture.md maps the modules.
+//! mcp-oauth-operator: OAuth 2.1 logins for MCP servers on Kubernetes. docs/architecture.md describes the modules.
 
 mod access;
 pub mod api;

@@ -1,4 +1,3 @@
-//! The binary `mcp-oauth-operator`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

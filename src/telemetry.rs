@@ -29,31 +29,31 @@ use crate::untrusted_text::{Escaping, is_deceptive};
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogOptions {
-    /// What is logged: a level, or levels by module such as info,hyper=warn
+    /// Log filter: a level, or levels per module, such as info,hyper=warn
     #[arg(long = "log", env = "RUST_LOG", default_value = "info", global = true)]
     filter: String,
 
-    /// How log lines look
+    /// Log format
     #[arg(long = "log-format", env = "MCP_OAUTH_LOG_FORMAT", default_value = "text", global = true)]
     format: LogFormat,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Human-readable text
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
 #[derive(Debug, Error)]
 pub enum LogError {
-    #[error("--log takes a level such as info, or levels by module such as info,mcp_oauth_operator=debug: {0}")]
+    #[error("--log must be a level such as info, or levels per module such as info,mcp_oauth_operator=debug: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// Filters by span or field need `EnvFilter`, which has regular expressions.
-    #[error("--log takes levels by module, and no spans or fields as in {0}")]
+    #[error("--log supports levels per module only, not span or field filters such as {0}")]
     Spans(String),
-    #[error("logging is set up already: {0}")]
+    #[error("logging is already initialized: {0}")]
     AlreadySet(#[from] SetGlobalDefaultError),
 }
 
@@ -264,10 +264,10 @@ mod tests {
     #[test]
     fn invalid_filter_is_explained() {
         for (filter, says) in [
-            ("info,hyper=loud", "--log takes a level such as info, or levels by module"),
+            ("info,hyper=loud", "--log must be a level such as info, or levels per module"),
             ("hyper=info=debug", "too many '='"),
-            ("info,[login]=debug", "no spans or fields as in [login]=debug"),
-            ("hyper[{of=1}]=debug", "no spans or fields"),
+            ("info,[login]=debug", "not span or field filters such as [login]=debug"),
+            ("hyper[{of=1}]=debug", "not span or field filters"),
         ] {
             let error = targets(filter).unwrap_err().to_string();
             assert!(error.contains(says), "{filter}: {error}");

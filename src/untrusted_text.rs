@@ -1,4 +1,4 @@
-//! Escapes characters in text of strangers that could mislead people who read it.
+//! Escapes characters in untrusted text that could mislead a reader.
 
 use std::fmt::{self, Write};
 

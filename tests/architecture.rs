@@ -193,11 +193,11 @@ fn fault(from: &str, to: &str) -> Option<&'static str> {
     if ASIDE.contains(&(from, to)) {
         None
     } else if CLOSED.iter().any(|(user, used)| *user == from && to.starts_with(used)) {
-        Some("is closed to it")
+        Some("must not be used by it")
     } else if place(to) < place(from) {
-        Some("lies above it")
+        Some("is in a higher row")
     } else if place(to) == place(from) {
-        Some("lies beside it")
+        Some("is in the same row")
     } else {
         None
     }
@@ -228,7 +228,7 @@ fn cycle<'a>(edges: &BTreeSet<(&'a str, &'a str)>) -> Option<&'a str> {
     loop {
         let used: BTreeSet<&str> = left.iter().map(|(_, to)| *to).collect();
         let before = left.len();
-        // Whoever nobody uses is on no cycle.
+        // A module that no other module uses is on no cycle.
         left.retain(|(from, _)| used.contains(from));
         if left.len() == before {
             return left.first().map(|(from, _)| *from);
@@ -237,10 +237,10 @@ fn cycle<'a>(edges: &BTreeSet<(&'a str, &'a str)>) -> Option<&'a str> {
 }
 
 #[test]
-fn each_kind_of_fault_is_found() {
-    assert_eq!(fault("proxy::sessions", "proxy::runtime"), Some("lies above it"));
-    assert_eq!(fault("proxy::authorization_server", "proxy::resource_server"), Some("lies beside it"));
-    assert_eq!(fault("operator", "proxy::secrets"), Some("is closed to it"));
+fn each_kind_of_violation_is_detected() {
+    assert_eq!(fault("proxy::sessions", "proxy::runtime"), Some("is in a higher row"));
+    assert_eq!(fault("proxy::authorization_server", "proxy::resource_server"), Some("is in the same row"));
+    assert_eq!(fault("operator", "proxy::secrets"), Some("must not be used by it"));
     assert_eq!(fault("proxy::runtime", "api"), None);
     let of = |edges: &[(&'static str, &'static str)]| cycle(&edges.iter().copied().collect());
     assert_eq!(of(&[("a", "b"), ("b", "c")]), None);

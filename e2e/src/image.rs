@@ -14,7 +14,7 @@ use crate::{program, progress::Progress, run::cache_directory};
 /// The public CA certificates, for a proxy with a real issuer.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// glibc keeps 16 freed chunks per size for reuse instead of 7. This saves about 3 % of the CPU time of a request
-/// (docs/performance.md).
+/// (bench/HISTORY.md, P1).
 pub const MALLOC_TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=16");
 /// Numeric, because the image has no /etc/passwd.
 const USER: &str = "65532:65532";

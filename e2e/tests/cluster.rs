@@ -1,8 +1,6 @@
 //! The test bed's own cluster: pods, Services, DNS and cleanup.
 //!
 //! Needs root on Linux and the packages that `e2e cluster up` checks.
-//!
-//! Needs root on Linux and the packages that `e2e cluster up` names.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{

@@ -8,6 +8,7 @@ mod duration;
 mod loopback;
 mod one_password;
 pub mod proxy;
+mod rule;
 pub mod rules;
 mod session;
 mod size;

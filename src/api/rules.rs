@@ -2,113 +2,12 @@
 //! function for files that no API server has seen (`proxy --config`, `dev`, `render`). For URLs, CEL may accept more than the
 //! function, which requires the normalised form.
 
-use std::collections::BTreeMap;
-
-use kube::core::Rule as SchemaRule;
-use regex_lite::Regex;
-use serde_json::{Value, json};
-use thiserror::Error;
-use url::Url;
-
-use super::proxy::{
-    Access, AccessPolicy, Credentials, Identity, IdentityHeaders, IdentityType, RedirectPolicy, Redirects,
+use super::{
+    proxy::{Access, AccessPolicy, Credentials, Identity, IdentityHeaders, IdentityType, RedirectPolicy, Redirects},
+    rule::Condition::{self, Excludes, Implies, Matches},
 };
 
-/// A rule about one string. All conditions must hold.
-#[derive(Debug)]
-pub struct TextRule {
-    conditions: &'static [Condition],
-    message: &'static str,
-}
-
-/// Patterns have the syntax that RE2 (CEL) and the `regex` crate share, and contain no apostrophe.
-#[derive(Debug)]
-enum Condition {
-    Matches(&'static str),
-    Excludes(&'static str),
-    /// Strings that match the first pattern must also match the second.
-    Implies(&'static str, &'static str),
-    Url(fn(&str, &Url) -> bool),
-}
-use Condition::{Excludes, Implies, Matches};
-
-impl TextRule {
-    pub fn message(&self) -> &'static str {
-        self.message
-    }
-
-    pub fn holds(&self, text: &str) -> bool {
-        // An invalid pattern matches nothing; a test compiles all of them.
-        let matches = |pattern| Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
-        self.conditions.iter().all(|condition| match condition {
-            Matches(pattern) => matches(pattern),
-            Excludes(pattern) => !matches(pattern),
-            Implies(premise, pattern) => !matches(premise) || matches(pattern),
-            Condition::Url(check) => Url::parse(text).is_ok_and(|url| check(text, &url)),
-        })
-    }
-
-    /// The rule about the expression `subject`.
-    pub(super) fn cel(&self, subject: &str) -> String {
-        let cel = |condition: &Condition| match condition {
-            Matches(pattern) => format!("{subject}.matches(r'{pattern}')"),
-            Excludes(pattern) => format!("!{subject}.matches(r'{pattern}')"),
-            Implies(premise, pattern) => {
-                format!("(!{subject}.matches(r'{premise}') || {subject}.matches(r'{pattern}'))")
-            }
-            Condition::Url(_) => format!("isURL({subject})"),
-        };
-        self.conditions.iter().map(cel).collect::<Vec<_>>().join(" && ")
-    }
-
-    /// For fields that are not of a [text type](super::text).
-    pub(super) fn schema(&self, subject: &str) -> SchemaRule {
-        SchemaRule::new(self.cel(subject)).message(self.message)
-    }
-
-    /// For the keys of a map.
-    pub(super) fn keys_schema(&self) -> SchemaRule {
-        SchemaRule::new(format!("self.all(key, {})", self.cel("key"))).message(self.message)
-    }
-
-    /// # Errors
-    /// The rule does not hold for a key of `map`, the value of `field`.
-    pub(super) fn check_keys<V>(&self, field: &'static str, map: &BTreeMap<String, V>) -> Result<(), BrokenRule> {
-        if map.keys().all(|key| self.holds(key)) { Ok(()) } else { Err(BrokenRule { field, message: self.message }) }
-    }
-
-    pub(super) fn json(&self) -> Value {
-        json!({"rule": self.cel("self"), "message": self.message})
-    }
-}
-
-/// A rule about several fields.
-#[derive(Debug)]
-pub struct ObjectRule<T: ?Sized> {
-    cel: &'static str,
-    message: &'static str,
-    holds: fn(&T) -> bool,
-}
-
-/// A rule is broken; the message says what to write instead.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("{field}: {message}")]
-pub struct BrokenRule {
-    field: &'static str,
-    message: &'static str,
-}
-
-impl<T: ?Sized> ObjectRule<T> {
-    pub(super) fn schema(&self) -> SchemaRule {
-        SchemaRule::new(self.cel).message(self.message)
-    }
-
-    /// # Errors
-    /// The rule does not hold for `value`, the value of `field`.
-    pub fn check(&self, field: &'static str, value: &T) -> Result<(), BrokenRule> {
-        if (self.holds)(value) { Ok(()) } else { Err(BrokenRule { field, message: self.message }) }
-    }
-}
+pub use super::rule::{BrokenRule, ObjectRule, TextRule};
 
 /// URL parsers strip or rewrite control characters and backslashes.
 const NO_REWRITTEN_CHARACTERS: Condition = Excludes(r"[^!-~]|\\");
@@ -136,7 +35,7 @@ pub const ISSUER_URL: TextRule = TextRule {
         NO_REWRITTEN_CHARACTERS,
         Condition::Url(|_, _| true),
     ],
-    message: "issuerURL must be the https address of an OpenID Connect issuer, such as https://accounts.google.com, without query; http is allowed for localhost only",
+    message: "issuerURL must be the https URL of an OpenID Connect issuer, such as https://accounts.google.com, without query; http is allowed for localhost only",
 };
 
 pub const UPSTREAM_URL: TextRule = TextRule {
@@ -146,7 +45,7 @@ pub const UPSTREAM_URL: TextRule = TextRule {
 
 pub const PATH: TextRule = TextRule {
     conditions: &[Matches("^(/([A-Za-z0-9._~-]+|[*]))+$"), Excludes(r"/\.{1,2}(/|$)")],
-    message: "an upstream path is made of letters, digits and -._~ between single slashes, or * for one whole segment, without a slash at the end, such as /mcp or /servers/*/mcp",
+    message: "an upstream path may contain only letters, digits and -._~ between single slashes, or * for one whole segment, without a slash at the end, such as /mcp or /servers/*/mcp",
 };
 
 pub const PATH_IS_NOT_OURS: TextRule = TextRule {
@@ -156,13 +55,13 @@ pub const PATH_IS_NOT_OURS: TextRule = TextRule {
 
 pub const PATHS: ObjectRule<[super::PathPattern]> = ObjectRule {
     cel: "self.exists(path, !path.contains('*'))",
-    message: "paths needs at least one path without *: it is what clients connect to by default",
+    message: "paths needs at least one path without *, the default endpoint of clients",
     holds: |paths| paths.iter().any(super::PathPattern::is_literal),
 };
 
 pub const EMAIL: TextRule = TextRule {
     conditions: &[Matches("^[^@ ]+@[^@ ]+$")],
-    message: "each of emails and blocked must be an address such as ada@example.com",
+    message: "each of emails and blocked must be an e-mail address such as ada@example.com",
 };
 
 pub const DOMAIN: TextRule = TextRule {
@@ -181,32 +80,32 @@ macro_rules! listed {
     };
 }
 
-fn lists_somebody(access: &Access) -> bool {
+fn has_allow_list(access: &Access) -> bool {
     !(access.emails.is_empty() && access.domains.is_empty() && access.groups.is_empty())
 }
 
 pub const LISTED_NEEDS_A_LIST: ObjectRule<Access> = ObjectRule {
     cel: listed!("self.policy != 'Listed' || ", ""),
-    message: "access lets nobody in: list emails, domains or groups, or write policy: AnyUser",
-    holds: |access| access.policy == AccessPolicy::AnyUser || lists_somebody(access),
+    message: "access admits no user: list emails, domains or groups, or set policy: AnyUser",
+    holds: |access| access.policy == AccessPolicy::AnyUser || has_allow_list(access),
 };
 
 pub const ANY_USER_NEEDS_NO_LIST: ObjectRule<Access> = ObjectRule {
     cel: listed!("self.policy != 'AnyUser' || !(", ")"),
-    message: "policy AnyUser lets everyone in, whatever is listed: remove emails, domains and groups, or write policy: Listed",
-    holds: |access| access.policy == AccessPolicy::Listed || !lists_somebody(access),
+    message: "policy AnyUser admits every user: remove emails, domains and groups, or set policy: Listed",
+    holds: |access| access.policy == AccessPolicy::Listed || !has_allow_list(access),
 };
 
 /// Whether `access.groups` has an entry, and whether `identityProvider.groupsClaim` is set.
 pub const GROUPS_NEED_A_CLAIM: ObjectRule<(bool, bool)> = ObjectRule {
     cel: "!has(self.access.groups) || size(self.access.groups) == 0 || has(self.identityProvider.groupsClaim)",
-    message: "access.groups needs identityProvider.groupsClaim: the claim in which the issuer names a person's groups, such as groups",
+    message: "access.groups requires identityProvider.groupsClaim, the claim that lists a user's groups, such as groups",
     holds: |(groups, claim)| !groups || *claim,
 };
 
 pub const SCOPES: ObjectRule<[String]> = ObjectRule {
     cel: "'openid' in self && 'email' in self",
-    message: "scopes must include openid and email: without them nobody can be recognised",
+    message: "scopes must include openid and email, which identify the user",
     holds: |scopes| ["openid", "email"].iter().all(|scope| scopes.iter().any(|listed| listed == scope)),
 };
 
@@ -218,12 +117,12 @@ pub const AUTHORIZE_PARAMETER: TextRule = TextRule {
             "^(client_id|client_secret|response_type|response_mode|redirect_uri|scope|state|nonce|code_challenge|code_challenge_method|request|request_uri)$",
         ),
     ],
-    message: "authorizeParameters may hold what the proxy does not send by itself, such as prompt, hd or access_type; scopes have a field of their own",
+    message: "a name in authorizeParameters may contain only letters, digits and _.-, and must not be a parameter that the proxy sets itself (client_id, redirect_uri, scope, state, nonce, ...)",
 };
 
 pub const CLIENT_ID: TextRule = TextRule {
     conditions: &[Matches("^[A-Za-z0-9][A-Za-z0-9._~-]*$")],
-    message: "clientID is made of letters, digits and . _ ~ -, such as claude-ai",
+    message: "clientID may contain only letters, digits and . _ ~ -, such as claude-ai",
 };
 
 pub const REDIRECT_URI: TextRule = TextRule {
@@ -244,7 +143,7 @@ pub const REDIRECT_HOST: TextRule = TextRule {
 
 pub const ANY_NEEDS_NO_HOSTS: ObjectRule<Redirects> = ObjectRule {
     cel: "self.policy == 'Known' || !has(self.hosts) || size(self.hosts) == 0",
-    message: "policy Any takes every https host, whatever is listed: remove hosts, or write policy: Known",
+    message: "policy Any allows every https host: remove hosts, or set policy: Known",
     holds: |redirects| redirects.policy == RedirectPolicy::Known || redirects.hosts.is_empty(),
 };
 
@@ -258,14 +157,14 @@ pub const ORIGIN: TextRule = TextRule {
 
 pub const HEADER_NAME: TextRule = TextRule {
     conditions: &[Matches("^[A-Za-z0-9-]+$")],
-    message: "a header's name is made of letters, digits and hyphens",
+    message: "a header's name may contain only letters, digits and hyphens",
 };
 
 pub const HEADER_IS_NOT_RESERVED: TextRule = TextRule {
     conditions: &[Excludes(
         "^(?i)(authorization|cookie|host|connection|content-length|content-type|transfer-encoding|te|trailer|upgrade|keep-alive|proxy-connection|expect|accept|accept-encoding|content-encoding|date|origin|traceparent|tracestate|x-forwarded-for|x-forwarded-host|x-forwarded-proto|mcp-.*)$",
     )],
-    message: "this header has a meaning of its own in HTTP or MCP: choose another name, such as X-Forwarded-User",
+    message: "this header is reserved by HTTP, MCP or the proxy: choose another name, such as X-Forwarded-User",
 };
 
 pub const HEADERS_DIFFER: ObjectRule<IdentityHeaders> = ObjectRule {
@@ -276,14 +175,14 @@ pub const HEADERS_DIFFER: ObjectRule<IdentityHeaders> = ObjectRule {
 
 pub const HEADERS_NEED_THEIR_TYPE: ObjectRule<Identity> = ObjectRule {
     cel: "self.type == 'Headers' || !has(self.headers)",
-    message: "identity.headers goes with type: Headers only; remove it or change the type",
+    message: "identity.headers requires type: Headers; remove headers or change type",
     holds: |identity| identity.kind == IdentityType::Headers || identity.headers.is_none(),
 };
 
 /// About `tokens.accessTTL` and `sessions.idleTTL`.
 pub const ACCESS_TTL_BELOW_IDLE_TTL: ObjectRule<(std::time::Duration, std::time::Duration)> = ObjectRule {
     cel: "duration(self.tokens.accessTTL) < duration(self.sessions.idleTTL)",
-    message: "tokens.accessTTL must be shorter than sessions.idleTTL: clients refresh when the access token ends, and the session must still live then",
+    message: "tokens.accessTTL must be shorter than sessions.idleTTL: otherwise the session expires before the client refreshes",
     holds: |(access, idle)| access < idle,
 };
 
@@ -294,7 +193,7 @@ pub const IDLE_TTL_WITHIN_MAX_TTL: ObjectRule<(std::time::Duration, std::time::D
     holds: |(idle, max)| idle <= max,
 };
 
-/// The Service has the resource's name, which must be an RFC 1035 label and leaves room for suffixes.
+/// The Service has the resource's name, which must be an RFC 1035 label short enough for suffixes.
 pub const RESOURCE_NAME: TextRule = TextRule {
     conditions: &[Matches("^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$")],
     message: "the name must begin with a letter and have at most 52 lower-case letters, digits and hyphens: the Service has the same name",
@@ -302,7 +201,7 @@ pub const RESOURCE_NAME: TextRule = TextRule {
 
 pub const ONE_CREDENTIALS_SOURCE: ObjectRule<Credentials> = ObjectRule {
     cel: "has(self.onePassword) != has(self.secretRef)",
-    message: "credentials needs exactly one source: write either onePassword or secretRef",
+    message: "credentials needs exactly one source: set either onePassword or secretRef",
     holds: |credentials| credentials.one_password.is_some() != credentials.secret_ref.is_some(),
 };
 
@@ -313,13 +212,13 @@ pub const ITEM_PATH: TextRule = TextRule {
 
 pub const OBJECT_NAME: TextRule = TextRule {
     conditions: &[Matches("^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")],
-    message: "the name of a Secret or ConfigMap is made of lower-case letters, digits, - and .",
+    message: "the name of a Secret or ConfigMap may contain only lower-case letters, digits, - and .",
 };
 
 /// Keys are file names in the pods.
 pub const DATA_KEY: TextRule = TextRule {
     conditions: &[Matches("^[-._a-zA-Z0-9]+$"), Excludes(r"^\.(\.|$)")],
-    message: "the key of a Secret or ConfigMap is made of letters, digits and -._, and does not begin with ..",
+    message: "the key of a Secret or ConfigMap may contain only letters, digits and -._, and must not begin with ..",
 };
 
 pub const IMAGE: TextRule = TextRule {
@@ -330,5 +229,5 @@ pub const IMAGE: TextRule = TextRule {
 /// The keys of labels and annotations.
 pub const QUALIFIED_NAME: TextRule = TextRule {
     conditions: &[Matches("^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")],
-    message: "the name of a label or annotation must be NAME or example.com/NAME, made of letters, digits and -._",
+    message: "the name of a label or annotation must be NAME or example.com/NAME, with only letters, digits and -._",
 };

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     category = "mcp",
     namespaced,
     derive = "PartialEq",
-    doc = "Session of one person with one MCP client. Delete it to log that client out: its next request is rejected. Only the proxy's pods write sessions; a session modified by anyone else is invalid.",
+    doc = "Session of one user with one MCP client. Delete it to log that client out: its next request is rejected. Only the proxy's pods write sessions; a session modified by anyone else is invalid.",
     selectable = ".spec.user.email",
     selectable = ".spec.proxy",
     printcolumn(name = "User", type_ = "string", json_path = ".spec.user.email"),
@@ -31,13 +31,13 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.proxy == oldSelf.proxy && self.user == oldSelf.user && self.client == oldSelf.client && self.scopes == oldSelf.scopes && self.resource == oldSelf.resource && self.createdAt == oldSelf.createdAt")
-        .message("proxy, user, client, scopes, resource and createdAt are immutable: delete the session, and the person logs in again")
+        .message("proxy, user, client, scopes, resource and createdAt are immutable: delete the session, and the user logs in again")
 )]
 pub struct McpOAuthSessionSpec {
     /// Name of the McpOAuthProxy in this namespace that created the session.
     #[schemars(length(max = 52))]
     pub proxy: String,
-    /// Person who logged in.
+    /// User who logged in.
     pub user: SessionUser,
     /// MCP client of the session.
     pub client: SessionClient,
@@ -78,14 +78,14 @@ pub struct McpOAuthSessionSpec {
     pub mac: String,
 }
 
-/// Person who logged in, identified by issuer and subject. The e-mail address is sent to the upstream.
+/// User who logged in, identified by issuer and subject. The e-mail address is sent to the upstream.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionUser {
     /// OpenID Connect issuer.
     #[schemars(length(max = 512))]
     pub issuer: String,
-    /// Stable identifier of the person at the issuer (sub claim).
+    /// Stable identifier of the user at the issuer (sub claim).
     #[schemars(length(max = 255))]
     pub subject: String,
     /// Verified e-mail address in lower case.
@@ -111,7 +111,7 @@ pub struct SessionClient {
 /// Phase of the session.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum SessionPhase {
-    /// The person has logged in; the client has no tokens yet.
+    /// The user has logged in; the client has no tokens yet.
     Pending,
     /// The client has its tokens.
     Active,
@@ -127,7 +127,7 @@ pub struct SessionClaims {
     pub hosted_domain: Option<String>,
     /// Whether the issuer has verified the e-mail address (email_verified claim).
     pub email_verified: bool,
-    /// Groups of the person, limited to what access.groups requires.
+    /// Groups of the user, limited to what access.groups requires.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 256)))]
     pub groups: Vec<String>,

@@ -9,7 +9,7 @@ use super::rules;
 
 /// An invalid string; the message states the expected form.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("{message} (it says {written:?})")]
+#[error("{message} (found {written:?})")]
 pub struct InvalidText {
     message: String,
     written: String,
@@ -111,7 +111,7 @@ text_type!(
     PublicUrl, 1..=255, [PUBLIC_URL]
 );
 text_type!(
-    /// URL of the OpenID Connect issuer at which people log in.
+    /// URL of the OpenID Connect issuer at which users log in.
     IssuerUrl, 1..=512, [ISSUER_URL]
 );
 text_type!(

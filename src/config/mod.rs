@@ -1,5 +1,5 @@
 //! The proxy's configuration file and the status that its pods report. The operator writes the file from an
-//! `McpOAuthProxy`; outside a cluster a person does (docs/standalone.md). The operator and the proxy share nothing else.
+//! `McpOAuthProxy`; outside a cluster the administrator does (docs/standalone.md). The operator and the proxy share nothing else.
 
 mod pod_status;
 

@@ -22,7 +22,7 @@ fn error(text: &str) -> String {
 }
 
 #[test]
-fn a_minimal_file_is_enough() {
+fn minimal_config_is_valid_and_has_defaults() {
     let config = parse(MINIMAL);
     config.validate().unwrap();
     let paths: Vec<&str> = config.upstream.paths.iter().map(crate::api::PathPattern::as_str).collect();
@@ -31,7 +31,7 @@ fn a_minimal_file_is_enough() {
 }
 
 #[test]
-fn rendering_and_reading_give_the_same() {
+fn config_round_trips_through_yaml() {
     let config = parse(MINIMAL);
     assert_eq!(parse(&serde_yaml::to_string(&config).unwrap()), config);
 }
@@ -41,7 +41,7 @@ fn validation_names_the_broken_rule() {
     for (from, to, says) in [
         ("https://mcp.example.com", "https://mcp.example.com/x", "publicURL"),
         ("https://accounts.google.com", "http://idp.example.com", "issuerURL"),
-        ("domains: [example.com]", "domains: []", "lets nobody in"),
+        ("domains: [example.com]", "domains: []", "admits no user"),
         ("http://gateway:4444", "gateway:4444", "upstream.url"),
     ] {
         let error = error(&MINIMAL.replace(from, to));
@@ -50,20 +50,16 @@ fn validation_names_the_broken_rule() {
 }
 
 #[test]
-fn what_the_crd_refuses_is_refused_here_too() {
+fn config_file_rejects_what_the_crd_rejects() {
     let upstream = |identity: &str| format!("upstream: {{url: 'http://gateway:4444', identity: {identity}}}");
     let sessions = |times: &str| format!("sessions: {{{times}, store: {{");
     for (from, to, says) in [
-        ("domains: [example.com]", "policy: AnyUser, domains: [example.com]", "AnyUser lets everyone in"),
+        ("domains: [example.com]", "policy: AnyUser, domains: [example.com]", "AnyUser admits every user"),
         ("domains: [example.com]", "domains: ['@example.com']", "without @"),
         ("domains: [example.com]", "emails: [ada]", "ada@example.com"),
-        (
-            "upstream: {url: 'http://gateway:4444'}",
-            &upstream("{headers: {user: Mcp-Session-Id}}"),
-            "a meaning of its own",
-        ),
+        ("upstream: {url: 'http://gateway:4444'}", &upstream("{headers: {user: Mcp-Session-Id}}"), "reserved by HTTP"),
         ("upstream: {url: 'http://gateway:4444'}", &upstream("{headers: {user: a b}}"), "letters, digits and hyphens"),
-        ("upstream: {url: 'http://gateway:4444'}", &upstream("{type: None, headers: {}}"), "type: Headers only"),
+        ("upstream: {url: 'http://gateway:4444'}", &upstream("{type: None, headers: {}}"), "requires type: Headers"),
         (
             "signingKeys:",
             "clients: {static: [{clientID: a, redirectURIs: ['http://a.example/']}]}\nsigningKeys:",
@@ -89,7 +85,7 @@ fn what_the_crd_refuses_is_refused_here_too() {
         assert!(error.contains(says), "{to}: {error}");
     }
     for (redirects, says) in
-        [("{policy: Any, hosts: [a.b]}", "Any takes every"), ("{hosts: ['https://a']}", "lower case")]
+        [("{policy: Any, hosts: [a.b]}", "Any allows every"), ("{hosts: ['https://a']}", "lower case")]
     {
         let text = format!("{MINIMAL}\nclients: {{redirects: {redirects}}}");
         assert!(error(&text).contains(says), "{redirects}");
@@ -115,7 +111,7 @@ fn what_the_crd_refuses_is_refused_here_too() {
 }
 
 #[test]
-fn traffic_that_the_crd_refuses_is_refused_here_too() {
+fn config_file_rejects_traffic_values_that_the_crd_rejects() {
     for (part, says) in [
         ("timeouts: {connect: 10ms}", "connect: 10ms must lie between 100ms and 1m"),
         ("timeouts: {responseHead: 2h}", "responseHead: 2h must lie between 1s and 1h"),
@@ -138,7 +134,7 @@ fn traffic_that_the_crd_refuses_is_refused_here_too() {
 }
 
 #[test]
-fn an_unknown_field_is_an_error_with_its_name() {
+fn unknown_field_is_named_in_the_error() {
     let error = serde_yaml::from_str::<ProxyConfig>(&format!("{MINIMAL}\nacess: {{}}\n")).unwrap_err();
     assert!(error.to_string().contains("acess"), "{error}");
 }

@@ -3,7 +3,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::access_token::{ACCESS_TOKEN_TYPE, AccessClaims, InvalidAccessToken};
 use crate::crypto::{SigningKeys, SigningKeysError};
@@ -14,14 +14,41 @@ pub struct SigningRing {
 }
 
 struct LoadedKey {
-    kid: String,
+    jwk: Jwk,
     /// The encoded header of the access tokens that the key signs.
     header: String,
     use_from: Timestamp,
     signing: EncodingKey,
     /// Parsed once; jsonwebtoken would parse it for each token.
     verifying: ParsedPublicKey,
-    jwk: Value,
+}
+
+/// A public ES256 key (RFC 7517 §4, RFC 7518 §6.2.1).
+#[derive(Serialize)]
+pub struct Jwk {
+    kty: &'static str,
+    crv: &'static str,
+    #[serde(rename = "use")]
+    usage: &'static str,
+    alg: &'static str,
+    kid: String,
+    x: String,
+    y: String,
+}
+
+impl Jwk {
+    /// Splits an uncompressed point: 0x04, x, y (SEC 1 §2.3.3).
+    fn es256(kid: String, point: &[u8]) -> Self {
+        let (x, y) = point[1..].split_at(32);
+        let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
+        Self { kty: "EC", crv: "P-256", usage: "sig", alg: "ES256", kid, x, y }
+    }
+}
+
+/// A JWK set (RFC 7517 §5).
+#[derive(Serialize)]
+pub struct JwkSet<'a> {
+    keys: Vec<&'a Jwk>,
 }
 
 impl SigningRing {
@@ -33,16 +60,11 @@ impl SigningRing {
                 let (pkcs8, point) = key.decode()?;
                 let verifying = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point)
                     .map_err(|_| SigningKeysError::NotP256 { kid: key.kid.clone() })?;
-                // An uncompressed point is 0x04, x, y (SEC 1 §2.3.3).
-                let (x, y) = point[1..].split_at(32);
-                let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
-                let jwk = json!({
-                    "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": key.kid, "x": x, "y": y,
-                });
+                let jwk = Jwk::es256(key.kid.clone(), &point);
                 let signing = EncodingKey::from_ec_der(&pkcs8);
                 let token = encode(&key.kid, &json!({}), &signing)?;
                 let header = token.split('.').next().unwrap_or_default().to_owned();
-                Ok(LoadedKey { kid: key.kid.clone(), header, use_from: key.use_from, signing, verifying, jwk })
+                Ok(LoadedKey { jwk, header, use_from: key.use_from, signing, verifying })
             })
             .collect::<Result<Vec<_>, SigningKeysError>>()?;
         if loaded.is_empty() {
@@ -52,14 +74,14 @@ impl SigningRing {
         Ok(Self { keys: loaded })
     }
 
-    /// The public keys (RFC 7517 §5).
-    pub fn jwks(&self) -> Value {
-        json!({"keys": self.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()})
+    /// The public keys.
+    pub fn jwks(&self) -> JwkSet<'_> {
+        JwkSet { keys: self.keys.iter().map(|key| &key.jwk).collect() }
     }
 
     pub fn sign(&self, claims: &AccessClaims<'_>, now: Timestamp) -> Result<String, SigningKeysError> {
         let key = self.keys.iter().rev().find(|key| key.use_from <= now).ok_or(SigningKeysError::NoneUsable)?;
-        encode(&key.kid, claims, &key.signing)
+        encode(&key.jwk.kid, claims, &key.signing)
     }
 
     /// Verifies an access token's signature, issuer and times. The caller checks audience and session. The claims borrow from
@@ -135,7 +157,7 @@ pub mod tests {
     fn signed_with_header(ring: &SigningRing, change: impl FnOnce(&mut Header)) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some(ACCESS_TOKEN_TYPE.to_owned());
-        header.kid = Some(ring.keys[0].kid.clone());
+        header.kid = Some(ring.keys[0].jwk.kid.clone());
         change(&mut header);
         jsonwebtoken::encode(&header, &claims(), &ring.keys[0].signing).unwrap()
     }
@@ -179,8 +201,13 @@ pub mod tests {
         let kid = |at| jsonwebtoken::decode_header(ring.sign(&claims(), at).unwrap()).unwrap().kid.unwrap();
         assert_eq!(kid(now), keys.keys[0].kid);
         assert_eq!(kid(later), keys.keys[1].kid);
-        assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
-        assert!(!ring.jwks().to_string().contains("\"d\""));
+        let jwks = serde_json::to_value(ring.jwks()).unwrap();
+        assert_eq!(jwks["keys"].as_array().unwrap().len(), 2);
+        let (kid, x, y) = (&keys.keys[0].kid, &jwks["keys"][0]["x"], &jwks["keys"][0]["y"]);
+        assert!([x, y].iter().all(|coordinate| coordinate.as_str().is_some_and(|text| text.len() == 43)), "{jwks}");
+        let members = json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": kid, "x": x, "y": y});
+        assert_eq!(jwks["keys"][0], members);
+        assert!(!jwks.to_string().contains("\"d\""));
     }
 
     #[test]

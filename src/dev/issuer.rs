@@ -30,7 +30,7 @@ pub struct Issuer {
     example_email: String,
     kid: String,
     key: EncodingKey,
-    jwks: Value,
+    ring: SigningRing,
     /// Logins by authorization code.
     logins: Mutex<HashMap<String, Login>>,
 }
@@ -74,10 +74,10 @@ impl Issuer {
     /// The login page shows `example_email` as a placeholder.
     pub fn new(url: String, redirect_uri: String, example_email: String) -> Result<Self, SigningKeysError> {
         let keys = SigningKeys::generate(Timestamp::now())?;
-        let jwks = SigningRing::new(&keys)?.jwks();
+        let ring = SigningRing::new(&keys)?;
         let first = keys.keys.first().ok_or(SigningKeysError::NoneUsable)?;
         let (kid, key) = (first.kid.clone(), EncodingKey::from_ec_der(&first.decode()?.0));
-        Ok(Self { url, redirect_uri, example_email, kid, key, jwks, logins: Mutex::default() })
+        Ok(Self { url, redirect_uri, example_email, kid, key, ring, logins: Mutex::default() })
     }
 }
 
@@ -106,8 +106,8 @@ async fn discovery(State(issuer): State<Arc<Issuer>>) -> Json<Value> {
     }))
 }
 
-async fn jwks(State(issuer): State<Arc<Issuer>>) -> Json<Value> {
-    Json(issuer.jwks.clone())
+async fn jwks(State(issuer): State<Arc<Issuer>>) -> Response {
+    Json(issuer.ring.jwks()).into_response()
 }
 
 async fn authorize(State(issuer): State<Arc<Issuer>>, Query(request): Query<Request>) -> Response {

@@ -243,7 +243,7 @@ impl Account {
                 Some(result) = callbacks.results.recv() => return result.map(Completed::Code),
                 Some(line) = async { lines.as_mut()?.recv().await } => match parse_pasted(authorization, &line) {
                     Err(error @ AuthorizationError::WrongState) => {
-                        let _ = writeln!(io::stderr(), "{error}. Paste the whole address that the browser ends at.");
+                        let _ = writeln!(io::stderr(), "{error}. Paste the complete URL of the page at which the browser ended.");
                     }
                     result => return result.map(Completed::Code),
                 },

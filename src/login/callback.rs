@@ -59,7 +59,7 @@ impl CallbackServer {
         let (sender, results) = mpsc::channel(1);
         let router = Router::new()
             .route("/callback", get(callback))
-            .fallback(|| async { page(StatusCode::NOT_FOUND, "There is nothing here", "", "") })
+            .fallback(|| async { page(StatusCode::NOT_FOUND, "Not found", "", "") })
             .with_state(Arc::new(Pending { authorization, results: sender }));
         let shutdown = CancellationToken::new();
         let serve = axum::serve(tokio::net::TcpListener::from_std(listener)?, router)
@@ -81,10 +81,10 @@ async fn callback(State(pending): State<Arc<Pending>>, RawQuery(query): RawQuery
         Ok(_) => page(StatusCode::OK, "You are logged in", "Continue in your terminal or program.", close),
         // Any web page can request this URL, so the right response may still arrive.
         Err(error @ AuthorizationError::WrongState) => {
-            let hint = "Open the newest address that mcp-oauth-operator login has printed.";
-            return page(StatusCode::BAD_REQUEST, "This link is not right", &sentence(error), hint);
+            let hint = "Open the last URL that mcp-oauth-operator login printed.";
+            return page(StatusCode::BAD_REQUEST, "Invalid request", &sentence(error), hint);
         }
-        Err(error) => page(StatusCode::BAD_REQUEST, "You are not logged in", &sentence(error), close),
+        Err(error) => page(StatusCode::BAD_REQUEST, "Login failed", &sentence(error), close),
     };
     // Only the first result counts; the channel holds one.
     let _ = pending.results.try_send(result);

@@ -139,8 +139,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
 }
 
 fn expiry(tokens: &Tokens) -> String {
-    let end = tokens.expires_at.map_or_else(|| "the server ends it".to_owned(), |time| format!("{time:.0}"));
-    format!("until {end}{}", if tokens.refresh_token.is_some() { "; it is refreshed when it is used" } else { "" })
+    let end = tokens.expires_at.map_or_else(|| "the server ends the session".to_owned(), |time| format!("{time:.0}"));
+    format!("until {end}{}", if tokens.refresh_token.is_some() { "; refreshed automatically" } else { "" })
 }
 
 #[cfg(test)]
@@ -150,6 +150,6 @@ mod tests {
     #[test]
     fn printed_login_contains_no_token() {
         let line = expiry(&tokens("access-secret", 1_800_000_000));
-        assert_eq!(line, "until 2027-01-15T08:00:00Z; it is refreshed when it is used");
+        assert_eq!(line, "until 2027-01-15T08:00:00Z; refreshed automatically");
     }
 }

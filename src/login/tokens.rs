@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 use openidconnect::{AccessToken, RefreshToken};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use thiserror::Error;
 use url::{Url, form_urlencoded};
 
@@ -124,29 +123,42 @@ impl Login {
     }
 }
 
+/// Client metadata (RFC 7591 §2; `application_type`: OpenID Connect Registration §2).
+#[derive(Serialize)]
+struct RegistrationRequest {
+    client_name: &'static str,
+    redirect_uris: [&'static str; 1],
+    token_endpoint_auth_method: &'static str,
+    grant_types: [&'static str; 2],
+    response_types: [&'static str; 1],
+    application_type: &'static str,
+}
+
 /// Registers this program as a client and returns its client id.
 pub async fn register(http: &Http, endpoint: Option<&Url>) -> Result<String, TokenError> {
     #[derive(Deserialize)]
-    struct Registration {
+    struct RegistrationResponse {
         client_id: String,
     }
 
     let endpoint = endpoint.ok_or(TokenError::NoRegistration)?;
-    let metadata = json!({
-        "client_name": CLIENT_NAME,
-        "redirect_uris": [REDIRECT_URI],
-        "token_endpoint_auth_method": "none",
-        "grant_types": ["authorization_code", "refresh_token"],
-        "response_types": ["code"],
-        "application_type": "native",
-    });
-    let response = post(http, endpoint, "application/json", metadata.to_string()).await?;
+    let request = RegistrationRequest {
+        client_name: CLIENT_NAME,
+        redirect_uris: [REDIRECT_URI],
+        token_endpoint_auth_method: "none",
+        grant_types: ["authorization_code", "refresh_token"],
+        response_types: ["code"],
+        application_type: "native",
+    };
+    // It contains only strings, so serialization cannot fail.
+    let request = serde_json::to_string(&request).unwrap_or_default();
+    let response = post(http, endpoint, "application/json", request).await?;
     if !response.status().is_success() {
         return Err(parse_error(endpoint, &response));
     }
     let message = "not a client registration (RFC 7591)";
     let invalid = |_| TokenError::InvalidResponse { url: endpoint.to_string(), message };
-    Ok(serde_json::from_slice::<Registration>(response.body()).map_err(invalid)?.client_id)
+    Ok(serde_json::from_slice::<RegistrationResponse>(response.body()).map_err(invalid)?.client_id)
 }
 
 async fn post(http: &Http, endpoint: &Url, content_type: &str, body: String) -> Result<Response<Bytes>, HttpError> {

@@ -15,6 +15,8 @@ const MAX_NAME: usize = 64;
 
 const MAX_REDIRECT_URIS: usize = 10;
 
+pub(super) const WRONG_SECRET: &str = "invalid client secret";
+
 /// In bytes: clients send the id in query strings.
 const MAX_CLIENT_ID: usize = 2048;
 
@@ -101,7 +103,7 @@ impl ClientMetadata {
         serde_json::from_slice(body).map_err(|error| {
             // Not serde's message, which repeats the input.
             OAuthError::invalid_client_metadata(format!(
-                "{what} must be a JSON object of RFC 7591; line {}, column {} is not",
+                "{what} is not a valid JSON object of RFC 7591: error at line {}, column {}",
                 error.line(),
                 error.column()
             ))
@@ -180,7 +182,7 @@ impl Client {
         let verified = secret.map(|secret| keyring.verify_mac_text(Purpose::ClientSecret, &[id.as_bytes()], secret));
         match (self.auth_method, verified) {
             (_, Some(true)) | (AuthMethod::None, None) => Ok(()),
-            (_, Some(false)) => Err(OAuthError::invalid_client("the client secret is wrong")),
+            (_, Some(false)) => Err(OAuthError::invalid_client(WRONG_SECRET)),
             (_, None) => Err(OAuthError::invalid_client("this client is registered with a secret and must send it")),
         }
     }

@@ -6,7 +6,7 @@ use url::{Host, Url};
 use super::{
     OAuthError,
     client::{AuthMethod, Client, ClientMetadata},
-    redirect_uri::is_known_host,
+    redirect_uri::{is_known_host, unknown_host},
 };
 use crate::api::proxy::{Clients, MetadataDocuments, Redirects};
 
@@ -29,29 +29,27 @@ impl DocumentUrl {
     pub fn parse(id: &str, rules: &Clients) -> Result<Self, OAuthError> {
         let refuse = |why: &'static str| Err(OAuthError::invalid_client(why));
         if rules.metadata_documents == MetadataDocuments::Disabled {
-            return refuse("this server takes no client metadata documents: register the client instead");
+            return refuse("this server does not accept client metadata documents: register the client instead");
         }
         if id.len() > MAX_LENGTH {
-            return refuse("the address of a client metadata document may have 512 characters at most");
+            return refuse("the URL of a client metadata document may have at most 512 characters");
         }
-        let Ok(url) = Url::parse(id) else { return refuse("client_id is not an address") };
+        let Ok(url) = Url::parse(id) else { return refuse("client_id is not a URL") };
         // Two parsers may read a non-canonical URL differently. This also refuses dot segments.
         if url.scheme() != "https" || url.as_str() != id {
-            return refuse("the address of a client metadata document must be https and in its one canonical spelling");
+            return refuse("the URL of a client metadata document must be https and in canonical form");
         }
         let Some(Host::Domain(host)) = url.host() else {
-            return refuse("the address of a client metadata document must name its host, not an IP address");
+            return refuse("the URL of a client metadata document must contain a host name, not an IP address");
         };
         if url.port().is_some() || !url.username().is_empty() || url.password().is_some() || id.contains('@') {
-            return refuse("the address of a client metadata document may have no port and no user name");
+            return refuse("the URL of a client metadata document must not contain a port or a user name");
         }
         if url.path() == "/" || url.fragment().is_some() {
-            return refuse("the address of a client metadata document needs a path, and may have no fragment");
+            return refuse("the URL of a client metadata document must have a path and no fragment");
         }
         if rules.metadata_documents == MetadataDocuments::Known && !is_known_host(host, &rules.redirects) {
-            return Err(OAuthError::invalid_client(format!(
-                "{host} is not a known MCP client's host: whoever runs this server can add it to spec.clients.redirects.hosts"
-            )));
+            return Err(OAuthError::invalid_client(unknown_host(host)));
         }
         Ok(Self { host: host.to_owned(), text: id.to_owned() })
     }
@@ -68,16 +66,14 @@ impl DocumentUrl {
         let metadata = ClientMetadata::parse(body, "the client metadata document")?;
         let refuse = |why: &'static str| Err(OAuthError::invalid_client_metadata(why));
         if metadata.client_id.as_deref() != Some(self.as_str()) {
-            return refuse(
-                "client_id in the client metadata document must be the document's own address, byte for byte",
-            );
+            return refuse("client_id in the client metadata document must equal the document's URL byte for byte");
         }
         if metadata.client_name.as_deref().is_none_or(|name| name.trim().is_empty()) {
             return refuse("the client metadata document has no client_name");
         }
         if metadata.token_endpoint_auth_method.as_deref().is_some_and(|method| method != "none") {
             return refuse(
-                "token_endpoint_auth_method in the client metadata document must be none: such clients have no secret here",
+                "token_endpoint_auth_method in the client metadata document must be none: clients with a metadata document have no secret",
             );
         }
         metadata.client(AuthMethod::None, redirects, 0)

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     OAuthError,
-    client::{AuthMethod, Client},
+    client::{AuthMethod, Client, WRONG_SECRET},
     client_document::DocumentUrl,
 };
 use crate::{
@@ -108,7 +108,7 @@ impl ClientRegistry<'_> {
         } else if DocumentUrl::is_url(&id) {
             DocumentUrl::parse(&id, self.rules)?;
             if secret.is_some() {
-                return Err(OAuthError::invalid_client("a client with a metadata document has no secret here"));
+                return Err(OAuthError::invalid_client("clients with a metadata document have no secret: omit it"));
             }
         } else {
             return Err(OAuthError::invalid_client("unknown client: register again"));
@@ -121,12 +121,12 @@ fn check_static_secret(expected: Option<&SecretString>, secret: Option<&str>) ->
     let error = match (expected, secret) {
         (None, None) => return Ok(()),
         (Some(_), None) => "this client is configured with a secret and must send it",
-        (None, Some(_)) => "this client is listed without a secret: send none",
+        (None, Some(_)) => "this client is configured without a secret: omit it",
         (Some(expected), Some(secret)) => {
             if verify_slices_are_equal(expected.expose_secret().as_bytes(), secret.as_bytes()).is_ok() {
                 return Ok(());
             }
-            "the client secret is wrong"
+            WRONG_SECRET
         }
     };
     Err(OAuthError::invalid_client(error))

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use serde::Serialize;
 use thiserror::Error;
 
 /// An error response of an OAuth endpoint.
@@ -7,8 +8,15 @@ use thiserror::Error;
 #[error("{}: {description}", .code.as_str())]
 pub struct OAuthError {
     pub code: ErrorCode,
-    /// `error_description`, for people. It contains no secret and only the characters of RFC 6749 §5.2.
+    /// Human-readable `error_description`. It contains no secret and only the characters of RFC 6749 §5.2.
     pub description: Cow<'static, str>,
+}
+
+/// The body of an error response (RFC 6749 §5.2).
+#[derive(Serialize)]
+pub struct ErrorBody<'a> {
+    pub error: &'a str,
+    pub error_description: &'a str,
 }
 
 /// The error codes of RFC 6749 §4.1.2.1 and §5.2, RFC 7591 §3.2.2 and RFC 8707 §2.

@@ -19,7 +19,7 @@ pub mod tokens;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
-pub use error::{ErrorCode, OAuthError};
+pub use error::{ErrorBody, ErrorCode, OAuthError};
 
 /// The only scope. Requests for other scopes are narrowed to it.
 pub const SCOPE: &str = "mcp";

@@ -22,13 +22,13 @@ const MAX_LENGTH: usize = 512;
 /// Checks a redirect URI against the rules of the resource. The error is an `error_description`.
 pub fn check(uri: &str, rules: &Redirects) -> Result<(), Cow<'static, str>> {
     if uri.len() > MAX_LENGTH {
-        return Err("a redirect URI may have 512 characters at most".into());
+        return Err("a redirect URI may have at most 512 characters".into());
     }
     // Two parsers may read backslashes, spaces and quotes differently.
     let plain =
         |b: u8| b.is_ascii_graphic() && !matches!(b, b'\\' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}');
     if !uri.bytes().all(plain) {
-        return Err("a redirect URI may hold no spaces, backslashes, quotes or characters beyond ASCII".into());
+        return Err("a redirect URI must not contain spaces, backslashes, quotes or non-ASCII characters".into());
     }
     if KNOWN_NATIVE.contains(&uri) {
         return Ok(());
@@ -37,24 +37,28 @@ pub fn check(uri: &str, rules: &Redirects) -> Result<(), Cow<'static, str>> {
         return Err("the redirect URI is not an absolute URI".into());
     };
     if uri.contains('#') || !url.username().is_empty() || url.password().is_some() || uri.contains('@') {
-        return Err("a redirect URI may have no fragment, no user name and no @".into());
+        return Err("a redirect URI must not contain a fragment, a user name or @".into());
     }
     match (url.scheme(), url.host()) {
         ("http", Some(_)) if is_loopback(&url) => Ok(()),
         ("https", Some(_)) if is_loopback(&url) || rules.policy == RedirectPolicy::Any => Ok(()),
         ("https", Some(Host::Domain(host))) if is_known_host(host, rules) => Ok(()),
-        ("https", Some(Host::Domain(host))) => Err(format!(
-            "{host} is not a known MCP client's host: whoever runs this server can add it to spec.clients.redirects.hosts"
-        )
-        .into()),
-        ("https", Some(_)) => Err("a redirect URI must name its host, not an address".into()),
+        ("https", Some(Host::Domain(host))) => Err(unknown_host(host).into()),
+        ("https", Some(_)) => Err("the host of a redirect URI must be a name, not an IP address".into()),
         ("http", _) => Err("a redirect URI must be https; http is for localhost only".into()),
-        _ => Err("a redirect URI must be https, or http for localhost; this scheme is not a known MCP client's".into()),
+        _ => {
+            Err("a redirect URI must be https, or http for localhost; its scheme does not belong to a known MCP client"
+                .into())
+        }
     }
 }
 
 pub fn is_known_host(host: &str, rules: &Redirects) -> bool {
     KNOWN_HOSTS.contains(&host) || rules.hosts.iter().any(|listed| *listed == *host)
+}
+
+pub(super) fn unknown_host(host: &str) -> String {
+    format!("{host} is not the host of a known MCP client: an administrator can add it to spec.clients.redirects.hosts")
 }
 
 /// Whether two redirect URIs are equal byte for byte, except for the port of a loopback URI, which clients choose at each

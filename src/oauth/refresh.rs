@@ -78,7 +78,7 @@ pub fn decide(
 ) -> Refresh {
     let current = session.generation;
     if generation > current {
-        Refresh::End("a refresh token newer than the record was used: the record is from a backup")
+        Refresh::End("a refresh token newer than the session record was used: the record was restored from a backup")
     } else if generation == current {
         Refresh::Rotate(Box::new(Session {
             generation: current + 1,

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use thiserror::Error;
 
-/// The 1Password items that the resources of each namespace may refer to. Without this limit, everybody who may write an
+/// The 1Password items that the resources of each namespace may refer to. Without this limit, any user who may write an
 /// `McpOAuthProxy` could read every item that the 1Password operator can read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct AllowedItemPaths(Option<BTreeMap<String, Vec<String>>>);

@@ -279,7 +279,7 @@ pub(super) mod tests {
     fn operator_rejects_what_the_crd_rejects() {
         for (spec, expected) in [
             (json!({"publicURL": "https://mcp.example.com/mcp"}), "publicURL"),
-            (json!({"access": {}}), "lets nobody in"),
+            (json!({"access": {}}), "admits no user"),
             (json!({"credentials": {}}), "exactly one source"),
             (
                 json!({"credentials": {"secretRef": {"name": "a"}, "onePassword": {"itemPath": "vaults/a/items/b"}}}),

@@ -71,7 +71,7 @@ pub(super) fn children(
 }
 
 /// Watches metadata only and caches nothing, because the reconcile reads the children. The kind is a value and not a type
-/// parameter, because each instance of a watch is much code.
+/// parameter, because each generic instance adds much code to the binary.
 fn owners(
     kind: ApiResource,
     client: &Client,

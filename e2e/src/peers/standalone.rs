@@ -104,7 +104,7 @@ impl Proxy {
         let key = self.secrets().join("ENCRYPTION_KEY");
         fs::copy(&key, self.secrets().join("PREVIOUS_ENCRYPTION_KEY"))?;
         fs::write(key, self.new_encryption_key()?)?;
-        self.wait_until_logged("changed credentials or keys are now used", Duration::from_secs(30))
+        self.wait_until_logged("reloaded credentials and keys", Duration::from_secs(30))
     }
 
     /// Replaces all encryption keys by a new one, waits until the proxy exits because of this, and restarts it.

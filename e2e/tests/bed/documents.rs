@@ -71,11 +71,11 @@ async fn claude_code_logs_in_with_its_metadata_document() {
     assert_eq!(authorize(CLAUDE_CODE).await.0, 200, "the consent page");
     for (id, status, expected) in [
         ("https://claude.ai/moved", 400, "redirects are not followed"),
-        ("https://claude.ai/not-itself", 400, "the document's own address"),
+        ("https://claude.ai/not-itself", 400, "equal the document's URL"),
         ("https://claude.ai/large", 400, "larger than 5 KiB"),
         ("https://claude.ai/nothing", 400, "status 404"),
         ("https://www.cursor.com/private", 503, "cannot be reached"),
-        ("https://nobody.example/client", 401, "not a known MCP client's host"),
+        ("https://nobody.example/client", 401, "not the host of a known MCP client"),
     ] {
         let (answered, description) = authorize(id).await;
         assert!(answered == status && description.contains(expected), "{id}: {answered} {description}");

@@ -26,7 +26,7 @@ fn kubectl_apply_k_installs_the_operator() {
     // The rollout shows that the operator can list its resources. This shows that administrators can.
     kubectl.output(&["get", "mop,mcpsessions", "--all-namespaces"]).unwrap();
     let explained = kubectl.output(&["explain", "mop.spec.access"]).unwrap();
-    assert!(explained.contains("which people may log in"), "{explained}");
+    assert!(explained.contains("which users may log in"), "{explained}");
 
     // The overlay of docs/observability.md.
     let overlay = tempfile::tempdir_in(workspace().join("config")).unwrap();

@@ -146,7 +146,7 @@ async fn encryption_key_rotation_is_unnoticed_by_clients() {
     let next = STANDARD.encode([7; 32]);
     change(&json!({"stringData": {"ENCRYPTION_KEY": next, "PREVIOUS_ENCRYPTION_KEY": ENCRYPTION_KEY}}));
     // The pods load it at different times.
-    for (limit, what) in [(3, "changed credentials or keys are now used"), (8, "now seals new values")] {
+    for (limit, what) in [(3, "reloaded credentials and keys"), (8, "is used for sealing")] {
         eventually_within(Duration::from_secs(limit * 60), what, || async { log_count(what) == 2 }).await;
         tokens = refresh_at_every_pod(environment, name, &old, tokens).await;
     }

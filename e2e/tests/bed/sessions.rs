@@ -32,7 +32,7 @@ async fn edited_or_forged_session_counts_as_ended() {
     let name = object.metadata.name.clone().unwrap();
     let email = json!({"spec": {"user": {"email": MEMBERS[1]}}});
     let refused = api.patch(&name, &PatchParams::default(), &Patch::Merge(&email)).await.unwrap_err().to_string();
-    assert!(refused.contains("delete the session, and the person logs in again"), "{refused}");
+    assert!(refused.contains("delete the session, and the user logs in again"), "{refused}");
     assert_eq!(status(tokens.access.clone()).await, StatusCode::OK);
 
     let tokens = client.refresh(&tokens.refresh).await.unwrap();

@@ -110,7 +110,7 @@ async fn clients_survive_encryption_key_rotation_and_token_expiry() {
         assert_eq!(client.use_server(Some(alice)).await.unwrap(), 1, "{}: the login", client.name);
     }
     for proxy in [&proxy, &everything] {
-        let active = "the new encryption key now seals new values";
+        let active = "the new encryption key is used for sealing";
         proxy.process().wait_until_logged(active, Duration::from_secs(360)).unwrap();
     }
 

@@ -65,7 +65,7 @@ async fn issuer_with_a_private_ca_is_trusted_through_ca_ref() {
     proxy.wait_until_logged("certificate", Duration::from_secs(5)).unwrap();
 
     fs::copy(&own_authority, &authority).unwrap();
-    proxy.wait_until_logged("changed credentials or keys are now used", Duration::from_secs(30)).unwrap();
+    proxy.wait_until_logged("reloaded credentials and keys", Duration::from_secs(30)).unwrap();
     // After a failure, the proxy does not contact the issuer for a few seconds.
     let deadline = Instant::now() + Duration::from_secs(60);
     let final_page = loop {

@@ -74,7 +74,7 @@ async fn login_accepts_a_redirect_pasted_from_another_machine() {
     let installation = Login::install(&bed.run, "pasted").unwrap();
     let result = installation.run_with_pasted_url(&bed.url("/mcp"), alice, UNREACHABLE).await.unwrap();
     assert!(result.succeeded() && result.output.starts_with("logged in to"), "{result:?}");
-    assert!(installation.log().unwrap().contains("Paste the whole address"));
+    assert!(installation.log().unwrap().contains("Paste the complete URL"));
 }
 
 #[tokio::test]

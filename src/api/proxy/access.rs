@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Domain, EmailAddress, rules};
 
-/// Access rules: which people may log in. The proxy evaluates them at each login and each token refresh, and for all
+/// Access rules: which users may log in. The proxy evaluates them at each login and each token refresh, and for all
 /// existing sessions when they change.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -13,7 +13,7 @@ use crate::api::{Domain, EmailAddress, rules};
     validation = rules::ANY_USER_NEEDS_NO_LIST.schema()
 )]
 pub struct Access {
-    /// Access policy. Listed (default): a person must match emails, domains or groups. AnyUser: everyone who can log in at
+    /// Access policy. Listed (default): a user must match emails, domains or groups. AnyUser: everyone who can log in at
     /// the issuer is allowed.
     #[serde(default)]
     pub policy: AccessPolicy,
@@ -37,7 +37,7 @@ pub struct Access {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub groups: Vec<String>,
 
-    /// Denied e-mail addresses. They take precedence over all other access rules; existing sessions of these people end at
+    /// Denied e-mail addresses. They take precedence over all other access rules; existing sessions of these users end at
     /// once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
@@ -48,7 +48,7 @@ pub struct Access {
 /// Access policy: whether the allow lists apply.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum AccessPolicy {
-    /// People who match at least one of the lists.
+    /// Users who match at least one of the lists.
     #[default]
     Listed,
     /// Everyone who can log in at the issuer.

@@ -9,7 +9,7 @@ use crate::api::{
     rules::{self, BrokenRule},
 };
 
-/// OpenID Connect issuer at which people log in.
+/// OpenID Connect issuer at which users log in.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IdentityProvider {
@@ -23,7 +23,7 @@ pub struct IdentityProvider {
     #[x_kube(merge_strategy = ListMerge::Set, validation = rules::SCOPES.schema())]
     pub scopes: Vec<String>,
 
-    /// Name of the claim that lists a person's groups, such as groups. Read from the ID token, then from the issuer's userinfo
+    /// Name of the claim that lists a user's groups, such as groups. Read from the ID token, then from the issuer's userinfo
     /// endpoint. Required by access.groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]

@@ -55,7 +55,7 @@ pub struct Sessions {
     #[serde(default = "default_max_ttl", rename = "maxTTL")]
     pub max_ttl: SessionTtl,
 
-    /// Maximum number of sessions per person. A further login ends the session with the oldest refresh. Default: 20.
+    /// Maximum number of sessions per user. A further login ends the session with the oldest refresh. Default: 20.
     #[serde(default = "default_max_per_user")]
     pub max_per_user: Bounded<1, 1000>,
 

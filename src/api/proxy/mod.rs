@@ -41,7 +41,7 @@ pub use workload::{Pod, Service, ServiceType};
     namespaced,
     status = "McpOAuthProxyStatus",
     derive = "PartialEq",
-    doc = "An OAuth 2.1 proxy for an MCP server. People log in at an OpenID Connect issuer, their MCP client receives tokens, and the proxy forwards each request to the upstream with the caller's identity.",
+    doc = "An OAuth 2.1 proxy for an MCP server. Users log in at an OpenID Connect issuer, their MCP client receives tokens, and the proxy forwards each request to the upstream with the caller's identity.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -68,13 +68,13 @@ pub struct McpOAuthProxySpec {
     #[serde(rename = "publicURL")]
     pub public_url: PublicUrl,
 
-    /// OpenID Connect issuer at which people log in.
+    /// OpenID Connect issuer at which users log in.
     pub identity_provider: IdentityProvider,
 
     /// Client ID and client secret at the issuer, and the proxy's encryption key.
     pub credentials: Credentials,
 
-    /// Access rules: which people may log in.
+    /// Access rules: which users may log in.
     pub access: Access,
 
     /// MCP server to which requests are forwarded.

@@ -116,8 +116,8 @@ mod tests {
         for (user, email, says) in [
             ("X-User", "x-user", "the same header"),
             ("X User", "X-Mail", "letters, digits and hyphens"),
-            ("X-User", "Cookie", "a meaning of its own"),
-            ("Mcp-User", "X-Mail", "a meaning of its own"),
+            ("X-User", "Cookie", "reserved by HTTP"),
+            ("Mcp-User", "X-Mail", "reserved by HTTP"),
         ] {
             assert!(check(user, email).unwrap_err().contains(says), "{user} {email}");
         }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 const CAPACITY: usize = 64;
 
 /// Writes lines to standard output in a separate thread, so that a slow reader blocks no request. The sender closes when
-/// nobody reads the output any more; the receiver completes when all lines are written.
+/// the output is closed; the receiver completes when all lines are written.
 pub fn start() -> (mpsc::Sender<String>, oneshot::Receiver<()>) {
     let (sender, mut lines) = mpsc::channel::<String>(CAPACITY);
     let (done, finished) = oneshot::channel();

@@ -237,7 +237,7 @@ async fn server_messages_are_passed_on_and_session_is_deleted_at_end_of_input() 
 }
 
 #[tokio::test]
-async fn requests_in_flight_at_end_of_input_are_answered() {
+async fn requests_in_flight_at_end_of_input_get_responses() {
     let mut bed = Bed::start("fresh", "good").await;
     bed.request(1, "initialize").await;
     bed.request(2, "ping").await;

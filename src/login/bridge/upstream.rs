@@ -237,7 +237,7 @@ impl Upstream {
     }
 
     async fn write(&self, line: String) {
-        // Fails only if nobody reads the output any more, which ends the bridge.
+        // Fails only if the output is closed, which ends the bridge.
         let _ = self.output.send(line).await;
     }
 

@@ -70,7 +70,7 @@ async fn foreign_object_with_a_childs_name_prevents_all_writes() {
 }
 
 #[tokio::test]
-async fn foreign_secret_is_never_handed_to_the_1password_operator() {
+async fn foreign_secret_prevents_the_1password_item() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
     let applied = applied_to(&api, &with_item(), &Credentials::Foreign).await;

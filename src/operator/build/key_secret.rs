@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_not_due_or_not_ours_or_unreadable_are_left_alone() {
+    fn keys_not_due_foreign_or_unreadable_are_unchanged() {
         let now = Timestamp::UNIX_EPOCH;
         for keys in
             [KeySecret::Present(Box::new(stored())), KeySecret::Unreadable, KeySecret::Conflict(Ownership::Former)]

@@ -69,7 +69,7 @@ pub(super) fn credentials_condition(
             false,
             reasons::NAME_CONFLICT,
             format!(
-                "Secret {secret} was not made from a 1Password item, and an item of this name would overwrite it: remove the Secret, or refer to it by credentials.secretRef"
+                "Secret {secret} was not created from a 1Password item and would be overwritten by one: remove the Secret, or set credentials.secretRef"
             ),
         ),
         Credentials::Complete => {
@@ -154,7 +154,7 @@ pub(super) fn recheck(pods: &[PodStatus]) -> ConditionValue {
     } else if given > 0 {
         ConditionValue::new(true, reasons::REFRESH_TOKEN_GIVEN, "the issuer is queried at each refresh")
     } else {
-        ConditionValue::new(false, reasons::NO_LOGIN_YET, "nobody has logged in since the pods started")
+        ConditionValue::new(false, reasons::NO_LOGIN_YET, "no user has logged in since the pods started")
             .with_status("Unknown")
     }
 }
@@ -186,7 +186,7 @@ fn rollout_failure(status: &DeploymentStatus) -> Option<ConditionValue> {
         conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status)
     };
     if let Some(refused) = find("ReplicaFailure", "True") {
-        let message = refused.message.as_deref().unwrap_or("the API server gives no reason");
+        let message = refused.message.as_deref().unwrap_or("the API server reports no reason");
         return Some(ConditionValue::new(false, reasons::PODS_REFUSED, format!("pods cannot be created: {message}")));
     }
     find("Progressing", "False").map(|stuck| {

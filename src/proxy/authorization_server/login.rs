@@ -90,7 +90,7 @@ impl AuthorizationServer {
         let sessions = &self.config.sessions;
         if let Some(not_before) = sessions.not_before.filter(|not_before| session.created_at < *not_before) {
             tracing::error!(%not_before, "login refused: sessions.notBefore is in the future");
-            return Err(OAuthError::temporarily_unavailable(format!("nobody can log in before {not_before}")).into());
+            return Err(OAuthError::temporarily_unavailable(format!("logins are disabled until {not_before}")).into());
         }
         if self.sessions.live().len() >= sessions.max.get() as usize {
             tracing::error!(max = sessions.max.get(), "login refused: sessions.max is reached");
@@ -178,16 +178,18 @@ fn issuer_refusal(error: Option<&str>, description: Option<&str>) -> OAuthError 
 pub(super) fn issuer_error(error: &LoginError) -> OAuthError {
     match error {
         LoginError::Refused(_) => tracing::warn!(%error, "login failed"),
-        _ => tracing::error!(%error, "login failed, and so will all others"),
+        _ => {
+            tracing::error!(%error, "login failed because of the issuer or the configuration; all logins are affected");
+        }
     }
     match error {
         LoginError::Unavailable(_) => OAuthError::temporarily_unavailable("the identity provider cannot be reached"),
         LoginError::Misconfigured(_) => {
             OAuthError::server_error("the identity provider rejects this server's client ID or secret")
         }
-        LoginError::NoRefreshToken => OAuthError::server_error(
-            "the identity provider gave nothing by which this server could ask for the account later",
-        ),
+        LoginError::NoRefreshToken => {
+            OAuthError::server_error("the identity provider returned no refresh token, which this server requires")
+        }
         LoginError::Refused(_) => OAuthError::invalid_request("the identity provider's response was rejected"),
     }
 }

@@ -1,4 +1,4 @@
-//! Queries the issuer at a refresh whether the user still exists (`identityProvider.recheckOnRefresh`).
+//! Checks with the issuer at each refresh that the user still exists (`identityProvider.recheckOnRefresh`).
 //!
 //! An issuer may rotate its refresh token at each use and treat an old one as stolen. So the first replica writes a short lease
 //! into the session, and others wait for its result. The issuer's new token and our new generation are written together. If
@@ -84,7 +84,7 @@ impl AuthorizationServer {
         if !self.replace(&stored, &leased).await? {
             return Ok(false);
         }
-        // Read again for its version, which the next write needs.
+        // Read again to get its version, which the next write needs.
         let Some(stored) = self.read(leased.id).await?.filter(|stored| stored.session == leased) else {
             return Ok(false);
         };
@@ -105,11 +105,11 @@ impl AuthorizationServer {
         };
         let person = identity.person;
         if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
-            let why = "the account has another address at the identity provider now";
+            let why = "the e-mail address of the account has changed at the identity provider";
             return self.end_rechecked(&stored, SessionEndReason::Issuer, why, client_ip).await;
         }
         if let Err(denied) = self.rules.check(&person) {
-            let why = format!("the access rules do not let this person in: {denied}");
+            let why = denied.reason();
             return self.end_rechecked(&stored, SessionEndReason::Rules, &why, client_ip).await;
         }
         let token = identity.refresh_token.unwrap_or(token);

@@ -32,7 +32,7 @@ impl AuthorizationServer {
         }
     }
 
-    /// Ends a session, for a replay with a Kubernetes event. `detail` explains `why` to people.
+    /// Ends a session, for a replay with a Kubernetes event. `detail` is the human-readable explanation.
     pub(super) async fn end(
         &self,
         stored: &Stored,

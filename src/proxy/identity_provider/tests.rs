@@ -44,7 +44,7 @@ impl MaliciousIssuer {
 /// A key id, the key and its JWK set.
 fn key() -> (String, EncodingKey, Value) {
     let keys = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
-    let jwks = SigningRing::new(&keys).unwrap().jwks();
+    let jwks = serde_json::to_value(SigningRing::new(&keys).unwrap().jwks()).unwrap();
     (keys.keys[0].kid.clone(), EncodingKey::from_ec_der(&keys.keys[0].decode().unwrap().0), jwks)
 }
 

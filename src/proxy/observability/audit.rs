@@ -21,7 +21,7 @@ pub fn login(session: &Session, client_ip: Option<IpAddr>) {
 }
 
 pub fn tokens(session: &Session, grant: Grant, client_ip: Option<IpAddr>) {
-    session_event("tokens", "tokens given", Some(grant), session, None, client_ip);
+    session_event("tokens", "tokens issued", Some(grant), session, None, client_ip);
 }
 
 /// A session that this replica ended; `detail` explains `why`.
@@ -137,7 +137,7 @@ pub fn mcp_session_refused(caller: CallerIdentity<'_>, client_ip: IpAddr) {
         user = brief(caller.email),
         client = brief(caller.client),
         from = %client_ip,
-        "the MCP session is not this user's"
+        "rejected an unknown MCP session id or one of another user"
     );
 }
 

@@ -128,7 +128,6 @@ impl Deadline {
         self.credentials = credentials;
     }
 
-    /// The credentials that it watches.
     pub fn credentials(&self) -> Option<&ResponseCredentials> {
         self.credentials.as_ref()
     }

@@ -70,12 +70,12 @@ fn send_failed(error: &SendError) -> CountedResponse {
     let cause = RequestBodyError::cause_of(error);
     match (error, cause) {
         (SendError::BodyTooLarge, _) => {
-            tracing::warn!(%error, "request not sent again");
+            tracing::warn!(%error, "cannot replay the request after an upstream redirect");
             (Outcome::Unavailable, responses::unavailable("the upstream has changed: try again", 1))
         }
         (SendError::Elsewhere(_), _) => {
             tracing::warn!(%error, "redirect not followed");
-            bad_gateway("the upstream redirects elsewhere")
+            bad_gateway("the upstream redirects to another URL")
         }
         (SendError::Upstream(UpstreamError::BreakerOpen(open)), _) => {
             tracing::debug!(%error, "request not forwarded");

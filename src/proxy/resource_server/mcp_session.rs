@@ -11,7 +11,7 @@ const MAC_LEN: usize = 22;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ForeignMcpSession;
 
-/// Binds the upstream's MCP session id in a response to the user with a MAC, so that nobody else can use it. Nothing is stored.
+/// Binds the upstream's MCP session id in a response to the user with a MAC, so that no other user can use it. Nothing is stored.
 /// An id that cannot be bound is removed.
 pub fn bind(keyring: &Keyring, user: &str, headers: &mut HeaderMap) {
     let Some(id) = headers.remove(MCP_SESSION_ID) else { return };

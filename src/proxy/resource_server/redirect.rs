@@ -84,7 +84,7 @@ impl SlashRedirects {
             StatusCode::MOVED_PERMANENTLY | StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
                 Ok(Some(slash))
             }
-            status => Err(SendError::Elsewhere(format!("its path with another trailing slash by {status}"))),
+            status => Err(SendError::Elsewhere(format!("its path with another trailing slash with the unsupported status {status}"))),
         }
     }
 
@@ -139,7 +139,7 @@ pub async fn send(
     let (response, lease) = Box::pin(pool.send(again)).await?;
     if !matches!(forwarder.redirects.evaluate(&target, &response), Ok(None)) {
         slashes.set(path, false);
-        return Err(SendError::Elsewhere("its path with another trailing slash and on from there".to_owned()));
+        return Err(SendError::Elsewhere("its path with another trailing slash and from there again".to_owned()));
     }
     Ok((response, lease))
 }

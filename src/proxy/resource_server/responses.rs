@@ -7,20 +7,37 @@ use http::{
         RETRY_AFTER,
     },
 };
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
     Body,
     headers::{allow_any_origin, deny_any_origin},
     request_body::RequestBodyError,
 };
-use crate::proxy::{cors::REQUEST_HEADERS, observability::metrics::Outcome};
+use crate::{
+    oauth::ErrorBody,
+    proxy::{cors::REQUEST_HEADERS, observability::metrics::Outcome},
+};
 
 /// The methods of an MCP endpoint.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, HEAD, OPTIONS");
 
 /// A response, and how it is counted.
 pub type CountedResponse = (Outcome, Response<Body>);
+
+/// A JSON-RPC 2.0 error response, §5. `id` is null because the request's id is unknown.
+#[derive(Serialize)]
+struct JsonRpcErrorResponse {
+    jsonrpc: &'static str,
+    id: (),
+    error: JsonRpcError,
+}
+
+#[derive(Serialize)]
+struct JsonRpcError {
+    code: i32,
+    message: &'static str,
+}
 
 /// Allows a browser to send any request of MCP (CORS).
 pub fn preflight() -> Response<Body> {
@@ -92,18 +109,40 @@ pub fn bad_gateway(description: &str) -> CountedResponse {
 /// The response of an MCP server to an unknown session, after which the client starts a new one (MCP transports, session
 /// management).
 pub fn foreign_mcp_session() -> Response<Body> {
-    let error = json!({"code": -32001, "message": "Session not found"});
-    json_response(StatusCode::NOT_FOUND, &json!({"jsonrpc": "2.0", "id": null, "error": error}))
+    let error = JsonRpcError { code: -32001, message: "Session not found" };
+    json_response(StatusCode::NOT_FOUND, &JsonRpcErrorResponse { jsonrpc: "2.0", id: (), error })
 }
 
 pub fn error_response(status: StatusCode, error: &str, description: &str) -> Response<Body> {
-    json_response(status, &json!({"error": error, "error_description": description}))
+    json_response(status, &ErrorBody { error, error_description: description })
 }
 
-fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(Body::text(body.to_string()));
+fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    // These bodies contain only strings and numbers, so serialization cannot fail.
+    let mut response = Response::new(Body::text(serde_json::to_vec(body).unwrap_or_default()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     allow_any_origin(response.headers_mut());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn body(response: Response<Body>) -> Value {
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn error_bodies_have_the_members_of_their_protocol() {
+        let error = json!({"code": -32001, "message": "Session not found"});
+        let expected = json!({"jsonrpc": "2.0", "id": null, "error": error});
+        assert_eq!(body(foreign_mcp_session()).await, expected);
+        let expected = json!({"error": "invalid_request", "error_description": "a reason"});
+        assert_eq!(body(invalid_request(StatusCode::BAD_REQUEST, "a reason")).await, expected);
+    }
 }

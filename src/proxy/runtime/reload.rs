@@ -50,7 +50,7 @@ impl Reload {
             Ok(new) => new,
             Err(error) => {
                 if self.last_error != error.to_string() {
-                    tracing::error!(%error, "changed secrets cannot be used; the former ones stay in use");
+                    tracing::error!(%error, "cannot load the changed secrets, keeping the previous ones");
                     self.last_error = error.to_string();
                 }
                 return Ok(());
@@ -84,10 +84,10 @@ impl Reload {
             self.since = now;
         }
         if changed {
-            tracing::info!("changed credentials or keys are now used");
+            tracing::info!("reloaded credentials and keys");
         }
         if using == EncryptionKey::Current && self.using != using && new.keyring.has_second_key() {
-            tracing::info!("the new encryption key now seals new values");
+            tracing::info!("the new encryption key is used for sealing");
         }
         self.using = using;
         proxy.record_keys.use_keyring(new.keyring.clone());

@@ -28,7 +28,7 @@ pub struct FetchedDocument {
     pub fresh_for: SignedDuration,
 }
 
-/// An https client for public addresses only, which uses no proxy of the environment.
+/// An https client for public addresses only, which ignores the proxy settings of the environment.
 pub struct Fetcher(HttpClient);
 
 impl Fetcher {
@@ -60,7 +60,7 @@ impl Fetcher {
             }
             Err(HttpError::Timeout(_)) => Err(unavailable("its host takes longer than 5 seconds")),
             Err(error @ (HttpError::Request(_) | HttpError::Stopping)) => {
-                // Only logged: the response must not reveal the network to strangers.
+                // Only logged: the response must not reveal the internal network to unauthenticated clients.
                 tracing::debug!(error = &error as &dyn std::error::Error, url = url.as_str(), "fetch failed");
                 Err(unavailable("its host cannot be reached"))
             }
@@ -77,12 +77,12 @@ fn not_a_document(reason: &str) -> OAuthError {
 }
 
 fn check_status(status: StatusCode) -> Result<(), OAuthError> {
-    let answers = || format!("its host responds with status {}", status.as_u16());
+    let responded = || format!("its host responds with status {}", status.as_u16());
     match status {
         StatusCode::OK => Ok(()),
         status if status.is_redirection() => Err(not_a_document("redirects are not followed")),
-        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(unavailable(&answers())),
-        _ => Err(not_a_document(&answers())),
+        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(unavailable(&responded())),
+        _ => Err(not_a_document(&responded())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Fetches and caches client ID metadata documents. Anybody can cause a fetch without a login, so fetches are limited in rate
+//! Fetches and caches client ID metadata documents. Unauthenticated clients can cause fetches, so fetches are limited in rate
 //! and size, and only public addresses are contacted.
 
 mod addresses;
@@ -35,7 +35,7 @@ const PER_HOST: Quota = Quota::per_second(NonZeroU32::MIN).allow_burst(NonZeroU3
 
 const TOTAL: Quota = Quota::per_second(NonZeroU32::new(5).unwrap()).allow_burst(NonZeroU32::new(50).unwrap());
 
-/// Hosts with a limiter of their own.
+/// Maximum number of hosts with their own limiter.
 const MAX_HOSTS: usize = 1_000;
 
 /// The documents of one replica.

@@ -62,7 +62,7 @@ async fn issued_tokens_are_audited_without_the_tokens() {
     bed.post_token(&[("grant_type", "password"), ("client_id", "nobody")]).await;
     let id = bed.session.id.to_string();
     let given = |grant: &str| {
-        json!({"level": "INFO", "target": "audit", "message": "tokens given", "event": "tokens", "grant": grant,
+        json!({"level": "INFO", "target": "audit", "message": "tokens issued", "event": "tokens", "grant": grant,
             "session": id, "user": "ada@example.com", "client": "An MCP client", "client_host": "localhost"})
     };
     assert_eq!(audit(&log, &["tokens"]), [given("authorization_code"), given("refresh_token")]);

@@ -42,9 +42,9 @@ pub async fn callback(
         server.metrics.logins.count(OAuthOutcome(Some(ErrorCode::InvalidRequest)));
         return page(
             StatusCode::FORBIDDEN,
-            "This login cannot be finished",
+            "This login cannot be completed",
             "It was started in another browser, took longer than ten minutes, or its cookie is missing.",
-            "Go back to your MCP client and connect again: nothing was lost.",
+            "Go back to your MCP client and connect again.",
         );
     };
     let request = login.request.clone();
@@ -63,7 +63,7 @@ pub async fn callback(
         Err(LoginFailure::Used) => page(
             StatusCode::CONFLICT,
             "This login has been used",
-            "It was finished before, perhaps in another tab.",
+            "It was completed before, perhaps in another tab.",
             "If your MCP client is not connected, connect again from there.",
         ),
     };

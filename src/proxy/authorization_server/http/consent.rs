@@ -37,20 +37,20 @@ pub async fn consent(
 ) -> Response {
     let refused = |why: &str| {
         server.metrics.consents.count(ConsentOutcome::Refused);
-        page(StatusCode::FORBIDDEN, "This cannot be approved", why, "Go back to your MCP client and connect again.")
+        page(StatusCode::FORBIDDEN, "The approval was rejected", why, "Go back to your MCP client and connect again.")
     };
     if !is_same_origin(&headers, server.public_url.as_str()) {
         return refused("The form was sent from another site.");
     }
     let Ok(Form(Submission { form, binding, decision })) = submission else {
-        return refused("The form is not complete.");
+        return refused("The form is incomplete.");
     };
     let keyring = server.secrets.load().keyring.clone();
     let cookies = Cookies::read(&headers, &server.public_url);
     let request =
         cookies.browser().and_then(|browser| ConsentForm::open(&form, &binding, browser, &keyring, server.now()));
     let Some(request) = request else {
-        return refused("The page was shown in another browser, or too long ago.");
+        return refused("The consent page was opened in another browser or has expired.");
     };
     if decision != "approve" {
         let error = server.deny(&request, client_ip);

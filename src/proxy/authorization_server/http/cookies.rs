@@ -23,7 +23,7 @@ impl<'a> Cookies<'a> {
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
             .collect();
-        // `__Host-` keeps other hosts of the domain from setting our cookies. Browsers accept it over https only.
+        // `__Host-` prevents other hosts of the domain from setting our cookies. Browsers accept it over https only.
         let secure = public_url.is_https();
         Self { prefix: if secure { "__Host-mcp-" } else { "mcp-" }, secure, pairs }
     }

@@ -25,7 +25,7 @@ const PER_CLIENT: Quota = Quota::per_second(NonZeroU32::new(10).unwrap()).allow_
 /// The capacity of one core. The burst covers three thousand users who log in at the same time.
 const TOTAL: Quota = Quota::per_second(NonZeroU32::new(3_000).unwrap()).allow_burst(NonZeroU32::new(15_000).unwrap());
 
-/// Clients with a limiter of their own, about 2 MiB. The least used are evicted.
+/// Maximum number of clients with their own limiter, about 2 MiB. The least used are evicted.
 const MAX_CLIENTS: usize = 10_000;
 
 pub struct RateLimits {

@@ -1,4 +1,4 @@
-//! The HTTP endpoints of the authorization server, one handler a file.
+//! The HTTP endpoints of the authorization server, one handler per file.
 
 #[cfg(test)]
 mod audit_tests;
@@ -67,8 +67,8 @@ pub fn router(server: Arc<AuthorizationServer>) -> Router {
         .route("/authorize", get(authorize::authorize))
         .route("/consent", post(consent::consent))
         .route("/callback", get(callback::callback));
-    // Inside of CORS, so that a browser client can read a 429. The fallback must be set before CORS too, or it would answer
-    // preflight requests.
+    // Inside CORS, so that a browser client can read a 429. The fallback must be set before CORS too: otherwise it would
+    // respond to preflight requests.
     let programs = programs
         .route_layer(limit(false))
         .merge(metadata)

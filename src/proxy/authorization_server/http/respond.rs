@@ -1,4 +1,4 @@
-//! Responses: JSON for programs, pages for people, redirects for browsers.
+//! Responses: JSON for programs, pages for users, redirects for browsers.
 
 use axum::{
     Json,
@@ -6,21 +6,13 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
 use url::Url;
 
 use super::pages::{self, MessagePage};
-use crate::oauth::{ErrorCode, OAuthError};
+use crate::oauth::{ErrorBody, ErrorCode, OAuthError};
 
 /// In seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
-
-/// RFC 6749 §5.2.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: &'a str,
-    error_description: &'a str,
-}
 
 fn json_error(status: StatusCode, error: &str, error_description: &str) -> Response {
     (status, Json(ErrorBody { error, error_description })).into_response()
@@ -60,18 +52,19 @@ pub fn page_error(headers: &HeaderMap, error: &OAuthError) -> Response {
         return error.clone().into_response();
     }
     let (title, hint) = match error.code {
-        ErrorCode::InvalidClient => (
-            "This server does not know the program",
-            "Remove the server from your MCP client, add it again, and connect.",
-        ),
+        ErrorCode::InvalidClient => {
+            ("Unknown client", "Remove the server from your MCP client, add it again, and connect.")
+        }
         ErrorCode::AccessDenied => {
             ("You cannot log in here", "To use another account, connect again from your MCP client and choose it.")
         }
         ErrorCode::TemporarilyUnavailable => {
-            ("Logging in does not work right now", "Wait a moment, then connect again from your MCP client.")
+            ("Login is temporarily unavailable", "Wait a moment, then connect again from your MCP client.")
         }
-        ErrorCode::ServerError => ("Logging in does not work", "Tell whoever runs this server: its log says why."),
-        _ => ("This link is not right", "Go back to your MCP client and connect again."),
+        ErrorCode::ServerError => {
+            ("Login failed", "Contact the administrator of this server. The cause is in its log.")
+        }
+        _ => ("Invalid request", "Go back to your MCP client and connect again."),
     };
     with_retry_after(page(status(error.code), title, &error.description, hint), error)
 }
@@ -110,7 +103,7 @@ pub fn redirect_to_client(
     issuer: &str,
 ) -> Response {
     let Ok(mut url) = Url::parse(redirect_uri) else {
-        return page(StatusCode::BAD_REQUEST, "This link is not right", "The program's address is not a URL.", "");
+        return page(StatusCode::BAD_REQUEST, "Invalid request", "The client's redirect URI is not a URL.", "");
     };
     url.query_pairs_mut()
         .extend_pairs(parameters)
@@ -126,7 +119,7 @@ pub fn redirect(to: &str) -> Response {
             let headers = [(header::LOCATION, to), (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))];
             (StatusCode::SEE_OTHER, no_store(), headers).into_response()
         }
-        Err(_) => page(StatusCode::BAD_REQUEST, "This link is not right", "The address cannot be sent.", ""),
+        Err(_) => page(StatusCode::BAD_REQUEST, "Invalid request", "The redirect URI cannot be sent in a header.", ""),
     }
 }
 
@@ -136,11 +129,11 @@ pub fn no_store() -> [(HeaderName, HeaderValue); 1] {
 }
 
 pub fn not_found() -> Response {
-    json_error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+    json_error(StatusCode::NOT_FOUND, "not_found", "no resource exists at this path")
 }
 
 pub fn method_not_allowed() -> Response {
-    let error = "this endpoint does not know the method";
+    let error = "this endpoint does not support this method";
     (no_store(), json_error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", error)).into_response()
 }
 

@@ -48,7 +48,6 @@ pub fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-/// A histogram.
 #[derive(Debug, Default)]
 pub struct DurationHistogram {
     /// Observations in each bucket, not cumulative.

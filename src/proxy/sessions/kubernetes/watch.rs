@@ -36,7 +36,6 @@ impl Backoff for ConstantBackoff {
     fn reset(&mut self) {}
 }
 
-/// An endless stream.
 pub fn watch(store: KubernetesStore) -> BoxStream<'static, SessionEvent> {
     let watch = Watch { objects: objects(&store), listed: Vec::new(), last_list: Instant::now(), store };
     stream::unfold(watch, |mut watch| async move { watch.next().await.map(|event| (event, watch)) }).boxed()

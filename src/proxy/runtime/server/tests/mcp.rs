@@ -279,7 +279,8 @@ async fn c11_foreign_mcp_session_is_audited() {
     let mut lines = log.lines();
     lines.retain(|line| line["target"] == "audit");
     lines.iter_mut().for_each(|line| drop(line.as_object_mut().unwrap().remove("timestamp").unwrap()));
-    let expected = json!({"level": "WARN", "target": "audit", "message": "the MCP session is not this user's",
+    let message = "rejected an unknown MCP session id or one of another user";
+    let expected = json!({"level": "WARN", "target": "audit", "message": message,
         "event": "mcp_session_refused", "session": other.id.to_string(), "user": "eve@example.com", "client": "Eve's",
         "from": "198.51.100.7"});
     assert_eq!(lines, [expected]);

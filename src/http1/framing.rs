@@ -14,8 +14,9 @@ const PLAIN_SIZE_LINE: usize = 18;
 /// Maximum bytes of all chunk extensions of a message.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
-/// Maximum bytes of trailers.
+/// Maximum bytes of trailers. Each counts as at least [`SHORT_TRAILER`], so there are 100 at most, as many as hyper accepts.
 const MAX_TRAILERS: usize = 16 * 1024;
+const SHORT_TRAILER: usize = MAX_TRAILERS / 100;
 
 /// How the content of a message is delimited (RFC 9112 §6.3), and how much of it remains.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -117,15 +118,18 @@ impl Chunks {
                 Next::Trailers(max) => {
                     let line = read.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
                     let length = line.unwrap_or(read.len());
-                    let max = max.checked_sub(length).ok_or(WireError::Malformed("the trailers are too long"))?;
-                    if line.is_none() {
+                    let rest = max.checked_sub(length.max(SHORT_TRAILER));
+                    if line.is_none() && length <= max {
                         return Ok(());
                     }
                     let line = read.split_to(length);
-                    if !line.ends_with(b"\r\n") {
-                        return Err(WireError::Malformed("invalid line ending in a trailer"));
+                    if line == "\r\n" {
+                        Next::End
+                    } else if is_field_line(&line) {
+                        Next::Trailers(rest.ok_or(WireError::Malformed("the trailers are too long"))?)
+                    } else {
+                        return Err(WireError::Malformed("invalid trailer"));
                     }
-                    if line.len() == 2 { Next::End } else { Next::Trailers(max) }
                 }
             }
         }
@@ -147,6 +151,13 @@ fn chunk_size(read: &[u8]) -> Result<Option<(usize, u64)>, WireError> {
         }
         _ => Err(WireError::Malformed("invalid chunk size")),
     }
+}
+
+/// Whether a line with its line ending is a header (RFC 9112 §5).
+fn is_field_line(line: &[u8]) -> bool {
+    let section = [line, b"\r\n"].concat();
+    line.ends_with(b"\r\n")
+        && matches!(httparse::parse_headers(&section, &mut [httparse::EMPTY_HEADER]), Ok(Status::Complete((_, [_]))))
 }
 
 /// Parses a `Content-Length`: digits only (RFC 9112 §6.3).
@@ -232,10 +243,12 @@ mod tests {
             assert_eq!((&data[..], framing.is_complete(), rest.is_empty()), (&b"abc"[..], true, true), "{chunks:?}");
         }
         let long = [b"3;".as_slice(), &[b'x'; MAX_SIZE_LINE], b"\r\n"].concat();
-        let trailers = [b"0\r\n".as_slice(), &b"a: b\r\n".repeat(MAX_TRAILERS)].concat();
+        let trailers = |count| [b"3\r\nabc\r\n0\r\n".as_slice(), &b"a: b\r\n".repeat(count), b"\r\n"].concat();
+        assert!(content(CHUNKED, &[&trailers(100)]).unwrap().1.is_complete());
+        let trailers = trailers(101);
         let endless = [b"0\r\na: ".as_slice(), &[b'x'; MAX_TRAILERS]].concat();
         let many = [b"1;".as_slice(), &[b'x'; 100], b"\r\na\r\n"].concat().repeat(MAX_EXTENSIONS / 80);
-        let bad: [&[u8]; 15] = [
+        let bad: [&[u8]; 18] = [
             b"\r\n",
             b"-1\r\n",
             b"0x3\r\nabc\r\n",
@@ -247,6 +260,9 @@ mod tests {
             b"10000000000000000\r\n",
             b"0\r\n\n",
             b"0\r\na: b\n\r\n",
+            b"0\r\n\x7f: y\r\n\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\na: b\r\n folded\r\n\r\n",
             &long,
             &many,
             &trailers,

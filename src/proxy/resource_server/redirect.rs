@@ -84,7 +84,9 @@ impl SlashRedirects {
             StatusCode::MOVED_PERMANENTLY | StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
                 Ok(Some(slash))
             }
-            status => Err(SendError::Elsewhere(format!("its path with another trailing slash with the unsupported status {status}"))),
+            status => Err(SendError::Elsewhere(format!(
+                "its path with another trailing slash with the unsupported status {status}"
+            ))),
         }
     }
 

@@ -20,5 +20,7 @@ pub mod proxy;
 mod reasons;
 mod session;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod untrusted_text;
 mod yaml;

@@ -102,19 +102,15 @@ fn encode(kid: &str, claims: &impl Serialize, key: &EncodingKey) -> Result<Strin
 }
 
 #[cfg(test)]
-mod forged;
+mod tests {
+    mod forged;
 
-#[cfg(test)]
-pub mod tests {
     use super::*;
+    use crate::testing::ring;
 
     const ISSUER: &str = "https://mcp.example.com";
 
-    pub fn ring() -> SigningRing {
-        SigningRing::new(&SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap()).unwrap()
-    }
-
-    pub fn check(ring: &SigningRing, token: &str, now: u64) -> Result<(), InvalidAccessToken> {
+    fn check(ring: &SigningRing, token: &str, now: u64) -> Result<(), InvalidAccessToken> {
         ring.verify(token, ISSUER, now, &mut Vec::new()).map(drop)
     }
 
@@ -154,7 +150,7 @@ pub mod tests {
     #[test]
     fn token_of_other_ring_type_or_algorithm_is_refused() {
         let ring = ring();
-        let other = self::ring().sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
+        let other = crate::testing::ring().sign(&claims(), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(check(&ring, &other, 1_500), Err(InvalidAccessToken::Signature));
         let id_token = signed_with_header(&ring, |header| header.typ = Some("JWT".to_owned()));
         assert_eq!(check(&ring, &id_token, 1_500), Err(InvalidAccessToken::Signature));

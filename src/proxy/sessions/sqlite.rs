@@ -252,18 +252,17 @@ impl SessionStore for SqliteStore {
 }
 
 #[cfg(test)]
-mod faults;
-
-#[cfg(test)]
 mod tests {
+    mod faults;
+
     use super::super::store::contract;
     use super::*;
-    use crate::session::tests::{keys, session};
+    use crate::testing::{record_keys, session};
 
     #[tokio::test]
     async fn sqlite_store_passes_the_contract() {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), record_keys()).await.unwrap();
         contract::run(Arc::new(store)).await;
     }
 
@@ -272,15 +271,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
         let session = session("a");
-        SqliteStore::open(&path, keys()).await.unwrap().create(&session).await.unwrap();
-        let again = SqliteStore::open(&path, keys()).await.unwrap();
+        SqliteStore::open(&path, record_keys()).await.unwrap().create(&session).await.unwrap();
+        let again = SqliteStore::open(&path, record_keys()).await.unwrap();
         assert_eq!(again.get(session.id).await.unwrap().unwrap().session, session);
     }
 
     #[tokio::test]
     async fn c19_user_and_client_names_are_never_interpreted_as_sql() {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), record_keys()).await.unwrap();
         let bystander = session("bystander");
         store.create(&bystander).await.unwrap();
         for text in ["'); DROP TABLE sessions; --", "\" OR 1=1 --", "%", "?1", "$1", "\u{1}\u{feff}'"] {
@@ -299,7 +298,7 @@ mod tests {
     async fn row_deleted_or_edited_by_another_program_ends_its_session() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
-        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        let store = SqliteStore::open(&path, record_keys()).await.unwrap();
         let (deleted, edited) = (session("deleted"), session("edited"));
         store.create(&deleted).await.unwrap();
         store.create(&edited).await.unwrap();
@@ -323,9 +322,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sessions.db");
         let (lives, session) = (session("lives"), session("dead"));
-        let other = RecordKeys::new(Arc::new(crate::crypto::testing::keyring()), "another");
+        let other = RecordKeys::new(Arc::new(crate::testing::keyring()), "another");
         SqliteStore::open(&path, other).await.unwrap().create(&session).await.unwrap();
-        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        let store = SqliteStore::open(&path, record_keys()).await.unwrap();
         store.create(&lives).await.unwrap();
         let rows = async || {
             sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sessions").fetch_one(&store.pool).await.unwrap()
@@ -345,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn open_error_names_the_database() {
         let missing = Path::new("/nonexistent/folder/sessions.db");
-        let error = SqliteStore::open(missing, keys()).await.unwrap_err().to_string();
+        let error = SqliteStore::open(missing, record_keys()).await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent/folder/sessions.db") && error.contains("folder must exist"), "{error}");
     }
 }

@@ -1,7 +1,5 @@
 //! The HTTP endpoints of the authorization server, one handler a file.
 
-#[cfg(test)]
-mod audit_tests;
 mod authorize;
 mod callback;
 mod client_request;
@@ -13,8 +11,6 @@ mod pages;
 mod register;
 mod respond;
 mod revoke;
-#[cfg(test)]
-pub(super) mod testing;
 mod token;
 mod well_known;
 
@@ -86,16 +82,16 @@ pub fn router(server: Arc<AuthorizationServer>) -> Router {
 
 #[cfg(test)]
 mod tests {
+    mod audit;
+
     use axum::{
         body::Body,
         http::{Request, StatusCode},
     };
     use tower::ServiceExt;
 
-    use super::{
-        testing::{Bed, REFRESHES},
-        *,
-    };
+    use super::*;
+    use crate::testing::authorization_server::{Bed, REFRESHES};
 
     #[tokio::test]
     async fn metadata_of_an_unknown_path_is_404() {

@@ -219,7 +219,7 @@ async fn c7_unread_body_is_never_the_next_request() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = asked.clone();
     // Responds to the first bytes of a request.
-    let listening = tokio::spawn(async move {
+    tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             counting.fetch_add(1, Ordering::SeqCst);
@@ -233,8 +233,7 @@ async fn c7_unread_body_is_never_the_next_request() {
             });
         }
     });
-    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed = Bed::builder().upstream(address).start().await;
     let hidden = format!("GET /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", bed.token());
     let chunks = format!("{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
     for (requests, (method, framing, first, rest)) in [

@@ -1,6 +1,8 @@
 //! Test support. Production code must not use it (`tests/architecture.rs`). Tests in `src` use all of it; those in `tests` use its
 //! public part (feature `testing`), and so do the fuzz targets (feature `fuzzing`).
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 #[cfg(test)]
 pub(crate) mod authorization_server;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -73,6 +73,7 @@ async fn c7_ambiguous_body_length_is_rejected() {
         ("a negative length", "Content-Length: -2\r\n\r\n{}", Refused(400)),
         ("a length in hex", "Content-Length: 0x2\r\n\r\n{}", Refused(400)),
         ("a length that is too large", "Content-Length: 99999999999999999999\r\n\r\n{}", Refused(400)),
+        ("the largest length", "Content-Length: 18446744073709551615\r\n\r\n{}", Refused(400)),
         ("an empty length", "Content-Length: \r\n\r\n", Refused(400)),
         ("length and an odd coding", "Content-Length: 2\r\nTransfer-Encoding: xchunked\r\n\r\n{}", Refused(400)),
         ("an odd coding", "Transfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Refused(400)),

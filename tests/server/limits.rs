@@ -2,10 +2,10 @@
 
 use std::num::NonZero;
 
+use mcp_oauth_operator::api::Bounded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{slow::rest, *};
-use mcp_oauth_operator::api::Bounded;
 
 #[tokio::test]
 async fn limits_refuse_at_once_and_admit_after_an_end() {

@@ -2,13 +2,13 @@
 
 use std::{fmt::Debug, str::FromStr};
 
+use mcp_oauth_operator::testing::{KEEPALIVE_IDLE, MAX_HEAD};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::*;
-use mcp_oauth_operator::testing::{KEEPALIVE_IDLE, MAX_HEAD};
 
 /// The minimum of a timeout in a resource.
 const SOON: &str = "1s";

@@ -35,6 +35,7 @@ dev: claim-target ## Serve the sample without a cluster: log in as anybody@jomcg
 lint: claim-target ## Check formatting, clippy and the dependency rules
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo clippy --package mcp-oauth-operator --lib --bins -- --deny warnings
 	cargo clippy --package mcp-oauth-operator --lib --features fuzzing -- --deny warnings
 	cargo clippy --package mcp-oauth-operator --lib --tests --features opentelemetry -- --deny warnings
 	$(MAKE) deny
@@ -166,7 +167,7 @@ test-steps: claim-target
 	cargo test --workspace --lib --bins
 	cargo test --package mcp-oauth-operator --test '*'
 	cargo test --package e2e --test architecture
-	cargo test --package mcp-oauth-operator --lib --features opentelemetry traces
+	cargo test --package mcp-oauth-operator --test server --features opentelemetry traces
 	@echo "[4/5] components of the test bed: built and downloaded once, 10 minutes the first time"
 	@$(E2E) prepare
 	@echo "[5/5] tests against real components: Kubernetes, issuer, browser, clients and Context Forge"

@@ -20,6 +20,8 @@ mod private_file;
 pub mod proxy;
 mod session;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod text_enums;
 mod untrusted_text;
 mod yaml;

@@ -188,44 +188,9 @@ impl RecordKeys {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use crate::crypto::testing::keyring;
-
-    pub fn keys() -> RecordKeys {
-        RecordKeys::new(Arc::new(keyring()), "mcp")
-    }
-
-    pub fn session(nonce: &str) -> Session {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        Session {
-            id: SessionId::of_nonce(&keyring(), nonce),
-            user: SessionUser {
-                issuer: "https://accounts.example.com".to_owned(),
-                subject: "1234".to_owned(),
-                email: "ada@example.com".to_owned(),
-            },
-            client: SessionClient {
-                name: "Test".to_owned(),
-                id_hash: "hash".to_owned(),
-                redirect_host: "localhost".to_owned(),
-            },
-            scopes: vec!["mcp".to_owned()],
-            resource: "https://mcp.example.com/mcp".to_owned(),
-            created_at: now,
-            phase: SessionPhase::Pending,
-            generation: 0,
-            rotated_at: now,
-            expires_at: now + jiff::SignedDuration::from_mins(2),
-            claims: SessionClaims {
-                hosted_domain: Some("example.com".to_owned()),
-                email_verified: true,
-                groups: vec!["staff".to_owned()],
-            },
-            issuer_refresh_token: Some("sealed".to_owned()),
-            leased_until: Some(now),
-        }
-    }
+    use crate::testing::{keyring, record_keys, session};
 
     #[test]
     fn session_id_round_trips() {
@@ -239,13 +204,13 @@ pub mod tests {
     #[test]
     fn session_record_round_trips() {
         let session = session("nonce");
-        assert_eq!(keys().session(session.id, &keys().record(&session)), Some(session));
+        assert_eq!(record_keys().session(session.id, &record_keys().record(&session)), Some(session));
     }
 
     #[test]
     fn record_with_any_changed_field_is_rejected() {
         let session = session("nonce");
-        let record = serde_json::to_value(keys().record(&session)).unwrap();
+        let record = serde_json::to_value(record_keys().record(&session)).unwrap();
         let mut leaves = 0;
         let mut paths = vec![];
         collect("", &record, &mut paths);
@@ -265,7 +230,7 @@ pub mod tests {
             };
             assert_ne!(changed, record, "{path}");
             let changed = serde_json::from_value(changed).unwrap();
-            assert_eq!(keys().session(session.id, &changed), None, "{path}");
+            assert_eq!(record_keys().session(session.id, &changed), None, "{path}");
             leaves += 1;
         }
         assert!(leaves > 15);
@@ -275,7 +240,7 @@ pub mod tests {
     fn record_under_another_name_is_rejected() {
         let session = session("nonce");
         let other = SessionId::of_nonce(&keyring(), "other");
-        assert_eq!(keys().session(other, &keys().record(&session)), None);
+        assert_eq!(record_keys().session(other, &record_keys().record(&session)), None);
     }
 
     fn collect(path: &str, value: &serde_json::Value, paths: &mut Vec<String>) {

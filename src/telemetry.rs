@@ -64,7 +64,7 @@ pub fn init(options: &LogOptions) -> Result<(), LogError> {
 }
 
 /// An empty filter allows errors, like an empty `RUST_LOG` in other programs.
-fn targets(filter: &str) -> Result<Targets, LogError> {
+pub(crate) fn targets(filter: &str) -> Result<Targets, LogError> {
     let directives: Vec<&str> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     if directives.is_empty() {
         return Ok(Targets::new().with_default(LevelFilter::ERROR));
@@ -77,7 +77,7 @@ fn targets(filter: &str) -> Result<Targets, LogError> {
 }
 
 /// Escapes control characters in all fields, so that untrusted text cannot end a line or move the cursor.
-fn dispatch<W>(filter: Targets, format: LogFormat, ansi: bool, writer: W) -> Dispatch
+pub(crate) fn dispatch<W>(filter: Targets, format: LogFormat, ansi: bool, writer: W) -> Dispatch
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
@@ -134,67 +134,16 @@ impl<W: io::Write> io::Write for JsonLines<W> {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    use std::{
-        io::Write,
-        sync::{Arc, LazyLock, Mutex},
-    };
-
-    use tracing::dispatcher::DefaultGuard;
-
-    use super::*;
-
-    /// Dispatchers that enable every callsite. With a single dispatcher, tracing caches whether a callsite is enabled when the
-    /// first thread reaches it, which disables it for another test's thread (tracing-core, `callsite::Dispatchers`).
-    static INTERESTED: LazyLock<[Dispatch; 2]> = LazyLock::new(|| {
-        [(); 2].map(|()| tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).finish().into())
-    });
-
-    /// Captured log lines.
-    #[derive(Clone, Default)]
-    pub struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Log {
-        /// Captures the logs of this thread until the guard is dropped; `filter` as on the command line.
-        pub fn listen(filter: &str, format: LogFormat) -> (Self, DefaultGuard) {
-            LazyLock::force(&INTERESTED);
-            let log = Self::default();
-            let writer = log.clone();
-            let dispatch = dispatch(targets(filter).unwrap(), format, false, move || writer.clone());
-            (log, dispatcher::set_default(&dispatch))
-        }
-
-        pub fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-
-        pub fn lines(&self) -> Vec<serde_json::Value> {
-            self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-        }
-    }
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests {
-    use super::{testing::Log, *};
+    use super::*;
+    use crate::testing::Log;
 
     /// Untrusted text: escape sequences in seven and eight bits, line breaks, and a change of text direction.
     const UNTRUSTED: &str =
         "\u{1b}[2Jname\u{1b}]0;title\u{7}\u{9b}31m\nINFO somebody is an administrator\r\u{2028}\u{202e}x\u{85}";
 
     fn logged(format: LogFormat, log: impl FnOnce()) -> String {
-        let (log_lines, _listening) = Log::listen("info", format);
+        let (log_lines, _listening) = Log::listen_as(format, "info");
         log();
         log_lines.text()
     }
@@ -240,7 +189,7 @@ mod tests {
     #[test]
     fn filter_sets_levels_per_target() {
         let log = |filter| {
-            let (log_lines, _listening) = Log::listen(filter, LogFormat::Text);
+            let (log_lines, _listening) = Log::listen_as(LogFormat::Text, filter);
             tracing::error!(target: "audit", "one");
             tracing::info!(target: "audit", "two");
             tracing::info!(target: "audit::part", "three");

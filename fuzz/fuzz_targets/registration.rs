@@ -1,6 +1,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mcp_oauth_operator::proxy::fuzzing;
+use mcp_oauth_operator::testing::fuzzing;
 
 fuzz_target!(|data: &[u8]| fuzzing::registration(data));

@@ -239,16 +239,13 @@ pub fn random_token() -> Option<String> {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::keyring;
 
-    pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-
-    pub fn keyring() -> Keyring {
-        Keyring::new(KEY, "https://mcp.example.com").unwrap()
-    }
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
     #[test]
     fn purposes_are_listed_in_declaration_order() {

@@ -9,8 +9,3 @@ pub use access_token::{AccessClaims, now_seconds};
 pub use keyring::{InvalidEncryptionKey, Keyring, Purpose, random_bytes, random_token};
 pub use signing::SigningRing;
 pub use signing_keys::{SIGNS_FOR, SigningKeys, SigningKeysError};
-
-#[cfg(test)]
-pub mod testing {
-    pub use super::{keyring::tests::keyring, signing::tests::ring};
-}

@@ -3,15 +3,11 @@
 //! (`proxy/runtime/server`) shares the framing.
 
 mod connection;
-#[cfg(any(test, feature = "fuzzing"))]
-pub mod differential;
 mod fields;
 mod framing;
 mod request;
 mod response;
 mod scratch;
-#[cfg(test)]
-pub mod testing;
 
 use std::io;
 

@@ -113,7 +113,7 @@ pub mod tests {
         resource::tests::resources,
     };
     use super::*;
-    use crate::crypto::testing::keyring;
+    use crate::testing::keyring;
 
     pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 

@@ -221,7 +221,7 @@ pub mod tests {
 
     use super::super::ErrorCode;
     use super::*;
-    use crate::crypto::testing::keyring;
+    use crate::testing::keyring;
 
     fn response(client: &Client, keyring: &Keyring) -> Value {
         serde_json::to_value(client.clone().registration_response(keyring).unwrap()).unwrap()

@@ -140,7 +140,7 @@ mod tests {
 
     use super::super::{ErrorCode, client::tests::register};
     use super::*;
-    use crate::crypto::testing::keyring;
+    use crate::testing::keyring;
 
     const DOCUMENT: &str = "https://claude.ai/oauth/claude-code-client-metadata";
 

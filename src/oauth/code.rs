@@ -124,7 +124,7 @@ pub fn activate(session: &Session, now: Timestamp, lifetime: SignedDuration, max
 mod tests {
     use super::super::{ErrorCode, login::tests::request};
     use super::*;
-    use crate::{crypto::testing::keyring, session::tests::session};
+    use crate::testing::{keyring, session};
 
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     const HOUR: SignedDuration = SignedDuration::from_hours(1);

@@ -126,7 +126,7 @@ impl Login {
 pub mod tests {
     use super::super::authorize::tests::CHALLENGE;
     use super::*;
-    use crate::crypto::testing::keyring;
+    use crate::testing::keyring;
 
     pub fn request() -> AuthorizationRequest {
         AuthorizationRequest {

@@ -97,7 +97,7 @@ pub fn decide(
 mod tests {
     use super::super::ErrorCode;
     use super::*;
-    use crate::{crypto::testing::keyring, session::tests::session};
+    use crate::testing::{keyring, session};
 
     const GRACE: SignedDuration = SignedDuration::from_secs(60);
     const IDLE: SignedDuration = SignedDuration::from_hours(1);

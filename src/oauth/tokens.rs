@@ -86,10 +86,7 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::{
-        crypto::testing::{keyring, ring},
-        session::tests::session,
-    };
+    use crate::testing::{keyring, ring, session};
 
     #[test]
     fn access_token_never_outlives_its_session() {

@@ -10,8 +10,6 @@ mod conditions;
 mod controller;
 mod credentials;
 mod error;
-#[cfg(test)]
-mod fake_api;
 mod fetch;
 mod health;
 mod item_paths;

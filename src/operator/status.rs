@@ -81,9 +81,9 @@ mod tests {
     use super::super::{
         conditions::tests::{at, observe, running},
         credentials::Credentials,
-        fake_api::FakeApi,
     };
     use super::*;
+    use crate::testing::FakeApi;
 
     #[test]
     fn equal_observed_state_gives_equal_status() {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::super::RequestHead;
 use super::*;
-use crate::http1::testing::Wakes;
+use crate::testing::Wakes;
 
 const REQUEST: &str = "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
 

@@ -1,8 +1,9 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::super::{build::build, fake_api::FakeApi, fetch::fetch, validate::tests::validated};
+use super::super::{build::build, fetch::fetch, validate::tests::validated};
 use super::*;
+use crate::testing::FakeApi;
 
 const ITEM: &str = "/apis/onepassword.com/v1/namespaces/gateway/onepassworditems/mcp";
 const KEYS: &str = "/api/v1/namespaces/gateway/secrets/mcp-signing-keys";

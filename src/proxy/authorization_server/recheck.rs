@@ -165,25 +165,22 @@ impl AuthorizationServer {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, sync::Arc};
+    use std::net::TcpListener;
 
     use serde_json::Value;
 
-    use super::super::http::testing::{Bed, REFRESHES, error};
     use super::*;
     use crate::{
         api::proxy::RecheckOnRefresh,
-        proxy::identity_provider::{Issuer, http_client},
+        testing::authorization_server::{Bed, REFRESHES, error},
     };
 
     /// A bed with an unreachable issuer.
     async fn bed() -> Bed {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Bed::with(&REFRESHES, |proxy| {
-            proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
-            proxy.config.identity_provider.issuer_url = format!("http://{closed}").parse().unwrap();
-            let http = http_client(&proxy.config.identity_provider, None).unwrap();
-            proxy.issuer = Arc::new(Issuer::new(&proxy.config, &proxy.public_url, http).unwrap());
+        Bed::with(&REFRESHES, |config| {
+            config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
+            config.identity_provider.issuer_url = format!("http://{closed}").parse().unwrap();
         })
         .await
     }

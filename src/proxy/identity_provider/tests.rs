@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     crypto::{SigningKeys, SigningRing},
     oauth::login::tests::request,
-    proxy::runtime::proxy::testing::{config, wall},
+    testing::{config, wall_clock},
 };
 
 /// The state of the malicious issuer.
@@ -92,17 +92,18 @@ impl Bed {
                 }),
             );
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let (directory, mut config) = config("http://upstream");
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path(), "http://upstream");
         config.identity_provider.issuer_url = url.parse().unwrap();
         let http = http_client(&config.identity_provider, None).unwrap();
         let issuer = Issuer::new(&config, &config.public_url, http).unwrap();
-        let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall());
+        let login = Login::new(request(), "state".to_owned(), "nonce".to_owned(), "v".repeat(43), wall_clock()());
         Self { server, issuer, login, url, _directory: directory }
     }
 
     /// Valid claims.
     fn claims(&self) -> Value {
-        let now = wall().as_second();
+        let now = wall_clock()().as_second();
         json!({
             "iss": self.url, "sub": "ada", "aud": "client", "iat": now, "exp": now + 300, "nonce": "nonce",
             "email": "ada@example.com", "email_verified": true,
@@ -113,7 +114,7 @@ impl Bed {
         *self.server.id_token.lock().unwrap() = id_token;
         let secret = SecretString::from("secret");
         let credentials = Credentials { client_id: "client", client_secret: &secret };
-        Ok(self.issuer.redeem_code("code".to_owned(), &self.login, &credentials, wall()).await?.person)
+        Ok(self.issuer.redeem_code("code".to_owned(), &self.login, &credentials, wall_clock()()).await?.person)
     }
 }
 
@@ -122,7 +123,7 @@ async fn a17_id_token_of_another_login_is_rejected() {
     let bed = Bed::new().await;
     let person = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
     assert_eq!((person.subject.as_str(), person.email_verified), ("ada", true));
-    let now = wall().as_second();
+    let now = wall_clock()().as_second();
     for (claim, value) in [
         ("nonce", json!("of another login")),
         ("nonce", Value::Null),

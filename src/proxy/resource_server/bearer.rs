@@ -149,7 +149,96 @@ impl BearerError {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicI64, Ordering},
+    };
+
+    use futures::poll;
+
     use super::*;
+    use crate::{
+        proxy::{
+            clock::{Clock, wall_clock},
+            runtime::proxy::Proxy,
+            sessions::SessionEvent,
+        },
+        session::Session,
+        testing::{access_token, active_session, temporary_proxy},
+    };
+
+    /// A proxy, an active session and its token.
+    struct Bed {
+        _directory: tempfile::TempDir,
+        proxy: Proxy,
+        session: Session,
+        token: String,
+        verified: VerifiedTokens,
+        metrics: Arc<WorkerMetrics>,
+    }
+
+    impl Bed {
+        async fn new(clock: Clock) -> Self {
+            let (directory, proxy) = temporary_proxy(clock).await;
+            let session = active_session("a", proxy.now());
+            let (verified, metrics) = (VerifiedTokens::default(), proxy.metrics.worker());
+            let mut bed = Self { _directory: directory, proxy, session, token: String::new(), verified, metrics };
+            bed.token = bed.new_token();
+            bed
+        }
+
+        /// Completes the session set with the session.
+        fn admit(&self) {
+            self.proxy.sessions.live().apply(SessionEvent::All(vec![self.session.clone()]));
+        }
+
+        fn new_token(&self) -> String {
+            access_token(&self.proxy, &self.session, "https://mcp.example.com/mcp")
+        }
+
+        async fn verify(&self, token: &str) -> Result<(), BearerError> {
+            verify(&self.proxy.resource_server(), &self.verified, &self.metrics, token, "/mcp").await.map(drop)
+        }
+    }
+
+    #[tokio::test]
+    async fn c5_cached_token_expires() {
+        let clock = Arc::new(AtomicI64::new(Timestamp::now().as_second()));
+        let reading = clock.clone();
+        let now = move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap();
+        let bed = Bed::new(Arc::new(now)).await;
+        bed.admit();
+        for (seconds, good) in [(0, true), (599, true), (1, false), (0, false)] {
+            clock.fetch_add(seconds, Ordering::SeqCst);
+            assert_eq!(bed.verify(&bed.token).await.is_ok(), good, "{seconds} s later");
+        }
+        assert_eq!(bed.verified.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn looked_up_session_admits_without_caching_the_token() {
+        let bed = Bed::new(wall_clock()).await;
+        bed.proxy.sessions.live().apply(SessionEvent::All(vec![]));
+        bed.proxy.store.create(&bed.session).await.unwrap();
+        bed.verify(&bed.token).await.unwrap();
+        assert_eq!(bed.verified.len(), 0);
+        bed.proxy.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
+        bed.verify(&bed.token).await.unwrap();
+        assert_eq!(bed.verified.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn verification_yields_to_cached_tokens() {
+        let bed = Bed::new(wall_clock()).await;
+        bed.admit();
+        bed.verify(&bed.token).await.unwrap();
+        let new = bed.new_token();
+        let mut new = pin!(bed.verify(&new));
+        assert!(poll!(new.as_mut()).is_pending());
+        assert!(poll!(pin!(bed.verify(&bed.token))).is_ready());
+        new.await.unwrap();
+        assert_eq!(bed.verified.len(), 2);
+    }
 
     fn read(values: &[&str]) -> Result<String, BearerError> {
         let headers = values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap()));

@@ -220,13 +220,12 @@ mod tests {
     use super::*;
     use crate::{
         proxy::sessions::{LiveSet, SessionEvent},
-        session::tests::session,
-        telemetry::{LogFormat, testing::Log},
+        testing::{Log, session},
     };
 
     #[test]
     fn standalone_and_cut_streams_are_audited_and_finished_ones_are_not() {
-        let (log, _listening) = Log::listen("info", LogFormat::Json);
+        let (log, _listening) = Log::listen("info");
         let (set, session) = (LiveSet::default(), session("a"));
         set.apply(SessionEvent::Is(session.clone()));
         let live = set.get(&session.id).unwrap();

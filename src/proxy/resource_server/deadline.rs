@@ -162,12 +162,12 @@ impl Drop for Deadline {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Wakes;
     use super::*;
     use crate::{
         api::SessionPhase,
         proxy::sessions::{LiveSet, SessionEvent},
-        session::{Session, tests::session},
+        session::Session,
+        testing::{Wakes, session},
     };
 
     #[test]

@@ -133,7 +133,8 @@ mod tests {
     use super::*;
     use crate::{
         proxy::sessions::{LiveSet, SessionEvent},
-        session::{Session, tests::session},
+        session::Session,
+        testing::session,
     };
 
     fn configured(concurrency: i64, streams: Option<i64>, streams_per_user: i64) -> Configured {

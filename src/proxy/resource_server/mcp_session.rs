@@ -49,7 +49,7 @@ fn mac(keyring: &Keyring, user: &str, id: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::testing::keyring;
+    use crate::testing::keyring;
 
     fn headers(id: &str) -> HeaderMap {
         HeaderMap::from_iter([(MCP_SESSION_ID, id.parse().unwrap())])

@@ -32,6 +32,3 @@ pub use pool::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, PRUNE_INTE
 pub use request_body::{IncomingBody, RequestBody};
 pub use responses::{busy, invalid_request, refuse_body, without_host};
 pub use verified::{SharedTokens, VerifiedTokens};
-
-#[cfg(test)]
-pub mod testing;

@@ -70,13 +70,13 @@ mod tests {
     use super::*;
     use crate::{
         proxy::sessions::{SessionEvent, SqliteStore},
-        session::tests::{keys, session},
+        testing::{record_keys, session},
     };
 
     #[tokio::test]
     async fn expired_session_is_deleted_unless_refreshed_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+        let store = SqliteStore::open(&folder.path().join("sessions.db"), record_keys()).await.unwrap();
         let (over, refreshed) = (session("over"), session("refreshed"));
         let live = LiveSet::default();
         live.apply(SessionEvent::All(vec![over.clone(), refreshed.clone()]));

@@ -1,10 +1,10 @@
 //! Builds a proxy from its configuration, runs it and shuts it down.
 
 mod cleanup;
-mod health;
-pub(super) mod proxy;
+pub(crate) mod health;
+pub(crate) mod proxy;
 mod reload;
-pub(super) mod server;
+pub(crate) mod server;
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -101,13 +101,13 @@ mod tests {
     use super::*;
     use crate::{
         crypto::{Keyring, Purpose},
-        proxy::{clock::wall_clock, runtime::proxy::testing::proxy, sessions::LiveSet},
-        session::tests::session,
+        proxy::clock::wall_clock,
+        testing::{session, temporary_proxy},
     };
 
     #[tokio::test]
     async fn changed_encryption_key_is_accepted_at_once_and_used_later() {
-        let (folder, proxy) = proxy("http://upstream", LiveSet::default(), wall_clock()).await;
+        let (folder, proxy) = temporary_proxy(wall_clock()).await;
         let start = Instant::now();
         let mut reload = Reload::new(start);
         reload.poll(&proxy, start + ACCEPTED_BEFORE_USED).unwrap();

@@ -215,6 +215,3 @@ async fn tick(worker: Rc<Worker>) {
         worker.deadlines.tick(worker.forwarder.now());
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -274,7 +274,7 @@ mod tests {
 
     use super::super::store::contract;
     use super::*;
-    use crate::session::tests::{keys, session};
+    use crate::testing::{record_keys, session};
 
     /// An API server that stores one session and never deletes it.
     async fn api_server() -> kube::Config {
@@ -297,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn only_watch_and_list_responses_count_as_contact() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let store = KubernetesStore::at(api_server().await, keys(), "namespace", "mcp", "uid").unwrap();
+        let store = KubernetesStore::at(api_server().await, record_keys(), "namespace", "mcp", "uid").unwrap();
         let session = session("a");
         store.create(&session).await.unwrap();
         let stored = store.get(session.id).await.unwrap().unwrap();
@@ -333,7 +333,7 @@ mod tests {
         }))
         .unwrap();
         let uid = proxies.create(&PostParams::default(), &proxy).await.unwrap().uid().unwrap();
-        let store = KubernetesStore::connect(keys(), &namespace, "mcp", &uid).await.unwrap();
+        let store = KubernetesStore::connect(record_keys(), &namespace, "mcp", &uid).await.unwrap();
         contract::run(Arc::new(store)).await;
         namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
     }

@@ -154,11 +154,7 @@ mod tests {
 
     use super::super::{Deletion, SessionFilter, StoreError, Stored};
     use super::*;
-    use crate::{
-        api::SessionPhase,
-        api::proxy::EmailVerified,
-        session::{Session, tests::session},
-    };
+    use crate::{api::SessionPhase, api::proxy::EmailVerified, session::Session, testing::session};
 
     /// Holds one session until it ends, counts requests, and may be down.
     #[derive(Default)]

@@ -108,7 +108,7 @@ pub mod contract {
     use super::*;
     use crate::{
         api::{SessionClaims, SessionPhase},
-        session::tests::session,
+        testing::session,
     };
 
     pub async fn run(store: Arc<dyn SessionStore>) {

@@ -67,11 +67,9 @@ mod tests {
     use serde_json::json;
     use tower::ServiceExt;
 
-    use super::super::{
-        router,
-        testing::{Bed, REFRESHES, text},
-    };
+    use super::super::router;
     use super::*;
+    use crate::testing::authorization_server::{Bed, REFRESHES, text};
 
     fn cookies(response: &Response) -> Vec<String> {
         let set = response.headers().get_all(header::SET_COOKIE).iter();

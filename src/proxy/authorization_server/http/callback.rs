@@ -82,13 +82,12 @@ mod tests {
     use sqlx::{Connection, SqliteConnection};
     use url::Url;
 
-    use super::super::testing::{Bed, REFRESHES, text};
     use super::*;
     use crate::{
         dev::issuer,
         http_client::{HttpClient, Schemes, Settings, all_addresses},
         oauth::parameters::Parameters,
-        proxy::identity_provider::{Issuer, http_client},
+        testing::authorization_server::{Bed, REFRESHES, text},
     };
 
     /// A bed whose issuer runs, and the issuer's URL.
@@ -99,11 +98,7 @@ mod tests {
         let redirect_uri = "https://mcp.example.com/callback".to_owned();
         let issuer = issuer::Issuer::new(url.clone(), redirect_uri, "ada@example.com".to_owned()).unwrap();
         tokio::spawn(issuer::serve(listener, issuer));
-        let bed = Bed::with(&REFRESHES, |proxy| {
-            proxy.config.identity_provider.issuer_url = url.parse().unwrap();
-            let http = http_client(&proxy.config.identity_provider, None).unwrap();
-            proxy.issuer = Arc::new(Issuer::new(&proxy.config, &proxy.public_url, http).unwrap());
-        });
+        let bed = Bed::with(&REFRESHES, |config| config.identity_provider.issuer_url = url.parse().unwrap());
         (bed.await, url)
     }
 

@@ -30,7 +30,7 @@ fn server_name(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Bed, text};
+    use crate::testing::authorization_server::{Bed, text};
 
     #[test]
     fn server_name_is_the_first_domain_label() {

@@ -23,7 +23,7 @@ pub async fn revoke(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Bed, REFRESHES, error};
+    use crate::testing::authorization_server::{Bed, REFRESHES, error};
 
     #[tokio::test]
     async fn revoking_either_token_ends_the_session() {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::session::tests::session;
+use crate::testing::session;
 
 fn active(nonce: &str) -> Session {
     Session { phase: SessionPhase::Active, ..session(nonce) }

@@ -2,12 +2,13 @@ use axum::{body::Body, http::Request};
 use jiff::SignedDuration;
 use tower::ServiceExt;
 
-use super::super::{
-    router,
-    testing::{Bed, REFRESHES, error},
-};
+use super::super::router;
 use super::*;
-use crate::{api::SessionPhase, proxy::runtime::proxy::access_rules};
+use crate::{
+    api::SessionPhase,
+    proxy::runtime::proxy::access_rules,
+    testing::authorization_server::{Bed, REFRESHES, error},
+};
 use base64::Engine;
 use jiff::Timestamp;
 

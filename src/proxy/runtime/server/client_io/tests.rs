@@ -14,11 +14,12 @@ use tokio::{
 };
 
 use super::{super::client_connection::MAX_READ, *};
-use crate::proxy::{
-    clock::wall_clock,
-    resource_server::{Forwarder, Worker, testing::Wakes},
-    runtime::proxy::testing::proxy,
-    sessions::LiveSet,
+use crate::{
+    proxy::{
+        clock::wall_clock,
+        resource_server::{Forwarder, Worker},
+    },
+    testing::{Wakes, temporary_proxy},
 };
 
 struct Bed {
@@ -30,7 +31,7 @@ struct Bed {
 
 impl Bed {
     async fn new() -> Self {
-        let (directory, proxy) = proxy("http://upstream", LiveSet::default(), wall_clock()).await;
+        let (directory, proxy) = temporary_proxy(wall_clock()).await;
         let forwarder = Forwarder::new(&proxy.config, proxy.resource_server()).unwrap();
         let worker = Rc::new(Worker::new(Arc::new(forwarder)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

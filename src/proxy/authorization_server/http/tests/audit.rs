@@ -7,14 +7,14 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{
-    router,
-    testing::{Bed, REFRESHES},
-};
+use super::router;
 use crate::{
     api::proxy::RecheckOnRefresh,
-    proxy::runtime::proxy::Proxy,
-    telemetry::{LogFormat, testing::Log},
+    config::ProxyConfig,
+    testing::{
+        Log,
+        authorization_server::{Bed, REFRESHES},
+    },
 };
 
 /// The audit lines of these events without timestamps.
@@ -35,8 +35,8 @@ fn counted(bed: &Bed, line: &str) -> bool {
 }
 
 /// Makes 10.0.0.1 a trusted proxy.
-fn trust_gateway(proxy: &mut Proxy) {
-    proxy.config.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+fn trust_gateway(config: &mut ProxyConfig) {
+    config.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
 }
 
 /// A refresh by a client with this IP, through the trusted proxy.
@@ -55,7 +55,7 @@ async fn refresh_from(bed: &Bed, address: &str, token: &Value) -> u16 {
 #[tokio::test]
 async fn issued_tokens_are_audited_without_the_tokens() {
     let bed = Bed::new(&REFRESHES).await;
-    let (log, _listening) = Log::listen("trace", LogFormat::Json);
+    let (log, _listening) = Log::listen("trace");
     let (_, first) = bed.redeem().await;
     let (_, second) = bed.refresh(&first["refresh_token"]).await;
     bed.post_token(&[("grant_type", "refresh_token"), ("refresh_token", "nothing")]).await;
@@ -91,7 +91,7 @@ async fn replay_is_audited_as_warning_with_client_ip_and_session() {
     let (_, second) = bed.refresh(&first["refresh_token"]).await;
     bed.refresh(&second["refresh_token"]).await;
     bed.wait(SignedDuration::from_mins(2));
-    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    let (log, _listening) = Log::listen("info");
     assert_eq!(refresh_from(&bed, "198.51.100.7", &first["refresh_token"]).await, 400);
     let replays = audit(&log, &["replay"]);
     assert_eq!(replays.len(), 1);
@@ -104,13 +104,13 @@ async fn replay_is_audited_as_warning_with_client_ip_and_session() {
 
 #[tokio::test]
 async fn session_ended_by_recheck_is_audited_with_client_ip() {
-    let bed = Bed::with(&REFRESHES, |proxy| {
-        trust_gateway(proxy);
-        proxy.config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
+    let bed = Bed::with(&REFRESHES, |config| {
+        trust_gateway(config);
+        config.identity_provider.recheck_on_refresh = RecheckOnRefresh::Enabled;
     })
     .await;
     let (_, tokens) = bed.redeem().await;
-    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    let (log, _listening) = Log::listen("info");
     assert_eq!(refresh_from(&bed, "198.51.100.7", &tokens["refresh_token"]).await, 400);
     let ended = audit(&log, &["session_end"]);
     assert_eq!((&ended[0]["reason"], &ended[0]["from"]), (&json!("issuer"), &json!("198.51.100.7")));
@@ -121,7 +121,7 @@ async fn session_ended_by_recheck_is_audited_with_client_ip() {
 async fn logout_is_audited_once() {
     let bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
-    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    let (log, _listening) = Log::listen("info");
     for _ in 0..2 {
         bed.post("/revoke", &[("token", tokens["refresh_token"].as_str().unwrap())]).await;
     }
@@ -145,7 +145,7 @@ async fn logout_is_audited_once() {
 #[tokio::test]
 async fn failed_registrations_consents_and_logins_are_counted_and_audited() {
     let bed = Bed::new(&REFRESHES).await;
-    let (log, _listening) = Log::listen("info", LogFormat::Json);
+    let (log, _listening) = Log::listen("info");
     for body in ["{\"redirect_uris\": [\"http://localhost/x\"]}", "{\"redirect_uris\": [\"https://evil.example\"]}"] {
         let request = Request::post("/register").body(Body::from(body)).unwrap();
         router(bed.server.clone()).oneshot(request).await.unwrap();

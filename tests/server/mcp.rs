@@ -246,7 +246,7 @@ async fn c11_mcp_session_of_another_user_is_404() {
     let bound = bed.call().await.headers()["mcp-session-id"].clone();
     let mut other = Session { id: session("b").id, ..bed.session.clone() };
     (other.user.subject, other.user.email) = ("5678".to_owned(), "eve@example.com".to_owned());
-    bed.proxy.sessions.live().apply(SessionEvent::Is(other.clone()));
+    bed.apply(SessionEvent::Is(other.clone()));
     let eve = bed.token_of(&other, "https://mcp.example.com/mcp");
     let asks = |name: &str, value: &http::HeaderValue| {
         Request::post("/mcp").header("authorization", format!("Bearer {eve}")).header(name, value).body("{}").unwrap()
@@ -263,13 +263,14 @@ async fn c11_mcp_session_of_another_user_is_404() {
 
 #[tokio::test]
 async fn c11_foreign_mcp_session_is_audited() {
-    let bed = Bed::configured(|proxy| proxy.config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]).await;
+    let bed =
+        Bed::builder().config(|config| config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]).start().await;
     let log = bed.log().await;
     let bound = bed.call().await.headers()["mcp-session-id"].clone();
     let mut other = Session { id: session("b").id, ..bed.session.clone() };
     (other.user.subject, other.user.email) = ("5678".to_owned(), "eve@example.com".to_owned());
     other.client.name = "Eve's".to_owned();
-    bed.proxy.sessions.live().apply(SessionEvent::Is(other.clone()));
+    bed.apply(SessionEvent::Is(other.clone()));
     let eve = bed.token_of(&other, "https://mcp.example.com/mcp");
     for token in [bed.token(), &eve] {
         let request = Request::post("/mcp").header("authorization", format!("Bearer {token}"));
@@ -285,28 +286,6 @@ async fn c11_foreign_mcp_session_is_audited() {
         "from": "198.51.100.7"});
     assert_eq!(lines, [expected]);
     assert!(!log.text().contains(bound.to_str().unwrap()) && !log.text().contains(&eve));
-}
-
-#[tokio::test]
-async fn c5_cached_token_expires() {
-    let clock = Arc::new(std::sync::atomic::AtomicI64::new(Timestamp::now().as_second()));
-    let reading = clock.clone();
-    let now = Arc::new(move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap());
-    let (_directory, proxy) = proxy("http://upstream", LiveSet::default(), now).await;
-    let expires_at = proxy.now() + SignedDuration::from_hours(1);
-    let session = Session { phase: SessionPhase::Active, expires_at, ..session("a") };
-    proxy.sessions.live().apply(SessionEvent::All(vec![session.clone()]));
-    let token = access_token(&proxy, &session, "https://mcp.example.com/mcp");
-    let (verified, metrics) = (VerifiedTokens::default(), proxy.metrics.worker());
-    for (seconds, good) in [(0, true), (599, true), (1, false), (0, false)] {
-        clock.fetch_add(seconds, Ordering::SeqCst);
-        assert_eq!(
-            verify(&proxy.resource_server(), &verified, &metrics, &token, "/mcp").await.is_ok(),
-            good,
-            "{seconds} s later"
-        );
-    }
-    assert_eq!(verified.len(), 0);
 }
 
 #[tokio::test]

@@ -3,13 +3,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 impl Bed {
-    /// The value of a metric with its labels.
-    pub fn metric(&self, name: &str) -> f64 {
-        let text = self.proxy.metrics_text().unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix("mcp_oauth_proxy_")?.strip_prefix(name));
-        value.unwrap_or_else(|| panic!("{name} is not in {text}")).trim().parse().unwrap()
-    }
-
     async fn until(&self, name: &str, value: f64) {
         tokio::time::timeout(Duration::from_secs(10), async {
             while self.metric(name) != value {
@@ -71,8 +64,7 @@ async fn open_streams_and_stream_ends_are_counted() {
     let bed = Bed::new().await;
     let ended = |why: &str| format!("ended_streams_total{{reason=\"{why}\"}}");
     let open = async || {
-        let (mut events, receiver) = channel::unbounded();
-        *bed.upstream.events.lock().unwrap() = Some(receiver);
+        let mut events = bed.parts();
         let response = bed.call().await;
         let mut body = response.into_body().into_data_stream();
         events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
@@ -90,12 +82,12 @@ async fn open_streams_and_stream_ends_are_counted() {
     bed.until(&ended("client_gone"), 1.0).await;
 
     let (_events, body) = open().await;
-    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    bed.apply(SessionEvent::Ended(bed.session.id));
     assert_eq!(body.count().await, 0);
     bed.until(&ended("session_ended"), 1.0).await;
     bed.until("open_streams", 0.0).await;
     // Other responses are not counted as streams.
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    bed.apply(SessionEvent::All(vec![bed.session.clone()]));
     text(bed.send(bed.request("/mcp?json").body("{}").unwrap()).await).await;
     let all = ["finished", "client_gone", "session_ended", "upstream_failed"].map(|why| bed.metric(&ended(why)));
     assert_eq!(all, [1.0, 1.0, 1.0, 0.0]);
@@ -109,7 +101,7 @@ async fn cut_responses_are_counted_by_reason() {
     let end = Arc::new(tokio::sync::Notify::new());
     let ending = end.clone();
     // Does not respond to the first request, and closes within the second response.
-    let listening = tokio::spawn(async move {
+    tokio::spawn(async move {
         let mut taken = Vec::new();
         for answer in ["", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{"] {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -120,8 +112,7 @@ async fn cut_responses_are_counted_by_reason() {
         }
         ending.notified().await;
     });
-    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, listening, |_| ()).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed = Bed::builder().upstream(address).start().await;
     let mut client = tokio::net::TcpStream::connect(bed.address).await.unwrap();
     let request = format!("GET /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n", bed.token());
     client.write_all(request.as_bytes()).await.unwrap();
@@ -141,10 +132,7 @@ async fn cut_responses_are_counted_by_reason() {
 #[tokio::test]
 async fn failed_upstream_connects_are_counted() {
     let bed = Bed::new().await;
-    bed.listening.abort();
-    while !bed.listening.is_finished() {
-        tokio::task::yield_now().await;
-    }
+    bed.upstream.stop().await;
     assert_eq!(bed.call().await.status(), StatusCode::BAD_GATEWAY);
     assert_eq!(bed.metric("upstream_connects_total{outcome=\"failed\"}"), 1.0);
     assert_eq!((bed.metric("upstream_connections"), bed.metric("response_head_seconds_count")), (0.0, 0.0));

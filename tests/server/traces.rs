@@ -1,7 +1,9 @@
-use tokio::runtime::Handle;
+use std::convert::Infallible;
+
+use http::Response;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 
 use super::*;
-use crate::proxy::observability::traces::Tracer;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -38,11 +40,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 async fn span_continues_the_clients_trace_and_is_exported() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (endpoint, sent) = collector().await;
-    let (upstream, address, listening) = Upstream::start().await;
-    let tracer = Tracer::exporting(Some(&endpoint), &Handle::current()).unwrap();
-    let bed =
-        Bed::changed(LiveSet::default(), upstream, address, listening, |proxy| proxy.tracer = Arc::new(tracer)).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed = Bed::builder().traces(endpoint).start().await;
     let request = bed
         .request("/mcp?secret=x")
         .header("traceparent", PARENT)
@@ -60,7 +58,7 @@ async fn span_continues_the_clients_trace_and_is_exported() {
         (&"vendor=1".parse().unwrap(), 1)
     );
 
-    bed.proxy.tracer.shut_down().await;
+    bed.flush_traces().await;
     let sent = sent.lock().unwrap();
     let [(path, body)] = &sent[..] else { panic!("one request: {sent:?}") };
     assert_eq!(path, "/v1/traces");

@@ -137,7 +137,7 @@ async fn http2_event_stream_arrives_at_once_and_ends_with_its_session() {
     let mut body = client.send_request(bed.http2_call("/mcp")).await.unwrap().into_body().into_data_stream();
     events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
     assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
-    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    bed.apply(SessionEvent::Ended(bed.session.id));
     let rest = in_time(body.map(Result::unwrap).collect::<Vec<_>>()).await;
     assert_eq!(rest.concat(), b"");
 }
@@ -160,7 +160,7 @@ async fn http2_stream_of_a_client_that_is_gone_ends_at_the_upstream() {
 
 #[tokio::test]
 async fn http2_client_that_takes_nothing_loses_that_stream_alone() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = slow::soon()).await;
+    let bed = Bed::builder().config(|config| config.upstream.timeouts.request_body = slow::soon()).start().await;
     let (mut client, _connection) = bed.http2().await;
     let mut events = bed.parts();
     let stuck = client.send_request(bed.http2_call("/mcp")).await.unwrap();
@@ -196,7 +196,7 @@ async fn http2_connection_drains_without_losing_a_request() {
 
 #[tokio::test]
 async fn http2_connection_needs_a_permit_for_each_further_request() {
-    let bed = Bed::configured(|proxy| proxy.config.connections = NonZero::new(1)).await;
+    let bed = Bed::builder().config(|config| config.connections = NonZero::new(1)).start().await;
     let (mut client, _connection) = bed.http2().await;
     let events = bed.parts();
     let first = client.send_request(bed.http2_call("/mcp")).await.unwrap();

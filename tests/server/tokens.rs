@@ -1,9 +1,5 @@
 //! Verification of access tokens and sessions.
 
-use std::pin::pin;
-
-use futures::poll;
-
 use super::*;
 
 #[tokio::test]
@@ -41,7 +37,7 @@ async fn token_for_another_resource_is_refused_even_if_cached() {
 async fn ended_session_refuses_the_next_request() {
     let bed = Bed::new().await;
     assert_eq!(bed.call().await.status(), StatusCode::OK);
-    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    bed.apply(SessionEvent::Ended(bed.session.id));
     assert_eq!(bed.call().await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(bed.upstream.requests(), 1);
 }
@@ -62,68 +58,31 @@ async fn cached_token_is_refused_once_its_signing_key_is_gone() {
     let bed = Bed::new().await;
     let token = bed.request("/mcp").body("{}").unwrap();
     assert_eq!(bed.send(token.clone()).await.status(), StatusCode::OK);
-    let other = SigningKeys::generate(Timestamp::UNIX_EPOCH).unwrap();
-    std::fs::write(&bed.proxy.config.signing_keys, serde_json::to_string(&other).unwrap()).unwrap();
-    bed.proxy.secrets.store(Arc::new(Secrets::load(&bed.proxy.config, EncryptionKey::Current).unwrap()));
+    bed.replace_signing_keys();
     assert_eq!(bed.send(token).await.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn looked_up_session_admits_without_caching_the_token() {
-    let bed = Bed::with(LiveSet::default()).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![]));
-    bed.proxy.store.create(&bed.session).await.unwrap();
-    let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());
-    verify(&bed.proxy.resource_server(), &verified, &metrics, bed.token(), "/mcp").await.unwrap();
-    assert_eq!(verified.len(), 0);
-    bed.proxy.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
-    verify(&bed.proxy.resource_server(), &verified, &metrics, bed.token(), "/mcp").await.unwrap();
-    assert_eq!(verified.len(), 1);
-}
-
-#[tokio::test]
 async fn email_unfit_for_a_header_is_refused() {
-    let bed = Bed::with(LiveSet::default()).await;
+    let bed = Bed::builder().without_sessions().start().await;
     let mut odd = bed.session.clone();
     odd.user.email = "ada@example.com\r\nx-forwarded-user: eve@example.com".to_owned();
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![odd]));
+    bed.apply(SessionEvent::All(vec![odd]));
     assert_eq!((bed.call().await.status(), bed.upstream.requests()), (StatusCode::UNAUTHORIZED, 0));
 }
 
 #[tokio::test]
-async fn verification_yields_to_cached_tokens() {
-    let bed = Bed::new().await;
-    let (verified, metrics) = (VerifiedTokens::default(), bed.proxy.metrics.worker());
-    let server = bed.proxy.resource_server();
-    verify(&server, &verified, &metrics, bed.token(), "/mcp").await.unwrap();
-    let new = access_token(&bed.proxy, &bed.session, "https://mcp.example.com/mcp");
-    let mut new = pin!(verify(&server, &verified, &metrics, &new, "/mcp"));
-    assert!(poll!(new.as_mut()).is_pending());
-    assert!(poll!(pin!(verify(&server, &verified, &metrics, bed.token(), "/mcp"))).is_ready());
-    new.await.unwrap();
-    assert_eq!(verified.len(), 2);
-}
-
-#[tokio::test]
 async fn incomplete_session_set_is_503_and_not_ready() {
-    let bed = Bed::with(LiveSet::default()).await;
+    let bed = Bed::builder().without_sessions().start().await;
     let response = bed.call().await;
     assert_eq!(
         (response.status(), &response.headers()["retry-after"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
     );
-    let ready = async |draining: bool| {
-        let token = CancellationToken::new();
-        if draining {
-            token.cancel();
-        }
-        let request = Request::get("/readyz").body(axum::body::Body::empty()).unwrap();
-        crate::proxy::runtime::health::router(bed.proxy.clone(), token).oneshot(request).await.unwrap().status()
-    };
-    assert_eq!(ready(false).await, StatusCode::SERVICE_UNAVAILABLE);
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
-    assert_eq!(ready(false).await, StatusCode::OK);
-    assert_eq!(ready(true).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(bed.readyz(false).await, StatusCode::SERVICE_UNAVAILABLE);
+    bed.apply(SessionEvent::All(vec![bed.session.clone()]));
+    assert_eq!(bed.readyz(false).await, StatusCode::OK);
+    assert_eq!(bed.readyz(true).await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(bed.call().await.status(), StatusCode::OK);
 }
 

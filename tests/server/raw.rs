@@ -37,14 +37,13 @@ impl Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (answer, shared): (Arc<Answer>, _) = (Arc::new(Box::new(answer)), recorder.clone());
-        let listening = tokio::spawn(async move {
+        tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 tokio::spawn(shared.clone().connection(stream, answer.clone()));
             }
         });
-        let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
-        bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+        let bed = Bed::builder().upstream(address).start().await;
         (recorder, bed)
     }
 

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{Connection, Outgoing, RequestHead, is_hop_by_hop, nominated};
+use crate::http1::{Connection, Outgoing, RequestHead, is_hop_by_hop, nominated};
 
 /// Status, end-to-end headers and content of a complete response.
 type Accepted = (StatusCode, HeaderMap, Vec<u8>);

@@ -6,10 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::*;
+use super::super::*;
 use crate::{
     api::SessionPhase,
-    session::tests::{keys, session},
+    testing::{record_keys, session},
 };
 
 /// Database path of the child process that is killed; set only for that process.
@@ -24,7 +24,7 @@ async fn redeem(store: &SqliteStore, pending: &Session) -> Result<(), StoreError
 /// Creates and activates sessions until the process is killed; prints each one whose write has completed.
 #[tokio::main(flavor = "current_thread")]
 async fn redeem_codes_until_killed(path: &Path) {
-    let store = SqliteStore::open(path, keys()).await.unwrap();
+    let store = SqliteStore::open(path, record_keys()).await.unwrap();
     for number in 0.. {
         let pending = session(&format!("{} {number}", std::process::id()));
         store.create(&pending).await.unwrap();
@@ -61,7 +61,7 @@ fn redeemed_code_survives_a_kill_of_the_process() {
     }
     assert!(redeemed.len() >= 100);
     let again = async {
-        let store = SqliteStore::open(&path, keys()).await.unwrap();
+        let store = SqliteStore::open(&path, record_keys()).await.unwrap();
         for id in redeemed {
             let stored = store.get(id).await.unwrap().unwrap();
             assert_eq!(stored.session.phase, SessionPhase::Active, "{id}");
@@ -73,7 +73,7 @@ fn redeemed_code_survives_a_kill_of_the_process() {
 #[tokio::test]
 async fn full_or_read_only_disk_loses_no_session_and_needs_no_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("sessions.db"), keys()).await.unwrap();
+    let store = SqliteStore::open(&folder.path().join("sessions.db"), record_keys()).await.unwrap();
     let (before, mut events) = (session("before"), store.watch());
     store.create(&before).await.unwrap();
     for (full, free) in [

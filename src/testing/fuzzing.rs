@@ -10,19 +10,20 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 use url::Url;
 
-use super::{
+use super::differential::compare_with_hyper;
+use crate::api::{
+    PublicUrl, is_loopback,
+    proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
+};
+use crate::proxy::{
     authorization_server::http::{Cookies, basic_credentials, parameters},
     client_ip::resolve_client,
     resource_server::unbind,
     runtime::server::request_head::{CheckedHead, check_head},
 };
-use crate::api::{
-    PublicUrl, is_loopback,
-    proxy::{Clients, MetadataDocuments, RedirectPolicy, Redirects},
-};
 use crate::{
     crypto::{Keyring, Purpose, SigningKeys, SigningRing},
-    http1::{ResponseHead, WireError, differential::compare_with_hyper, read_head},
+    http1::{ResponseHead, WireError, read_head},
     oauth::{
         authorize::{self, AuthorizationError},
         client::Client,

@@ -1,7 +1,9 @@
 //! Upstreams that stall, fail or are unreachable.
 
-use std::io;
+use std::{io, sync::atomic::AtomicI64};
 
+use jiff::SignedDuration;
+use mcp_oauth_operator::testing::wall_clock;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,15 +18,17 @@ use super::{
 async fn request_growing_too_large_during_the_response_is_the_clients_fault() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listening = tokio::spawn(async move {
+    tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.read_u8().await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{").await.unwrap();
         while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
     });
-    let small = |proxy: &mut Proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap();
-    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, listening, small).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed = Bed::builder()
+        .upstream(address)
+        .config(|config| config.upstream.limits.request_body = "1Ki".parse().unwrap())
+        .start()
+        .await;
     let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;
     stream.write_all(b"1\r\n{\r\n").await.unwrap();
     let mut answer = [0; 12];
@@ -40,27 +44,28 @@ async fn late_response_head_is_504() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // Accepts connections and does not respond.
-    let silent = tokio::spawn(async move {
+    tokio::spawn(async move {
         let mut taken = Vec::new();
         loop {
             taken.push(listener.accept().await.unwrap());
         }
     });
-    let soon = |proxy: &mut Proxy| proxy.config.upstream.timeouts.response_head = soon();
-    let bed = Bed::changed(LiveSet::default(), Arc::default(), address, silent, soon).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed =
+        Bed::builder().upstream(address).config(|config| config.upstream.timeouts.response_head = soon()).start().await;
     assert_eq!(in_time(bed.call()).await.status(), StatusCode::GATEWAY_TIMEOUT);
-    let metrics = bed.proxy.metrics_text().unwrap();
+    let metrics = bed.metrics();
     assert!(metrics.contains("requests_total{outcome=\"timed_out\"} 1"), "{metrics}");
 }
 
 #[tokio::test]
 async fn silent_stream_is_closed_and_silent_response_is_cut() {
-    let bed = Bed::configured(|proxy| {
-        proxy.config.upstream.timeouts.stream_idle = soon();
-        proxy.config.upstream.timeouts.response_head = soon();
-    })
-    .await;
+    let bed = Bed::builder()
+        .config(|config| {
+            config.upstream.timeouts.stream_idle = soon();
+            config.upstream.timeouts.response_head = soon();
+        })
+        .start()
+        .await;
     let mut events = bed.parts();
     let mut stream = bed.listen().await.into_body().into_data_stream();
     events.send(Ok(Frame::data(Bytes::from("data: 1\n\n")))).await.unwrap();
@@ -81,13 +86,13 @@ async fn silent_stream_is_closed_and_silent_response_is_cut() {
 
 #[tokio::test]
 async fn stream_ends_stream_grace_after_its_token() {
-    let later = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let later = Arc::new(AtomicI64::new(0));
     let moved = later.clone();
-    let bed = Bed::configured(|proxy| {
-        proxy.config.tokens.stream_grace = "60s".parse().unwrap();
-        proxy.clock = Arc::new(move || wall_clock()() + SignedDuration::from_secs(moved.load(Ordering::SeqCst)));
-    })
-    .await;
+    let bed = Bed::builder()
+        .config(|config| config.tokens.stream_grace = "60s".parse().unwrap())
+        .clock(Arc::new(move || wall_clock()() + SignedDuration::from_secs(moved.load(Ordering::SeqCst))))
+        .start()
+        .await;
     let mut events = bed.parts();
     let mut stream = bed.listen().await.into_body().into_data_stream();
     // The token's 600 s have passed, and the grace period is running.
@@ -102,10 +107,7 @@ async fn stream_ends_stream_grace_after_its_token() {
 #[tokio::test]
 async fn breaker_opens_after_repeated_connect_failures() {
     let bed = Bed::new().await;
-    bed.listening.abort();
-    while !bed.listening.is_finished() {
-        tokio::task::yield_now().await;
-    }
+    bed.upstream.stop().await;
     for _ in 0..5 {
         assert_eq!(bed.call().await.status(), StatusCode::BAD_GATEWAY);
     }
@@ -114,7 +116,7 @@ async fn breaker_opens_after_repeated_connect_failures() {
         (answer.status(), &answer.headers()["retry-after"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
     );
-    let metrics = bed.proxy.metrics_text().unwrap();
+    let metrics = bed.metrics();
     assert!(metrics.contains("requests_total{outcome=\"broken\"} 1"), "{metrics}");
 }
 
@@ -122,15 +124,14 @@ async fn breaker_opens_after_repeated_connect_failures() {
 async fn received_part_of_a_broken_response_is_delivered_as_incomplete() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listening = tokio::spawn(async move {
+    tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_u8().await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
         }
     });
-    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed = Bed::builder().upstream(address).start().await;
     let mut stream = bed.begin("content-length: 0\r\n").await;
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("5\r\nhello\r\n"), "{answer}");

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    tests::{check, ring},
-    *,
-};
+use super::{super::*, check, ring};
 
 const ISSUER: &str = "https://mcp.example.com";
 const NOW: u64 = 1_500;

@@ -1,4 +1,4 @@
-//! A proxy for tests of the endpoints, without a network and with a clock that tests set.
+//! A bed for tests of the authorization server, without a network and with a clock that tests set.
 
 use std::sync::{
     Arc,
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use url::form_urlencoded;
 
-use super::router;
+use super::{config, proxy, session};
 use crate::{
     api::proxy::Redirects,
+    config::ProxyConfig,
     oauth::{authorize, client::Client, client_registry::ResolvedClient, code::Code, parameters::Parameters},
     proxy::{
-        authorization_server::AuthorizationServer,
-        runtime::proxy::{Proxy, testing::proxy},
-        sessions::LiveSet,
+        authorization_server::{AuthorizationServer, http::router},
+        runtime::proxy::Proxy,
     },
-    session::{Session, tests::session},
+    session::Session,
 };
 
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -44,14 +44,16 @@ impl Bed {
         Self::with(grant_types, |_| ()).await
     }
 
-    /// A bed with a changed proxy.
-    pub async fn with(grant_types: &[&str], change: impl FnOnce(&mut Proxy)) -> Self {
+    /// A bed with a changed configuration.
+    pub async fn with(grant_types: &[&str], change: impl FnOnce(&mut ProxyConfig)) -> Self {
         let begin = session("a").created_at;
         let clock = Arc::new(AtomicI64::new(begin.as_second()));
         let reading = clock.clone();
         let now = move || Timestamp::from_second(reading.load(Ordering::SeqCst)).unwrap();
-        let (directory, mut proxy) = proxy("http://upstream", LiveSet::default(), Arc::new(now)).await;
-        change(&mut proxy);
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path(), "http://upstream");
+        change(&mut config);
+        let proxy = proxy(config, Arc::new(now)).await;
         let keyring = proxy.secrets.load().keyring.clone();
         let registration = json!({
             "redirect_uris": ["http://localhost/callback"],

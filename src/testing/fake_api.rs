@@ -1,4 +1,4 @@
-//! A fake API server for tests: a map of objects by path and a journal of writes. It implements neither schemas nor field
+//! A fake Kubernetes API server: a map of objects by path and a journal of writes. It implements neither schemas nor field
 //! ownership; the e2e tests cover those with a real API server.
 
 use std::{
@@ -13,7 +13,7 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
 #[derive(Clone, Default)]
-pub(super) struct FakeApi(Arc<Mutex<State>>);
+pub struct FakeApi(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -23,7 +23,7 @@ struct State {
 }
 
 impl FakeApi {
-    pub(super) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let api = api.clone();
@@ -33,23 +33,23 @@ impl FakeApi {
     }
 
     /// Stores an object without a journal entry.
-    pub(super) fn put(&self, path: &str, object: Value) {
+    pub fn put(&self, path: &str, object: Value) {
         self.0.lock().unwrap().objects.insert(path.to_owned(), object);
     }
 
     /// Makes discovery return a kind.
-    pub(super) fn serve(&self, group_version: &str, plural: &str) {
+    pub fn serve(&self, group_version: &str, plural: &str) {
         let list = json!({"groupVersion": group_version, "resources": [
             {"name": plural, "singularName": "", "namespaced": true, "kind": "", "verbs": []}]});
         self.0.lock().unwrap().groups.insert(format!("/apis/{group_version}"), list);
     }
 
-    pub(super) fn get(&self, path: &str) -> Option<Value> {
+    pub fn get(&self, path: &str) -> Option<Value> {
         self.0.lock().unwrap().objects.get(path).cloned()
     }
 
     /// Write requests since the last call, as `METHOD path`, or `DELETE path with uid UID` for a delete with that precondition.
-    pub(super) fn writes(&self) -> Vec<String> {
+    pub fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().writes)
     }
 

@@ -82,10 +82,7 @@ async fn preflight_needs_no_token() {
 #[tokio::test]
 async fn unreachable_upstream_is_502() {
     let bed = Bed::new().await;
-    bed.listening.abort();
-    while !bed.listening.is_finished() {
-        tokio::task::yield_now().await;
-    }
+    bed.upstream.stop().await;
     let response = bed.call().await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert!(text(response).await.contains("cannot be reached"));
@@ -96,7 +93,7 @@ async fn closed_idle_upstream_connection_costs_no_request() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (closed, mut closings) = channel::unbounded();
-    let listening = tokio::spawn(async move {
+    tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
@@ -109,8 +106,7 @@ async fn closed_idle_upstream_connection_costs_no_request() {
             closed.unbounded_send(()).unwrap();
         }
     });
-    let bed = Bed::before(LiveSet::default(), Arc::default(), address, listening).await;
-    bed.proxy.sessions.live().apply(SessionEvent::All(vec![bed.session.clone()]));
+    let bed = Bed::builder().upstream(address).start().await;
     for _ in 0..3 {
         let answer = bed.call().await;
         assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "ok"));

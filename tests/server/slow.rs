@@ -2,13 +2,13 @@
 
 use std::{fmt::Debug, str::FromStr};
 
+use mcp_oauth_operator::testing::{KEEPALIVE_IDLE, MAX_HEAD};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::*;
-use crate::proxy::{resource_server::KEEPALIVE_IDLE, runtime::server::request_head::MAX_HEAD};
 
 /// The minimum of a timeout in a resource.
 const SOON: &str = "1s";
@@ -38,7 +38,8 @@ pub fn soon<T: FromStr<Err: Debug>>() -> T {
 
 #[tokio::test]
 async fn c13_oversized_content_length_is_413_before_the_upstream() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
+    let bed =
+        Bed::builder().config(|config| config.upstream.limits.request_body = "1Ki".parse().unwrap()).start().await;
     let largest: &'static str = "a".repeat(1024).leak();
     assert_eq!(bed.send(bed.request("/mcp").body(largest).unwrap()).await.status(), StatusCode::OK);
     let answer = rest(&mut bed.begin("content-length: 1025\r\n").await).await;
@@ -81,7 +82,7 @@ async fn lost_peers_are_detected_by_keepalive() {
     let bed = Bed::new().await;
     let mut client = bed.begin("content-length: 0\r\n").await;
     client.read_exact(&mut [0; 12]).await.unwrap();
-    let upstream = bed.proxy.config.upstream.url.parse::<Uri>().unwrap().port_u16().unwrap();
+    let upstream = bed.upstream.address.port();
     // The open connections of this process: local and remote port, and the hundredths of a second until the keep-alive timer
     // expires (kernel.org, proc_net_tcp).
     let port = |address: &str| u16::from_str_radix(address.split_once(':').unwrap().1, 16).unwrap();
@@ -113,7 +114,7 @@ async fn incomplete_request_ends_with_its_session() {
     while bed.metric("token_cache_entries") == 0.0 {
         tokio::task::yield_now().await;
     }
-    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    bed.apply(SessionEvent::Ended(bed.session.id));
     let answer = rest(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     assert_eq!(bed.upstream.requests(), 0);
@@ -121,7 +122,7 @@ async fn incomplete_request_ends_with_its_session() {
 
 #[tokio::test]
 async fn slow_upload_does_not_count_against_the_upstream_timeout() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.response_head = soon()).await;
+    let bed = Bed::builder().config(|config| config.upstream.timeouts.response_head = soon()).start().await;
     let mut stream = bed.begin("content-length: 2\r\n").await;
     stream.write_all(b"{").await.unwrap();
     while bed.metric("token_cache_entries") == 0.0 {
@@ -138,7 +139,8 @@ async fn slow_upload_does_not_count_against_the_upstream_timeout() {
 
 #[tokio::test]
 async fn c13_oversized_chunked_body_never_arrives_whole() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.request_body = "1Ki".parse().unwrap()).await;
+    let bed =
+        Bed::builder().config(|config| config.upstream.limits.request_body = "1Ki".parse().unwrap()).start().await;
     let mut stream = bed.begin("transfer-encoding: chunked\r\n").await;
     let chunk = format!("200\r\n{}\r\n", "a".repeat(512));
     for _ in 0..2 {
@@ -152,7 +154,7 @@ async fn c13_oversized_chunked_body_never_arrives_whole() {
 
 #[tokio::test]
 async fn c13_stalled_body_times_out_despite_single_bytes() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    let bed = Bed::builder().config(|config| config.upstream.timeouts.request_body = soon()).start().await;
     let mut silent = bed.begin("content-length: 10\r\n").await;
     let (mut answers, mut dripping) = bed.begin("content-length: 100000\r\n").await.into_split();
     let drip = tokio::spawn(async move {
@@ -182,7 +184,7 @@ async fn c13_oversized_head_is_431() {
 
 #[tokio::test]
 async fn c13_client_that_reads_nothing_is_disconnected() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    let bed = Bed::builder().config(|config| config.upstream.timeouts.request_body = soon()).start().await;
     let (parts, part) = (bed.parts(), Bytes::from(vec![b'a'; 1 << 20]));
     for _ in 0..1000 {
         parts.unbounded_send(Ok(Frame::data(part.clone()))).unwrap();
@@ -220,7 +222,7 @@ async fn unread_stream_ends_with_its_session() {
             tokio::task::yield_now().await;
         }
     }
-    bed.proxy.sessions.live().apply(SessionEvent::Ended(bed.session.id));
+    bed.apply(SessionEvent::Ended(bed.session.id));
     // Before the timeout for clients that read nothing.
     in_time(async {
         while !parts.is_closed() {
@@ -233,7 +235,7 @@ async fn unread_stream_ends_with_its_session() {
 
 #[tokio::test]
 async fn c13_authorization_server_bodies_are_limited() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.request_body = soon()).await;
+    let bed = Bed::builder().config(|config| config.upstream.timeouts.request_body = soon()).start().await;
     for (length, status) in [("10", "408"), ("65537", "413")] {
         let mut stream = TcpStream::connect(bed.address).await.unwrap();
         let head = format!("POST /token HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");

@@ -5,8 +5,7 @@ use super::*;
 #[tokio::test]
 async fn shutdown_waits_for_open_responses_and_accepts_no_connection() {
     let bed = Bed::new().await;
-    let (mut events, receiver) = channel::unbounded();
-    *bed.upstream.events.lock().unwrap() = Some(receiver);
+    let mut events = bed.parts();
     let response = bed.call().await;
     bed.shutdown.cancel();
     while tokio::net::TcpStream::connect(bed.address).await.is_ok() {
@@ -31,7 +30,7 @@ async fn leaving_proxy_accepts_connections_and_closes_each_after_its_response() 
 
 #[tokio::test]
 async fn stream_past_the_drain_timeout_ends_cleanly() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.timeouts.drain = "1ms".parse().unwrap()).await;
+    let bed = Bed::builder().config(|config| config.upstream.timeouts.drain = "1ms".parse().unwrap()).start().await;
     let _events = bed.parts();
     let stream = bed.listen().await;
     bed.shutdown.cancel();

@@ -2,18 +2,20 @@
 
 use std::num::NonZero;
 
+use mcp_oauth_operator::api::Bounded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{slow::rest, *};
-use crate::api::Bounded;
 
 #[tokio::test]
 async fn limits_refuse_at_once_and_admit_after_an_end() {
-    let bed = Bed::configured(|proxy| {
-        proxy.config.upstream.limits.concurrency = Bounded::of::<1>();
-        proxy.config.upstream.limits.streams = Some(Bounded::of::<1>());
-    })
-    .await;
+    let bed = Bed::builder()
+        .config(|config| {
+            config.upstream.limits.concurrency = Bounded::of::<1>();
+            config.upstream.limits.streams = Some(Bounded::of::<1>());
+        })
+        .start()
+        .await;
     let answer = bed.parts();
     let answered = bed.call().await;
     let events = bed.parts();
@@ -25,7 +27,7 @@ async fn limits_refuse_at_once_and_admit_after_an_end() {
         assert_eq!(refused.headers()["retry-after"], "1");
     }
     assert_eq!(bed.upstream.requests(), asked);
-    let metrics = bed.proxy.metrics_text().unwrap();
+    let metrics = bed.metrics();
     assert!(metrics.contains("requests_total{outcome=\"shed\"} 2"), "{metrics}");
     drop((answer, events));
     assert_eq!((text(answered).await, text(stream).await), (String::new(), String::new()));
@@ -34,12 +36,12 @@ async fn limits_refuse_at_once_and_admit_after_an_end() {
 
 #[tokio::test]
 async fn global_limit_refuses_until_any_request_ends() {
-    let bed = Bed::configured(|proxy| proxy.config.upstream.limits.concurrency = Bounded::of::<3>()).await;
+    let bed = Bed::builder().config(|config| config.upstream.limits.concurrency = Bounded::of::<3>()).start().await;
     // The limit per user is two; each user has one request in flight.
     let callers = ["b", "c", "d", "e"].map(|nonce| {
         let mut caller = Session { id: session(nonce).id, ..bed.session.clone() };
         caller.user.subject = nonce.to_owned();
-        bed.proxy.sessions.live().apply(SessionEvent::Is(caller.clone()));
+        bed.apply(SessionEvent::Is(caller.clone()));
         bed.token_of(&caller, "https://mcp.example.com/mcp")
     });
     let [callers @ .., last] = &callers;
@@ -67,7 +69,7 @@ async fn global_limit_refuses_until_any_request_ends() {
 
 #[tokio::test]
 async fn c13_connection_limit_refuses_with_503() {
-    let bed = Bed::configured(|proxy| proxy.config.connections = NonZero::new(1)).await;
+    let bed = Bed::builder().config(|config| config.connections = NonZero::new(1)).start().await;
     let mut first = bed.begin("content-length: 0\r\n").await;
     let mut answer = [0; 12];
     first.read_exact(&mut answer).await.unwrap();

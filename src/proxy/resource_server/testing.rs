@@ -1,2 +1,0 @@
-pub use super::bearer::verify;
-pub use crate::http1::testing::Wakes;

@@ -54,7 +54,7 @@ impl Bed {
         let mut config = config(directory.path(), "http://upstream");
         change(&mut config);
         let proxy = proxy(config, Arc::new(now)).await;
-        let keyring = proxy.secrets.load().keyring.clone();
+        let keyring = proxy.authorization_server.secrets.load().keyring.clone();
         let registration = json!({
             "redirect_uris": ["http://localhost/callback"],
             "token_endpoint_auth_method": "none",
@@ -71,11 +71,12 @@ impl Bed {
         ];
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
         let (query, client) = (Parameters::parse(query.as_bytes()), ResolvedClient::Registered(client));
-        let request = authorize::check(&query, &client, &Redirects::default(), &proxy.resources).unwrap();
+        let request =
+            authorize::check(&query, &client, &Redirects::default(), &proxy.authorization_server.resources).unwrap();
         let session = Session { client: request.session_client(), ..session("a") };
-        proxy.store.create(&session).await.unwrap();
+        proxy.authorization_server.store.create(&session).await.unwrap();
         let code = Code::seal(session.id, &request, &keyring, begin).unwrap();
-        let server = Arc::new(proxy.authorization_server());
+        let server = proxy.authorization_server.clone();
         Self { directory, proxy: Arc::new(proxy), server, clock, client_id, session, code }
     }
 
@@ -117,7 +118,7 @@ impl Bed {
 
     /// Returns the id of another client.
     pub fn register_another(&self) -> String {
-        let keyring = self.proxy.secrets.load().keyring.clone();
+        let keyring = self.proxy.authorization_server.secrets.load().keyring.clone();
         let other = json!({"redirect_uris": ["http://localhost/x"], "token_endpoint_auth_method": "none"});
         let registered = Client::register(other.to_string().as_bytes(), &Redirects::default(), self.session.created_at);
         registered.unwrap().id(&keyring).unwrap()
@@ -151,7 +152,7 @@ impl Bed {
     }
 
     pub async fn stored(&self) -> Option<Session> {
-        self.proxy.store.get(self.session.id).await.unwrap().map(|stored| stored.session)
+        self.proxy.authorization_server.store.get(self.session.id).await.unwrap().map(|stored| stored.session)
     }
 }
 

@@ -10,10 +10,10 @@ use crate::{
     crypto::{AccessClaims, SigningKeys, now_seconds},
     oauth::resource::Resources,
     proxy::{
-        authorization_server::ClientDocuments,
+        authorization_server::{AuthorizationServer, ClientDocuments},
         clock::Clock,
         identity_provider::{Issuer, http_client},
-        resource_server::VerifiedTokens,
+        observability::traces::Tracer,
         runtime::proxy::{Proxy, access_rules},
         secrets::{EncryptionKey, Secrets},
         sessions::{LiveSet, Sessions, SqliteStore},
@@ -56,7 +56,7 @@ pub async fn proxy(config: ProxyConfig, clock: Clock) -> Proxy {
     let public_url = config.public_url.clone();
     let http = http_client(&config.identity_provider, None).unwrap();
     let rules = Arc::new(access_rules(&config, Timestamp::MAX));
-    Proxy {
+    let server = AuthorizationServer {
         issuer: Arc::new(Issuer::new(&config, &public_url, http).unwrap()),
         documents: Arc::new(ClientDocuments::new(&config.clients.redirects)),
         resources: Resources::new(public_url.clone(), config.upstream.paths.clone()),
@@ -71,13 +71,11 @@ pub async fn proxy(config: ProxyConfig, clock: Clock) -> Proxy {
         rules,
         store,
         control: Handle::current(),
-        record_keys: record_keys(),
-        verified: VerifiedTokens::shared(),
-        tracer: Arc::default(),
         metrics: Arc::default(),
         clock,
         config,
-    }
+    };
+    Proxy::new(server, record_keys(), Tracer::default())
 }
 
 /// A [`proxy`] for http://upstream with its folder.
@@ -90,9 +88,9 @@ pub(crate) async fn temporary_proxy(clock: Clock) -> (tempfile::TempDir, Proxy) 
 
 /// A token of a session, valid for ten minutes.
 pub fn access_token(proxy: &Proxy, session: &Session, audience: &str) -> String {
-    let now = proxy.now();
+    let now = proxy.authorization_server.now();
     let claims = AccessClaims {
-        iss: proxy.public_url.as_str().into(),
+        iss: proxy.authorization_server.public_url.as_str().into(),
         sub: "subject".into(),
         aud: audience.into(),
         exp: now_seconds(now) + 600,
@@ -102,17 +100,19 @@ pub fn access_token(proxy: &Proxy, session: &Session, audience: &str) -> String 
         sid: session.id.to_string().into(),
         scope: "mcp".into(),
     };
-    proxy.secrets.load().signing.sign(&claims, now).unwrap()
+    proxy.authorization_server.secrets.load().signing.sign(&claims, now).unwrap()
 }
 
 /// Reads the files of the secrets again.
 pub fn reload_secrets(proxy: &Proxy) {
-    proxy.secrets.store(Arc::new(Secrets::load(&proxy.config, EncryptionKey::Current).unwrap()));
+    let server = &proxy.authorization_server;
+    server.secrets.store(Arc::new(Secrets::load(&server.config, EncryptionKey::Current).unwrap()));
 }
 
 /// Sends traces to the collector at `endpoint`.
 #[cfg(feature = "opentelemetry")]
 pub fn export_traces(proxy: Proxy, endpoint: &str) -> Proxy {
-    let tracer = crate::proxy::observability::traces::Tracer::exporting(Some(endpoint), &proxy.control);
-    Proxy { tracer: Arc::new(tracer.unwrap()), ..proxy }
+    let server = Arc::into_inner(proxy.authorization_server).unwrap();
+    let tracer = Tracer::exporting(Some(endpoint), &server.control).unwrap();
+    Proxy::new(server, proxy.record_keys, tracer)
 }

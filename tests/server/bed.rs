@@ -169,7 +169,7 @@ impl Builder {
             None => proxy,
         };
         let proxy = Arc::new(proxy);
-        let session = active_session("a", proxy.now());
+        let session = active_session("a", proxy.authorization_server.now());
         let log = Arc::<OnceLock<Log>>::default();
         let kept = log.clone();
         let listen = move || {
@@ -237,7 +237,7 @@ impl Bed {
 
     /// Changes the live set as the watch of the store does.
     pub fn apply(&self, event: SessionEvent) {
-        self.proxy.sessions.live().apply(event);
+        self.proxy.authorization_server.sessions.live().apply(event);
     }
 
     pub fn metrics(&self) -> String {
@@ -271,7 +271,7 @@ impl Bed {
     /// Sends the remaining traces.
     #[cfg(feature = "opentelemetry")]
     pub async fn flush_traces(&self) {
-        self.proxy.tracer.shut_down().await;
+        self.proxy.resource_server.tracer.shut_down().await;
     }
 
     /// The parts of the upstream's next response.

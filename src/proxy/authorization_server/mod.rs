@@ -54,6 +54,7 @@ use crate::{
     oauth::{OAuthError, client_registry::ClientRegistry, resource::Resources},
 };
 
+#[cfg_attr(test, derive(Clone))]
 pub struct AuthorizationServer {
     pub config: ProxyConfig,
     /// The `iss` of our tokens.

@@ -187,11 +187,11 @@ mod tests {
 
     async fn with_token(bed: &Bed, token: Option<&str>, leased_until: Option<Timestamp>) -> Value {
         let (_, tokens) = bed.redeem().await;
-        let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
-        let keyring = bed.proxy.secrets.load().keyring.clone();
+        let stored = bed.server.store.get(bed.session.id).await.unwrap().unwrap();
+        let keyring = bed.server.secrets.load().keyring.clone();
         let issuer_refresh_token = token.map(|token| seal(bed.session.id, &token.into(), &keyring).unwrap());
         let session = Session { issuer_refresh_token, leased_until, ..stored.session.clone() };
-        bed.proxy.store.replace(&stored, &session).await.unwrap();
+        bed.server.store.replace(&stored, &session).await.unwrap();
         tokens["refresh_token"].clone()
     }
 
@@ -212,12 +212,12 @@ mod tests {
             let bed = bed().await;
             let refresh_token = with_token(&bed, None, None).await;
             if let Some(token) = token {
-                let keyring = bed.proxy.secrets.load().keyring.clone();
+                let keyring = bed.server.secrets.load().keyring.clone();
                 let other = SessionId::of_nonce(&keyring, "another");
-                let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
+                let stored = bed.server.store.get(bed.session.id).await.unwrap().unwrap();
                 let issuer_refresh_token = Some(seal(other, &token.into(), &keyring).unwrap());
                 let moved = Session { issuer_refresh_token, ..stored.session.clone() };
-                bed.proxy.store.replace(&stored, &moved).await.unwrap();
+                bed.server.store.replace(&stored, &moved).await.unwrap();
             }
             assert_eq!(error(&bed.refresh(&refresh_token).await), (400, "invalid_grant"));
             assert!(bed.stored().await.is_none());
@@ -227,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn abandoned_recheck_lease_expires() {
         let bed = bed().await;
-        let now = bed.proxy.now();
+        let now = bed.server.now();
         let refresh_token = with_token(&bed, Some("the issuer's"), Some(now + LEASE)).await;
         bed.wait(LEASE);
         // The unreachable issuer is queried at once: the lease has expired.
@@ -239,10 +239,10 @@ mod tests {
     async fn repeated_refresh_after_grace_is_rechecked() {
         let bed = bed().await;
         let refresh_token = with_token(&bed, Some("the issuer's"), None).await;
-        let stored = bed.proxy.store.get(bed.session.id).await.unwrap().unwrap();
+        let stored = bed.server.store.get(bed.session.id).await.unwrap().unwrap();
         // As after a rechecked refresh whose response was lost.
         let rotated = Session { generation: stored.session.generation + 1, ..stored.session.clone() };
-        bed.proxy.store.replace(&stored, &rotated).await.unwrap();
+        bed.server.store.replace(&stored, &rotated).await.unwrap();
         assert_eq!(bed.refresh(&refresh_token).await.0, 200);
         bed.wait(bed.server.refresh_grace() + SignedDuration::from_secs(1));
         assert_eq!(error(&bed.refresh(&refresh_token).await), (503, "temporarily_unavailable"));

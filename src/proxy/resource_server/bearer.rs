@@ -180,8 +180,8 @@ mod tests {
     impl Bed {
         async fn new(clock: Clock) -> Self {
             let (directory, proxy) = temporary_proxy(clock).await;
-            let session = active_session("a", proxy.now());
-            let (verified, metrics) = (VerifiedTokens::default(), proxy.metrics.worker());
+            let session = active_session("a", proxy.authorization_server.now());
+            let (verified, metrics) = (VerifiedTokens::default(), proxy.authorization_server.metrics.worker());
             let mut bed = Self { _directory: directory, proxy, session, token: String::new(), verified, metrics };
             bed.token = bed.new_token();
             bed
@@ -189,7 +189,7 @@ mod tests {
 
         /// Completes the session set with the session.
         fn admit(&self) {
-            self.proxy.sessions.live().apply(SessionEvent::All(vec![self.session.clone()]));
+            self.proxy.authorization_server.sessions.live().apply(SessionEvent::All(vec![self.session.clone()]));
         }
 
         fn new_token(&self) -> String {
@@ -197,7 +197,7 @@ mod tests {
         }
 
         async fn verify(&self, token: &str) -> Result<(), BearerError> {
-            verify(&self.proxy.resource_server(), &self.verified, &self.metrics, token, "/mcp").await.map(drop)
+            verify(&self.proxy.resource_server.clone(), &self.verified, &self.metrics, token, "/mcp").await.map(drop)
         }
     }
 
@@ -218,11 +218,11 @@ mod tests {
     #[tokio::test]
     async fn looked_up_session_admits_without_caching_the_token() {
         let bed = Bed::new(wall_clock()).await;
-        bed.proxy.sessions.live().apply(SessionEvent::All(vec![]));
-        bed.proxy.store.create(&bed.session).await.unwrap();
+        bed.proxy.authorization_server.sessions.live().apply(SessionEvent::All(vec![]));
+        bed.proxy.authorization_server.store.create(&bed.session).await.unwrap();
         bed.verify(&bed.token).await.unwrap();
         assert_eq!(bed.verified.len(), 0);
-        bed.proxy.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
+        bed.proxy.authorization_server.sessions.live().apply(SessionEvent::Is(bed.session.clone()));
         bed.verify(&bed.token).await.unwrap();
         assert_eq!(bed.verified.len(), 1);
     }

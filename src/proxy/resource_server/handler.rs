@@ -35,7 +35,7 @@ use crate::{
 
 /// What the workers of a proxy share.
 pub struct Forwarder {
-    pub(super) server: ResourceServer,
+    pub(super) server: Arc<ResourceServer>,
     pub(super) rules: HeaderRules,
     connector: Connector,
     pub(super) origins: Origins,
@@ -65,7 +65,7 @@ pub enum ForwarderError {
 }
 
 impl Forwarder {
-    pub fn new(config: &ProxyConfig, server: ResourceServer) -> Result<Self, ForwarderError> {
+    pub fn new(config: &ProxyConfig, server: Arc<ResourceServer>) -> Result<Self, ForwarderError> {
         let url = Url::parse(config.upstream.url.as_str()).map_err(|_| ForwarderError::Upstream)?;
         let upstream: Uri = url.as_str().parse().map_err(|_| ForwarderError::Upstream)?;
         let host = upstream.authority().ok_or(ForwarderError::Upstream)?;

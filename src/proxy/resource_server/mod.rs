@@ -31,4 +31,4 @@ pub use mcp_session::unbind;
 pub use pool::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, PRUNE_INTERVAL};
 pub use request_body::{IncomingBody, RequestBody};
 pub use responses::{busy, invalid_request, refuse_body, without_host};
-pub use verified::{SharedTokens, VerifiedTokens};
+pub use verified::VerifiedTokens;

@@ -6,8 +6,8 @@ use crate::{
     crypto::random_bytes,
     end_reasons::SessionEndReason,
     proxy::{
+        authorization_server::AuthorizationServer,
         observability::audit,
-        runtime::proxy::Proxy,
         sessions::{Deletion, LiveSet, SessionStore, StoreError},
     },
     session::Session,
@@ -21,18 +21,18 @@ const ROUNDS_BETWEEN_PURGES: u32 = 60;
 const ROLLOUT: SignedDuration = SignedDuration::from_mins(10);
 
 /// Deletes expired sessions periodically. Every replica does so at random times; the first one deletes.
-pub async fn clean_up(proxy: Arc<Proxy>) {
+pub async fn clean_up(server: Arc<AuthorizationServer>) {
     for round in 1_u32.. {
         tokio::time::sleep(pause()).await;
         let ended = |session: &Session| {
-            proxy.metrics.ended_sessions.count(SessionEndReason::Expired);
+            server.metrics.ended_sessions.count(SessionEndReason::Expired);
             audit::session_end(session, SessionEndReason::Expired, "the session expired", None);
         };
-        let mut result = delete_expired(proxy.sessions.live(), &*proxy.store, proxy.now(), ended).await;
+        let mut result = delete_expired(server.sessions.live(), &*server.store, server.now(), ended).await;
         if result.is_ok() && round.is_multiple_of(ROUNDS_BETWEEN_PURGES) {
-            let settled = proxy.now() - ROLLOUT;
-            let must_end = |session: &Session| session.created_at < settled && proxy.rules.refuse(session).is_some();
-            result = proxy.store.purge(proxy.now(), proxy.max_ttl(), &must_end).await;
+            let settled = server.now() - ROLLOUT;
+            let must_end = |session: &Session| session.created_at < settled && server.rules.refuse(session).is_some();
+            result = server.store.purge(server.now(), server.config.sessions.max_ttl.signed(), &must_end).await;
         }
         if let Err(error) = result {
             tracing::warn!(%error, "deleting expired sessions failed");

@@ -29,7 +29,7 @@ pub fn router(proxy: Arc<Proxy>, draining: CancellationToken) -> Router {
 async fn readyz(State(Health { proxy, draining }): State<Health>) -> (StatusCode, &'static str) {
     if draining.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining: waiting for the last requests\n")
-    } else if !proxy.sessions.live().is_complete() {
+    } else if !proxy.authorization_server.sessions.live().is_complete() {
         (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first complete list of sessions from the session store\n")
     } else {
         (StatusCode::OK, "ready\n")
@@ -38,7 +38,7 @@ async fn readyz(State(Health { proxy, draining }): State<Health>) -> (StatusCode
 
 /// Input of the operator's conditions.
 async fn status(State(Health { proxy, .. }): State<Health>) -> Json<PodStatus> {
-    Json(PodStatus { recheck: proxy.issuer.recheck_status() })
+    Json(PodStatus { recheck: proxy.authorization_server.issuer.recheck_status() })
 }
 
 async fn metrics(State(Health { proxy, .. }): State<Health>) -> impl IntoResponse {

@@ -23,7 +23,7 @@ use self::{
     reload::reload_secrets,
 };
 use super::{
-    authorization_server::{ClientDocuments, http},
+    authorization_server::{AuthorizationServer, ClientDocuments, http},
     clock::wall_clock,
     identity_provider::{Issuer, http_client},
     observability::{
@@ -31,7 +31,6 @@ use super::{
         metrics::Metrics,
         traces::{TraceError, Tracer},
     },
-    resource_server::VerifiedTokens,
     secrets::{EncryptionKey, Secrets, SecretsError},
     sessions::{
         Deletion, KubernetesStore, LiveSet, OpenError, SessionEvent, SessionStore, Sessions, SqliteStore, StoreError,
@@ -89,20 +88,21 @@ pub async fn serve(
 ) -> Result<(), RunError> {
     let in_cluster = matches!(config.sessions.store, StoreConfig::Kubernetes { .. });
     let proxy = Arc::new(build(config).await?);
+    let server = &proxy.authorization_server;
     // At shutdown the pod becomes unready first; later the listener closes.
     let (unready, drain) = (CancellationToken::new(), CancellationToken::new());
 
     let health = health::router(proxy.clone(), unready.clone());
     let health_listener = tokio::net::TcpListener::from_std(health_listener)?;
     let mut background = JoinSet::new();
-    background.spawn(watch_sessions(proxy.clone()));
-    background.spawn(clean_up(proxy.clone()));
+    background.spawn(watch_sessions(server.clone()));
+    background.spawn(clean_up(server.clone()));
     background.spawn(async move {
         let _ = axum::serve(health_listener, health).await;
     });
     let secrets = reload_secrets(proxy.clone());
 
-    let router = http::router(Arc::new(proxy.authorization_server()));
+    let router = http::router(server.clone());
     let serving = server::serve(proxy.clone(), router, listener, unready.clone(), drain.clone());
     let stopping = async {
         let reason = tokio::select! {
@@ -118,13 +118,13 @@ pub async fn serve(
         drain.cancel();
         reason
     };
-    tracing::info!(url = proxy.public_url.as_str(), listen = %proxy.config.listen, "serving");
+    tracing::info!(url = server.public_url.as_str(), listen = %server.config.listen, "serving");
     tokio::pin!(serving);
     tokio::select! {
         result = &mut serving => Ok(result?),
         reason = stopping => {
             serving.await?;
-            proxy.tracer.shut_down().await;
+            proxy.resource_server.tracer.shut_down().await;
             reason
         }
     }
@@ -156,7 +156,7 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
     let http = http_client(&config.identity_provider, secrets.ca.as_deref()).map_err(RunError::Roots)?;
     let issuer = Issuer::new(&config, &public_url, http)?;
     let tracer = Tracer::from_environment(&control)?;
-    Ok(Proxy {
+    let server = AuthorizationServer {
         resources: Resources::new(public_url.clone(), config.upstream.paths.clone()),
         public_url,
         issuer: Arc::new(issuer),
@@ -166,35 +166,33 @@ async fn build(config: ProxyConfig) -> Result<Proxy, RunError> {
         rules,
         store,
         control,
-        record_keys,
-        verified: VerifiedTokens::shared(),
-        tracer: Arc::new(tracer),
         metrics: Arc::new(Metrics::default()),
         clock,
         config,
-    })
+    };
+    Ok(Proxy::new(server, record_keys, tracer))
 }
 
 /// Applies the events of the store to the live set, and ends the sessions that the access rules no longer allow.
-async fn watch_sessions(proxy: Arc<Proxy>) {
-    let mut events = proxy.store.watch();
+async fn watch_sessions(server: Arc<AuthorizationServer>) {
+    let mut events = server.store.watch();
     while let Some(event) = events.next().await {
-        let (event, denied) = apply_rules(&proxy, event);
+        let (event, denied) = apply_rules(&server, event);
         if let Some(event) = event {
-            proxy.sessions.apply(event);
+            server.sessions.apply(event);
         }
         if !denied.is_empty() {
             // A separate task: a mass logout takes minutes and must not delay other events.
-            tokio::spawn(end_denied(proxy.clone(), denied));
+            tokio::spawn(end_denied(server.clone(), denied));
         }
     }
 }
 
 /// Removes the sessions that the rules do not allow from an event. Returns what is left of it, and the sessions to end with
 /// their reasons.
-fn apply_rules(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec<(SessionId, String)>) {
+fn apply_rules(server: &AuthorizationServer, event: SessionEvent) -> (Option<SessionEvent>, Vec<(SessionId, String)>) {
     let mut denied = Vec::new();
-    let mut is_allowed = |session: &Session| match proxy.rules.evaluate(session) {
+    let mut is_allowed = |session: &Session| match server.rules.evaluate(session) {
         Verdict::Allow => true,
         Verdict::Withhold => false,
         Verdict::End(reason) => {
@@ -214,21 +212,21 @@ fn apply_rules(proxy: &Proxy, event: SessionEvent) -> (Option<SessionEvent>, Vec
     (event, denied)
 }
 
-async fn end_denied(proxy: Arc<Proxy>, denied: Vec<(SessionId, String)>) {
+async fn end_denied(server: Arc<AuthorizationServer>, denied: Vec<(SessionId, String)>) {
     for (id, reason) in denied {
         // A failure is not final: the session is not admitted here, and a later purge deletes it.
-        if let Err(error) = end_session(&proxy, id, &reason).await {
+        if let Err(error) = end_session(&server, id, &reason).await {
             tracing::warn!(%error, session = %id, "a session that the rules no longer allow could not be deleted");
         }
     }
 }
 
-async fn end_session(proxy: &Proxy, id: SessionId, reason: &str) -> Result<(), StoreError> {
+async fn end_session(server: &AuthorizationServer, id: SessionId, reason: &str) -> Result<(), StoreError> {
     // Otherwise another replica has ended it.
-    if let Some(stored) = proxy.store.get(id).await?
-        && proxy.store.end(&stored, Deletion::Unconditional).await?
+    if let Some(stored) = server.store.get(id).await?
+        && server.store.end(&stored, Deletion::Unconditional).await?
     {
-        proxy.metrics.ended_sessions.count(SessionEndReason::Rules);
+        server.metrics.ended_sessions.count(SessionEndReason::Rules);
         audit::session_end(&stored.session, SessionEndReason::Rules, reason, None);
     }
     Ok(())

@@ -1,43 +1,20 @@
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use jiff::{SignedDuration, Timestamp};
-use tokio::runtime::Handle;
+use jiff::Timestamp;
 
 use super::super::{
-    authorization_server::{AuthorizationServer, ClientDocuments},
-    clock::Clock,
-    identity_provider::Issuer,
-    observability::{
-        metrics::{Metrics, Observed},
-        traces::Tracer,
-    },
-    resource_server::{ResourceServer, SharedTokens},
-    secrets::Secrets,
-    sessions::{SessionStore, Sessions},
+    authorization_server::AuthorizationServer,
+    observability::{metrics::Observed, traces::Tracer},
+    resource_server::{ResourceServer, VerifiedTokens},
 };
-use crate::{access::Rules, api::PublicUrl, config::ProxyConfig, oauth::resource::Resources, session::RecordKeys};
+use crate::{access::Rules, config::ProxyConfig, session::RecordKeys};
 
-/// The state of a running proxy. Background jobs use it directly; the two servers get the parts that they need.
+/// A running proxy: its two servers, and what background jobs alone need.
 pub struct Proxy {
-    pub config: ProxyConfig,
-    /// The issuer of our tokens.
-    pub public_url: PublicUrl,
-    pub resources: Resources,
-    pub issuer: Arc<Issuer>,
-    pub documents: Arc<ClientDocuments>,
-    pub secrets: Arc<ArcSwap<Secrets>>,
-    pub sessions: Arc<Sessions>,
-    pub store: Arc<dyn SessionStore>,
-    /// The runtime of logins, session writes and background jobs.
-    pub control: Handle,
-    /// Updated with `secrets`.
+    pub authorization_server: Arc<AuthorizationServer>,
+    pub resource_server: Arc<ResourceServer>,
+    /// Updated with the secrets of the servers.
     pub record_keys: RecordKeys,
-    pub rules: Arc<Rules>,
-    pub verified: SharedTokens,
-    pub tracer: Arc<Tracer>,
-    pub metrics: Arc<Metrics>,
-    pub clock: Clock,
 }
 
 pub fn access_rules(config: &ProxyConfig, started: Timestamp) -> Rules {
@@ -46,52 +23,30 @@ pub fn access_rules(config: &ProxyConfig, started: Timestamp) -> Rules {
 }
 
 impl Proxy {
-    pub fn authorization_server(&self) -> AuthorizationServer {
-        AuthorizationServer {
-            config: self.config.clone(),
-            public_url: self.public_url.clone(),
-            resources: self.resources.clone(),
-            issuer: self.issuer.clone(),
-            documents: self.documents.clone(),
-            secrets: self.secrets.clone(),
-            store: self.store.clone(),
-            control: self.control.clone(),
-            sessions: self.sessions.clone(),
-            rules: self.rules.clone(),
-            metrics: self.metrics.clone(),
-            clock: self.clock.clone(),
-        }
-    }
-
-    pub fn resource_server(&self) -> ResourceServer {
-        ResourceServer {
-            public_url: self.public_url.clone(),
-            resources: self.resources.clone(),
-            trusted_proxies: self.config.trusted_proxies.clone(),
-            secrets: self.secrets.clone(),
-            sessions: self.sessions.clone(),
-            verified: self.verified.clone(),
-            tracer: self.tracer.clone(),
-            metrics: self.metrics.clone(),
-            clock: self.clock.clone(),
-        }
-    }
-
-    pub fn max_ttl(&self) -> SignedDuration {
-        self.config.sessions.max_ttl.signed()
+    /// The resource server shares the parts of `server` that both use.
+    pub fn new(server: AuthorizationServer, record_keys: RecordKeys, tracer: Tracer) -> Self {
+        let resource_server = ResourceServer {
+            public_url: server.public_url.clone(),
+            resources: server.resources.clone(),
+            trusted_proxies: server.config.trusted_proxies.clone(),
+            secrets: server.secrets.clone(),
+            sessions: server.sessions.clone(),
+            verified: VerifiedTokens::shared(),
+            tracer: Arc::new(tracer),
+            metrics: server.metrics.clone(),
+            clock: server.clock.clone(),
+        };
+        Self { authorization_server: Arc::new(server), resource_server: Arc::new(resource_server), record_keys }
     }
 
     pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
-        self.metrics.text(Observed {
-            sessions: self.sessions.live().len(),
-            last_contact: self.store.last_contact(),
-            cached_tokens: self.verified.len(),
-            issuer: &self.issuer.response_counts(),
-            max_sessions: self.config.sessions.max.get() as usize,
+        let server = &self.authorization_server;
+        server.metrics.text(Observed {
+            sessions: server.sessions.live().len(),
+            last_contact: server.store.last_contact(),
+            cached_tokens: self.resource_server.verified.len(),
+            issuer: &server.issuer.response_counts(),
+            max_sessions: server.config.sessions.max.get() as usize,
         })
-    }
-
-    pub fn now(&self) -> Timestamp {
-        (self.clock)()
     }
 }

@@ -45,8 +45,9 @@ impl Reload {
     }
 
     fn poll(&mut self, proxy: &Proxy, now: Instant) -> Result<(), RunError> {
-        let current = proxy.secrets.load_full();
-        let new = match Secrets::load(&proxy.config, self.using) {
+        let server = &proxy.authorization_server;
+        let current = server.secrets.load_full();
+        let new = match Secrets::load(&server.config, self.using) {
             Ok(new) => new,
             Err(error) => {
                 if self.last_error != error.to_string() {
@@ -68,13 +69,13 @@ impl Reload {
             return Ok(());
         }
         // The next poll retries if the files have changed in between.
-        let Ok(new) = Secrets::load(&proxy.config, using) else { return Ok(()) };
+        let Ok(new) = Secrets::load(&server.config, using) else { return Ok(()) };
         if !new.keyring.succeeds(&current.keyring) {
             return Err(RunError::EncryptionKeyChanged);
         }
         if new.ca != current.ca {
-            match http_client(&proxy.config.identity_provider, new.ca.as_deref()) {
-                Ok(http) => proxy.issuer.set_http_client(http),
+            match http_client(&server.config.identity_provider, new.ca.as_deref()) {
+                Ok(http) => server.issuer.set_http_client(http),
                 Err(error) => {
                     tracing::error!(%error, "the changed certificates of identityProvider.caRef cannot be used");
                 }
@@ -91,7 +92,7 @@ impl Reload {
         }
         self.using = using;
         proxy.record_keys.use_keyring(new.keyring.clone());
-        proxy.secrets.store(Arc::new(new));
+        server.secrets.store(Arc::new(new));
         Ok(())
     }
 }
@@ -111,10 +112,10 @@ mod tests {
         let start = Instant::now();
         let mut reload = Reload::new(start);
         reload.poll(&proxy, start + ACCEPTED_BEFORE_USED).unwrap();
-        let before = proxy.secrets.load().keyring.clone();
+        let before = proxy.authorization_server.secrets.load().keyring.clone();
         let sealed = before.seal(Purpose::RefreshToken, &1).unwrap();
         let session = session("a");
-        proxy.store.create(&session).await.unwrap();
+        proxy.authorization_server.store.create(&session).await.unwrap();
 
         let key = |name: &str, key: &str| std::fs::write(folder.path().join(name), key).unwrap();
         let other = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
@@ -122,17 +123,17 @@ mod tests {
         key("ENCRYPTION_KEY", other);
         let changed = start + ACCEPTED_BEFORE_USED * 2;
         reload.poll(&proxy, changed).unwrap();
-        let keyring = proxy.secrets.load().keyring.clone();
-        let newest = Keyring::new(other, proxy.public_url.as_str()).unwrap();
+        let keyring = proxy.authorization_server.secrets.load().keyring.clone();
+        let newest = Keyring::new(other, proxy.authorization_server.public_url.as_str()).unwrap();
         assert_eq!(keyring.open::<u8>(Purpose::Code, &newest.seal(Purpose::Code, &2).unwrap()), Some(2));
         // A replica that has not read the change yet opens new values.
         assert_eq!(before.open::<u8>(Purpose::Code, &keyring.seal(Purpose::Code, &3).unwrap()), Some(3));
 
         reload.poll(&proxy, changed + ACCEPTED_BEFORE_USED).unwrap();
-        let keyring = proxy.secrets.load().keyring.clone();
+        let keyring = proxy.authorization_server.secrets.load().keyring.clone();
         assert_eq!(newest.open::<u8>(Purpose::Code, &keyring.seal(Purpose::Code, &4).unwrap()), Some(4));
         assert_eq!(keyring.open::<u8>(Purpose::RefreshToken, &sealed), Some(1));
-        assert_eq!(proxy.store.get(session.id).await.unwrap().unwrap().session, session);
+        assert_eq!(proxy.authorization_server.store.get(session.id).await.unwrap().unwrap().session, session);
 
         // Without the previous key, the change is an error.
         std::fs::remove_file(folder.path().join("PREVIOUS_ENCRYPTION_KEY")).unwrap();

@@ -78,11 +78,12 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let count = proxy.config.workers.map_or_else(default_workers, |workers| workers.get() as usize);
-    let max = proxy.config.connections.map_or_else(default_connections, NonZeroUsize::get);
+    let config = &proxy.authorization_server.config;
+    let count = config.workers.map_or_else(default_workers, |workers| workers.get() as usize);
+    let max = config.connections.map_or_else(default_connections, NonZeroUsize::get);
     let max = max.min(Semaphore::MAX_PERMITS);
     let permits = Arc::new(Semaphore::new(max));
-    let forwarder = Arc::new(Forwarder::new(&proxy.config, proxy.resource_server())?);
+    let forwarder = Arc::new(Forwarder::new(config, proxy.resource_server.clone())?);
     let mut workers = Vec::with_capacity(count);
     let mut done = Vec::with_capacity(count);
     for index in 0..count {

@@ -6,7 +6,7 @@ use super::super::router;
 use super::*;
 use crate::{
     api::SessionPhase,
-    proxy::runtime::proxy::access_rules,
+    proxy::{authorization_server::AuthorizationServer, runtime::proxy::access_rules},
     testing::authorization_server::{Bed, REFRESHES, error},
 };
 use base64::Engine;
@@ -124,10 +124,10 @@ async fn invalid_token_requests_get_rfc_error_codes() {
 async fn refresh_ends_sessions_that_the_rules_no_longer_allow() {
     let mut bed = Bed::new(&REFRESHES).await;
     let (_, tokens) = bed.redeem().await;
-    let proxy = Arc::get_mut(&mut bed.proxy).unwrap();
-    proxy.config.access.domains = vec!["another.example".parse().unwrap()];
-    proxy.rules = Arc::new(access_rules(&proxy.config, Timestamp::MAX));
-    bed.server = Arc::new(bed.proxy.authorization_server());
+    let mut server = AuthorizationServer::clone(&bed.server);
+    server.config.access.domains = vec!["another.example".parse().unwrap()];
+    server.rules = Arc::new(access_rules(&server.config, Timestamp::MAX));
+    bed.server = Arc::new(server);
     assert_eq!(error(&bed.refresh(&tokens["refresh_token"]).await), (400, "invalid_grant"));
     assert!(bed.stored().await.is_none());
 }

@@ -32,7 +32,7 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let (directory, proxy) = temporary_proxy(wall_clock()).await;
-        let forwarder = Forwarder::new(&proxy.config, proxy.resource_server()).unwrap();
+        let forwarder = Forwarder::new(&proxy.authorization_server.config, proxy.resource_server.clone()).unwrap();
         let worker = Rc::new(Worker::new(Arc::new(forwarder)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -21,6 +21,17 @@ use super::{
 pub struct ClientIo(pub Rc<ClientConnection>);
 
 impl ClientConnection {
+    /// Ready when the first bytes tell HTTP/1 from HTTP/2; `true` if the connection ends instead. Before, hyper allocates nothing.
+    pub fn poll_start(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let state = &mut *self.state.borrow_mut();
+        let is_end =
+            if matches!(state.input.phase, Phase::Start) { self.poll_head(state, cx) } else { Poll::Ready(false) };
+        if is_end.is_pending() {
+            state.set_reader(cx);
+        }
+        is_end
+    }
+
     fn poll_read(&self, mut buffer: ReadBufCursor<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.state.borrow_mut();
         while !state.input.read(&mut buffer) {

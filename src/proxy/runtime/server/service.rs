@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
+use std::{future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, sync::Arc};
 
 use axum::Router;
 use http::{
@@ -52,7 +52,8 @@ pub struct Serving {
     pub leaving: CancellationToken,
     /// Idle connections close.
     pub draining: CancellationToken,
-    http: Builder<StreamExecutor>,
+    http1: Builder<StreamExecutor>,
+    http2: Builder<StreamExecutor>,
     streams: StreamExecutor,
 }
 
@@ -66,15 +67,16 @@ impl Serving {
     ) -> Self {
         let streams = StreamExecutor::default();
         let mut http = Builder::new(streams.clone());
-        // `ClientConnection` has its own timeouts.
-        http.http1().header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD + 1024);
+        // `ClientConnection` has its own timeouts and detects clients that disconnect; hyper would need a larger buffer for it.
+        http.http1().header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD + 1024).half_close(true);
         http.http2()
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER);
-        Self { worker, router, permits, leaving, draining, http, streams }
+        let (http1, http2) = (http.clone().http1_only(), http.http2_only());
+        Self { worker, router, permits, leaving, draining, http1, http2, streams }
     }
 }
 
@@ -97,8 +99,24 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
         }
         respond(request, exchange, peer.clone(), serving.clone(), is_shed)
     });
-    let mut served = pin!(serving.http.serve_connection(ClientIo(connection.clone()), service));
-    let (mut is_leaving, mut is_draining) = (false, false);
+    let mut is_draining = false;
+    let is_end = loop {
+        tokio::select! {
+            biased;
+            is_end = poll_fn(|cx| connection.poll_start(cx)) => break is_end,
+            () = serving.draining.cancelled(), if !is_draining => {
+                is_draining = true;
+                connection.drain();
+            }
+        }
+    };
+    if is_end {
+        return connection.close().await;
+    }
+    // hyper would otherwise read the first bytes apart, into a second buffer.
+    let http = if connection.is_http2() { &serving.http2 } else { &serving.http1 };
+    let mut served = pin!(http.serve_connection(ClientIo(connection.clone()), service));
+    let mut is_leaving = false;
     let served = loop {
         tokio::select! {
             biased;

@@ -12,9 +12,9 @@ use crate::{
 /// (<https://developers.google.com/identity/openid-connect/openid-connect#an-id-tokens-payload>).
 pub const GOOGLE: &str = "https://accounts.google.com";
 
-/// The user as the issuer describes them.
+/// What the issuer says of a user.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Person {
+pub struct UserClaims {
     pub issuer: String,
     pub subject: String,
     /// Lower-cased by [`check_email`].
@@ -25,7 +25,7 @@ pub struct Person {
     pub groups: Vec<String>,
 }
 
-impl Person {
+impl UserClaims {
     /// The user of a session, as the issuer described them at login or at the last recheck.
     pub fn of_session(session: &Session) -> Self {
         Self {
@@ -72,25 +72,25 @@ pub fn check_email(email: &str) -> Result<String, Denied> {
     if well_formed { Ok(email.to_ascii_lowercase()) } else { Err(Denied::NoEmail) }
 }
 
-fn check_access(access: &Access, verified: EmailVerified, person: &Person) -> Result<(), Denied> {
-    let email = check_email(&person.email)?;
+fn check_access(access: &Access, verified: EmailVerified, user: &UserClaims) -> Result<(), Denied> {
+    let email = check_email(&user.email)?;
     if access.blocked.iter().any(|blocked| blocked.eq_ignore_ascii_case(&email)) {
         return Err(Denied::Blocked);
     }
-    if !person.email_verified && verified == EmailVerified::Required {
+    if !user.email_verified && verified == EmailVerified::Required {
         return Err(Denied::EmailNotVerified);
     }
     if access.policy == AccessPolicy::AnyUser {
         return Ok(());
     }
-    let domain = if person.issuer == GOOGLE {
-        person.hosted_domain.as_deref()
+    let domain = if user.issuer == GOOGLE {
+        user.hosted_domain.as_deref()
     } else {
         email.split_once('@').map(|(_, domain)| domain)
     };
     let listed = access.emails.iter().any(|listed| listed.eq_ignore_ascii_case(&email))
         || domain.is_some_and(|domain| access.domains.iter().any(|listed| listed.eq_ignore_ascii_case(domain)))
-        || access.groups.iter().any(|listed| person.groups.contains(listed));
+        || access.groups.iter().any(|listed| user.groups.contains(listed));
     if listed { Ok(()) } else { Err(Denied::NotListed) }
 }
 
@@ -126,8 +126,8 @@ impl Rules {
     }
 
     /// Whether the user may log in.
-    pub fn check(&self, person: &Person) -> Result<(), Denied> {
-        check_access(&self.access, self.email_verified, person)
+    pub fn check(&self, user: &UserClaims) -> Result<(), Denied> {
+        check_access(&self.access, self.email_verified, user)
     }
 
     pub fn evaluate(&self, session: &Session) -> Verdict {
@@ -143,7 +143,7 @@ impl Rules {
         if self.not_before.is_some_and(|not_before| session.created_at < not_before) {
             return Some("it was created before sessions.notBefore".to_owned());
         }
-        self.check(&Person::of_session(session)).err().map(Denied::reason)
+        self.check(&UserClaims::of_session(session)).err().map(Denied::reason)
     }
 }
 
@@ -155,12 +155,12 @@ mod tests {
         serde_json::from_str(r#"{"emails": ["Ada@Other.example"], "domains": ["example.com"]}"#).unwrap()
     }
 
-    fn check_access(access: &Access, person: &Person) -> Result<(), Denied> {
-        super::check_access(access, EmailVerified::Required, person)
+    fn check_access(access: &Access, user: &UserClaims) -> Result<(), Denied> {
+        super::check_access(access, EmailVerified::Required, user)
     }
 
-    fn person(issuer: &str, email: &str, hosted_domain: Option<&str>) -> Person {
-        Person {
+    fn user(issuer: &str, email: &str, hosted_domain: Option<&str>) -> UserClaims {
+        UserClaims {
             issuer: issuer.to_owned(),
             subject: "1".to_owned(),
             email: email.to_owned(),
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a16_google_domain_rule_uses_the_hd_claim() {
-        let check = |hd| check_access(&access(), &person(GOOGLE, "eve@example.com", hd));
+        let check = |hd| check_access(&access(), &user(GOOGLE, "eve@example.com", hd));
         assert_eq!(check(Some("example.com")), Ok(()));
         assert_eq!(check(None), Err(Denied::NotListed));
         assert_eq!(check(Some("evil.example")), Err(Denied::NotListed));
@@ -200,25 +200,25 @@ mod tests {
     #[test]
     fn only_listed_emails_and_domains_are_allowed() {
         let idp = "https://idp.example.net";
-        assert_eq!(check_access(&access(), &person(idp, "ada@other.example", None)), Ok(()));
-        assert_eq!(check_access(&access(), &person(idp, "bob@example.com", None)), Ok(()));
-        assert_eq!(check_access(&access(), &person(idp, "bob@sub.example.com", None)), Err(Denied::NotListed));
-        assert_eq!(check_access(&access(), &person(idp, "bob@notexample.com", None)), Err(Denied::NotListed));
+        assert_eq!(check_access(&access(), &user(idp, "ada@other.example", None)), Ok(()));
+        assert_eq!(check_access(&access(), &user(idp, "bob@example.com", None)), Ok(()));
+        assert_eq!(check_access(&access(), &user(idp, "bob@sub.example.com", None)), Err(Denied::NotListed));
+        assert_eq!(check_access(&access(), &user(idp, "bob@notexample.com", None)), Err(Denied::NotListed));
         let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
-        assert_eq!(check_access(&any, &person(idp, "who@ever.example", None)), Ok(()));
-        let unverified = Person { email_verified: false, ..person(idp, "bob@example.com", None) };
+        assert_eq!(check_access(&any, &user(idp, "who@ever.example", None)), Ok(()));
+        let unverified = UserClaims { email_verified: false, ..user(idp, "bob@example.com", None) };
         assert_eq!(check_access(&any, &unverified), Err(Denied::EmailNotVerified));
     }
 
     #[test]
     fn group_rule_allows_its_members() {
         let access: Access = serde_json::from_str(r#"{"groups": ["gateway-users"]}"#).unwrap();
-        let outside = person("https://idp.example.net", "bob@any.example", None);
+        let outside = user("https://idp.example.net", "bob@any.example", None);
         assert_eq!(check_access(&access, &outside), Err(Denied::NotListed));
         let groups = vec!["staff".to_owned(), "gateway-users".to_owned()];
-        assert_eq!(check_access(&access, &Person { groups, ..outside.clone() }), Ok(()));
+        assert_eq!(check_access(&access, &UserClaims { groups, ..outside.clone() }), Ok(()));
         let groups = vec!["Gateway-Users".to_owned()];
-        assert_eq!(check_access(&access, &Person { groups, ..outside }), Err(Denied::NotListed));
+        assert_eq!(check_access(&access, &UserClaims { groups, ..outside }), Err(Denied::NotListed));
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
             r#"{"emails": ["bob@example.com"], "blocked": ["bob@example.com"]}"#,
         ] {
             let access: Access = serde_json::from_str(access).unwrap();
-            let bob = person("https://idp.example.net", "bob@example.com", None);
+            let bob = user("https://idp.example.net", "bob@example.com", None);
             assert_eq!(check_access(&access, &bob), Err(Denied::Blocked));
         }
     }
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn trust_issuer_accepts_unverified_emails() {
         let any: Access = serde_json::from_str(r#"{"policy": "AnyUser"}"#).unwrap();
-        let silent = Person { email_verified: false, ..person("https://idp.example.net", "bob@example.com", None) };
+        let silent = UserClaims { email_verified: false, ..user("https://idp.example.net", "bob@example.com", None) };
         assert_eq!(super::check_access(&any, EmailVerified::TrustIssuer, &silent), Ok(()));
         assert_eq!(super::check_access(&any, EmailVerified::Required, &silent), Err(Denied::EmailNotVerified));
     }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{
     FIELD_MANAGER,
     build::{Children, KeySecretChange, value},
-    credentials::Credentials,
+    credentials::CredentialsState,
     error::Error,
     fetch::Existing,
     ownership::NameConflict,
@@ -85,7 +85,7 @@ pub(super) async fn apply(
     let is_in_use = proxy.credentials_secret() == proxy.name;
     if let Some(uid) = &existing.surplus_item
         && !is_in_use
-        && existing.credentials == Credentials::Complete
+        && existing.credentials == CredentialsState::Complete
     {
         writer.prune(&ApiResource::erase::<OnePasswordItem>(&()), &proxy.name, uid).await?;
     }

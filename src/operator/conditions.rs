@@ -11,7 +11,7 @@ use self::evaluate::{ConditionValue, availability, client_address, credentials_c
 use super::{
     apply::Applied,
     build::label_selector,
-    credentials::Credentials,
+    credentials::CredentialsState,
     ownership::{NameConflict, Ownership},
     validate::ValidatedProxy,
 };
@@ -59,7 +59,12 @@ impl ObservedState {
     }
 
     /// The observed state after a completed reconcile.
-    pub(super) fn of(proxy: &ValidatedProxy, credentials: &Credentials, applied: &Applied, pods: &[PodStatus]) -> Self {
+    pub(super) fn of(
+        proxy: &ValidatedProxy,
+        credentials: &CredentialsState,
+        applied: &Applied,
+        pods: &[PodStatus],
+    ) -> Self {
         let mut observed = Self {
             url: Some(proxy.url.clone()),
             service_url: Some(proxy.service_url.clone()),

@@ -9,7 +9,7 @@ use crate::api::proxy::{ConfigMapKeyReference, SecretKeyReference};
 
 /// State of the Secrets and the `ConfigMap` that the pods mount. Their content never leaves this module.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Credentials {
+pub(super) enum CredentialsState {
     /// Every key exists.
     Complete,
     /// The Secret does not exist.
@@ -27,17 +27,17 @@ pub(super) enum Credentials {
 
 /// Reads the Secrets and the `ConfigMap` that the resource refers to. It only uses `get`, so that the operator needs neither
 /// `list` nor `watch` on Secrets.
-pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Credentials, Error> {
+pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<CredentialsState, Error> {
     let name = proxy.credentials_secret();
     let api: Api<Secret> = Api::namespaced(client.clone(), &proxy.namespace);
     let get = async |name: &str| api.get_opt(name).await.map_err(Error::kube(format!("read Secret {name}")));
     let found = evaluate(proxy, get(name).await?.as_ref());
-    if found != Credentials::Complete {
+    if found != CredentialsState::Complete {
         return Ok(found);
     }
     for reference in proxy.client_secrets() {
         if !get(&reference.name).await?.is_some_and(|secret| has(&secret, &reference.key)) {
-            return Ok(Credentials::ClientSecretMissing(reference.clone()));
+            return Ok(CredentialsState::ClientSecretMissing(reference.clone()));
         }
     }
     if let Some(reference) = &proxy.config.identity_provider.ca_ref {
@@ -45,7 +45,7 @@ pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Cre
         let name = &reference.name;
         let map = api.get_opt(name).await.map_err(Error::kube(format!("read ConfigMap {name}")))?;
         if !map.and_then(|map| map.data).is_some_and(|data| data.contains_key(reference.key.as_str())) {
-            return Ok(Credentials::CaMissing(reference.clone()));
+            return Ok(CredentialsState::CaMissing(reference.clone()));
         }
     }
     Ok(found)
@@ -55,16 +55,16 @@ fn has(secret: &Secret, key: &str) -> bool {
     secret.data.as_ref().and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty())
 }
 
-fn evaluate(proxy: &ValidatedProxy, secret: Option<&Secret>) -> Credentials {
+fn evaluate(proxy: &ValidatedProxy, secret: Option<&Secret>) -> CredentialsState {
     let Some(secret) = secret else {
-        return Credentials::NotFound;
+        return CredentialsState::NotFound;
     };
     if matches!(proxy.credentials, CredentialsSource::OnePassword { .. }) && !is_made_from_item(secret, &proxy.name) {
-        return Credentials::Foreign;
+        return CredentialsState::Foreign;
     }
     let missing = proxy.credential_keys().into_iter().filter(|key| !has(secret, key));
     let missing: Vec<String> = missing.map(str::to_owned).collect();
-    if missing.is_empty() { Credentials::Complete } else { Credentials::KeysMissing(missing) }
+    if missing.is_empty() { CredentialsState::Complete } else { CredentialsState::KeysMissing(missing) }
 }
 
 fn is_made_from_item(secret: &Secret, item: &str) -> bool {
@@ -91,11 +91,11 @@ mod tests {
     #[test]
     fn missing_credential_key_is_named() {
         let proxy = validated(&json!({}));
-        assert_eq!(evaluate(&proxy, None), Credentials::NotFound);
-        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Complete);
+        assert_eq!(evaluate(&proxy, None), CredentialsState::NotFound);
+        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), CredentialsState::Complete);
         assert_eq!(
             evaluate(&proxy, Some(&secret(&json!({}), &["OAUTH_CLIENT_ID", "ENCRYPTION_KEY"]))),
-            Credentials::KeysMissing(vec!["OAUTH_CLIENT_SECRET".to_owned()])
+            CredentialsState::KeysMissing(vec!["OAUTH_CLIENT_SECRET".to_owned()])
         );
     }
 
@@ -105,7 +105,7 @@ mod tests {
         secret.data.as_mut().unwrap().get_mut("ENCRYPTION_KEY").unwrap().0.clear();
         assert_eq!(
             evaluate(&validated(&json!({})), Some(&secret)),
-            Credentials::KeysMissing(vec!["ENCRYPTION_KEY".to_owned()])
+            CredentialsState::KeysMissing(vec!["ENCRYPTION_KEY".to_owned()])
         );
     }
 
@@ -113,15 +113,15 @@ mod tests {
     fn credential_keys_can_be_renamed() {
         let proxy = validated(&json!({"credentials": {"secretRef": {"name": "login"},
             "keys": {"clientID": "id", "clientSecret": "secret", "encryptionKey": "key"}}}));
-        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &["id", "secret", "key"]))), Credentials::Complete);
+        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &["id", "secret", "key"]))), CredentialsState::Complete);
     }
 
     #[test]
     fn secret_not_created_by_an_item_is_foreign() {
         let proxy = validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}));
-        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), Credentials::Foreign);
+        assert_eq!(evaluate(&proxy, Some(&secret(&json!({}), &ALL))), CredentialsState::Foreign);
         let owner = |name: &str| json!({"ownerReferences": [{"apiVersion": "onepassword.com/v1", "kind": "OnePasswordItem", "name": name, "uid": "u"}]});
-        assert_eq!(evaluate(&proxy, Some(&secret(&owner("another"), &ALL))), Credentials::Foreign);
-        assert_eq!(evaluate(&proxy, Some(&secret(&owner("mcp"), &ALL))), Credentials::Complete);
+        assert_eq!(evaluate(&proxy, Some(&secret(&owner("another"), &ALL))), CredentialsState::Foreign);
+        assert_eq!(evaluate(&proxy, Some(&secret(&owner("mcp"), &ALL))), CredentialsState::Complete);
     }
 }

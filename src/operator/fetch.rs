@@ -8,7 +8,7 @@ use kube::{
 
 use super::{
     build,
-    credentials::{self, Credentials},
+    credentials::{self, CredentialsState},
     error::Error,
     ownership::{NameConflict, Ownership, ownership},
     pods,
@@ -20,7 +20,7 @@ use crate::{api::OnePasswordItem, config::PodStatus};
 /// The existing state of the cluster that a reconcile depends on.
 #[derive(Clone, Debug)]
 pub(super) struct Existing {
-    pub(super) credentials: Credentials,
+    pub(super) credentials: CredentialsState,
     pub(super) signing_keys: KeySecret,
     /// Objects of other owners with a child's name, except Secrets.
     pub(super) conflicts: Vec<NameConflict>,
@@ -37,7 +37,7 @@ impl Existing {
         let secret =
             |name: String, owner: Ownership| NameConflict { kind: Secret::kind(&()).into_owned(), name, owner };
         let mut conflicts = self.conflicts.clone();
-        if self.credentials == Credentials::Foreign {
+        if self.credentials == CredentialsState::Foreign {
             // The 1Password operator would overwrite the Secret for an item of this name.
             let owner = Ownership::Foreign { owner: "another owner".to_owned() };
             conflicts.push(secret(proxy.credentials_secret().to_owned(), owner));

@@ -80,14 +80,14 @@ mod tests {
 
     use super::super::{
         conditions::tests::{at, observe, running},
-        credentials::Credentials,
+        credentials::CredentialsState,
     };
     use super::*;
     use crate::testing::FakeApi;
 
     #[test]
     fn equal_observed_state_gives_equal_status() {
-        let observed = observe(&Credentials::Complete, &running());
+        let observed = observe(&CredentialsState::Complete, &running());
         let first = observed.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
         assert!(is_same(&first, &observed.status(&first, Some(1), at(99))));
         assert!(!is_same(&first, &observed.status(&first, Some(2), at(99))));
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn foreign_conditions_cause_no_write() {
-        let observed = observe(&Credentials::Complete, &running());
+        let observed = observe(&CredentialsState::Complete, &running());
         let mut status = observed.status(&McpOAuthProxyStatus::default(), Some(1), at(10));
         let ours = status.clone();
         status.conditions.insert(0, Condition { type_: "Audited".to_owned(), ..ours.conditions[0].clone() });
@@ -117,7 +117,7 @@ mod tests {
             "metadata": {"name": "mcp", "namespace": "gateway", "uid": "u"}, "status": status})
         };
         api.put(path, live(&json!({})));
-        let observed = observe(&Credentials::Complete, &running());
+        let observed = observe(&CredentialsState::Complete, &running());
         assert!(update(&api.client(), &object, &observed).await.unwrap());
         assert_eq!(api.writes(), [format!("PATCH {path}/status")]);
 
@@ -125,7 +125,7 @@ mod tests {
         assert!(!update(&api.client(), &object, &observed).await.unwrap());
         assert_eq!(api.writes(), [""; 0]);
         let recreated = McpOAuthProxyRef { uid: Some("another".to_owned()), ..object };
-        update(&api.client(), &recreated, &observe(&Credentials::NotFound, &running())).await.unwrap();
+        update(&api.client(), &recreated, &observe(&CredentialsState::NotFound, &running())).await.unwrap();
         assert_eq!(api.writes(), [""; 0], "status written to another resource with the same name");
     }
 }

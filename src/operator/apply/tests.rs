@@ -12,7 +12,7 @@ fn with_item() -> ValidatedProxy {
     validated(&json!({"credentials": {"onePassword": {"itemPath": "vaults/v/items/i"}}}))
 }
 
-async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credentials) -> Applied {
+async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &CredentialsState) -> Applied {
     let client = api.client();
     let existing = Existing { credentials: credentials.clone(), ..fetch(&client, proxy).await.unwrap() };
     let children = build(proxy, &existing.signing_keys, Timestamp::now()).unwrap();
@@ -23,7 +23,7 @@ async fn applied_to(api: &FakeApi, proxy: &ValidatedProxy, credentials: &Credent
 async fn deployment_is_applied_last() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
-    let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
+    let applied = applied_to(&api, &with_item(), &CredentialsState::NotFound).await;
     assert!(matches!(applied, Applied::Everything { one_password_served: true, signing_keys_readable: true, .. }));
     assert_eq!(
         api.writes(),
@@ -43,10 +43,10 @@ async fn deployment_is_applied_last() {
 async fn signing_keys_are_created_once() {
     let api = FakeApi::default();
     let proxy = validated(&json!({}));
-    applied_to(&api, &proxy, &Credentials::Complete).await;
+    applied_to(&api, &proxy, &CredentialsState::Complete).await;
     let keys = api.get(KEYS).unwrap();
     api.writes();
-    applied_to(&api, &proxy, &Credentials::Complete).await;
+    applied_to(&api, &proxy, &CredentialsState::Complete).await;
     assert!(!api.writes().iter().any(|write| write.contains("secrets")));
     assert_eq!(api.get(KEYS).unwrap(), keys);
 }
@@ -64,7 +64,7 @@ async fn foreign_object_with_a_childs_name_prevents_all_writes() {
     ] {
         let api = FakeApi::default();
         api.put(path, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
-        let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
+        let applied = applied_to(&api, &with_item(), &CredentialsState::NotFound).await;
         assert!(matches!(&applied, Applied::NameConflicts(conflicts) if conflicts.len() == 1), "{path}: {applied:?}");
         assert_eq!(api.writes(), [""; 0], "{path}");
     }
@@ -74,7 +74,7 @@ async fn foreign_object_with_a_childs_name_prevents_all_writes() {
 async fn foreign_secret_prevents_the_1password_item() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
-    let applied = applied_to(&api, &with_item(), &Credentials::Foreign).await;
+    let applied = applied_to(&api, &with_item(), &CredentialsState::Foreign).await;
     assert!(matches!(applied, Applied::NameConflicts(_)));
     assert_eq!(api.writes(), [""; 0]);
 }
@@ -82,7 +82,7 @@ async fn foreign_secret_prevents_the_1password_item() {
 #[tokio::test]
 async fn missing_1password_kind_does_not_block_other_children() {
     let api = FakeApi::default();
-    let applied = applied_to(&api, &with_item(), &Credentials::NotFound).await;
+    let applied = applied_to(&api, &with_item(), &CredentialsState::NotFound).await;
     assert!(matches!(applied, Applied::Everything { one_password_served: false, .. }));
     let writes = api.writes();
     assert!(writes.iter().any(|write| write.ends_with("deployments/mcp")));
@@ -93,14 +93,14 @@ async fn missing_1password_kind_does_not_block_other_children() {
 async fn item_is_pruned_once_its_replacement_secret_is_complete() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
-    applied_to(&api, &with_item(), &Credentials::NotFound).await;
+    applied_to(&api, &with_item(), &CredentialsState::NotFound).await;
     let proxy = validated(&json!({}));
-    applied_to(&api, &proxy, &Credentials::NotFound).await;
+    applied_to(&api, &proxy, &CredentialsState::NotFound).await;
     let mut item = api.get(ITEM).unwrap();
     item["metadata"]["uid"] = json!("item-uid");
     api.put(ITEM, item);
     api.writes();
-    applied_to(&api, &proxy, &Credentials::Complete).await;
+    applied_to(&api, &proxy, &CredentialsState::Complete).await;
     assert!(api.get(ITEM).is_none());
     assert!(api.writes().contains(&format!("DELETE {ITEM} with uid item-uid")));
 }
@@ -109,9 +109,9 @@ async fn item_is_pruned_once_its_replacement_secret_is_complete() {
 async fn item_is_kept_while_its_secret_is_in_use() {
     let api = FakeApi::default();
     api.serve("onepassword.com/v1", "onepassworditems");
-    applied_to(&api, &with_item(), &Credentials::NotFound).await;
+    applied_to(&api, &with_item(), &CredentialsState::NotFound).await;
     let same_secret = validated(&json!({"credentials": {"secretRef": {"name": "mcp"}}}));
-    applied_to(&api, &same_secret, &Credentials::Complete).await;
+    applied_to(&api, &same_secret, &CredentialsState::Complete).await;
     assert!(api.get(ITEM).is_some());
 }
 
@@ -119,6 +119,6 @@ async fn item_is_kept_while_its_secret_is_in_use() {
 async fn foreign_item_is_never_pruned() {
     let api = FakeApi::default();
     api.put(ITEM, json!({"metadata": {"name": "mcp", "namespace": "gateway"}}));
-    applied_to(&api, &validated(&json!({})), &Credentials::Complete).await;
+    applied_to(&api, &validated(&json!({})), &CredentialsState::Complete).await;
     assert!(api.get(ITEM).is_some());
 }

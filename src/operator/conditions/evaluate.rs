@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::DeploymentStatus;
 
-use super::super::{apply::LiveDeployment, credentials::Credentials, validate::ValidatedProxy};
+use super::super::{apply::LiveDeployment, credentials::CredentialsState, validate::ValidatedProxy};
 use crate::api::proxy::{ConfigMapKeyReference, SecretKeyReference};
 use crate::config::{PodStatus, RecheckStatus};
 
@@ -60,42 +60,42 @@ impl ConditionValue {
 
 pub(super) fn credentials_condition(
     proxy: &ValidatedProxy,
-    credentials: &Credentials,
+    credentials: &CredentialsState,
     one_password_served: bool,
 ) -> ConditionValue {
     let secret = proxy.credentials_secret();
     match credentials {
-        Credentials::Foreign => ConditionValue::new(
+        CredentialsState::Foreign => ConditionValue::new(
             false,
             reasons::NAME_CONFLICT,
             format!(
                 "Secret {secret} was not created from a 1Password item and would be overwritten by one: remove the Secret, or set credentials.secretRef"
             ),
         ),
-        Credentials::Complete => {
+        CredentialsState::Complete => {
             ConditionValue::new(true, reasons::CREDENTIALS_COMPLETE, format!("Secret {secret} has every key"))
         }
-        Credentials::KeysMissing(keys) => ConditionValue::new(
+        CredentialsState::KeysMissing(keys) => ConditionValue::new(
             false,
             reasons::SECRET_KEY_MISSING,
             format!("{} {} missing from Secret {secret}", keys.join(", "), if keys.len() == 1 { "is" } else { "are" }),
         ),
-        Credentials::ClientSecretMissing(SecretKeyReference { name, key }) => ConditionValue::new(
+        CredentialsState::ClientSecretMissing(SecretKeyReference { name, key }) => ConditionValue::new(
             false,
             reasons::CLIENT_SECRET_MISSING,
             format!("clients.static refers to key {key} of Secret {name}, which does not exist"),
         ),
-        Credentials::CaMissing(ConfigMapKeyReference { name, key }) => ConditionValue::new(
+        CredentialsState::CaMissing(ConfigMapKeyReference { name, key }) => ConditionValue::new(
             false,
             reasons::CA_MISSING,
             format!("identityProvider.caRef refers to key {key} of ConfigMap {name}, which does not exist"),
         ),
-        Credentials::NotFound if !one_password_served => ConditionValue::new(
+        CredentialsState::NotFound if !one_password_served => ConditionValue::new(
             false,
             reasons::ONE_PASSWORD_CRD_MISSING,
             "this cluster does not serve the kind OnePasswordItem: install the 1Password operator, or use credentials.secretRef",
         ),
-        Credentials::NotFound => ConditionValue::new(
+        CredentialsState::NotFound => ConditionValue::new(
             false,
             reasons::SECRET_NOT_FOUND,
             format!("Secret {secret} does not exist in this namespace"),

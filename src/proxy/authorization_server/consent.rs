@@ -13,7 +13,7 @@ use crate::{
         parameters::Parameters,
     },
     proxy::{
-        identity_provider::Credentials,
+        identity_provider::ClientCredentials,
         observability::{audit, metrics::ConsentOutcome},
         secrets::Secrets,
     },
@@ -82,7 +82,8 @@ impl AuthorizationServer {
             let random = || random_token().ok_or_else(OAuthError::no_randomness);
             let login = Login::new(request, random()?, random()?, random()?, self.now());
             let secrets = self.secrets.load_full();
-            let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+            let credentials =
+                ClientCredentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
             let url = self.issuer.login_url(&login, &credentials).await.map_err(|error| issuer_error(&error))?;
             let cookie = login.seal(&secrets.keyring).ok_or_else(OAuthError::no_randomness)?;
             Ok(ApprovedLogin { state: login.state, cookie, url })

@@ -10,7 +10,7 @@ use crate::{
     end_reasons::SessionEndReason,
     oauth::{OAuthError, code::Code, login::Login},
     proxy::{
-        identity_provider::{Credentials, Identity, LoginError},
+        identity_provider::{ClientCredentials, Identity, IssuerError},
         observability::{audit, metrics::OAuthOutcome},
         sessions::StoreError,
     },
@@ -84,7 +84,7 @@ impl AuthorizationServer {
             return Err(LoginFailure::Client(issuer_refusal(error.as_deref(), error_description.as_deref())));
         };
         let secrets = self.secrets.load_full();
-        let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+        let credentials = ClientCredentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
         let identity = self.issuer.redeem_code(code, login, &credentials, self.now()).await;
         let session = self.new_session(&secrets.keyring, login, identity.map_err(|error| issuer_error(&error))?)?;
         let sessions = &self.config.sessions;
@@ -135,8 +135,8 @@ impl AuthorizationServer {
     }
 
     fn new_session(&self, keyring: &Keyring, login: &Login, identity: Identity) -> Result<Session, LoginFailure> {
-        let Identity { person, refresh_token } = identity;
-        let email = match (check_email(&person.email), self.rules.check(&person)) {
+        let Identity { user, refresh_token } = identity;
+        let email = match (check_email(&user.email), self.rules.check(&user)) {
             (Ok(email), Ok(())) => email,
             (Ok(email), Err(denied)) => {
                 let error = OAuthError::access_denied(format!("You logged in as {email}, but {denied}."));
@@ -144,15 +144,15 @@ impl AuthorizationServer {
             }
             (Err(denied), _) => {
                 let error = OAuthError::access_denied(format!("You logged in, but {denied}."));
-                return Err(LoginFailure::Denied(person.subject, error));
+                return Err(LoginFailure::Denied(user.subject, error));
             }
         };
-        let user = SessionUser { issuer: person.issuer, subject: person.subject, email };
         let claims = SessionClaims {
-            hosted_domain: person.hosted_domain,
-            email_verified: person.email_verified,
-            groups: person.groups,
+            hosted_domain: user.hosted_domain,
+            email_verified: user.email_verified,
+            groups: user.groups,
         };
+        let user = SessionUser { issuer: user.issuer, subject: user.subject, email };
         let id = SessionId::of_nonce(keyring, &login.nonce);
         let issuer_refresh_token = refresh_token.map(|token| recheck::seal(id, &token, keyring)).transpose()?;
         Ok(Session { issuer_refresh_token, ..login.session(id, user, claims, self.now()) })
@@ -175,21 +175,21 @@ fn issuer_refusal(error: Option<&str>, description: Option<&str>) -> OAuthError 
 }
 
 /// Logs why a login at the issuer failed and maps it to an error without details.
-pub(super) fn issuer_error(error: &LoginError) -> OAuthError {
+pub(super) fn issuer_error(error: &IssuerError) -> OAuthError {
     match error {
-        LoginError::Refused(_) => tracing::warn!(%error, "login failed"),
+        IssuerError::Refused(_) => tracing::warn!(%error, "login failed"),
         _ => {
             tracing::error!(%error, "login failed because of the issuer or the configuration; all logins are affected");
         }
     }
     match error {
-        LoginError::Unavailable(_) => OAuthError::temporarily_unavailable("the identity provider cannot be reached"),
-        LoginError::Misconfigured(_) => {
+        IssuerError::Unavailable(_) => OAuthError::temporarily_unavailable("the identity provider cannot be reached"),
+        IssuerError::Misconfigured(_) => {
             OAuthError::server_error("the identity provider rejects this server's client ID or secret")
         }
-        LoginError::NoRefreshToken => {
+        IssuerError::NoRefreshToken => {
             OAuthError::server_error("the identity provider returned no refresh token, which this server requires")
         }
-        LoginError::Refused(_) => OAuthError::invalid_request("the identity provider's response was rejected"),
+        IssuerError::Refused(_) => OAuthError::invalid_request("the identity provider's response was rejected"),
     }
 }

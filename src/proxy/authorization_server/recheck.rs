@@ -12,12 +12,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::AuthorizationServer;
 use crate::end_reasons::SessionEndReason;
 use crate::{
-    access::{Person, check_email},
+    access::{UserClaims, check_email},
     api::SessionClaims,
     crypto::{Keyring, Purpose},
     oauth::{OAuthError, refresh},
     proxy::{
-        identity_provider::{Credentials, LoginError, RecheckError},
+        identity_provider::{ClientCredentials, IssuerError, RecheckError},
         secrets::Secrets,
         sessions::Stored,
     },
@@ -47,7 +47,7 @@ fn open(session: &Session, keyring: &Keyring) -> Option<SecretString> {
     (id == session.id.to_string()).then(|| token.into())
 }
 
-fn unavailable(stored: &Stored, error: &LoginError) -> OAuthError {
+fn unavailable(stored: &Stored, error: &IssuerError) -> OAuthError {
     tracing::error!(%error, session = %stored.session.id, "refresh postponed: the identity provider cannot be reached");
     OAuthError::temporarily_unavailable("the identity provider cannot be reached: try again")
 }
@@ -88,8 +88,8 @@ impl AuthorizationServer {
         let Some(stored) = self.read(leased.id).await?.filter(|stored| stored.session == leased) else {
             return Ok(false);
         };
-        let credentials = Credentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
-        let identity = match self.issuer.recheck(&token, Person::of_session(&stored.session), &credentials).await {
+        let credentials = ClientCredentials { client_id: &secrets.client_id, client_secret: &secrets.client_secret };
+        let identity = match self.issuer.recheck(&token, UserClaims::of_session(&stored.session), &credentials).await {
             Ok(identity) => identity,
             Err(RecheckError::Gone) => {
                 let why = "the identity provider no longer knows the login";
@@ -103,21 +103,21 @@ impl AuthorizationServer {
                 return Err(unavailable(&stored, &error));
             }
         };
-        let person = identity.person;
-        if check_email(&person.email).as_ref() != Ok(&stored.session.user.email) {
+        let user = identity.user;
+        if check_email(&user.email).as_ref() != Ok(&stored.session.user.email) {
             let why = "the e-mail address of the account has changed at the identity provider";
             return self.end_rechecked(&stored, SessionEndReason::Issuer, why, client_ip).await;
         }
-        if let Err(denied) = self.rules.check(&person) {
+        if let Err(denied) = self.rules.check(&user) {
             let why = denied.reason();
             return self.end_rechecked(&stored, SessionEndReason::Rules, &why, client_ip).await;
         }
         let token = identity.refresh_token.unwrap_or(token);
         let issuer_refresh_token = Some(seal(next.id, &token, &secrets.keyring)?);
         let claims = SessionClaims {
-            hosted_domain: person.hosted_domain,
-            email_verified: person.email_verified,
-            groups: person.groups,
+            hosted_domain: user.hosted_domain,
+            email_verified: user.email_verified,
+            groups: user.groups,
         };
         let next = Session { issuer_refresh_token, claims, leased_until: None, ..next };
         self.replace_with_retries(&stored, &next).await

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use openidconnect::IssuerUrl;
 use tokio::sync::Mutex;
 
-use super::{LoginError, claims::OidcProviderMetadata, client::IssuerClient};
+use super::{IssuerError, claims::OidcProviderMetadata, client::IssuerClient};
 use crate::error_chain::error_chain;
 
 /// Lifetime of the cached discovery document and keys.
@@ -28,7 +28,7 @@ pub(super) struct Discovery(Mutex<Cache>);
 #[derive(Debug, Default)]
 struct Cache {
     metadata: Option<(Instant, Arc<OidcProviderMetadata>)>,
-    failure: Option<(Instant, LoginError)>,
+    failure: Option<(Instant, IssuerError)>,
 }
 
 impl Discovery {
@@ -38,7 +38,7 @@ impl Discovery {
         url: &IssuerUrl,
         http: &ArcSwap<IssuerClient>,
         valid: Duration,
-    ) -> Result<Arc<OidcProviderMetadata>, LoginError> {
+    ) -> Result<Arc<OidcProviderMetadata>, IssuerError> {
         // Held during the fetch, so that concurrent logins fetch once.
         let mut cache = self.0.lock().await;
         if let Some((fetched, metadata)) = &cache.metadata
@@ -60,7 +60,7 @@ impl Discovery {
                 Ok(metadata)
             }
             Err(error) => {
-                let error = LoginError::Unavailable(error_chain(&error));
+                let error = IssuerError::Unavailable(error_chain(&error));
                 cache.failure = Some((Instant::now(), error.clone()));
                 stale.ok_or(error)
             }

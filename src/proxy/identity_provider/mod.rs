@@ -20,9 +20,9 @@ use std::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use openidconnect::{
-    AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, IssuerUrl,
-    Nonce, NonceVerifier, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError,
-    Scope, SignatureVerificationError, StandardErrorResponse, SubjectIdentifier, UserInfoError,
+    AccessToken, AuthorizationCode, ClaimsVerificationError, Client, ClientId, ClientSecret, ConfigurationError,
+    CsrfToken, IssuerUrl, Nonce, NonceVerifier, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    RequestTokenError, Scope, SignatureVerificationError, StandardErrorResponse, SubjectIdentifier, UserInfoError,
     core::{CoreAuthenticationFlow, CoreErrorResponseType},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -35,7 +35,7 @@ use self::{
 };
 pub use self::{client::http_client, recheck::RecheckError};
 use crate::{
-    access::{GOOGLE, Person},
+    access::{GOOGLE, UserClaims},
     api::PublicUrl,
     config::{ProxyConfig, RecheckStatus},
     error_chain::error_chain,
@@ -45,7 +45,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug, Error)]
-pub enum LoginError {
+pub enum IssuerError {
     #[error("the identity provider is unavailable: {0}")]
     Unavailable(String),
     #[error("the identity provider rejects the proxy's client id or secret: {0}")]
@@ -61,7 +61,7 @@ pub enum LoginError {
 }
 
 /// The proxy's client credentials at the issuer.
-pub struct Credentials<'a> {
+pub struct ClientCredentials<'a> {
     pub client_id: &'a str,
     pub client_secret: &'a SecretString,
 }
@@ -86,7 +86,7 @@ pub struct Issuer {
 
 /// A user as the issuer describes them.
 pub struct Identity {
-    pub person: Person,
+    pub user: UserClaims,
     /// The issuer's refresh token. At a login `None` if rechecks are disabled, at a recheck if it was not rotated.
     pub refresh_token: Option<SecretString>,
 }
@@ -127,7 +127,7 @@ impl Issuer {
     }
 
     /// Returns the URL of the authorization request at the issuer.
-    pub async fn login_url(&self, login: &Login, credentials: &Credentials<'_>) -> Result<String, LoginError> {
+    pub async fn login_url(&self, login: &Login, credentials: &ClientCredentials<'_>) -> Result<String, IssuerError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
         let verifier = PkceCodeVerifier::new(login.verifier.clone());
@@ -175,20 +175,20 @@ impl Issuer {
         &self,
         code: String,
         login: &Login,
-        credentials: &Credentials<'_>,
+        credentials: &ClientCredentials<'_>,
         now: Timestamp,
-    ) -> Result<Identity, LoginError> {
+    ) -> Result<Identity, IssuerError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
         let response = client
             .exchange_code(AuthorizationCode::new(code))
-            .map_err(|error| LoginError::Unavailable(format!("its metadata has no token endpoint: {error}")))?
+            .map_err(IssuerError::from)?
             .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()))
             .request_async(&*self.http.load_full())
             .await
             .map_err(token_error)?;
         let id_token =
-            response.extra_fields().id_token().ok_or_else(|| LoginError::Refused("it has no ID token".to_owned()))?;
+            response.extra_fields().id_token().ok_or_else(|| IssuerError::Refused("it has no ID token".to_owned()))?;
         let nonce = Nonce::new(login.nonce.clone());
         let claims = self.verify(id_token, &client, credentials, &nonce).await?;
         let mut groups = self.groups(claims.additional_claims());
@@ -196,7 +196,7 @@ impl Issuer {
             let userinfo = self.userinfo(&client, response.access_token(), claims.subject()).await?;
             groups = userinfo.and_then(|info| self.groups(info.additional_claims()));
         }
-        let person = Person {
+        let user = UserClaims {
             groups: groups.unwrap_or_default(),
             issuer: self.url.as_str().to_owned(),
             subject: claims.subject().as_str().to_owned(),
@@ -204,7 +204,7 @@ impl Issuer {
             email_verified: claims.email_verified().unwrap_or(false),
             hosted_domain: claims.additional_claims().hd.clone(),
         };
-        Ok(Identity { person, refresh_token: self.refresh_token(&response, now)? })
+        Ok(Identity { user, refresh_token: self.refresh_token(&response, now)? })
     }
 
     /// The user's groups in the access rules; `None` without rules for groups or without the claim.
@@ -213,13 +213,13 @@ impl Issuer {
     }
 
     /// The refresh token of a login's token response, if rechecks are enabled.
-    fn refresh_token(&self, response: &OidcTokens, now: Timestamp) -> Result<Option<SecretString>, LoginError> {
+    fn refresh_token(&self, response: &OidcTokens, now: Timestamp) -> Result<Option<SecretString>, IssuerError> {
         if !self.rechecks {
             return Ok(None);
         }
         let Some(token) = response.refresh_token() else {
             self.missing.store(now.as_second(), Ordering::Relaxed);
-            return Err(LoginError::NoRefreshToken);
+            return Err(IssuerError::NoRefreshToken);
         };
         self.given.store(now.as_second(), Ordering::Relaxed);
         Ok(Some(token.secret().clone().into()))
@@ -230,9 +230,9 @@ impl Issuer {
         &self,
         id_token: &OidcIdToken,
         client: &OidcClient,
-        credentials: &Credentials<'_>,
+        credentials: &ClientCredentials<'_>,
         nonce: N,
-    ) -> Result<OidcClaims, LoginError> {
+    ) -> Result<OidcClaims, IssuerError> {
         let mut claims = id_token.claims(&client.id_token_verifier(), nonce).cloned();
         if matches!(
             claims,
@@ -241,7 +241,7 @@ impl Issuer {
             let metadata = self.metadata(REFETCH_AFTER).await?;
             claims = id_token.claims(&self.client(&metadata, credentials).id_token_verifier(), nonce).cloned();
         }
-        claims.map_err(|error| LoginError::Refused(format!("its ID token is invalid: {error}")))
+        claims.map_err(|error| IssuerError::Refused(format!("its ID token is invalid: {error}")))
     }
 
     /// The userinfo response (OIDC Core §5.3); `None` if the issuer has no such endpoint.
@@ -250,19 +250,19 @@ impl Issuer {
         client: &OidcClient,
         token: &AccessToken,
         subject: &SubjectIdentifier,
-    ) -> Result<Option<OidcUserInfo>, LoginError> {
+    ) -> Result<Option<OidcUserInfo>, IssuerError> {
         let Ok(request) = client.user_info(token.clone(), Some(subject.clone())) else { return Ok(None) };
         request.request_async(&*self.http.load_full()).await.map(Some).map_err(|error| match error {
-            UserInfoError::Request(error) => LoginError::Unavailable(error_chain(&error)),
-            error => LoginError::Refused(format!("its userinfo response is invalid: {}", error_chain(&error))),
+            UserInfoError::Request(error) => IssuerError::Unavailable(error_chain(&error)),
+            error => IssuerError::Refused(format!("its userinfo response is invalid: {}", error_chain(&error))),
         })
     }
 
-    async fn metadata(&self, valid: Duration) -> Result<Arc<OidcProviderMetadata>, LoginError> {
+    async fn metadata(&self, valid: Duration) -> Result<Arc<OidcProviderMetadata>, IssuerError> {
         self.discovery.metadata(&self.url, &self.http, valid).await
     }
 
-    fn client(&self, metadata: &OidcProviderMetadata, credentials: &Credentials<'_>) -> OidcClient {
+    fn client(&self, metadata: &OidcProviderMetadata, credentials: &ClientCredentials<'_>) -> OidcClient {
         Client::from_provider_metadata(
             metadata.clone(),
             ClientId::new(credentials.client_id.to_owned()),
@@ -272,16 +272,22 @@ impl Issuer {
     }
 }
 
+impl From<ConfigurationError> for IssuerError {
+    fn from(error: ConfigurationError) -> Self {
+        Self::Unavailable(format!("its metadata has no token endpoint: {error}"))
+    }
+}
+
 /// Classifies an error of the token endpoint, at a login and at a refresh.
-fn token_error(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>) -> LoginError {
+fn token_error(error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>) -> IssuerError {
     match error {
         RequestTokenError::ServerResponse(response) => match response.error() {
             code @ (CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient) => {
-                LoginError::Misconfigured(code.as_ref().to_owned())
+                IssuerError::Misconfigured(code.as_ref().to_owned())
             }
-            code => LoginError::Refused(format!("its token endpoint refused the request: {}", code.as_ref())),
+            code => IssuerError::Refused(format!("its token endpoint refused the request: {}", code.as_ref())),
         },
-        RequestTokenError::Request(error) => LoginError::Unavailable(error_chain(&error)),
-        _ => LoginError::Unavailable("its token endpoint returned no token response".to_owned()),
+        RequestTokenError::Request(error) => IssuerError::Unavailable(error_chain(&error)),
+        _ => IssuerError::Unavailable("its token endpoint returned no token response".to_owned()),
     }
 }

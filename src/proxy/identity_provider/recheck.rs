@@ -7,8 +7,10 @@ use openidconnect::{
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use super::{Credentials, Identity, Issuer, LoginError, METADATA_VALID, OidcProviderMetadata, OidcTokens, token_error};
-use crate::access::Person;
+use super::{
+    ClientCredentials, Identity, Issuer, IssuerError, METADATA_VALID, OidcProviderMetadata, OidcTokens, token_error,
+};
+use crate::access::UserClaims;
 
 /// Why a recheck did not confirm the user.
 #[derive(Debug, Error)]
@@ -20,31 +22,31 @@ pub enum RecheckError {
     #[error("{error}")]
     Failed {
         #[source]
-        error: LoginError,
+        error: IssuerError,
         /// The new refresh token, if the issuer rotated it before the failure.
         refresh_token: Option<SecretString>,
     },
 }
 
-impl From<LoginError> for RecheckError {
-    fn from(error: LoginError) -> Self {
+impl From<IssuerError> for RecheckError {
+    fn from(error: IssuerError) -> Self {
         Self::Failed { error, refresh_token: None }
     }
 }
 
 impl Issuer {
-    /// Redeems the refresh token and updates `person` from the response.
+    /// Redeems the refresh token and updates `user` from the response.
     pub async fn recheck(
         &self,
         refresh_token: &SecretString,
-        person: Person,
-        credentials: &Credentials<'_>,
+        user: UserClaims,
+        credentials: &ClientCredentials<'_>,
     ) -> Result<Identity, RecheckError> {
         let metadata = self.metadata(METADATA_VALID).await?;
         let client = self.client(&metadata, credentials);
         let response = client
             .exchange_refresh_token(&RefreshToken::new(refresh_token.expose_secret().to_owned()))
-            .map_err(|error| LoginError::Unavailable(format!("its metadata names no token endpoint: {error}")))?
+            .map_err(IssuerError::from)?
             .request_async(&*self.http.load_full())
             .await
             .map_err(|error| match error {
@@ -56,38 +58,38 @@ impl Issuer {
                 error => token_error(error).into(),
             })?;
         let refresh_token = response.refresh_token().map(|token| token.secret().clone().into());
-        match self.updated_person(person, &response, &metadata, credentials).await {
-            Ok(person) => Ok(Identity { person, refresh_token }),
+        match self.updated_user(user, &response, &metadata, credentials).await {
+            Ok(user) => Ok(Identity { user, refresh_token }),
             Err(error) => Err(RecheckError::Failed { error, refresh_token }),
         }
     }
 
     /// Fetches the issuer's metadata, if it is not cached.
-    pub async fn prepare(&self) -> Result<(), LoginError> {
+    pub async fn prepare(&self) -> Result<(), IssuerError> {
         self.metadata(METADATA_VALID).await.map(drop)
     }
 
     /// Claims come from the ID token, which is optional in a refresh, and missing ones from the userinfo endpoint.
-    async fn updated_person(
+    async fn updated_user(
         &self,
-        mut person: Person,
+        mut user: UserClaims,
         response: &OidcTokens,
         metadata: &OidcProviderMetadata,
-        credentials: &Credentials<'_>,
-    ) -> Result<Person, LoginError> {
+        credentials: &ClientCredentials<'_>,
+    ) -> Result<UserClaims, IssuerError> {
         let client = self.client(metadata, credentials);
-        let subject = SubjectIdentifier::new(person.subject.clone());
+        let subject = SubjectIdentifier::new(user.subject.clone());
         let (mut has_email, mut groups) = (false, None);
         if let Some(id_token) = response.id_token() {
             let claims = self.verify(id_token, &client, credentials, any_nonce).await?;
             if *claims.subject() != subject {
-                return Err(LoginError::Refused("its ID token has another subject".to_owned()));
+                return Err(IssuerError::Refused("its ID token has another subject".to_owned()));
             }
             if let Some(email) = claims.email() {
                 has_email = true;
-                email.as_str().clone_into(&mut person.email);
-                person.email_verified = claims.email_verified().unwrap_or(false);
-                person.hosted_domain.clone_from(&claims.additional_claims().hd);
+                email.as_str().clone_into(&mut user.email);
+                user.email_verified = claims.email_verified().unwrap_or(false);
+                user.hosted_domain.clone_from(&claims.additional_claims().hd);
             }
             groups = self.groups(claims.additional_claims());
         }
@@ -95,17 +97,17 @@ impl Issuer {
             && let Some(info) = self.userinfo(&client, response.access_token(), &subject).await?
         {
             if let (false, Some(email)) = (has_email, info.email()) {
-                email.as_str().clone_into(&mut person.email);
-                person.email_verified = info.email_verified().unwrap_or(false);
-                person.hosted_domain.clone_from(&info.additional_claims().hd);
+                email.as_str().clone_into(&mut user.email);
+                user.email_verified = info.email_verified().unwrap_or(false);
+                user.hosted_domain.clone_from(&info.additional_claims().hd);
             }
             groups = groups.or_else(|| self.groups(info.additional_claims()));
         }
         // A missing claim in an ID token means no groups; a response without an ID token leaves the groups unchanged.
         if self.groups_claim.is_some() && (response.id_token().is_some() || groups.is_some()) {
-            person.groups = groups.unwrap_or_default();
+            user.groups = groups.unwrap_or_default();
         }
-        Ok(person)
+        Ok(user)
     }
 }
 

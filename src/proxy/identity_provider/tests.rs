@@ -110,19 +110,19 @@ impl Bed {
         })
     }
 
-    async fn finish(&self, id_token: String) -> Result<Person, LoginError> {
+    async fn finish(&self, id_token: String) -> Result<UserClaims, IssuerError> {
         *self.server.id_token.lock().unwrap() = id_token;
         let secret = SecretString::from("secret");
-        let credentials = Credentials { client_id: "client", client_secret: &secret };
-        Ok(self.issuer.redeem_code("code".to_owned(), &self.login, &credentials, wall_clock()()).await?.person)
+        let credentials = ClientCredentials { client_id: "client", client_secret: &secret };
+        Ok(self.issuer.redeem_code("code".to_owned(), &self.login, &credentials, wall_clock()()).await?.user)
     }
 }
 
 #[tokio::test]
 async fn a17_id_token_of_another_login_is_rejected() {
     let bed = Bed::new().await;
-    let person = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
-    assert_eq!((person.subject.as_str(), person.email_verified), ("ada", true));
+    let user = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
+    assert_eq!((user.subject.as_str(), user.email_verified), ("ada", true));
     let now = wall_clock()().as_second();
     for (claim, value) in [
         ("nonce", json!("of another login")),
@@ -137,7 +137,7 @@ async fn a17_id_token_of_another_login_is_rejected() {
         let mut claims = bed.claims();
         claims[claim] = value;
         let refused = bed.finish(bed.server.sign(&claims)).await;
-        assert!(matches!(refused, Err(LoginError::Refused(_) | LoginError::Unavailable(_))), "{claims}");
+        assert!(matches!(refused, Err(IssuerError::Refused(_) | IssuerError::Unavailable(_))), "{claims}");
     }
 }
 
@@ -147,8 +147,8 @@ async fn a16_only_boolean_true_marks_an_email_as_verified() {
     for (value, verified) in [(json!(true), true), (json!(false), false), (Value::Null, false), (json!("yes"), false)] {
         let mut claims = bed.claims();
         claims["email_verified"] = value.clone();
-        let person = bed.finish(bed.server.sign(&claims)).await;
-        assert_eq!(person.is_ok_and(|person| person.email_verified), verified, "{value}");
+        let user = bed.finish(bed.server.sign(&claims)).await;
+        assert_eq!(user.is_ok_and(|user| user.email_verified), verified, "{value}");
     }
 }
 
@@ -201,16 +201,16 @@ async fn a17_unknown_key_id_refetches_keys_within_the_rate_limit() {
 async fn failed_recheck_keeps_the_rotated_refresh_token() {
     let bed = Bed::new().await;
     let secret = SecretString::from("secret");
-    let credentials = Credentials { client_id: "client", client_secret: &secret };
-    let person = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
+    let credentials = ClientCredentials { client_id: "client", client_secret: &secret };
+    let user = bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
     let recheck = async |claims: &Value| {
         *bed.server.id_token.lock().unwrap() = bed.server.sign(claims);
-        bed.issuer.recheck(&SecretString::from("first"), person.clone(), &credentials).await
+        bed.issuer.recheck(&SecretString::from("first"), user.clone(), &credentials).await
     };
     let mut claims = bed.claims();
     claims["email_verified"] = false.into();
     let again = recheck(&claims).await.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((again.person.email_verified, again.refresh_token.unwrap().expose_secret()), (false, "next"));
+    assert_eq!((again.user.email_verified, again.refresh_token.unwrap().expose_secret()), (false, "next"));
     for (claim, value) in [("sub", "somebody else"), ("aud", "another client"), ("iss", "https://evil.example")] {
         let mut claims = bed.claims();
         claims[claim] = value.into();

@@ -13,8 +13,8 @@ use crate::{
     proxy::sessions::LiveSession,
 };
 
-/// Memory of an open stream: a client connection, an upstream connection and their buffers (7 KiB measured without TLS to the
-/// upstream: bench/RESULTS.md, P5).
+/// Memory budget of an open stream: a client connection, an upstream connection and their buffers. The measured use is lower
+/// (docs/performance.md, P5); TLS to the upstream adds to it.
 const STREAM_MEMORY: u64 = 64 * 1024;
 
 /// The stream limit on however little memory.
@@ -22,7 +22,7 @@ const MIN_STREAMS: u64 = 64;
 
 /// Concurrency limits of this process. Excess requests are refused at once and never queued.
 #[derive(Debug)]
-pub struct Limits {
+pub struct ConcurrencyLimits {
     requests: Limit,
     streams: Limit,
 }
@@ -54,12 +54,12 @@ pub enum LimitReached {
 /// Counts one open request or stream until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    limits: Arc<Limits>,
+    limits: Arc<ConcurrencyLimits>,
     session: Arc<LiveSession>,
     kind: Kind,
 }
 
-impl Limits {
+impl ConcurrencyLimits {
     /// `memory` is the process's memory limit in bytes.
     pub fn new(configured: &Configured, memory: Option<u64>) -> Self {
         let by_memory = memory.map_or(u64::from(u32::MAX), |bytes| (bytes / STREAM_MEMORY).max(MIN_STREAMS));
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn request_limit_refuses_until_a_request_ends() {
         let users = sessions(&["ada", "bob", "eve"]);
-        let limits = Arc::new(Limits::new(&configured(2, Some(1), 9), None));
+        let limits = Arc::new(ConcurrencyLimits::new(&configured(2, Some(1), 9), None));
         let first = limits.admit(&users[0], Kind::Request).unwrap();
         let _second = limits.admit(&users[1], Kind::Request).unwrap();
         assert_eq!(limits.admit(&users[2], Kind::Request).unwrap_err(), LimitReached::Full);
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn user_limit_spans_all_sessions_of_a_user() {
         let users = sessions(&["ada", "ada", "bob"]);
-        let limits = Arc::new(Limits::new(&configured(4, None, 2), None));
+        let limits = Arc::new(ConcurrencyLimits::new(&configured(4, None, 2), None));
         for kind in [Kind::Request, Kind::Stream] {
             let held = [&users[0], &users[1]].map(|session| limits.admit(session, kind).unwrap());
             assert_eq!(limits.admit(&users[0], kind).unwrap_err(), LimitReached::User);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn stream_limit_defaults_to_memory() {
-        let max = |streams, memory| Limits::new(&configured(9, streams, 9), memory).streams.max;
+        let max = |streams, memory| ConcurrencyLimits::new(&configured(9, streams, 9), memory).streams.max;
         assert_eq!(max(None, Some(128 << 20)), 2048);
         assert_eq!(max(None, Some(1 << 20)), 64);
         assert_eq!(max(Some(7), Some(128 << 20)), 7);

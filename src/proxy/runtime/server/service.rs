@@ -157,7 +157,8 @@ async fn respond(
         Some(Refused::Head(refusal)) => invalid_request(refusal.status(), &refusal.to_string()),
         None if is_shed => busy(),
         None => {
-            let response = pin!(route(head, body.clone(), &peer, &serving));
+            // Boxed, because hyper keeps the memory of this future as long as the connection lives.
+            let response = Box::pin(route(head, body.clone(), &peer, &serving));
             connection.unless_gone(response).await.ok_or(Disconnected)?
         }
     };

@@ -10,7 +10,7 @@ use hyper::rt::ReadBuf;
 use jiff::SignedDuration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 
 use super::{super::client_connection::MAX_READ, *};

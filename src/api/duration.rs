@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr, sync::LazyLock};
+use std::{fmt, str::FromStr};
 
 use regex_lite::Regex;
 use serde_with::{DeserializeFromStr, SerializeDisplay};
@@ -76,9 +76,7 @@ impl<const MIN: u64, const MAX: u64> Duration<MIN, MAX> {
 
 /// The length of a duration, unless its syntax is invalid.
 fn milliseconds(written: &str) -> Option<u64> {
-    static SYNTAX: LazyLock<Option<[Regex; 2]>> =
-        LazyLock::new(|| Some([Regex::new(PATTERN).ok()?, Regex::new("([0-9]+)(h|ms|m|s)").ok()?]));
-    let [duration, part] = SYNTAX.as_ref()?;
+    let (duration, part) = (Regex::new(PATTERN).ok()?, Regex::new("([0-9]+)(h|ms|m|s)").ok()?);
     let parts = duration.is_match(written).then(|| part.captures_iter(written))?;
     let lengths = parts.map(|part| {
         let (_, [number, unit]) = part.extract();

@@ -65,8 +65,6 @@ impl TextRule {
         SchemaRule::new(format!("self.all(key, {})", self.cel("key"))).message(self.message)
     }
 
-    /// # Errors
-    /// The rule does not hold for a key of `map`, the value of `field`.
     pub(super) fn check_keys<V>(&self, field: &'static str, map: &BTreeMap<String, V>) -> Result<(), BrokenRule> {
         if map.keys().all(|key| self.holds(key)) { Ok(()) } else { Err(BrokenRule { field, message: self.message }) }
     }
@@ -97,8 +95,6 @@ impl<T: ?Sized> ObjectRule<T> {
         SchemaRule::new(self.cel).message(self.message)
     }
 
-    /// # Errors
-    /// The rule does not hold for `value`, the value of `field`.
     pub fn check(&self, field: &'static str, value: &T) -> Result<(), BrokenRule> {
         if (self.holds)(value) { Ok(()) } else { Err(BrokenRule { field, message: self.message }) }
     }

@@ -1,5 +1,6 @@
 use std::{fmt, str::FromStr};
 
+use regex_lite::Regex;
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 use thiserror::Error;
 
@@ -30,22 +31,20 @@ impl Size {
     }
 }
 
+/// The number of bytes, unless the syntax is invalid.
+fn bytes(written: &str) -> Option<u64> {
+    let size = Regex::new(Size::PATTERN).ok()?.find(written)?;
+    let (number, unit) = size.as_str().split_at(size.len().checked_sub(2)?);
+    let shift = [("Ki", 10), ("Mi", 20), ("Gi", 30)].into_iter().find(|(name, _)| *name == unit)?.1;
+    Some(number.parse::<u64>().ok()? << shift)
+}
+
 impl FromStr for Size {
     type Err = InvalidSize;
 
     fn from_str(written: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidSize(written.chars().take(64).collect());
-        let digits = written.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-        let (number, unit) = written.split_at(digits);
-        let (shift, most) = match unit {
-            "Ki" => (10, 9999),
-            "Mi" => (20, 999),
-            "Gi" => (30, 1),
-            _ => return Err(invalid()),
-        };
-        let number = number.parse().ok().filter(|number| !written.starts_with('0') && *number <= most);
-        let number: u64 = number.ok_or_else(invalid)?;
-        Ok(Self { written: written.to_owned(), bytes: number << shift })
+        let bytes = bytes(written).ok_or_else(|| InvalidSize(written.chars().take(64).collect()))?;
+        Ok(Self { written: written.to_owned(), bytes })
     }
 }
 

@@ -141,9 +141,6 @@ impl ProxyConfig {
     }
 
     /// Checks the rules about several fields; those about one are checked when the file is parsed.
-    ///
-    /// # Errors
-    /// The first rule that is broken.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Self { identity_provider, access, upstream, clients, tokens, sessions, references, .. } = self;
         identity_provider.check()?;

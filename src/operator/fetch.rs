@@ -50,9 +50,6 @@ impl Existing {
 }
 
 /// Reads the existing state of a resource's children, credentials and pods.
-///
-/// # Errors
-/// When a request to the API server fails.
 pub(super) async fn fetch(client: &Client, proxy: &ValidatedProxy) -> Result<Existing, Error> {
     let mut conflicts = Vec::new();
     for (kind, name) in build::names(proxy)? {

@@ -30,9 +30,6 @@ pub enum RenderError {
 const PLACEHOLDER_UID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Renders all children of a resource as YAML without access to a cluster. The key Secret contains no keys.
-///
-/// # Errors
-/// When the text is not a valid `McpOAuthProxy`.
 pub fn render(text: &str, settings: &Settings) -> Result<String, RenderError> {
     let mut resource: McpOAuthProxy = yaml::parse(text)?;
     resource.metadata.namespace.get_or_insert_with(|| "default".to_owned());

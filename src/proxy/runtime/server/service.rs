@@ -99,15 +99,13 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
         }
         respond(request, exchange, peer.clone(), serving.clone(), is_shed)
     });
-    let mut is_draining = false;
-    let is_end = loop {
-        tokio::select! {
-            biased;
-            is_end = poll_fn(|cx| connection.poll_start(cx)) => break is_end,
-            () = serving.draining.cancelled(), if !is_draining => {
-                is_draining = true;
-                connection.drain();
-            }
+    let start = || poll_fn(|cx| connection.poll_start(cx));
+    let is_end = tokio::select! {
+        biased;
+        is_end = start() => is_end,
+        () = serving.draining.cancelled() => {
+            connection.drain();
+            start().await
         }
     };
     if is_end {
@@ -116,7 +114,7 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
     // hyper would otherwise read the first bytes apart, into a second buffer.
     let http = if connection.is_http2() { &serving.http2 } else { &serving.http1 };
     let mut served = pin!(http.serve_connection(ClientIo(connection.clone()), service));
-    let mut is_leaving = false;
+    let (mut is_leaving, mut is_draining) = (false, false);
     let served = loop {
         tokio::select! {
             biased;

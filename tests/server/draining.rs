@@ -18,7 +18,7 @@ async fn shutdown_waits_for_open_responses_and_accepts_no_connection() {
 }
 
 #[tokio::test]
-async fn leaving_proxy_accepts_connections_and_closes_each_after_its_response() {
+async fn draining_proxy_accepts_connections_and_closes_each_after_its_response() {
     let bed = Bed::new().await;
     assert!(!bed.call().await.headers().contains_key("connection"));
     bed.leaving.cancel();

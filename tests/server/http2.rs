@@ -100,7 +100,7 @@ async fn http2_request_names_its_host_once() {
 }
 
 #[tokio::test]
-async fn http2_request_with_a_wrong_length_loses_that_stream_alone() {
+async fn http2_request_with_a_wrong_length_loses_only_that_stream() {
     let bed = Bed::new().await;
     let (mut client, _connection) = bed.http2().await;
     let mut events = bed.parts();
@@ -130,7 +130,7 @@ async fn unregistered_status_reaches_clients_of_both_versions() {
 }
 
 #[tokio::test]
-async fn http2_event_stream_arrives_at_once_and_ends_with_its_session() {
+async fn http2_event_stream_arrives_immediately_and_ends_with_its_session() {
     let bed = Bed::new().await;
     let (mut client, _connection) = bed.http2().await;
     let mut events = bed.parts();
@@ -143,7 +143,7 @@ async fn http2_event_stream_arrives_at_once_and_ends_with_its_session() {
 }
 
 #[tokio::test]
-async fn http2_stream_of_a_client_that_is_gone_ends_at_the_upstream() {
+async fn http2_stream_of_a_disconnected_client_ends_at_the_upstream() {
     let bed = Bed::new().await;
     let (mut client, _connection) = bed.http2().await;
     let events = bed.parts();
@@ -159,7 +159,7 @@ async fn http2_stream_of_a_client_that_is_gone_ends_at_the_upstream() {
 }
 
 #[tokio::test]
-async fn http2_client_that_takes_nothing_loses_that_stream_alone() {
+async fn http2_client_that_reads_nothing_loses_only_that_stream() {
     let bed = Bed::builder().config(|config| config.upstream.timeouts.request_body = slow::soon()).start().await;
     let (mut client, _connection) = bed.http2().await;
     let mut events = bed.parts();

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{slow::rest, *};
 
 #[tokio::test]
-async fn limits_refuse_at_once_and_admit_after_an_end() {
+async fn limits_reject_immediately_and_admit_after_an_end() {
     let bed = Bed::builder()
         .config(|config| {
             config.upstream.limits.concurrency = Bounded::of::<1>();

@@ -54,7 +54,7 @@ async fn c6_token_differing_in_the_last_byte_from_a_cached_one_is_refused() {
 }
 
 #[tokio::test]
-async fn cached_token_is_refused_once_its_signing_key_is_gone() {
+async fn cached_token_is_refused_once_its_signing_key_is_removed() {
     let bed = Bed::new().await;
     let token = bed.request("/mcp").body("{}").unwrap();
     assert_eq!(bed.send(token.clone()).await.status(), StatusCode::OK);

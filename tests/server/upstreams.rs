@@ -15,7 +15,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn request_growing_too_large_during_the_response_is_the_clients_fault() {
+async fn request_body_exceeding_its_limit_during_the_response_is_a_client_error() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

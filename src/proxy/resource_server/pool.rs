@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn request_not_taken_by_a_stale_connection_is_retried() {
+    async fn request_unsent_on_a_stale_connection_is_retried() {
         let (pool, listener) = pool();
         let (ours, mut unused) = idle(&pool, &listener).await;
         // It still looks open, like one that the upstream is closing.

@@ -177,6 +177,18 @@ async fn http2_client_that_reads_nothing_loses_only_that_stream() {
 }
 
 #[tokio::test]
+async fn http2_connection_to_a_draining_proxy_serves_its_first_request_and_closes() {
+    let bed = Bed::new().await;
+    bed.leaving.cancel();
+    let (mut client, connection) = bed.http2().await;
+    let answer = in_time(client.send_request(bed.http2_call("/mcp"))).await.unwrap();
+    assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "{}"));
+    // The client still holds the connection: the proxy closes it.
+    in_time(connection).await.unwrap().unwrap();
+    drop(client);
+}
+
+#[tokio::test]
 async fn http2_connection_drains_without_losing_a_request() {
     let bed = Bed::new().await;
     let (mut client, connection) = bed.http2().await;

@@ -19,7 +19,7 @@ use super::{
 pub struct ClientIo(pub Rc<ClientConnection>);
 
 impl ClientConnection {
-    /// Ready when the first bytes tell HTTP/1 from HTTP/2; `true` if the connection ends instead. Before, hyper allocates nothing.
+    /// Ready when the first bytes tell HTTP/1 from HTTP/2; `true` if the connection ends. Until then, hyper allocates nothing.
     pub fn poll_start(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let state = &mut *self.state.borrow_mut();
         let is_end =

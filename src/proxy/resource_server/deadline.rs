@@ -75,6 +75,11 @@ impl Deadlines {
     /// Ends all responses, because this process shuts down.
     pub fn close(&self) {
         self.is_closed.set(true);
+        self.wake_all();
+    }
+
+    /// Wakes all tasks with a running deadline.
+    pub fn wake_all(&self) {
         self.running.borrow().iter().for_each(|(_, running)| running.waker.wake_by_ref());
     }
 

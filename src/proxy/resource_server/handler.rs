@@ -125,6 +125,8 @@ pub struct Worker {
     pub scratch: Rc<Scratch>,
     /// Whether this process shuts down soon, so that clients should reconnect elsewhere.
     pub leaving: Cell<bool>,
+    /// Whether connections close as soon as they are idle.
+    pub draining: Cell<bool>,
     pub(super) verified: VerifiedTokens,
     pub(super) slashes: TrailingSlashes,
     pub(super) metrics: Arc<WorkerMetrics>,
@@ -138,7 +140,16 @@ impl Worker {
         let pool = Rc::new(Pool::new(connector, upstream, breaker, timeout, scratch.clone(), metrics.clone()));
         let (verified, slashes) = (VerifiedTokens::new(server.verified.clone()), TrailingSlashes::default());
         let deadlines = Rc::new(Deadlines::new(server.now()));
-        Self { forwarder, pool, deadlines, scratch, leaving: Cell::new(false), verified, slashes, metrics }
+        let (leaving, draining) = (Cell::default(), Cell::default());
+        Self { forwarder, pool, deadlines, scratch, leaving, draining, verified, slashes, metrics }
+    }
+
+    /// Closes idle connections, and the others after their response.
+    pub fn drain(&self) {
+        self.leaving.set(true);
+        self.draining.set(true);
+        // An idle connection waits for its idle timeout.
+        self.deadlines.wake_all();
     }
 }
 

@@ -177,14 +177,15 @@ async fn work(
     leaving: CancellationToken,
 ) {
     let worker = Rc::new(Worker::new(forwarder));
-    let (open, draining) = (TaskTracker::new(), CancellationToken::new());
+    let open = TaskTracker::new();
     // A token per worker, so that workers do not contend for its lock.
     let leaving = leaving.child_token();
-    let serving = Rc::new(Serving::new(worker.clone(), router, permits, leaving.clone(), draining.clone()));
+    let serving = Rc::new(Serving::new(worker.clone(), router, permits, leaving.clone()));
     tokio::task::spawn_local(tick(worker.clone()));
     let leaving_worker = worker.clone();
+    let left = leaving.clone();
     tokio::task::spawn_local(async move {
-        leaving.cancelled().await;
+        left.cancelled().await;
         leaving_worker.leaving.set(true);
     });
     let mut prune = tokio::time::interval(PRUNE_INTERVAL);
@@ -199,7 +200,8 @@ async fn work(
         }
     }
     open.close();
-    draining.cancel();
+    leaving.cancel();
+    worker.drain();
     if tokio::time::timeout(worker.forwarder.drain_timeout(), open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "drain timeout reached: closing open connections");
         worker.deadlines.close();

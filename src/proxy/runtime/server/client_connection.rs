@@ -49,7 +49,6 @@ pub(super) struct State {
     pub head_deadline: Deadline,
     /// The client reads nothing of a response.
     pub write_deadline: Deadline,
-    pub draining: bool,
     /// The client has closed its side, or the connection failed.
     pub gone: bool,
     pub flush: Flush,
@@ -79,7 +78,6 @@ impl ClientConnection {
             input,
             head_deadline: Deadline::new(worker.deadlines.clone()),
             write_deadline: Deadline::new(worker.deadlines.clone()),
-            draining: false,
             gone: false,
             flush: Flush::NotAwaited,
             is_unflushed: false,
@@ -112,19 +110,12 @@ impl ClientConnection {
         if self.open.get() > 0 {
             return;
         }
-        if !state.input.bytes.is_empty() || state.draining {
+        if !state.input.bytes.is_empty() || self.worker.draining.get() {
             state.wake();
         } else if let Some(reader) = &state.reader {
             // hyper waits for the client already, so it is not woken.
             let _ = state.head_deadline.poll(IDLE_TIMEOUT, &Context::from_waker(reader));
         }
-    }
-
-    /// Closes the connection as soon as it is idle.
-    pub fn drain(&self) {
-        let mut state = self.state.borrow_mut();
-        state.draining = true;
-        state.wake();
     }
 
     /// Over HTTP/1: sets what ends a response while the client reads nothing.
@@ -134,7 +125,7 @@ impl ClientConnection {
     }
 
     pub fn has_all_content(&self) -> bool {
-        self.state.borrow().input.has_all_content()
+        self.state.borrow_mut().input.has_all_content()
     }
 
     /// The output of `future`; `None` if the client disconnects first. Over HTTP/1 only: HTTP/2 resets the stream.

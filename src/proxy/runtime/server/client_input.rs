@@ -1,6 +1,6 @@
 //! The bytes of a client that hyper has not read yet, and how many of them it may read.
 //!
-//! Over HTTP/1 hyper gets one request head at a time, after [`check_head`], and then its content. Instead of a refused head it
+//! Over HTTP/1 hyper gets one request at a time: its head after [`check_head`], and its content. Instead of a refused head it
 //! gets [`REFUSED`], so that it sends the refusal after the previous responses. Over HTTP/2 all bytes pass unchanged.
 
 use std::io::{self, ErrorKind};
@@ -96,6 +96,8 @@ impl ClientInput {
             Ok(Some(head)) => {
                 (self.checked, self.scanned) = (head.length, 0);
                 self.expect(head.framing);
+                // hyper reads a head with its content at once, if it can. Invalid content fails when hyper reads it.
+                let _ = self.check_content();
             }
             Err(refusal) => self.refuse(Refused::Head(refusal)),
         }
@@ -103,19 +105,20 @@ impl ClientInput {
     }
 
     /// Checks the content that has arrived. Returns whether hyper may read.
-    pub fn check_content(&mut self, mut framing: Framing) -> io::Result<bool> {
-        let rest = skip_content(&mut framing, self.bytes.clone());
-        let rest = rest.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        self.checked = self.bytes.len() - rest.len();
-        self.expect(framing);
+    pub fn check_content(&mut self) -> io::Result<bool> {
+        if let Phase::Content(mut framing) = self.phase {
+            let rest = skip_content(&mut framing, self.bytes.slice(self.checked..));
+            let rest = rest.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            self.checked = self.bytes.len() - rest.len();
+            self.expect(framing);
+        }
         Ok(self.checked > 0)
     }
 
     /// Whether all content of the request has arrived. hyper may not have read it.
-    pub fn has_all_content(&self) -> bool {
-        let Phase::Content(mut framing) = self.phase else { return true };
-        let _ = skip_content(&mut framing, self.bytes.slice(self.checked..));
-        framing.is_complete()
+    pub fn has_all_content(&mut self) -> bool {
+        let _ = self.check_content();
+        !matches!(self.phase, Phase::Content(_))
     }
 
     pub fn refuse(&mut self, refused: Refused) {

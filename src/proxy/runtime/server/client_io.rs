@@ -35,7 +35,7 @@ impl ClientConnection {
         while !state.input.read(&mut buffer) {
             let is_end = match state.input.phase {
                 Phase::Http2 => return self.poll_http2(state, buffer, cx),
-                Phase::Content(framing) => !state.input.check_content(framing)? && !ready!(self.poll_fill(state, cx)),
+                Phase::Content(_) => !state.input.check_content()? && !ready!(self.poll_fill(state, cx)),
                 Phase::Start | Phase::Head if self.open.get() == 0 => {
                     let Poll::Ready(is_end) = self.poll_head(state, cx) else {
                         state.set_reader(cx);
@@ -72,7 +72,7 @@ impl ClientConnection {
                 return Poll::Ready(false);
             }
             // If the input ended before a response is flushed, hyper would take the client as disconnected.
-            if state.gone || is_idle && state.draining && !state.is_unflushed {
+            if state.gone || is_idle && self.worker.draining.get() && !state.is_unflushed {
                 return Poll::Ready(true);
             }
             if self.poll_fill(state, cx).is_pending() {
@@ -131,7 +131,7 @@ impl Write for ClientIo {
         if is_awaited {
             state.flush = Flush::Done;
         }
-        if (is_awaited || state.draining && was_unflushed)
+        if (is_awaited || self.0.worker.draining.get() && was_unflushed)
             && let Some(reader) = &state.reader
         {
             reader.wake_by_ref();

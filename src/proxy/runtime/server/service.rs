@@ -20,7 +20,7 @@ use super::{
     client_input::Refused,
     client_io::ClientIo,
     exchange::{Disconnected, Exchange, ResponseBody, StreamExecutor},
-    request_head::{MAX_HEAD, MAX_HEADERS},
+    request_head::MAX_HEAD,
 };
 use crate::error_chain::error_chain;
 use crate::proxy::{
@@ -48,27 +48,20 @@ pub struct Serving {
     pub router: Router,
     /// Permits for connections, and for further requests of HTTP/2 connections.
     pub permits: Arc<Semaphore>,
-    /// Each connection closes after its current response.
+    /// HTTP/2 connections accept no further requests.
     pub leaving: CancellationToken,
-    /// Idle connections close.
-    pub draining: CancellationToken,
     http1: Builder<StreamExecutor>,
     http2: Builder<StreamExecutor>,
     streams: StreamExecutor,
 }
 
 impl Serving {
-    pub fn new(
-        worker: Rc<Worker>,
-        router: Router,
-        permits: Arc<Semaphore>,
-        leaving: CancellationToken,
-        draining: CancellationToken,
-    ) -> Self {
+    pub fn new(worker: Rc<Worker>, router: Router, permits: Arc<Semaphore>, leaving: CancellationToken) -> Self {
         let streams = StreamExecutor::default();
         let mut http = Builder::new(streams.clone());
         // `ClientConnection` has its own timeouts and detects clients that disconnect; hyper would need a larger buffer for it.
-        http.http1().header_read_timeout(None).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD + 1024).half_close(true);
+        // hyper accepts 100 headers, as many as `check_head`. If they were set, it would initialize memory for them.
+        http.http1().header_read_timeout(None).max_buf_size(MAX_HEAD + 1024).half_close(true);
         http.http2()
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
@@ -76,7 +69,7 @@ impl Serving {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER);
         let (http1, http2) = (http.clone().http1_only(), http.http2_only());
-        Self { worker, router, permits, leaving, draining, http1, http2, streams }
+        Self { worker, router, permits, leaving, http1, http2, streams }
     }
 }
 
@@ -99,36 +92,24 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
         }
         respond(request, exchange, peer.clone(), serving.clone(), is_shed)
     });
-    let start = || poll_fn(|cx| connection.poll_start(cx));
-    let is_end = tokio::select! {
-        biased;
-        is_end = start() => is_end,
-        () = serving.draining.cancelled() => {
-            connection.drain();
-            start().await
-        }
-    };
-    if is_end {
+    if poll_fn(|cx| connection.poll_start(cx)).await {
         return connection.close().await;
     }
     // hyper would otherwise read the first bytes apart, into a second buffer.
     let http = if connection.is_http2() { &serving.http2 } else { &serving.http1 };
     let mut served = pin!(http.serve_connection(ClientIo(connection.clone()), service));
-    let (mut is_leaving, mut is_draining) = (false, false);
-    let served = loop {
+    let served = if connection.is_http2() {
         tokio::select! {
             biased;
-            served = served.as_mut() => break served,
-            () = serving.leaving.cancelled(), if !is_leaving => is_leaving = true,
-            () = serving.draining.cancelled(), if !is_draining => {
-                is_draining = true;
-                connection.drain();
+            served = served.as_mut() => served,
+            () = serving.leaving.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
             }
         }
-        // Over HTTP/1 the last response has `Connection: close`, so that no request arrives at a closing connection.
-        if connection.is_http2() {
-            served.as_mut().graceful_shutdown();
-        }
+    } else {
+        // The last response has `Connection: close`, so that no request arrives at a closing connection.
+        served.await
     };
     match served {
         Ok(()) => connection.close().await,

@@ -1,6 +1,5 @@
 use std::{
     future::poll_fn,
-    pin::pin,
     task::{Poll, ready},
     time::Instant,
 };
@@ -28,7 +27,8 @@ pub async fn exchange(admitted: Admitted, worker: &Worker, start: Instant, path:
     let until = i64::try_from(caller.expires.saturating_add(*stream_grace)).unwrap_or(i64::MAX);
     let mut deadline = Deadline::new(worker.deadlines.clone());
     deadline.watch(Some(ResponseCredentials { session: caller.session.clone(), until }));
-    let mut sending = pin!(redirect::send(worker, path, target, head, body));
+    // Boxed, because the C library allocates slowly above 1032 bytes, which the state of a request would exceed.
+    let mut sending = Box::pin(redirect::send(worker, path, target, head, body));
     let sent = poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(sent.map_err(|error| send_failed(&error)));

@@ -21,6 +21,7 @@ use super::{
     origin::Origins,
     pool::{Connector, Pool, PoolError, connector},
     redirect::{SlashRedirects, TrailingSlashes, with_slash},
+    responses::CountedResponse,
     verified::VerifiedTokens,
 };
 use crate::http1::Scratch;
@@ -158,10 +159,11 @@ pub async fn forward(request: &mut Parts, body: IncomingBody, peer: &Peer, worke
     let start = Instant::now();
     let span = worker.forwarder.server.tracer.begin(request);
     let mut guard = OutcomeGuard { metrics: &worker.metrics, outcome: Outcome::ClientGone };
-    let (outcome, response) = match admit(request, body, peer, worker, &span).await {
-        Ok(admitted) => exchange(admitted, worker, start, request.uri.path()).await,
-        Err(refused) => *refused,
+    let exchanged = async {
+        let admitted = admit(request, body, peer, worker, &span).await?;
+        Ok(exchange(admitted, worker, start, request.uri.path()).await)
     };
+    let (outcome, response) = exchanged.await.unwrap_or_else(|refused: Box<CountedResponse>| *refused);
     span.end(outcome, response.status());
     guard.outcome = outcome;
     if outcome == Outcome::Forwarded {

@@ -120,53 +120,54 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
     }
 }
 
-async fn respond(
+/// Not an `async fn`, which would store the request twice.
+fn respond(
     request: Request<Incoming>,
     exchange: Rc<Exchange>,
     peer: Rc<Peer>,
     serving: Rc<Serving>,
     is_shed: bool,
-) -> Result<Response<ResponseBody>, Disconnected> {
-    let (head, body) = request.into_parts();
+) -> impl Future<Output = Result<Response<ResponseBody>, Disconnected>> {
+    let (mut head, body) = request.into_parts();
     let (version, is_head) = (head.version, head.method == Method::HEAD);
-    let (connection, body) = (&exchange.connection, IncomingBody::new(body));
-    let refused = connection.take_refused();
-    let mut response = match refused {
-        Some(Refused::Busy) => busy(),
-        Some(Refused::Head(refusal)) => invalid_request(refusal.status(), &refusal.to_string()),
-        None if is_shed => busy(),
-        None => {
-            // Boxed, because hyper keeps the memory of this future as long as the connection lives.
-            let response = Box::pin(route(head, body.clone(), &peer, &serving));
-            connection.unless_gone(response).await.ok_or(Disconnected)?
+    let (body, worker) = (IncomingBody::new(body), serving.worker.clone());
+    let request_body = body.clone();
+    // Boxed, because hyper keeps the memory of the other future as long as the connection lives.
+    let route = Box::pin(async move {
+        let worker = &*serving.worker;
+        if !has_one_host(&head) {
+            without_host()
+        } else if worker.forwarder.is_endpoint(head.uri.path()) {
+            forward(&mut head, request_body, &peer, worker).await
+        } else {
+            Box::pin(serve_router(head, request_body, peer.address, &serving)).await
         }
-    };
-    response.headers_mut().remove(CONNECTION);
-    if !is_head && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        // hyper writes the length of the body.
-        response.headers_mut().remove(CONTENT_LENGTH);
-    }
-    if version < Version::HTTP_2 {
-        // While the upstream responds, it may still get the rest of the request.
-        let is_whole = !matches!(response.body(), Body::Upstream(_)) || response.body().is_end_stream();
-        let is_unread = is_whole && !body.is_end_stream() && !(connection.has_all_content() && body.drain().await);
-        let is_last = version == Version::HTTP_10 || refused.is_some() || is_unread || serving.worker.leaving.get();
-        if is_last {
-            response.headers_mut().insert(CONNECTION, const { HeaderValue::from_static("close") });
+    });
+    async move {
+        let connection = &exchange.connection;
+        let refused = connection.take_refused();
+        let mut response = match refused {
+            Some(Refused::Busy) => busy(),
+            Some(Refused::Head(refusal)) => invalid_request(refusal.status(), &refusal.to_string()),
+            None if is_shed => busy(),
+            None => connection.unless_gone(route).await.ok_or(Disconnected)?,
+        };
+        response.headers_mut().remove(CONNECTION);
+        if !is_head && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // hyper writes the length of the body.
+            response.headers_mut().remove(CONTENT_LENGTH);
         }
-    }
-    connection.set_close_delimited(version == Version::HTTP_10 && response.body().size_hint().exact().is_none());
-    Ok(response.map(|body| exchange.respond(body)))
-}
-
-async fn route(mut head: Parts, body: IncomingBody, peer: &Peer, serving: &Serving) -> Response<Body> {
-    let worker = &*serving.worker;
-    if !has_one_host(&head) {
-        without_host()
-    } else if worker.forwarder.is_endpoint(head.uri.path()) {
-        forward(&mut head, body, peer, worker).await
-    } else {
-        Box::pin(serve_router(head, body, peer.address, serving)).await
+        if version < Version::HTTP_2 {
+            // While the upstream responds, it may still get the rest of the request.
+            let is_whole = !matches!(response.body(), Body::Upstream(_)) || response.body().is_end_stream();
+            let is_unread = is_whole && !body.is_end_stream() && !(connection.has_all_content() && body.drain().await);
+            let is_last = version == Version::HTTP_10 || refused.is_some() || is_unread || worker.leaving.get();
+            if is_last {
+                response.headers_mut().insert(CONNECTION, const { HeaderValue::from_static("close") });
+            }
+        }
+        connection.set_close_delimited(version == Version::HTTP_10 && response.body().size_hint().exact().is_none());
+        Ok(response.map(|body| exchange.respond(body)))
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) const METADATA_VALID: Duration = Duration::from_secs(3600);
 pub(super) const REFETCH_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a failed fetch is cached. Logins meanwhile fail at once instead of queueing.
-const FAILURE_VALID: Duration = Duration::from_secs(5);
+pub(super) const FAILURE_VALID: Duration = Duration::from_secs(5);
 
 /// A cache of the last result.
 #[derive(Debug, Default)]
@@ -70,10 +70,10 @@ impl Discovery {
 
 #[cfg(test)]
 impl Discovery {
-    /// Makes the cached metadata older.
+    /// Makes the cached result older.
     pub(super) async fn age(&self, by: Duration) {
-        if let Some((fetched, _)) = &mut self.0.lock().await.metadata {
-            *fetched -= by;
-        }
+        let Cache { metadata, failure } = &mut *self.0.lock().await;
+        let times = [metadata.as_mut().map(|(time, _)| time), failure.as_mut().map(|(time, _)| time)];
+        times.into_iter().flatten().for_each(|time| *time -= by);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use axum::{
@@ -10,10 +10,11 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::StatusCode;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{discovery::FAILURE_VALID, *};
 use crate::{
     crypto::{SigningKeys, SigningRing},
     oauth::login::tests::request,
@@ -25,11 +26,14 @@ struct MaliciousIssuer {
     key: Mutex<(String, EncodingKey, Value)>,
     id_token: Mutex<String>,
     key_sets: AtomicUsize,
+    /// The metadata endpoint responds with 503.
+    is_down: AtomicBool,
 }
 
 impl MaliciousIssuer {
     fn new() -> Self {
-        Self { key: Mutex::new(key()), id_token: Mutex::default(), key_sets: AtomicUsize::default() }
+        let (key, id_token) = (Mutex::new(key()), Mutex::default());
+        Self { key, id_token, key_sets: AtomicUsize::default(), is_down: AtomicBool::default() }
     }
 
     /// Returns an ID token with these claims.
@@ -61,12 +65,15 @@ impl Bed {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = Arc::new(MaliciousIssuer::new());
-        let (discovery, keys, tokens) = (url.clone(), server.clone(), server.clone());
+        let (discovery, metadata, keys, tokens) = (url.clone(), server.clone(), server.clone(), server.clone());
         let router = Router::new()
             .route(
                 "/.well-known/openid-configuration",
                 get(async move || {
-                    Json(json!({
+                    if metadata.is_down.load(Ordering::SeqCst) {
+                        return Err(StatusCode::SERVICE_UNAVAILABLE);
+                    }
+                    Ok(Json(json!({
                         "issuer": discovery,
                         "authorization_endpoint": format!("{discovery}/authorize"),
                         "token_endpoint": format!("{discovery}/token"),
@@ -74,7 +81,7 @@ impl Bed {
                         "response_types_supported": ["code"],
                         "subject_types_supported": ["public"],
                         "id_token_signing_alg_values_supported": ["ES256"],
-                    }))
+                    })))
                 }),
             )
             .route(
@@ -195,6 +202,19 @@ async fn a17_unknown_key_id_refetches_keys_within_the_rate_limit() {
     bed.issuer.discovery.age(REFETCH_AFTER).await;
     bed.finish(bed.server.sign(&bed.claims())).await.unwrap();
     assert_eq!(bed.server.key_sets.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn logins_fail_until_the_issuer_responds() {
+    let bed = Bed::new().await;
+    let secret = SecretString::from("secret");
+    let credentials = ClientCredentials { client_id: "client", client_secret: &secret };
+    bed.server.is_down.store(true, Ordering::SeqCst);
+    let error = bed.issuer.login_url(&bed.login, &credentials).await.unwrap_err();
+    assert!(matches!(error, IssuerError::Unavailable(_)), "{error}");
+    bed.server.is_down.store(false, Ordering::SeqCst);
+    bed.issuer.discovery.age(FAILURE_VALID).await;
+    assert!(bed.issuer.login_url(&bed.login, &credentials).await.unwrap().starts_with(&bed.url));
 }
 
 #[tokio::test]

@@ -1,6 +1,22 @@
 //! Graceful shutdown.
 
-use super::*;
+use std::time::Instant;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    raw::{exchange, statuses},
+    slow::rest,
+    *,
+};
+
+const OWN: &str = "GET /own HTTP/1.1\r\nhost: a\r\n";
+
+/// Lingering connections close only later.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn shutdown_waits_for_open_responses_and_accepts_no_connection() {
@@ -36,4 +52,40 @@ async fn stream_past_the_drain_timeout_ends_cleanly() {
     bed.shutdown.cancel();
     assert_eq!(in_time(text(stream)).await, "");
     bed.served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_closes_idle_connections_at_once() {
+    for (name, request) in [
+        ("new", String::new()),
+        ("an empty line", "\r\n".to_owned()),
+        ("after a response", format!("{OWN}\r\n")),
+        ("an empty line after a response", format!("{OWN}\r\n\r\n")),
+        ("after content", "POST /mcp HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}".to_owned()),
+        ("an upgrade was offered", format!("{OWN}connection: upgrade\r\nupgrade: h2c\r\n\r\n")),
+    ] {
+        let bed = Bed::new().await;
+        let mut client = TcpStream::connect(bed.address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        if request.contains("HTTP") {
+            assert!(in_time(client.read(&mut [0; 4096])).await.unwrap() > 0, "{name}");
+        }
+        // Until the proxy has accepted the connection.
+        bed.send(Request::get("/own").body("").unwrap()).await;
+        let start = Instant::now();
+        bed.shutdown.cancel();
+        assert_eq!(rest(&mut client).await, "", "{name}");
+        assert!(start.elapsed() < AT_ONCE, "{name}: closed after {:?}", start.elapsed());
+        drop(client);
+        in_time(bed.served).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn last_response_ends_at_once_although_the_client_offered_an_upgrade() {
+    let bed = Bed::new().await;
+    let start = Instant::now();
+    let answers = exchange(&bed, format!("{OWN}connection: close, upgrade\r\nupgrade: h2c\r\n\r\n").as_bytes()).await;
+    assert_eq!(statuses(&answers), [200]);
+    assert!(start.elapsed() < AT_ONCE, "ended after {:?}", start.elapsed());
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hyper::rt::Write as _;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use tokio::net::TcpStream;
@@ -179,6 +180,8 @@ impl ClientConnection {
     pub async fn close(&self) {
         let until = self.now().checked_add(LINGER).unwrap_or(Timestamp::MAX);
         let mut idle = Deadline::new(self.worker.deadlines.clone());
+        // hyper does not close its side if the client has offered an upgrade.
+        let _ = poll_fn(|cx| Pin::new(&mut self.state.borrow_mut().stream).poll_shutdown(cx)).await;
         poll_fn(|cx| {
             let state = &mut *self.state.borrow_mut();
             while !state.gone && self.now() < until {

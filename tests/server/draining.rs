@@ -1,6 +1,6 @@
 //! Graceful shutdown.
 
-use std::time::Instant;
+use std::{io::Write, time::Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -52,6 +52,30 @@ async fn stream_past_the_drain_timeout_ends_cleanly() {
     bed.shutdown.cancel();
     assert_eq!(in_time(text(stream)).await, "");
     bed.served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_answers_requests_of_connections_that_were_just_accepted() {
+    let bed = Bed::new().await;
+    // From then on the proxy accepts connections as soon as the runtime gets the event.
+    bed.send(Request::get("/own").body("").unwrap()).await;
+    let request = format!("{OWN}\r\n");
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = std::net::TcpStream::connect(bed.address).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        clients.push(TcpStream::from_std(client).unwrap());
+    }
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    bed.shutdown.cancel();
+    for (index, client) in clients.iter_mut().enumerate() {
+        let answer = rest(client).await;
+        assert_eq!(statuses(&answer), [200], "{index}");
+    }
+    in_time(bed.served).await.unwrap().unwrap();
 }
 
 #[tokio::test]

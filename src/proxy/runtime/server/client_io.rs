@@ -22,12 +22,7 @@ impl ClientConnection {
     /// Ready when the first bytes tell HTTP/1 from HTTP/2; `true` if the connection ends. Until then, hyper allocates nothing.
     pub fn poll_start(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let state = &mut *self.state.borrow_mut();
-        let is_end =
-            if matches!(state.input.phase, Phase::Start) { self.poll_head(state, cx) } else { Poll::Ready(false) };
-        if is_end.is_pending() {
-            state.set_reader(cx);
-        }
-        is_end
+        if matches!(state.input.phase, Phase::Start) { self.poll_head(state, cx) } else { Poll::Ready(false) }
     }
 
     fn poll_read(&self, mut buffer: ReadBufCursor<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -36,13 +31,7 @@ impl ClientConnection {
             let is_end = match state.input.phase {
                 Phase::Http2 => return self.poll_http2(state, buffer, cx),
                 Phase::Content(_) => !state.input.check_content()? && !ready!(self.poll_fill(state, cx)),
-                Phase::Start | Phase::Head if self.open.get() == 0 => {
-                    let Poll::Ready(is_end) = self.poll_head(state, cx) else {
-                        state.set_reader(cx);
-                        return Poll::Pending;
-                    };
-                    is_end
-                }
+                Phase::Start | Phase::Head if self.open.get() == 0 => ready!(self.poll_head(state, cx)),
                 // The next head has to wait; hyper only checks whether the client is still connected.
                 Phase::Start | Phase::Head | Phase::Refused => {
                     if self.poll_read_early(state, cx).is_pending() {
@@ -71,11 +60,15 @@ impl ClientConnection {
                 state.head_deadline.stop();
                 return Poll::Ready(false);
             }
-            // If the input ended before a response is flushed, hyper would take the client as disconnected.
-            if state.gone || is_idle && self.worker.draining.get() && !state.is_unflushed {
+            if state.gone {
                 return Poll::Ready(true);
             }
             if self.poll_fill(state, cx).is_pending() {
+                // If the input ended before a response is flushed, hyper would take the client as disconnected.
+                if is_idle && self.worker.draining.get() && !state.is_unflushed {
+                    return Poll::Ready(true);
+                }
+                state.set_reader(cx);
                 ready!(state.head_deadline.poll(IDLE_TIMEOUT, cx));
                 if !is_idle {
                     state.input.refuse(Refused::Head(Refusal::TooSlow));

@@ -79,6 +79,8 @@ pub async fn serve_client(accepted: Accepted, serving: Rc<Serving>) {
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
     let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
     let Ok(stream) = prepared.and_then(|()| tokio::net::TcpStream::from_std(stream)) else { return };
+    // Input that has arrived can be read only after the runtime has polled the socket.
+    tokio::task::yield_now().await;
     let refused = is_over_limit.then_some(Refused::Busy);
     let connection = Rc::new(ClientConnection::new(stream, serving.worker.clone(), refused));
     let peer = Rc::new(Peer::new(address));

@@ -162,6 +162,13 @@ async fn drain_closes_idle_connections_and_not_requests_in_flight() {
         assert_eq!(bed.read().await.unwrap(), "", "{input:?}");
     }
 
+    // A request that has arrived is not in flight yet, but its client expects a response.
+    let mut bed = Bed::new().await;
+    assert!(bed.is_read_pending().await);
+    bed.send("GET / HTTP/1.1\r\n\r\n").await;
+    bed.worker.drain();
+    assert_eq!(bed.read().await.unwrap(), "GET / HTTP/1.1\r\n\r\n");
+
     let mut bed = Bed::with_input("GET / HTTP/1.1\r\n").await;
     assert!(bed.is_read_pending().await);
     bed.worker.drain();

@@ -1,7 +1,7 @@
 //! An upstream that redirects between a path with and without trailing slash, like Starlette.
 
 use super::{
-    raw::{Recorder, Sent, answer},
+    raw::{Recorder, Sent, answer, exchange},
     *,
 };
 
@@ -66,6 +66,26 @@ async fn trailing_slash_is_remembered_per_path_for_every_method() {
             "POST /base/mcp/"
         ]
     );
+}
+
+#[tokio::test]
+async fn body_of_up_to_64_kib_is_replayed_after_a_redirect() {
+    for size in [0, 1, (16 << 10) - 1, 16 << 10, (16 << 10) + 1, 64 << 10] {
+        let body = "abcdefghijklmno".repeat(size / 15 + 1);
+        let body = &body[..size];
+        let chunks = if size == 0 { String::new() } else { format!("{size:x}\r\n{body}\r\n") };
+        for content in [
+            format!("content-length: {size}\r\n\r\n{body}"),
+            format!("transfer-encoding: chunked\r\n\r\n{chunks}0\r\na: b\r\n\r\n"),
+        ] {
+            let (recorder, bed) = Recorder::bed(starlette).await;
+            let head = format!("POST /mcp HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n", bed.token());
+            let answers = exchange(&bed, format!("{head}connection: close\r\n{content}").as_bytes()).await;
+            assert!(answers.starts_with("HTTP/1.1 200 ") && answers.ends_with(&format!("\r\n\r\n{body}")), "{size}");
+            let bodies = ["POST /base/mcp", "POST /base/mcp/"].map(|line| (line.to_owned(), body.to_owned()));
+            assert_eq!(sent(&recorder), bodies, "{size}");
+        }
+    }
 }
 
 #[tokio::test]

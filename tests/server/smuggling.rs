@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     raw::{Recorder, answer, exchange, statuses},
+    slow::rest,
     *,
 };
 
@@ -210,6 +211,47 @@ async fn c7_pipelined_requests_each_need_a_token() {
     assert_eq!(statuses(&answers), [200, 401, 200, 200], "{answers}");
     let targets: Vec<_> = recorder.requests().unwrap().into_iter().map(|sent| sent.target).collect();
     assert_eq!(targets, ["/base/mcp", "/base/mcp"]);
+}
+
+/// Each request arrives once and whole, wherever its bytes are split.
+#[tokio::test]
+async fn c7_chunked_request_may_be_split_anywhere() {
+    let (recorder, bed) = Recorder::bed(|sent| answer("200 OK", "", &String::from_utf8_lossy(&sent.body))).await;
+    let token = format!("Authorization: Bearer {}", bed.token());
+    let head = format!("POST /mcp HTTP/1.1\r\nHost: x\r\n{token}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let content = "3;a=\"b;c\"\r\nabc\r\n1;x\r\nd\r\n002\r\nef\r\n0;y\r\nX-A: b\r\nX-C: d\r\n\r\n";
+    for split in 0..=content.len() {
+        let (first, second) = content.split_at(split);
+        let mut stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
+        // Until the proxy has read the first part, usually.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        stream.write_all(format!("{second}{LAST}").as_bytes()).await.unwrap();
+        let answers = rest(&mut stream).await;
+        assert_eq!(statuses(&answers), [200, 200], "{split}: {answers}");
+        assert!(answers.contains("\r\n\r\nabcdef") && answers.ends_with("\r\n\r\nown"), "{split}: {answers}");
+    }
+    let bodies: Vec<_> = recorder.requests().unwrap().into_iter().map(|sent| sent.body).collect();
+    assert_eq!(bodies, vec![b"abcdef"; content.len() + 1]);
+}
+
+#[tokio::test]
+async fn c7_pipelined_content_of_any_size_arrives_once() {
+    // About the sizes of the buffers and of one read.
+    for size in [1, 8 << 10, 16 << 10, 33 << 10, 64 << 10, 1 << 20].into_iter().flat_map(|size| size - 1..=size + 1) {
+        let (recorder, bed) = Recorder::bed(|_| answer("200 OK", "", "ok")).await;
+        let body = "abcdefghijklmno".repeat(size / 15 + 1);
+        let body = &body[..size];
+        let chunk = if size == 0 { String::new() } else { format!("{size:x}\r\n{body}\r\n") };
+        let post = format!("POST /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n", bed.token());
+        let known = format!("{post}Content-Length: {size}\r\n\r\n{body}");
+        let chunked = format!("{post}Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+        let answers = exchange(&bed, format!("{known}{chunked}{known}{LAST}").as_bytes()).await;
+        assert_eq!(statuses(&answers), [200; 4], "{size}: {answers}");
+        let sent = recorder.requests().unwrap();
+        assert!(sent.len() == 3 && sent.iter().all(|sent| sent.body == body.as_bytes()), "{size}");
+    }
 }
 
 #[tokio::test]

@@ -225,8 +225,8 @@ async fn c7_chunked_request_may_be_split_anywhere() {
         let mut stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         stream.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
-        // Until the proxy has read the first part, usually.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        // Meanwhile the proxy reads the first part.
+        bed.send(Request::get("/own").body("").unwrap()).await;
         stream.write_all(format!("{second}{LAST}").as_bytes()).await.unwrap();
         let answers = rest(&mut stream).await;
         assert_eq!(statuses(&answers), [200, 200], "{split}: {answers}");

@@ -183,9 +183,9 @@ async fn work(
     let serving = Rc::new(Serving::new(worker.clone(), router, permits, leaving.clone()));
     tokio::task::spawn_local(tick(worker.clone()));
     let leaving_worker = worker.clone();
-    let left = leaving.clone();
+    let left = leaving.clone().cancelled_owned();
     tokio::task::spawn_local(async move {
-        left.cancelled().await;
+        left.await;
         leaving_worker.leaving.set(true);
     });
     let mut prune = tokio::time::interval(PRUNE_INTERVAL);

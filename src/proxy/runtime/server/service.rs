@@ -48,7 +48,7 @@ pub struct Serving {
     pub router: Router,
     /// Permits for connections, and for further requests of HTTP/2 connections.
     pub permits: Arc<Semaphore>,
-    /// HTTP/2 connections accept no further requests.
+    /// Once cancelled, HTTP/2 connections accept no further requests.
     pub leaving: CancellationToken,
     http1: Builder<StreamExecutor>,
     http2: Builder<StreamExecutor>,
